@@ -1,0 +1,147 @@
+"""What an iteration costs: integer-nanosecond models, their presets, and fitting one to recorded iterations.
+
+Every coefficient is a whole number of nanoseconds, so that the clock is exact and the same on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from llmsched_env.errors import ConfigError, UnknownNameError
+
+__all__ = ["PRESETS", "CostModel", "cost_model"]
+
+MAX_COEFFICIENT_NS = 10**12
+"""A thousand seconds for one iteration's share: beyond it a unit was mistaken."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Durations of the two kinds of iteration.
+
+    Prefill of a batch with ``tokens`` prompt tokens: ``alpha_prefill_ns + beta_prefill_ns * tokens``, or, where
+    ``prefill_levels`` is given, the time of the smallest level whose capacity holds the batch (the paper's form).
+    Decode with ``active`` clients whose caches hold ``context`` tokens in sum:
+    ``alpha_decode_ns + beta_decode_ns * active + gamma_decode_ns * context``.
+
+    Attributes:
+        name: what tables call it.
+        alpha_prefill_ns: fixed time of a prefill.
+        beta_prefill_ns: time of each prompt token.
+        alpha_decode_ns: fixed time of a decode.
+        beta_decode_ns: time of each active client.
+        gamma_decode_ns: time of each token of context (0: a decode does not grow with context).
+        prefill_token_cap: most prompt tokens in one prefill (a longer prompt is prefilled alone).
+        prefill_levels: ``((capacity_tokens, time_ns), ...)``, both strictly increasing; empty for the affine form.
+            The last capacity bounds every prefill.
+
+    Raises:
+        ConfigError: a coefficient that is negative, not whole, or beyond :data:`MAX_COEFFICIENT_NS`; an iteration
+            that would take no time; a cap below 1; levels that do not increase or do not hold the cap.
+    """
+
+    name: str
+    alpha_prefill_ns: int
+    beta_prefill_ns: int
+    alpha_decode_ns: int
+    beta_decode_ns: int
+    gamma_decode_ns: int = 0
+    prefill_token_cap: int = 2048
+    prefill_levels: tuple[tuple[int, int], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for key in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{key} = {value!r} is not a whole number of nanoseconds: pass an int.")
+            if not 0 <= value <= MAX_COEFFICIENT_NS:
+                raise ConfigError(f"{key} = {value} is out of range: coefficients lie in [0, {MAX_COEFFICIENT_NS}] ns.")
+        if isinstance(self.prefill_token_cap, bool) or not isinstance(self.prefill_token_cap, int):
+            raise ConfigError(f"prefill_token_cap = {self.prefill_token_cap!r} is not a whole number of tokens.")
+        if self.prefill_token_cap < 1:
+            raise ConfigError(
+                f"prefill_token_cap = {self.prefill_token_cap} is below 1: no prefill could hold a token."
+            )
+        if self.alpha_decode_ns + self.beta_decode_ns < 1:
+            raise ConfigError("alpha_decode_ns + beta_decode_ns is 0: a decode must take at least 1 ns.")
+        self._check_levels()
+        if not self.prefill_levels and self.alpha_prefill_ns + self.beta_prefill_ns < 1:
+            raise ConfigError("alpha_prefill_ns + beta_prefill_ns is 0: a prefill must take at least 1 ns.")
+
+    def _check_levels(self) -> None:
+        levels = self.prefill_levels
+        if not levels:
+            return
+        for i, (capacity, time_ns) in enumerate(levels):
+            if not 1 <= time_ns <= MAX_COEFFICIENT_NS or capacity < 1:
+                raise ConfigError(f"prefill_levels[{i}] = ({capacity}, {time_ns}): capacity and time start at 1.")
+            if i and (capacity <= levels[i - 1][0] or time_ns <= levels[i - 1][1]):
+                raise ConfigError(f"prefill_levels[{i}] = ({capacity}, {time_ns}) does not exceed {levels[i - 1]}.")
+        if levels[-1][0] < self.prefill_token_cap:
+            raise ConfigError(
+                f"the largest prefill level holds {levels[-1][0]} tokens but prefill_token_cap is "
+                f"{self.prefill_token_cap}: lower the cap or add a level."
+            )
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether makespan = alpha_prefill * K + alpha_decode * D + a constant that no policy can change."""
+        return not self.prefill_levels and self.gamma_decode_ns == 0
+
+    def prefill_ns(self, tokens: int) -> int:
+        """Duration of a prefill of ``tokens`` prompt tokens in sum.
+
+        Raises:
+            ConfigError: more tokens than the largest level holds.
+        """
+        if not self.prefill_levels:
+            return self.alpha_prefill_ns + self.beta_prefill_ns * tokens
+        for capacity, time_ns in self.prefill_levels:
+            if tokens <= capacity:
+                return time_ns
+        raise ConfigError(f"a prefill of {tokens} tokens exceeds the largest level, {self.prefill_levels[-1][0]}.")
+
+    def decode_ns(self, active: int, context_tokens: int = 0) -> int:
+        """Duration of a decode with ``active`` clients that hold ``context_tokens`` in sum."""
+        return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context_tokens
+
+    def with_cap(self, prefill_token_cap: int) -> CostModel:
+        """The same model with another cap on the tokens of one prefill."""
+        return replace(self, prefill_token_cap=prefill_token_cap)
+
+
+def _published(name: str, alpha_p_s: float, beta_p_s: float, alpha_d_s: float, beta_d_s: float) -> CostModel:
+    alpha_p, beta_p, alpha_d, beta_d = (round(value * 1e9) for value in (alpha_p_s, beta_p_s, alpha_d_s, beta_d_s))
+    return CostModel(name, alpha_p, beta_p, alpha_d, beta_d)
+
+
+# Three numbers of the paper (baseline makespan, baseline utilization, bound) fitted by benchmarks/fit_paper_presets.py,
+# which also says what each preset predicts. The other rows: calibration files of arXiv 2606.00516's code (Apache-2.0),
+# fitted there on prefills of 256-4096 tokens and decodes of 16-1024 sequences, without a context term.
+PRESETS: dict[str, CostModel] = {
+    model.name: model
+    for model in (
+        CostModel("llama-65b-paper", 22_900_000, 156_000, 17_500_000, 281_000, prefill_token_cap=2048),
+        CostModel("llama-65b-paper-mid", 18_700_000, 179_000, 26_000_000, 235_000, prefill_token_cap=4096),
+        CostModel("llama-65b-paper-low", 7_600_000, 183_000, 43_900_000, 145_000, prefill_token_cap=2048),
+        _published("qwen3-8b-h200", 0.001279, 2.485e-5, 0.008921, 4.586e-5),
+        _published("qwen3-8b-rtx-pro-6000", 0.004691, 5.008e-5, 0.010376, 1.0388e-4),
+        _published("qwen3-30b-a3b-h200", 0.017540, 1.347e-5, 0.024418, 2.427e-5),
+        _published("qwen3-30b-a3b-rtx-pro-6000", 0.031139, 2.690e-5, 0.022420, 1.2194e-4),
+        _published("llama-3.1-8b-h200", 0.000347, 2.420e-5, 0.006791, 4.440e-5),
+    )
+}
+
+
+def cost_model(model: str | CostModel) -> CostModel:
+    """A cost model by preset name, or the model itself.
+
+    Raises:
+        UnknownNameError: no such preset.
+    """
+    if isinstance(model, CostModel):
+        return model
+    try:
+        return PRESETS[model]
+    except (KeyError, TypeError):
+        raise UnknownNameError("cost preset", model, PRESETS) from None

@@ -1,0 +1,93 @@
+"""What can go wrong at the door, one class per cause.
+
+Every message names the thing, the value, the limit and the remedy. The classes also derive from the built-in
+exception that a caller would expect (``ValueError``, ``OSError``...), so generic handlers keep working.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = [
+    "CacheError",
+    "ConfigError",
+    "EpisodeOverError",
+    "FileFormatError",
+    "InvalidActionError",
+    "LLMSchedError",
+    "PathError",
+    "SolverError",
+    "UnknownNameError",
+    "WorkloadError",
+]
+
+
+class LLMSchedError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ConfigError(LLMSchedError, ValueError):
+    """An argument, or a combination of arguments, that no simulation can honour."""
+
+
+class WorkloadError(LLMSchedError, ValueError):
+    """Requests that cannot be served as given (empty, non-positive token counts, NaN, times that go back)."""
+
+
+class FileFormatError(WorkloadError):
+    """A file that could be read but not understood; says which line and column.
+
+    Args:
+        path: the file.
+        problem: what is wrong and how to mend it.
+        line: 1-based line number in the file, header included.
+        column: the column's name, where one is at fault.
+    """
+
+    def __init__(self, path: Path | str, problem: str, *, line: int | None = None, column: str | None = None) -> None:
+        self.path, self.line, self.column = Path(path), line, column
+        where = str(path)
+        if line is not None:
+            where += f", line {line}"
+        if column is not None:
+            where += f", column {column!r}"
+        super().__init__(f"{where}: {problem}")
+
+
+class PathError(LLMSchedError, OSError):
+    """A path that cannot be read from or written to."""
+
+
+class CacheError(LLMSchedError):
+    """A cache entry that is damaged. Never reaches a user: the entry is rebuilt."""
+
+
+class SolverError(LLMSchedError, RuntimeError):
+    """No usable MIP solver, or a solver that returned no solution."""
+
+
+class InvalidActionError(LLMSchedError, ValueError):
+    """An action outside the action space (an infeasible one inside it is not an error)."""
+
+
+class EpisodeOverError(LLMSchedError, RuntimeError):
+    """``step`` before ``reset``, or after the episode has ended."""
+
+
+class UnknownNameError(LLMSchedError, ValueError):
+    """A name that is not in a registry, with the nearest ones that are.
+
+    Args:
+        kind: what was looked up, in the singular ("policy").
+        name: what the user wrote.
+        known: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+        self.kind, self.name, self.close_matches = kind, name, close

@@ -1,0 +1,49 @@
+"""The one way that this project compiles a function: numba, cached on disk, with the same meaning as plain Python.
+
+``NUMBA_DISABLE_JIT=1`` runs every compiled function as the Python that it is written in, with identical results.
+
+numba's own cache notices an edit of the function's file, but not of a callee or constant in another file, and then
+serves stale machine code. So the cache folder is named by a hash of every source file of the package that may be
+compiled into another.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+from llmsched_env.storage import cache_dir
+
+__all__ = ["jit"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@functools.cache
+def _compiled_cache() -> str:
+    package = Path(__file__).parent
+    sources = [Path(__file__), *sorted(package.glob("core/*.py")), *sorted(package.glob("offline/*.py"))]
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    return str(cache_dir() / "compiled" / digest.hexdigest()[:16])
+
+
+def jit(function: F) -> F:
+    """Compile ``function`` on first call; cached on disk, without the GIL, IEEE arithmetic as Python's.
+
+    numba reads its global ``CACHE_DIR`` when a function is decorated, so it is set for just that long: the cache of a
+    user's own numba code stays where it was.
+    """
+    previous = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _compiled_cache()
+    try:
+        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = previous
+    return compiled

@@ -1,0 +1,128 @@
+"""Requests as a struct of arrays: what a workload is, whatever it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llmsched_env.errors import WorkloadError
+
+__all__ = ["MAX_TOKENS", "Requests"]
+
+MAX_TOKENS = 2**24
+"""Longest prompt or output accepted, in tokens: sums over 2**20 of them still fit the core's integers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """``n`` requests, read-only, in arrival order of equal release times.
+
+    Build with :meth:`of`, which validates and copies; the constructor itself trusts its caller.
+
+    Attributes:
+        prompt_tokens: (n,) int32, at least 1.
+        output_tokens: (n,) int32, at least 1: the true output length, the first token included.
+        release_ns: (n,) int64, at least 0, non-decreasing: when the request enters the system.
+        predicted_tokens: (n,) int32, at least 1: an estimate of ``output_tokens`` that came with the workload, or
+            ``None`` where it brought none.
+        mean_output_tokens: what is known of output lengths without looking at any request of this case: the mean of
+            the population that they were drawn from (of the sample itself for a user's file).
+    """
+
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    release_ns: NDArray[np.int64]
+    predicted_tokens: NDArray[np.int32] | None
+    mean_output_tokens: float
+
+    @classmethod
+    def of(
+        cls,
+        prompt_tokens: ArrayLike,
+        output_tokens: ArrayLike,
+        *,
+        release_ns: ArrayLike | None = None,
+        predicted_tokens: ArrayLike | None = None,
+        mean_output_tokens: float | None = None,
+    ) -> Requests:
+        """Validate and copy.
+
+        Raises:
+            WorkloadError: empty, ragged, non-finite, fractional, non-positive or too long (over :data:`MAX_TOKENS`)
+                token counts; release times that are negative or go back.
+        """
+        prompt = _tokens("prompt_tokens", prompt_tokens)
+        output = _tokens("output_tokens", output_tokens)
+        n = len(prompt)
+        release = np.zeros(n, np.int64) if release_ns is None else _integers("release_ns", release_ns).astype(np.int64)
+        predicted = None if predicted_tokens is None else _tokens("predicted_tokens", predicted_tokens)
+        for name, column in (("output_tokens", output), ("release_ns", release), ("predicted_tokens", predicted)):
+            if column is not None and len(column) != n:
+                raise WorkloadError(
+                    f"{name} has {len(column)} entries but prompt_tokens has {n}: give one per request."
+                )
+        if release.min() < 0:
+            bad = int(np.argmin(release))
+            raise WorkloadError(f"release_ns[{bad}] = {release[bad]} is negative: times count from 0.")
+        back = np.flatnonzero(np.diff(release) < 0)
+        if back.size:
+            i = int(back[0]) + 1
+            raise WorkloadError(
+                f"release_ns goes back at request {i} ({release[i - 1]} ns, then {release[i]} ns): sort by arrival."
+            )
+        mean = float(output.mean()) if mean_output_tokens is None else float(mean_output_tokens)
+        if not (np.isfinite(mean) and mean >= 1.0):
+            raise WorkloadError(f"mean_output_tokens = {mean} is not a length: give a finite number of at least 1.")
+        for column in (prompt, output, release, predicted):
+            if column is not None:
+                column.setflags(write=False)
+        return cls(prompt, output, release, predicted, mean)
+
+    def __len__(self) -> int:
+        return len(self.prompt_tokens)
+
+    @property
+    def decodes(self) -> NDArray[np.int32]:
+        """(n,) decode iterations that each request needs, ``output_tokens - 1`` (its prefill yields the first token)."""
+        out: NDArray[np.int32] = self.output_tokens - np.int32(1)
+        return out
+
+    def digest(self) -> str:
+        """Content hash (hex): equal requests have equal digests, on any machine."""
+        h = hashlib.sha256()
+        for column in (self.prompt_tokens, self.output_tokens, self.release_ns, self.predicted_tokens):
+            data = b"" if column is None else np.ascontiguousarray(column.astype("<i8")).tobytes()
+            h.update(len(data).to_bytes(8, "little") + data)
+        h.update(repr(self.mean_output_tokens).encode())
+        return h.hexdigest()
+
+
+def _integers(name: str, values: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise WorkloadError(f"{name} has shape {array.shape}: give a one-dimensional sequence, one entry per request.")
+    if array.size == 0:
+        raise WorkloadError(f"{name} is empty: a workload needs at least one request.")
+    if array.dtype.kind not in "iuf":
+        raise WorkloadError(f"{name} has dtype {array.dtype}: give whole numbers.")
+    if array.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array)))
+        if bad.size:
+            raise WorkloadError(f"{name}[{bad[0]}] = {array[bad[0]]} is not a whole number.")
+        bad = np.flatnonzero(np.abs(array) > 2**53)
+        if bad.size:
+            raise WorkloadError(f"{name}[{bad[0]}] = {array[bad[0]]} is too large for an exact integer: pass integers.")
+    return array
+
+
+def _tokens(name: str, values: ArrayLike) -> NDArray[np.int32]:
+    array = _integers(name, values)
+    bad = np.flatnonzero((array < 1) | (array > MAX_TOKENS))
+    if bad.size:
+        i = int(bad[0])
+        raise WorkloadError(f"{name}[{i}] = {array[i]} is out of range: token counts lie in [1, {MAX_TOKENS}].")
+    return array.astype(np.int32)
