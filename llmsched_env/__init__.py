@@ -1,0 +1,39 @@
+"""The Gymnasium environment for LLM-inference scheduling.
+
+Importing this package registers the environments, and nothing else: ``gymnasium.make("LLMSched/GSM8K-v0")``, or,
+without an import of one's own, ``gymnasium.make("llmsched_env:LLMSched/GSM8K-v0")``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+__all__ = ["ENVIRONMENTS", "Scenario", "__version__", "register_environments"]
+
+__version__ = "0.1.0"
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "LLMSched/GSM8K-v0": {"workload": "gsm8k"},
+    "LLMSched/GSM8K-Smooth-v0": {"workload": "gsm8k-smooth"},
+}
+"""Every environment id, and what it changes of the default `Scenario`."""
+
+
+def register_environments() -> None:
+    """Register every id with Gymnasium; harmless when they are registered already."""
+    for name, arguments in ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point="llmsched_env.env:LLMSchedEnv", kwargs=arguments)
+
+
+register_environments()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Scenario":
+        from llmsched_env.config import Scenario
+
+        return Scenario
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

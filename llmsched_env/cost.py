@@ -1,4 +1,4 @@
-"""What an iteration costs: integer-nanosecond models, their presets, and fitting one to recorded iterations.
+"""What an iteration costs: integer-nanosecond models and their presets.
 
 Every coefficient is a whole number of nanoseconds, so that the clock is exact and the same on every machine.
 """
@@ -34,6 +34,9 @@ class CostModel:
         prefill_token_cap: most prompt tokens in one prefill (a longer prompt is prefilled alone).
         prefill_levels: ``((capacity_tokens, time_ns), ...)``, both strictly increasing; empty for the affine form.
             The last capacity bounds every prefill.
+        covers_prefill_tokens: ``(fewest, most)`` prompt tokens in a prefill that the model was fitted on; ``None``
+            where that is not known.
+        covers_active_clients: ``(fewest, most)`` active clients in a decode that it was fitted on; ``None`` likewise.
 
     Raises:
         ConfigError: a coefficient that is negative, not whole, or beyond :data:`MAX_COEFFICIENT_NS`; an iteration
@@ -48,6 +51,8 @@ class CostModel:
     gamma_decode_ns: int = 0
     prefill_token_cap: int = 2048
     prefill_levels: tuple[tuple[int, int], ...] = field(default=())
+    covers_prefill_tokens: tuple[int, int] | None = None
+    covers_active_clients: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for key in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns"):
@@ -65,6 +70,8 @@ class CostModel:
         if self.alpha_decode_ns + self.beta_decode_ns < 1:
             raise ConfigError("alpha_decode_ns + beta_decode_ns is 0: a decode must take at least 1 ns.")
         self._check_levels()
+        for key in ("covers_prefill_tokens", "covers_active_clients"):
+            _check_range(key, getattr(self, key))
         if not self.prefill_levels and self.alpha_prefill_ns + self.beta_prefill_ns < 1:
             raise ConfigError("alpha_prefill_ns + beta_prefill_ns is 0: a prefill must take at least 1 ns.")
 
@@ -105,14 +112,59 @@ class CostModel:
         """Duration of a decode with ``active`` clients that hold ``context_tokens`` in sum."""
         return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context_tokens
 
+    def outside_coverage(
+        self, min_prefill_tokens: int, max_prefill_tokens: int, min_active: int, max_active: int
+    ) -> str | None:
+        """What to warn of when a simulation left the range that the model was fitted on.
+
+        Args:
+            min_prefill_tokens: fewest prompt tokens in one of its prefills.
+            max_prefill_tokens: most prompt tokens in one of its prefills.
+            min_active: fewest active clients in one of its decodes.
+            max_active: most active clients in one of its decodes.
+
+        Returns:
+            The warning, or ``None`` where the simulation stayed inside or the range is not known.
+        """
+        left = []
+        for covered, low, high, what in (
+            (self.covers_prefill_tokens, min_prefill_tokens, max_prefill_tokens, "prefills of {} prompt tokens"),
+            (self.covers_active_clients, min_active, max_active, "decodes of {} active clients"),
+        ):
+            if covered is not None and not covered[0] <= low <= high <= covered[1]:
+                asked, known = (what.format(f"{a}-{b}") for a, b in ((low, high), covered))
+                left.append(f"{asked} (fitted on {known})")
+        if not left:
+            return None
+        return (
+            f"cost model {self.name!r} was used outside the range that it was fitted on: {'; '.join(left)}. "
+            f"Times there are extrapolated: record such iterations and fit again."
+        )
+
     def with_cap(self, prefill_token_cap: int) -> CostModel:
         """The same model with another cap on the tokens of one prefill."""
         return replace(self, prefill_token_cap=prefill_token_cap)
 
 
+def _check_range(key: str, value: object) -> None:
+    if value is None:
+        return
+    whole = isinstance(value, tuple) and all(isinstance(end, int) and not isinstance(end, bool) for end in value)
+    if not whole or len(value) != 2 or not 1 <= value[0] <= value[1]:  # type: ignore[arg-type, index]
+        raise ConfigError(f"{key} = {value!r} is not a range: pass a pair of ints (fewest, most), 1 <= fewest <= most.")
+
+
 def _published(name: str, alpha_p_s: float, beta_p_s: float, alpha_d_s: float, beta_d_s: float) -> CostModel:
     alpha_p, beta_p, alpha_d, beta_d = (round(value * 1e9) for value in (alpha_p_s, beta_p_s, alpha_d_s, beta_d_s))
-    return CostModel(name, alpha_p, beta_p, alpha_d, beta_d)
+    return CostModel(
+        name,
+        alpha_p,
+        beta_p,
+        alpha_d,
+        beta_d,
+        covers_prefill_tokens=(256, 4096),
+        covers_active_clients=(16, 1024),
+    )
 
 
 # Three numbers of the paper (baseline makespan, baseline utilization, bound) fitted by benchmarks/fit_paper_presets.py,

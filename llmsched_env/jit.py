@@ -19,7 +19,7 @@ import numba
 
 from llmsched_env.storage import cache_dir
 
-__all__ = ["jit"]
+__all__ = ["jit", "jit_as"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,15 +35,31 @@ def _compiled_cache() -> str:
 
 
 def jit(function: F) -> F:
-    """Compile ``function`` on first call; cached on disk, without the GIL, IEEE arithmetic as Python's.
+    """Compile ``function`` on first call; cached on disk, without the GIL, IEEE arithmetic as Python's."""
+    return _compile(function)
 
-    numba reads its global ``CACHE_DIR`` when a function is decorated, so it is set for just that long: the cache of a
-    user's own numba code stays where it was.
-    """
-    previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _compiled_cache()
+
+def jit_as(signature: Any) -> Callable[[F], F]:
+    """Compile now, for one signature: needed where a compiled function is an argument or is passed as one."""
+
+    def decorate(function: F) -> F:
+        return _compile(getattr(function, "py_func", function), signature)
+
+    return decorate
+
+
+def _compile(function: F, *signature: Any) -> F:
+    # numba reads its global CACHE_DIR when a function is decorated, so it is set for just that long: the cache of a
+    # user's own numba code stays where it was.
+    settings: Any = numba.config
+    previous = settings.CACHE_DIR
+    settings.CACHE_DIR = _compiled_cache()
     try:
-        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled: Any
+        try:
+            compiled = numba.njit(*signature, cache=True, nogil=True, error_model="numpy")(function)
+        except RuntimeError:  # no source file to key a cache by: an interactive session
+            compiled = numba.njit(*signature, nogil=True, error_model="numpy")(function)
     finally:
-        numba.config.CACHE_DIR = previous
-    return compiled
+        settings.CACHE_DIR = previous
+    return compiled  # type: ignore[no-any-return]

@@ -87,7 +87,7 @@ class Requests:
 
     @property
     def decodes(self) -> NDArray[np.int32]:
-        """(n,) decode iterations that each request needs, ``output_tokens - 1`` (its prefill yields the first token)."""
+        """(n,) int32 decodes that each request needs, ``output_tokens - 1``: its prefill yields the first token."""
         out: NDArray[np.int32] = self.output_tokens - np.int32(1)
         return out
 

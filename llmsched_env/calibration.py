@@ -1,0 +1,196 @@
+"""A cost model from one's own hardware: least squares on recorded iterations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.cost import CostModel
+from llmsched_env.errors import FileFormatError
+from llmsched_env.workload.csv_table import Cell, CsvTable, read_table
+
+__all__ = ["FittedCostModel", "KindFit", "fit_cost_model"]
+
+COLUMN_OF_KIND = {"prefill": "prefill_tokens", "decode": "active_clients"}
+MIN_ROWS = 3
+"""Two rows determine a line, so only a third can contradict it."""
+
+MAX_SIZE = 2**31 - 1
+MAX_DURATION_S = 1000
+NS_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class KindFit:
+    """How well one kind of iteration was fitted.
+
+    Attributes:
+        rows: iterations recorded.
+        covers: ``(fewest, most)`` prompt tokens of a prefill, or active clients of a decode.
+        r_squared: share of the variance of the durations that the rounded model explains, at most 1; 1 where they do
+            not vary and it meets them.
+        rms_error_ns: root mean square of recorded minus modelled duration.
+        at_zero: coefficients that least squares alone would have made negative, or exactly zero, and that are 0.
+    """
+
+    rows: int
+    covers: tuple[int, int]
+    r_squared: float
+    rms_error_ns: float
+    at_zero: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FittedCostModel:
+    """A fitted cost model and how far to trust it.
+
+    Attributes:
+        model: the model, in whole nanoseconds; it knows the range that it covers.
+        prefill: quality of the prefill half.
+        decode: quality of the decode half.
+    """
+
+    model: CostModel
+    prefill: KindFit
+    decode: KindFit
+
+    def report(self) -> str:
+        """The fit in a few lines of text."""
+        model = self.model
+        context = f" + {model.gamma_decode_ns} * context tokens" if model.gamma_decode_ns else ""
+        lines = [f"cost model {model.name!r} (ns)"]
+        for kind, fit, formula, unit in (
+            (
+                "prefill",
+                self.prefill,
+                f"{model.alpha_prefill_ns} + {model.beta_prefill_ns} * prompt tokens",
+                "prompt tokens",
+            ),
+            (
+                "decode",
+                self.decode,
+                f"{model.alpha_decode_ns} + {model.beta_decode_ns} * active clients{context}",
+                "active clients",
+            ),
+        ):
+            lines.append(
+                f"{kind}: {formula}; R2 = {fit.r_squared:.4f}, rms error {fit.rms_error_ns / 1e6:.3g} ms, "
+                f"{fit.rows} rows, {fit.covers[0]}-{fit.covers[1]} {unit}"
+            )
+            if fit.at_zero:
+                lines.append(f"{kind}: {', '.join(fit.at_zero)} fitted as 0; check that the recording varies enough")
+        return "\n".join(lines)
+
+
+def fit_cost_model(
+    csv_path: Path | str, *, name: str = "fitted", prefill_token_cap: int | None = None
+) -> FittedCostModel:
+    """Fit an affine cost model to recorded iterations by non-negative least squares, prefills and decodes apart.
+
+    The file has one line an iteration and the columns ``kind`` (``prefill`` or ``decode``), ``prefill_tokens`` (prompt
+    tokens in sum; read on prefill lines only), ``active_clients`` (read on decode lines only), ``duration_s``, and
+    optionally ``context_tokens`` (tokens in all caches; read on decode lines only; with it, the decode has a term for
+    them). Cells that are not read may be blank. Durations are taken to the nanosecond; coefficients are rounded to it,
+    and quality is measured after the rounding.
+
+    Args:
+        csv_path: the file.
+        name: of the model, in tables.
+        prefill_token_cap: most prompt tokens in one prefill; ``None`` for the largest prefill recorded, so that no
+            simulated batch lies beyond it.
+
+    Raises:
+        PathError: the file cannot be read.
+        FileFormatError: a missing column, a bad cell, too few lines of a kind, or sizes that do not vary enough to
+            tell the coefficients apart.
+        ConfigError: a cap that is not a number of tokens, or durations that leave no valid model.
+    """
+    table = read_table(
+        csv_path, required=("kind", *COLUMN_OF_KIND.values(), "duration_s"), optional=("context_tokens",)
+    )
+    sizes: dict[str, list[tuple[int, ...]]] = {kind: [] for kind in COLUMN_OF_KIND}
+    durations_ns: dict[str, list[int]] = {kind: [] for kind in COLUMN_OF_KIND}
+    for line, cells in table.rows():
+        kind, size, duration_ns = _iteration(table, line, cells)
+        sizes[kind].append(size)
+        durations_ns[kind].append(duration_ns)
+    (alpha_p, beta_p), prefill = _fit(table, "prefill", sizes["prefill"], durations_ns["prefill"])
+    (alpha_d, beta_d, *gamma), decode = _fit(table, "decode", sizes["decode"], durations_ns["decode"])
+    model = CostModel(
+        name,
+        alpha_p,
+        beta_p,
+        alpha_d,
+        beta_d,
+        gamma_decode_ns=gamma[0] if gamma else 0,
+        prefill_token_cap=prefill.covers[1] if prefill_token_cap is None else prefill_token_cap,
+        covers_prefill_tokens=prefill.covers,
+        covers_active_clients=decode.covers,
+    )
+    return FittedCostModel(model, prefill, decode)
+
+
+def _iteration(table: CsvTable, line: int, cells: list[str]) -> tuple[str, tuple[int, ...], int]:
+    """(kind, sizes that its time depends on, duration in ns) of one line."""
+
+    def cell(column: str) -> Cell:
+        return Cell(table, line, column, cells[table.index[column]])
+
+    kind = cell("kind").text.strip()
+    if kind not in COLUMN_OF_KIND:
+        raise cell("kind").error(f"{kind!r} is not a kind of iteration: write prefill or decode.")
+    size = [cell(COLUMN_OF_KIND[kind]).whole_number(1, MAX_SIZE)]
+    if kind == "decode" and "context_tokens" in table.index:
+        size.append(cell("context_tokens").whole_number(0, MAX_SIZE))
+    duration = cell("duration_s")
+    duration_ns = duration.scaled_number(NS_DIGITS, 0, MAX_DURATION_S, "the iteration's seconds")
+    if duration_ns == 0:
+        raise duration.error(f"{duration.text.strip()!r} is no time: an iteration takes at least a nanosecond.")
+    return kind, tuple(size), duration_ns
+
+
+def _fit(
+    table: CsvTable, kind: str, sizes: list[tuple[int, ...]], durations_ns: list[int]
+) -> tuple[list[int], KindFit]:
+    """Coefficients in ns, the constant first, and their quality."""
+    if len(sizes) < MIN_ROWS:
+        raise FileFormatError(table.path, f"has {len(sizes)} {kind} lines: record at least {MIN_ROWS}.", column="kind")
+    names = [COLUMN_OF_KIND[kind], "context_tokens"][: len(sizes[0])]
+    x = np.column_stack([np.ones(len(sizes)), np.array(sizes, np.float64)])  # (rows, coefficients)
+    y = np.array(durations_ns, np.float64)  # (rows,)
+    _check_spread(table, kind, names, x)
+    # scipy.optimize takes a quarter of a second to import, and only calibration needs it.
+    from scipy.optimize import nnls
+
+    # Columns of equal size: tokens are a thousand times clients, and nnls stops on absolute gradients.
+    scale = x.max(axis=0)
+    solution, _ = nnls(x / scale, y / y.max())
+    exact = solution * y.max() / scale
+    coefficients = [round(float(value)) for value in exact]
+    residual = y - x @ np.array(coefficients, np.float64)
+    about_mean = y - y.mean()
+    total, left = float(about_mean @ about_mean), float(residual @ residual)
+    r_squared = 1.0 - left / total if total > 0 else float(left == 0)
+    zero = tuple(label for label, value in zip(("constant", *names), coefficients, strict=True) if value == 0)
+    column = x[:, 1]
+    covers = (int(column.min()), int(column.max()))
+    return coefficients, KindFit(len(y), covers, r_squared, float(np.sqrt(left / len(y))), zero)
+
+
+def _check_spread(table: CsvTable, kind: str, names: list[str], x: NDArray[np.float64]) -> None:
+    for name, column in zip(names, x.T[1:], strict=True):
+        if column.min() == column.max():
+            raise FileFormatError(
+                table.path,
+                f"is {column[0]:.0f} on every {kind} line: a constant and a slope need at least two sizes.",
+                column=name,
+            )
+    if np.linalg.matrix_rank(x / x.max(axis=0)) < x.shape[1]:
+        raise FileFormatError(
+            table.path,
+            f"follows from the other columns on the {kind} lines: vary it, or leave it out.",
+            column=names[-1],
+        )

@@ -1,0 +1,251 @@
+"""Episodes as arrays: laying a case out in queue order, and making, resetting and copying its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.core import layout
+from llmsched_env.core.bitset import words_needed
+from llmsched_env.core.layout import ITERATION, MAX_LEVELS, SERVED, SETUP, STATE, VIEW, Records
+from llmsched_env.core.reward import REWARDS
+from llmsched_env.core.transition import start_episode
+from llmsched_env.cost import CostModel
+from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.workload.requests import Requests
+
+__all__ = ["ORDERS", "Instance", "Memory"]
+
+ORDERS = ("fcfs", "longest_first", "shortest_first")
+"""Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
+
+FIRST_LOG_CAPACITY = 4096
+
+MAX_OUTPUT_TOKENS = 2**31 - 2**25
+"""Most output tokens of one case in sum: decode counts are 32-bit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One case as the core reads it: read-only, built once, shared by every copy of an episode.
+
+    Attributes:
+        requests: (REQUEST_ROWS, n) int32 in queue order.
+        release_ns: (n,) int64 in release order.
+        request_of: (n,) int32: number of the request at each position.
+        setup: (1,) `SETUP`.
+        start: the memory of an episode before its first iteration; a reset copies it.
+        bound_ns: LB1, what the rewards are scaled by.
+    """
+
+    requests: NDArray[np.int32]
+    release_ns: NDArray[np.int64]
+    request_of: NDArray[np.int32]
+    setup: Records
+    start: Memory
+    bound_ns: int
+
+    @property
+    def num_requests(self) -> int:
+        """Requests of the case."""
+        return len(self.request_of)
+
+    @property
+    def num_clients(self) -> int:
+        """Clients J."""
+        return int(self.setup[0]["num_clients"])
+
+    @classmethod
+    def build(
+        cls,
+        requests: Requests,
+        estimates: NDArray[np.int32],
+        cost: CostModel,
+        num_clients: int,
+        *,
+        client_of: NDArray[np.int32] | None,
+        order: str,
+        stealing: bool,
+        bound_ns: int,
+        reward: str = "excess",
+        skip_forced: bool = False,
+        max_iterations: int = 0,
+    ) -> Instance:
+        """Lay a case out.
+
+        Args:
+            requests: the truth.
+            estimates: (n,) int32, at least 1: output lengths as the scheduler sees them.
+            cost: the cost model; its cap bounds a prefill.
+            num_clients: J.
+            client_of: (n,) queue of each request, or ``None`` for one shared queue.
+            order: one of :data:`ORDERS`.
+            stealing: idle clients with an empty queue take from others (client queues only).
+            bound_ns: LB1 in ns.
+            reward: one of ``REWARDS``.
+            skip_forced: whether a step goes on to the next choice.
+            max_iterations: horizon, 0 for none.
+
+        Raises:
+            WorkloadError: too many tokens for the clock.
+            ConfigError: too many levels, or a prompt that no level holds.
+        """
+        n = len(requests)
+        total = int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))
+        if max(total) > MAX_OUTPUT_TOKENS:
+            raise WorkloadError(
+                f"{max(total)} output tokens in sum exceed {MAX_OUTPUT_TOKENS}, the most that a case may have: split it."
+            )
+        shared = client_of is None
+        queue = np.zeros(n, np.int32) if client_of is None else client_of
+        number = np.arange(n)
+        key = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}[order]
+        by_position = np.lexsort((number, key, queue)).astype(np.int32)
+        position_of = np.empty(n, np.int32)
+        position_of[by_position] = np.arange(n, dtype=np.int32)
+        rows = np.empty((layout.REQUEST_ROWS, n), np.int32)
+        rows[layout.PROMPT] = requests.prompt_tokens[by_position]
+        rows[layout.OUTPUT] = requests.output_tokens[by_position]
+        rows[layout.ESTIMATE] = estimates[by_position]
+        rows[layout.QUEUE] = queue[by_position]
+        rows[layout.RELEASE_ORDER] = position_of  # requests are numbered in release order
+        setup = _setup(requests, cost, num_clients, shared, stealing, estimates)
+        k = setup[0]
+        k.max_iterations = max_iterations
+        k.reward = REWARDS.index(reward)
+        k.skip_forced = skip_forced
+        k.reward_scale = float(bound_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
+        memory = Memory.empty(setup, rows, requests.release_ns)
+        memory.view[0].mean_output_tokens = requests.mean_output_tokens
+        if shared:
+            memory.clients[layout.END, 0] = n
+        else:
+            memory.clients[layout.END] = np.searchsorted(rows[layout.QUEUE], np.arange(num_clients), side="right")
+        start_episode(memory.view[0], memory.state[0], memory.setup[0])
+        for array in (rows, by_position, setup, *memory.arrays):
+            array.setflags(write=False)
+        return cls(rows, requests.release_ns, by_position, setup, memory, bound_ns)
+
+
+def _setup(
+    requests: Requests, cost: CostModel, num_clients: int, shared: bool, stealing: bool, estimates: NDArray[np.int32]
+) -> Records:
+    if len(cost.prefill_levels) > MAX_LEVELS:
+        raise ConfigError(f"{len(cost.prefill_levels)} prefill levels exceed {MAX_LEVELS}, the most that there may be.")
+    longest_prompt = int(requests.prompt_tokens.max())
+    if cost.prefill_levels and longest_prompt > cost.prefill_levels[-1][0]:
+        raise ConfigError(
+            f"a prompt of {longest_prompt} tokens exceeds the largest prefill level, {cost.prefill_levels[-1][0]} "
+            "tokens: add a level that holds it."
+        )
+    setup = np.zeros(1, SETUP)
+    k = setup[0]
+    k.num_requests = len(requests)
+    k.num_clients = num_clients
+    k.ring_mask = (1 << int(max(requests.output_tokens.max(), estimates.max())).bit_length()) - 1
+    k.shared_queue = shared
+    k.stealing = stealing and not shared
+    k.affine = cost.is_affine
+    for name in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns"):
+        k[name] = getattr(cost, name)
+    k.token_cap = cost.prefill_token_cap
+    k.num_levels = len(cost.prefill_levels)
+    for i, (tokens, time_ns) in enumerate(cost.prefill_levels):
+        k.level_tokens[i] = tokens
+        k.level_ns[i] = time_ns
+    return setup
+
+
+class Memory:
+    """The arrays that one running episode owns, and a `SETUP` record that leads to them.
+
+    Attributes:
+        view: (1,) `VIEW`.
+        state: (1,) `STATE`.
+        setup: (1,) `SETUP` with the addresses of this memory's arrays and of its instance's.
+        clients: (CLIENT_ROWS, J) int32.
+        ring: (RING_ROWS, R) int32, R a power of two above the longest output.
+        bits: (words,) uint64: the waiting positions, then the idle clients.
+        log: (capacity,) `ITERATION`: one entry an iteration; empty where nothing is recorded.
+        served: (n,) `SERVED`, by position; empty where nothing is recorded.
+    """
+
+    __slots__ = ("_release_ns", "_requests", "bits", "clients", "log", "ring", "served", "setup", "state", "view")
+
+    def __init__(
+        self,
+        template: Records,
+        requests: NDArray[np.int32],
+        release_ns: NDArray[np.int64],
+        arrays: tuple[Any, ...],
+        *,
+        record: bool = False,
+    ) -> None:
+        self.view, self.state, self.clients, self.ring, self.bits = arrays
+        self._requests, self._release_ns = requests, release_ns
+        self.setup = template.copy()
+        self.log = np.zeros(FIRST_LOG_CAPACITY if record else 0, ITERATION)
+        self.served = np.zeros(requests.shape[1] if record else 0, SERVED)
+        self._bind()
+
+    def _bind(self) -> None:
+        k = self.setup[0]
+        k.clients_address = self.clients.ctypes.data
+        k.ring_address = self.ring.ctypes.data
+        k.waiting_address = self.bits.ctypes.data
+        k.idle_address = k.waiting_address + 8 * words_needed(self._requests.shape[1])
+        k.requests_address = self._requests.ctypes.data
+        k.release_address = self._release_ns.ctypes.data
+        k.log_address = self.log.ctypes.data
+        k.log_capacity = len(self.log)
+        k.served_address = self.served.ctypes.data if len(self.served) else 0
+
+    @classmethod
+    def empty(cls, template: Records, requests: NDArray[np.int32], release_ns: NDArray[np.int64]) -> Memory:
+        """Zeroed arrays for an instance."""
+        k = template[0]
+        num_clients, ring_size = int(k["num_clients"]), int(k["ring_mask"]) + 1
+        arrays = (
+            np.zeros(1, VIEW),
+            np.zeros(1, STATE),
+            np.zeros((layout.CLIENT_ROWS, num_clients), np.int32),
+            np.zeros((layout.RING_ROWS, ring_size), np.int32),
+            np.zeros(words_needed(requests.shape[1]) + words_needed(num_clients), np.uint64),
+        )
+        return cls(template, requests, release_ns, arrays)
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What makes up the episode's state: view, state, clients, ring, bits."""
+        return self.view, self.state, self.clients, self.ring, self.bits
+
+    @property
+    def call_arrays(self) -> tuple[Any, ...]:
+        """What compiled code takes: view, state, setup."""
+        return self.view, self.state, self.setup
+
+    def copy(self, *, record: bool = False) -> Memory:
+        """An independent copy, writable; its recordings are empty."""
+        arrays = tuple(array.copy() for array in self.arrays)
+        return Memory(self.setup, self._requests, self._release_ns, arrays, record=record)
+
+    def assign(self, other: Memory) -> None:
+        """Overwrite with another memory of the same instance (recordings excepted)."""
+        for mine, theirs in zip(self.arrays, other.arrays, strict=True):
+            mine[...] = theirs
+
+    def grow_log(self) -> None:
+        """Double the room for recorded iterations."""
+        self.log = np.concatenate([self.log, np.zeros_like(self.log)])
+        self._bind()
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.setup, self._requests, self._release_ns, self.arrays, self.log, self.served
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.setup, self._requests, self._release_ns, arrays, self.log, self.served = state
+        self.view, self.state, self.clients, self.ring, self.bits = arrays
+        self._bind()

@@ -1,0 +1,110 @@
+"""The observation: a fixed list of numbers in [0, 1] that mean the same at any size and on any cost scale.
+
+A count of clients is divided by J; a ratio of two prices or lengths x : y becomes x / (x + y). `FEATURES` is the table
+that the documentation and the tests read; `observe` computes the row, in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.jit import jit
+
+__all__ = ["FEATURES", "NUM_FEATURES", "Feature", "observe"]
+
+
+class Feature(NamedTuple):
+    """One entry of the observation: its name and the formula, in the symbols of docs/model.md. All lie in [0, 1]."""
+
+    name: str
+    formula: str
+
+
+FEATURES: tuple[Feature, ...] = (
+    Feature("active", "A / J: clients that decode"),
+    Feature("ready", "R / J: idle clients that have something to take"),
+    Feature("idle_without_work", "(F - R) / J: idle clients that have nothing to take"),
+    Feature("waiting", "W / (W + J): requests released and not started"),
+    Feature("completed", "completed / (completed + A + W): share of what was released that is done"),
+    Feature(
+        "charge",
+        "C_d / (C_d + C_p), C_d = alpha_d * sum of R over the decodes since the last prefill, C_p = alpha_p * A",
+    ),
+    Feature("charge_ahead", "the same with the coming decode's R added to the sum"),
+    Feature("fixed_price", "alpha_p / (alpha_p + alpha_d): a prefill's fixed time against a decode's"),
+    Feature("batch", "b / J: requests that a prefill now would hold"),
+    Feature("batch_fill", "min(1, prompt tokens of that batch / cap)"),
+    Feature("batch_price", "T_p / (T_p + T_d): duration of that prefill against a decode now"),
+    Feature("batch_length", "l / (l + m): mean expected output of that batch, m the population mean"),
+    Feature("decode_load", "beta_d * A / T_d: share of a decode that grows with clients"),
+    Feature("decodes_since_prefill", "d / (d + 16)"),
+    Feature("consecutive_prefills", "p / (p + 4)"),
+    Feature("due_1", "active clients expected to finish in the next decode / J"),
+    Feature("due_2_4", "... in 2 to 4 decodes / J"),
+    Feature("due_5_16", "... in 5 to 16 decodes / J"),
+    Feature("due_17_64", "... in 17 to 64 decodes / J"),
+    Feature("due_65_256", "... in 65 to 256 decodes / J"),
+    Feature("overdue", "active clients that have outlived their estimate / J"),
+    Feature("remaining_mean", "r / (r + m): mean expected decodes to go of the active clients"),
+    Feature("remaining_spread", "s / (s + m): their standard deviation"),
+    Feature("remaining_max", "x / (x + m): the longest of them"),
+    Feature("work", "w / (w + J * m): expected output tokens that wait, against one request a client"),
+    Feature("oldest_wait", "a / (a + m * T_d): age of the oldest waiting request against a mean request's decodes"),
+)
+
+NUM_FEATURES = len(FEATURES)
+
+
+@jit
+def observe(v: Any, out: NDArray[np.float32]) -> None:
+    """Write the features of view ``v`` to ``out``, (26,) float32."""
+    clients = np.float64(v.num_clients)
+    share = 1.0 / clients
+    mean = v.mean_output_tokens
+    active = np.float64(v.active)
+    batch = np.float64(v.batch_requests)
+    price = np.float64(v.alpha_prefill_ns) * active
+    charge = np.float64(v.alpha_decode_ns) * np.float64(v.idle_charge)
+    ahead = charge + np.float64(v.alpha_decode_ns) * np.float64(v.ready)
+    fixed = np.float64(v.alpha_prefill_ns + v.alpha_decode_ns)
+    released = np.float64(v.completed + v.active + v.waiting)
+
+    out[0] = active * share
+    out[1] = v.ready * share
+    out[2] = (v.idle - v.ready) * share
+    out[3] = v.waiting / (v.waiting + clients)
+    out[4] = v.completed / released if released > 0 else 0.0
+    out[5] = charge / (charge + price) if charge > 0 else 0.0
+    out[6] = ahead / (ahead + price) if ahead > 0 else 0.0
+    out[7] = v.alpha_prefill_ns / fixed if fixed > 0 else 0.0
+    out[8] = batch * share
+    out[9] = min(1.0, v.batch_tokens / v.token_cap)
+    out[10] = v.prefill_ns / np.float64(v.prefill_ns + v.decode_ns) if v.batch_requests > 0 else 0.0
+    out[11] = v.batch_work / (v.batch_work + mean * batch) if v.batch_requests > 0 else 0.0
+    out[12] = v.beta_decode_ns * active / v.decode_ns if v.active > 0 else 0.0
+    since = np.float64(v.decodes - v.last_prefill_decode)
+    out[13] = since / (since + 16.0)
+    out[14] = v.consecutive_prefills / (v.consecutive_prefills + 4.0)
+    out[15] = v.due_1 * share
+    out[16] = v.due_4 * share
+    out[17] = v.due_16 * share
+    out[18] = v.due_64 * share
+    out[19] = v.due_256 * share
+    out[20] = v.overdue * share
+    if v.active > 0:
+        remaining = v.remaining / active
+        spread = np.sqrt(max(0.0, v.remaining_squared / active - remaining * remaining))
+        longest = np.float64(max(0, v.last_due - v.decodes))
+        out[21] = remaining / (remaining + mean)
+        out[22] = spread / (spread + mean)
+        out[23] = longest / (longest + mean)
+    else:
+        out[21] = 0.0
+        out[22] = 0.0
+        out[23] = 0.0
+    out[24] = v.waiting_work / (v.waiting_work + clients * mean)
+    age = np.float64(v.clock_ns - v.oldest_release_ns)
+    out[25] = age / (age + mean * v.decode_ns) if age > 0 else 0.0

@@ -1,0 +1,178 @@
+"""How one simulated episode lies in memory: numbers only, so that compiled code and plain Python read the same thing.
+
+An episode is seven arrays. `view` holds what any policy may know, `state` what only the transition may; `clients`,
+`ring` and `bits` are its data structures; `requests` and `release_ns` are the case, read-only and shared by all copies.
+Copying the first five copies an episode, which is all that a planner or a reset needs.
+
+Positions. Requests are laid out in *queue order*: queue by queue, within a queue in the order in which they are to be
+taken. A request is named by its position throughout the core, and a shared queue is read front to back.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CLIENT_ROWS",
+    "DUE_LIMITS",
+    "ITERATION",
+    "RING_ROWS",
+    "SERVED",
+    "SETUP",
+    "STATE",
+    "VIEW",
+    "View",
+    "Records",
+]
+
+Records = NDArray[np.void]
+
+_I8, _F8 = np.int64, np.float64
+
+
+def _record(*fields: tuple[str, type], levels: int = 0) -> np.dtype[np.void]:
+    listed: list[tuple[str, object]] = [(name, kind) for name, kind in fields]
+    if levels:
+        listed += [("level_tokens", (_I8, (levels,))), ("level_ns", (_I8, (levels,)))]
+    return np.dtype((np.record, np.dtype(listed, align=True)))
+
+
+DUE_LIMITS = (1, 4, 16, 64, 256)
+"""Upper ends, in decodes from now, of the windows in which `view` counts the completions that are expected."""
+
+MAX_LEVELS = 32
+"""Most prefill levels that a cost model may have."""
+
+
+class View(Protocol):
+    """What a policy may know before an iteration. Lengths are *estimates*: the truth where the scenario says so.
+
+    Symbols of docs/model.md: J clients, A active, F idle, W waiting, R ready. Times are ns, work is output tokens.
+    """
+
+    clock_ns: int  # time since the start of the episode
+    prefills: int  # prefill iterations so far
+    decodes: int  # decode iterations so far
+    completed: int  # requests complete
+    num_clients: int  # J
+    active: int  # clients that decode
+    idle: int  # clients that do not
+    waiting: int  # requests released and not started
+    ready: int  # idle clients that have something to take
+    batch_requests: int  # what a prefill now would hold (client queues: expected, see transition._preview)
+    batch_tokens: int  # prompt tokens of that batch
+    batch_work: int  # estimated output tokens of that batch
+    prefill_ns: int  # what that prefill would last
+    decode_ns: int  # what a decode now would last
+    last_prefill_ns: int  # duration of the last prefill
+    last_prefill_decode: int  # decode count at the last prefill
+    consecutive_prefills: int  # prefills since the last decode
+    idle_charge: int  # sum of `ready` over the decodes since the last prefill
+    waiting_tokens: int  # prompt tokens that wait
+    waiting_work: int  # estimated output tokens that wait
+    context_tokens: int  # prompt and output tokens held for the active clients
+    oldest_release_ns: int  # of the waiting requests; the clock where none waits
+    due_1: int  # active clients expected to finish in the next decode
+    due_4: int  # ... in 2 to 4 decodes
+    due_16: int  # ... in 5 to 16
+    due_64: int  # ... in 17 to 64
+    due_256: int  # ... in 65 to 256
+    overdue: int  # active clients that have outlived their estimate
+    remaining: int  # sum of expected decodes to go over the active clients (overdue: 0)
+    remaining_squared: int  # sum of their squares
+    last_due: int  # decode count at which the last active client is expected to finish
+    alpha_prefill_ns: int  # fixed time of a prefill (cost model)
+    alpha_decode_ns: int  # fixed time of a decode
+    beta_decode_ns: int  # time of an active client in a decode
+    token_cap: int  # most prompt tokens in one prefill
+    mean_output_tokens: float  # of the population that the case was drawn from
+
+
+VIEW = _record(*((name, _F8 if kind == "float" else _I8) for name, kind in View.__annotations__.items()))
+
+# What only the transition may know: bookkeeping, and the totals that rewards and metrics are differences of.
+STATE = _record(
+    ("next_release", _I8),  # index into release order
+    ("next_release_ns", _I8),  # its time; the largest integer where none is left
+    ("oldest_position", _I8),  # index into release order: all before it have started
+    ("own_ready", _I8),  # client queues: idle clients whose own queue is not empty, and what its head holds
+    ("own_tokens", _I8),
+    ("own_work", _I8),
+    ("window_from", _I8),  # shared queue: where the previewed batch ends
+    ("window_full", _I8),  # shared queue: the next request would exceed the cap
+    ("busy_client_ns", _I8),  # sum over clients of the time in which they took part
+    ("prefill_time_ns", _I8),
+    ("jump_ns", _I8),  # time in which nothing was there to do
+    ("idle_client_decodes", _I8),  # sum over decodes of idle clients
+    ("request_ns", _I8),  # integral of (waiting + active) over time
+    ("charged", _I8),  # reward charge that was already paid out
+    ("invalid_actions", _I8),
+    ("steals", _I8),
+    ("max_batch_tokens", _I8),
+    ("min_batch_tokens", _I8),
+    ("min_active", _I8),
+    ("logged", _I8),  # iterations written to the log
+)
+
+# What does not change during an episode: the case, the world, and where the arrays of this copy lie.
+SETUP = _record(
+    ("num_requests", _I8),
+    ("num_clients", _I8),
+    ("ring_mask", _I8),
+    ("shared_queue", _I8),
+    ("stealing", _I8),
+    ("affine", _I8),
+    ("alpha_prefill_ns", _I8),
+    ("beta_prefill_ns", _I8),
+    ("alpha_decode_ns", _I8),
+    ("beta_decode_ns", _I8),
+    ("gamma_decode_ns", _I8),
+    ("token_cap", _I8),
+    ("num_levels", _I8),
+    ("max_iterations", _I8),  # horizon; 0: none
+    ("reward", _I8),  # index into reward.REWARDS
+    ("reward_scale", _F8),
+    ("skip_forced", _I8),
+    ("clients_address", _I8),
+    ("ring_address", _I8),
+    ("waiting_address", _I8),  # the set of waiting positions
+    ("idle_address", _I8),  # the set of idle clients
+    ("requests_address", _I8),
+    ("release_address", _I8),
+    ("log_address", _I8),  # recordings: 0 where they are off
+    ("log_capacity", _I8),
+    ("served_address", _I8),
+    levels=MAX_LEVELS,
+)
+
+# Rows of `clients` (int32, one column a client).
+RUNNING = 0  # position of the running request, -1 when idle
+DUE = 1  # decode count at which it is expected to finish (0 when idle)
+QUEUE_WORK = 2  # estimated output tokens waiting in its queue
+HEAD = 3  # position of the head of its queue, -1 when empty (shared queue: column 0)
+END = 4  # position after the last of its queue
+NEXT = 5  # next client in the same bucket of the ring, -1 at the end
+BATCH = 6  # scratch: clients of the batch being composed
+CLIENT_ROWS = 7
+
+# Rows of `ring` (int32, one column a decode count modulo its size).
+BUCKET = 0  # first client that finishes at this decode, -1 for none
+EXPECTED = 1  # number of clients expected to finish at this decode
+RING_ROWS = 2
+
+# Rows of `requests` (int32, one column a position).
+PROMPT = 0
+OUTPUT = 1
+ESTIMATE = 2
+QUEUE = 3  # queue that holds it
+RELEASE_ORDER = 4  # the k-th request to be released is at this position
+REQUEST_ROWS = 5
+
+# Optional recordings: one entry an iteration, one entry a position. Length 0 switches them off.
+ITERATION = _record(("start_ns", _I8), ("end_ns", _I8), ("prefill", _I8), ("clients", _I8))
+SERVED = _record(
+    ("client", _I8), ("prefill_start_ns", _I8), ("first_token_ns", _I8), ("completion_ns", _I8), ("decode", _I8)
+)

@@ -1,0 +1,122 @@
+"""Loops over the transition: one step of an environment, whole episodes under a rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from llmsched_env.core.features import observe
+from llmsched_env.core.layout import VIEW
+from llmsched_env.core.reward import charge
+from llmsched_env.core.transition import DECODE, PREFILL, advance
+from llmsched_env.jit import jit
+
+__all__ = ["RULE_SIGNATURE", "advance_once", "feasible", "run_rule", "step"]
+
+OBSERVE = -1
+CONTINUE = -2
+
+TERMINATED = 4
+TRUNCATED = 8
+LOG_FULL = 16
+INVALID_SHIFT = 5
+
+RULE_SIGNATURE = types.int64(numba.from_dtype(VIEW), types.float64[::1], types.int64[::1])
+"""``rule(view, parameters, memory) -> action``: what a compiled rule takes and gives."""
+
+
+@jit
+def feasible(v: Any) -> int:
+    """Bit 0: a decode is feasible; bit 1: a prefill is. 0 when the episode is complete."""
+    return (1 if v.active > 0 else 0) + (2 if v.ready > 0 else 0)
+
+
+@jit
+def finished(v: Any, k: Any) -> bool:
+    """Whether every request is complete, or the horizon is reached."""
+    return v.completed >= k.num_requests or (k.max_iterations > 0 and v.prefills + v.decodes >= k.max_iterations)  # type: ignore[no-any-return]
+
+
+@jit
+def skip_forced(v: Any, s: Any, k: Any) -> None:
+    """Advance through iterations that offer no choice, up to a choice or the end."""
+    while not finished(v, k):
+        options = feasible(v)
+        if options == 3 or (k.log_capacity > 0 and s.logged >= k.log_capacity):
+            return
+        action = DECODE if options == 1 else PREFILL
+        advance(v, s, k, action)
+
+
+@jit
+def step(
+    views: Any,
+    states: Any,
+    setup: Any,
+    action: int,
+    out: NDArray[np.float32],
+) -> tuple[float, int]:
+    """One step of an environment: ``(reward, flags)``; writes the observation to ``out``.
+
+    ``action`` may also be `OBSERVE` (after a reset: no reward is paid) or `CONTINUE` (after bit 4, once there is room).
+    Flags: bits 0 and 1 as :func:`feasible`, then `TERMINATED`, `TRUNCATED`, `LOG_FULL` (before a choice was reached),
+    and from bit `INVALID_SHIFT` the number of infeasible actions so far.
+    """
+    v = views[0]
+    s = states[0]
+    k = setup[0]
+    if action >= 0:
+        advance(v, s, k, action)
+    if k.skip_forced:
+        skip_forced(v, s, k)
+    reward = 0.0
+    if action != OBSERVE:
+        total = charge(v, s, k)
+        reward = -np.float64(total - s.charged) / k.reward_scale
+        s.charged = total
+    observe(v, out)
+    flags = feasible(v)
+    if v.completed >= k.num_requests:
+        flags += TERMINATED
+    elif finished(v, k):
+        flags += TRUNCATED
+    if k.log_capacity > 0 and s.logged >= k.log_capacity:
+        flags += LOG_FULL
+    flags += s.invalid_actions << INVALID_SHIFT
+    return reward, flags
+
+
+@jit
+def advance_once(views: Any, states: Any, setup: Any, action: int) -> None:
+    """One iteration, whatever comes after it."""
+    advance(views[0], states[0], setup[0], action)
+
+
+@jit
+def run_rule(
+    views: Any,
+    states: Any,
+    setup: Any,
+    rule: Any,
+    parameters: NDArray[np.float64],
+    memory: NDArray[np.int64],
+) -> int:
+    """Run to the end under ``rule``; returns the iterations run. Stops early where the log is full."""
+    v = views[0]
+    s = states[0]
+    k = setup[0]
+    before = v.prefills + v.decodes
+    while not finished(v, k):
+        if k.log_capacity > 0 and s.logged >= k.log_capacity:
+            break
+        options = feasible(v)
+        if options == 3:
+            action = rule(v, parameters, memory)
+        else:
+            action = DECODE if options == 1 else PREFILL
+        advance(v, s, k, action)
+    return v.prefills + v.decodes - before  # type: ignore[no-any-return]

@@ -1,0 +1,54 @@
+"""The arrays of an episode, found through the addresses in its `SETUP` record.
+
+Compiled code that passes a dozen arrays from function to function spends most of its time on reference counts and on
+copying their descriptors; passing three records and looking an array up where it is needed costs two loads. The
+addresses are written by :class:`llmsched_env.core.episode.Memory`, which owns the arrays and outlives every call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llmsched_env.core.layout import CLIENT_ROWS, ITERATION, REQUEST_ROWS, RING_ROWS, SERVED
+from llmsched_env.core.pointers import array_at
+from llmsched_env.jit import jit
+
+__all__ = ["clients_at", "log_at", "release_ns_at", "requests_at", "ring_at", "served_at"]
+
+
+@jit
+def clients_at(k: Any) -> Any:
+    """(CLIENT_ROWS, J) int32."""
+    return array_at(k.clients_address, (CLIENT_ROWS, k.num_clients), np.int32)
+
+
+@jit
+def ring_at(k: Any) -> Any:
+    """(RING_ROWS, R) int32."""
+    return array_at(k.ring_address, (RING_ROWS, k.ring_mask + 1), np.int32)
+
+
+@jit
+def requests_at(k: Any) -> Any:
+    """(REQUEST_ROWS, n) int32."""
+    return array_at(k.requests_address, (REQUEST_ROWS, k.num_requests), np.int32)
+
+
+@jit
+def release_ns_at(k: Any) -> Any:
+    """(n,) int64."""
+    return array_at(k.release_address, (k.num_requests,), np.int64)
+
+
+@jit
+def log_at(k: Any) -> Any:
+    """(log_capacity,) `ITERATION`."""
+    return array_at(k.log_address, (k.log_capacity,), ITERATION)
+
+
+@jit
+def served_at(k: Any) -> Any:
+    """(n,) `SERVED`; only where ``k.served_address`` is not 0."""
+    return array_at(k.served_address, (k.num_requests,), SERVED)

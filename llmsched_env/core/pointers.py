@@ -1,0 +1,36 @@
+"""Arrays by address, compiled and interpreted alike."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic, overload
+
+__all__ = ["array_at"]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _as_pointer(typing_context: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen
+
+
+def array_at(address: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The array of ``shape`` and ``dtype`` that lies at ``address``."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(int(address)), kind).reshape(shape)
+
+
+@overload(array_at)  # type: ignore[untyped-decorator]
+def _compiled_array_at(address: Any, shape: Any, dtype: Any) -> Any:
+    def compiled(address: Any, shape: Any, dtype: Any) -> Any:
+        return carray(_as_pointer(address), shape, dtype)
+
+    return compiled

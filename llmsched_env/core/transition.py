@@ -1,0 +1,490 @@
+"""The one transition function: a prefill or a decode, and what follows from it.
+
+Everything that simulates (the environments, whole-episode studies, planners) calls :func:`advance`. A decode touches
+only the clients that finish in it, found in a ring of buckets by decode count; a prefill only the clients that take
+part, found in a bitset; a steal reads one number a client. Nothing here allocates.
+
+Arguments are named alike throughout: ``v`` a `VIEW` record, ``s`` a `STATE` record, ``k`` a `SETUP` record, through
+which the arrays are found (:mod:`llmsched_env.core.memory`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.core.bitset import contains, find_from, insert, remove
+from llmsched_env.core.layout import (
+    BATCH,
+    BUCKET,
+    DUE,
+    END,
+    ESTIMATE,
+    EXPECTED,
+    HEAD,
+    NEXT,
+    OUTPUT,
+    PROMPT,
+    QUEUE,
+    QUEUE_WORK,
+    RELEASE_ORDER,
+    RUNNING,
+)
+from llmsched_env.core.memory import (
+    clients_at,
+    log_at,
+    release_ns_at,
+    requests_at,
+    ring_at,
+    served_at,
+)
+from llmsched_env.jit import jit
+
+__all__ = ["DECODE", "PREFILL", "advance", "start_episode"]
+
+DECODE = 0
+PREFILL = 1
+
+NEVER = np.int64(2**63 - 1)
+
+Ints = NDArray[np.int32]
+Record = Any
+
+
+@jit
+def prefill_duration(k: Record, tokens: int) -> int:
+    """Duration in ns of a prefill of ``tokens`` prompt tokens (affine, or the smallest level that holds them)."""
+    if k.num_levels == 0:
+        return k.alpha_prefill_ns + k.beta_prefill_ns * tokens  # type: ignore[no-any-return]
+    level = 0
+    while level < k.num_levels - 1 and k.level_tokens[level] < tokens:
+        level += 1
+    return k.level_ns[level]  # type: ignore[no-any-return]
+
+
+@jit
+def start_episode(v: Record, s: Record, k: Record) -> None:
+    """Put zeroed arrays into the state before the first iteration: every client idle, the clock at the first release.
+
+    ``clients[END]`` must hold the ends of the queues; ``v`` its constants.
+    """
+    clients = clients_at(k)
+    ring = ring_at(k)
+    clients[RUNNING, :] = -1
+    clients[HEAD, :] = -1
+    clients[NEXT, :] = -1
+    ring[BUCKET, :] = -1
+    for client in range(k.num_clients):
+        insert(k.idle_address, k.num_clients, client)
+    v.num_clients = k.num_clients
+    v.idle = k.num_clients
+    v.alpha_prefill_ns = k.alpha_prefill_ns
+    v.alpha_decode_ns = k.alpha_decode_ns
+    v.beta_decode_ns = k.beta_decode_ns
+    v.token_cap = k.token_cap
+    s.min_active = k.num_clients
+    s.min_batch_tokens = np.int64(2**62)
+    _settle(v, s, k)
+
+
+@jit
+def advance(
+    v: Record,
+    s: Record,
+    k: Record,
+    action: int,
+) -> None:
+    """Run one iteration, then release what has arrived, or jump to the next arrival where nothing is left to do.
+
+    An infeasible action is replaced by the feasible one and counted. The episode must not be over.
+    """
+    if action == PREFILL:
+        if v.ready == 0:
+            s.invalid_actions += 1
+            action = DECODE
+    elif v.active == 0:
+        s.invalid_actions += 1
+        action = PREFILL
+    start_ns = v.clock_ns
+    busy = v.active
+    changed = True
+    if action == PREFILL:
+        busy = _prefill(v, s, k)
+    else:
+        changed = _decode(v, s, k)
+    if k.log_capacity > 0:
+        entry = log_at(k)[s.logged]
+        entry.start_ns = start_ns
+        entry.end_ns = v.clock_ns
+        entry.prefill = action
+        entry.clients = busy
+        s.logged += 1
+    if changed or s.next_release_ns <= v.clock_ns:
+        _settle(v, s, k)
+
+
+@jit
+def _decode(v: Record, s: Record, k: Record) -> bool:
+    """Returns whether a request was completed."""
+    clients = clients_at(k)
+    ring = ring_at(k)
+    active = v.active
+    duration = v.decode_ns
+    v.clock_ns += duration
+    s.busy_client_ns += duration * active
+    s.request_ns += duration * (v.waiting + active)
+    s.idle_client_decodes += v.idle
+    v.idle_charge += v.ready
+    v.decodes += 1
+    v.consecutive_prefills = 0
+    v.context_tokens += active
+
+    # What is expected moves one decode nearer: each window takes in its far end and gives up its near one.
+    now = v.decodes
+    mask = k.ring_mask
+    expected = ring[EXPECTED]
+    slot = now & mask
+    expected_now = expected[slot]
+    on_time = active - v.overdue
+    v.remaining_squared += on_time - 2 * v.remaining
+    v.remaining -= on_time
+    at_1 = expected[(now + 1) & mask]
+    at_4 = expected[(now + 4) & mask] if mask > 4 else 0
+    at_16 = expected[(now + 16) & mask] if mask > 16 else 0
+    at_64 = expected[(now + 64) & mask] if mask > 64 else 0
+    at_256 = expected[(now + 256) & mask] if mask > 256 else 0
+    v.due_1 += at_1 - expected_now
+    v.due_4 += at_4 - at_1
+    v.due_16 += at_16 - at_4
+    v.due_64 += at_64 - at_16
+    v.due_256 += at_256 - at_64
+    expected[slot] = 0
+
+    v.overdue += expected_now
+    client = ring[BUCKET, slot]
+    if client < 0:
+        v.decode_ns += k.gamma_decode_ns * active
+        return False
+    if active < s.min_active:
+        s.min_active = active
+    ring[BUCKET, slot] = -1
+    while client >= 0:
+        following = clients[NEXT, client]
+        due = clients[DUE, client]
+        if due <= now:
+            v.overdue -= 1
+        else:
+            _forget(v, expected, due - now, due & mask)
+        _complete(v, s, k, client)
+        client = following
+    return True
+
+
+@jit
+def _prefill(v: Record, s: Record, k: Record) -> int:
+    clients = clients_at(k)
+    requests = requests_at(k)
+    start_ns = v.clock_ns
+    in_system = v.waiting + v.active
+    tokens = 0
+    count = 0
+    client = find_from(k.idle_address, k.num_clients, 0)
+    while client >= 0 and v.waiting > 0:
+        if k.shared_queue:
+            queue = 0
+        elif clients[HEAD, client] >= 0:
+            queue = client
+        elif k.stealing:
+            queue = _victim(v, clients)
+        else:
+            queue = -1
+        if queue >= 0:
+            position = clients[HEAD, queue]
+            prompt = requests[PROMPT, position]
+            if count > 0 and tokens + prompt > k.token_cap:
+                break
+            tokens += prompt
+            _take(v, s, k, queue, client)
+            clients[RUNNING, client] = position
+            clients[DUE, client] = v.decodes + requests[ESTIMATE, position] - 1
+            clients[BATCH, count] = client
+            count += 1
+        client = find_from(k.idle_address, k.num_clients, client + 1)
+
+    duration = prefill_duration(k, tokens)
+    v.clock_ns += duration
+    v.prefills += 1
+    v.consecutive_prefills += 1
+    v.last_prefill_decode = v.decodes
+    v.idle_charge = 0
+    v.last_prefill_ns = duration
+    s.prefill_time_ns += duration
+    s.busy_client_ns += duration * count
+    s.request_ns += duration * in_system
+    if tokens > s.max_batch_tokens:
+        s.max_batch_tokens = tokens
+    if tokens < s.min_batch_tokens:
+        s.min_batch_tokens = tokens
+    for i in range(count):
+        _start(v, s, k, clients[BATCH, i], start_ns)
+    s.window_from = 0
+    s.window_full = 0
+    v.batch_requests = 0
+    v.batch_tokens = 0
+    v.batch_work = 0
+    return count
+
+
+@jit
+def _victim(v: Record, clients: Ints) -> int:
+    """Client with the most expected work among those with a waiting request; the lowest index on ties.
+
+    Work and index are packed into one integer, so that the scan is a plain maximum, which compilers vectorise.
+    """
+    num_clients = clients.shape[1]
+    now = v.decodes
+    best = np.int64(-1)
+    for client in range(num_clients):
+        waiting = np.int64(clients[QUEUE_WORK, client])
+        running = np.int64(clients[DUE, client]) - now
+        work = waiting + (running if running > 0 else 0)
+        key = (work << 31) | (num_clients - 1 - client)
+        key = key if waiting > 0 else np.int64(-1)
+        best = key if key > best else best
+    return num_clients - 1 - (best & 0x7FFFFFFF)
+
+
+@jit
+def _take(v: Record, s: Record, k: Record, queue: int, client: int) -> None:
+    """Remove the head of ``queue`` for idle ``client``, which is busy from here on."""
+    clients = clients_at(k)
+    requests = requests_at(k)
+    position = clients[HEAD, queue]
+    estimate = requests[ESTIMATE, position]
+    remove(k.waiting_address, k.num_requests, position)
+    remove(k.idle_address, k.num_clients, client)
+    v.idle -= 1
+    v.active += 1
+    v.waiting -= 1
+    v.waiting_tokens -= requests[PROMPT, position]
+    v.waiting_work -= estimate
+    if k.shared_queue:
+        clients[HEAD, 0] = find_from(k.waiting_address, k.num_requests, position + 1)
+        return
+    following = find_from(k.waiting_address, k.num_requests, position + 1)
+    if following >= clients[END, queue]:
+        following = -1
+    clients[QUEUE_WORK, queue] -= estimate
+    if queue == client:
+        _leave_heads(s, requests, position)
+    elif clients[RUNNING, queue] < 0:
+        # A robbed idle client offers its next request instead.
+        _leave_heads(s, requests, position)
+        if following >= 0:
+            _join_heads(s, requests, following)
+    clients[HEAD, queue] = following
+
+
+@jit
+def _join_heads(s: Record, requests: Ints, position: int) -> None:
+    s.own_ready += 1
+    s.own_tokens += requests[PROMPT, position]
+    s.own_work += requests[ESTIMATE, position]
+
+
+@jit
+def _leave_heads(s: Record, requests: Ints, position: int) -> None:
+    s.own_ready -= 1
+    s.own_tokens -= requests[PROMPT, position]
+    s.own_work -= requests[ESTIMATE, position]
+
+
+@jit
+def _start(
+    v: Record,
+    s: Record,
+    k: Record,
+    client: int,
+    start_ns: int,
+) -> None:
+    """End of its prefill: the request has its first token, and decodes unless that was the only one."""
+    clients = clients_at(k)
+    ring = ring_at(k)
+    requests = requests_at(k)
+    position = clients[RUNNING, client]
+    decodes = requests[OUTPUT, position] - 1
+    v.context_tokens += requests[PROMPT, position] + 1
+    if k.served_address != 0:
+        entry = served_at(k)[position]
+        entry.client = client
+        entry.prefill_start_ns = start_ns
+        entry.first_token_ns = v.clock_ns
+        entry.decode = v.decodes
+    if decodes == 0:
+        _complete(v, s, k, client)
+        return
+    mask = k.ring_mask
+    slot = (v.decodes + decodes) & mask
+    clients[NEXT, client] = ring[BUCKET, slot]
+    ring[BUCKET, slot] = client
+    expected = requests[ESTIMATE, position] - 1
+    if expected == 0:
+        v.overdue += 1
+        return
+    ring[EXPECTED, (v.decodes + expected) & mask] += 1
+    if v.decodes + expected > v.last_due:
+        v.last_due = v.decodes + expected
+    v.remaining += expected
+    v.remaining_squared += np.int64(expected) * np.int64(expected)
+    if expected <= 1:
+        v.due_1 += 1
+    elif expected <= 4:
+        v.due_4 += 1
+    elif expected <= 16:
+        v.due_16 += 1
+    elif expected <= 64:
+        v.due_64 += 1
+    elif expected <= 256:
+        v.due_256 += 1
+
+
+@jit
+def _forget(v: Record, expected: Ints, remaining: int, slot: int) -> None:
+    """A request finished before its estimate: take it out of what is expected."""
+    expected[slot] -= 1
+    v.remaining -= remaining
+    v.remaining_squared -= np.int64(remaining) * np.int64(remaining)
+    if remaining <= 1:
+        v.due_1 -= 1
+    elif remaining <= 4:
+        v.due_4 -= 1
+    elif remaining <= 16:
+        v.due_16 -= 1
+    elif remaining <= 64:
+        v.due_64 -= 1
+    elif remaining <= 256:
+        v.due_256 -= 1
+
+
+@jit
+def _complete(v: Record, s: Record, k: Record, client: int) -> None:
+    clients = clients_at(k)
+    requests = requests_at(k)
+    position = clients[RUNNING, client]
+    v.context_tokens -= requests[PROMPT, position] + requests[OUTPUT, position]
+    v.completed += 1
+    v.active -= 1
+    v.idle += 1
+    clients[RUNNING, client] = -1
+    clients[DUE, client] = 0
+    insert(k.idle_address, k.num_clients, client)
+    if not k.shared_queue and clients[HEAD, client] >= 0:
+        _join_heads(s, requests, clients[HEAD, client])
+    if k.served_address != 0:
+        served_at(k)[position].completion_ns = v.clock_ns
+
+
+@jit
+def _settle(v: Record, s: Record, k: Record) -> None:
+    """Bring the view up to the clock: arrivals, a jump over time in which there is nothing to do, what comes next."""
+    requests = requests_at(k)
+    release_ns = release_ns_at(k)
+    if s.next_release < k.num_requests:
+        _release(v, s, k)
+        if v.active == 0 and v.waiting == 0:
+            target = release_ns[s.next_release]
+            s.jump_ns += target - v.clock_ns
+            v.clock_ns = target
+            _release(v, s, k)
+    s.next_release_ns = release_ns[s.next_release] if s.next_release < k.num_requests else NEVER
+    _preview(v, s, k)
+    v.prefill_ns = prefill_duration(k, v.batch_tokens)
+    v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * v.active + k.gamma_decode_ns * v.context_tokens
+    v.oldest_release_ns = v.clock_ns
+    if v.waiting > 0:
+        while not contains(k.waiting_address, k.num_requests, requests[RELEASE_ORDER, s.oldest_position]):
+            s.oldest_position += 1
+        v.oldest_release_ns = release_ns[s.oldest_position]
+
+
+@jit
+def _release(v: Record, s: Record, k: Record) -> None:
+    clients = clients_at(k)
+    requests = requests_at(k)
+    release_ns = release_ns_at(k)
+    while s.next_release < k.num_requests and release_ns[s.next_release] <= v.clock_ns:
+        position = requests[RELEASE_ORDER, s.next_release]
+        estimate = requests[ESTIMATE, position]
+        # It arrived inside the last iteration: the time since then counts as waiting.
+        s.request_ns += v.clock_ns - release_ns[s.next_release]
+        s.next_release += 1
+        insert(k.waiting_address, k.num_requests, position)
+        v.waiting += 1
+        v.waiting_tokens += requests[PROMPT, position]
+        v.waiting_work += estimate
+        queue = requests[QUEUE, position]
+        head = clients[HEAD, queue]
+        ahead = head < 0 or position < head
+        if k.shared_queue:
+            if position < s.window_from:
+                s.window_from = 0
+                v.batch_requests = 0
+                v.batch_tokens = 0
+                v.batch_work = 0
+            s.window_full = 0
+        else:
+            clients[QUEUE_WORK, queue] += estimate
+            if ahead and clients[RUNNING, queue] < 0:
+                if head >= 0:
+                    _leave_heads(s, requests, head)
+                _join_heads(s, requests, position)
+        if ahead:
+            clients[HEAD, queue] = position
+
+
+@jit
+def _preview(v: Record, s: Record, k: Record) -> None:
+    """What a prefill now would hold.
+
+    Shared queue: exactly that batch, extended as clients fall idle. Client queues: the heads of the idle clients' own
+    queues, plus an average waiting request for each steal, cut in proportion at the cap; an expectation, since only
+    composing the batch tells whom a thief would rob.
+    """
+    clients = clients_at(k)
+    requests = requests_at(k)
+    if k.shared_queue:
+        v.ready = min(v.idle, v.waiting)
+        while v.batch_requests < v.ready and s.window_full == 0:
+            position = (
+                clients[HEAD, 0]
+                if v.batch_requests == 0
+                else find_from(k.waiting_address, k.num_requests, s.window_from)
+            )
+            prompt = requests[PROMPT, position]
+            if v.batch_requests > 0 and v.batch_tokens + prompt > k.token_cap:
+                s.window_full = 1
+            else:
+                v.batch_requests += 1
+                v.batch_tokens += prompt
+                v.batch_work += requests[ESTIMATE, position]
+                s.window_from = position + 1
+        return
+    v.ready = s.own_ready
+    v.batch_tokens = s.own_tokens
+    v.batch_work = s.own_work
+    if k.stealing:
+        v.ready = min(v.idle, v.waiting)
+        stolen = v.ready - s.own_ready
+        if v.ready == v.waiting:
+            v.batch_tokens = v.waiting_tokens
+            v.batch_work = v.waiting_work
+        elif stolen > 0:
+            v.batch_tokens += stolen * v.waiting_tokens // v.waiting
+            v.batch_work += stolen * v.waiting_work // v.waiting
+    v.batch_requests = v.ready
+    if v.batch_tokens > k.token_cap and v.ready > 1:
+        v.batch_requests = max(1, v.ready * k.token_cap // v.batch_tokens)
+        v.batch_work = v.batch_work * v.batch_requests // v.ready
+        v.batch_tokens = k.token_cap

@@ -1,0 +1,224 @@
+"""The Gymnasium environment: an adapter over the core, without arithmetic of its own."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from llmsched_env.config import Scenario
+from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, TERMINATED, TRUNCATED
+from llmsched_env.core.loops import step as core_step
+from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
+from llmsched_env.evaluation.metrics import final_metrics
+from llmsched_env.instances import instance, pool_size
+from llmsched_env.simulator import Simulator
+
+__all__ = ["LLMSchedEnv"]
+
+Observation = NDArray[np.float32]
+Info = dict[str, Any]
+
+
+def _mask(flags: int) -> NDArray[np.int8]:
+    return np.array([flags & 1, flags >> 1 & 1], np.int8)
+
+
+MASKS = tuple(_mask(flags) for flags in range(4))
+UNBOUNDED_POOL = 2**31
+
+
+class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
+    """One accelerator serves LLM requests to J client slots; each step chooses a prefill or a decode.
+
+    ## Description
+
+    `n` requests wait for `J` clients. The accelerator runs one iteration at a time. In a **prefill** the idle clients
+    take waiting requests, as many as the token cap admits, and everybody else stalls; each taken request has its first
+    token at the end. In a **decode** every active client emits one token. The episode's length is the makespan. The
+    system is that of 'Hybrid Offline-online Scheduling Method for Large Language Model Inference Optimization' (Pang,
+    Li, She, Wang; arXiv 2502.15763); docs/model.md has its exact semantics.
+
+    ## Action Space
+
+    `Discrete(2)`: 0 runs a decode, 1 a prefill. An infeasible action is replaced by the feasible one and counted in
+    `info["invalid_actions"]`; `info["action_mask"]` and `action_masks()` tell in advance.
+
+    ## Observation Space
+
+    `Box(0, 1, (26,), float32)`. Counts of clients are divided by J; a pair of prices or lengths x : y appears as
+    x / (x + y). So it means the same at any size and on any cost scale. Lengths in it are estimates, the truth where
+    `lengths="known"`. A active, F idle, W waiting, R idle clients that have something to take, b requests that a
+    prefill now would hold, T_p and T_d what a prefill and a decode now would last, m the mean output length.
+
+    {observation_table}
+
+    ## Rewards
+
+    A step is charged the difference of an exact integer total, so that the rewards of an episode telescope:
+
+    - `excess` (default): -(alpha_p [prefill] + alpha_d * idle / J [decode]) / LB1. Sums to -(makespan - a constant) / LB1;
+      dense, and right under discounting too, since nothing in it is beyond a policy's control.
+    - `makespan`: -dt / LB1. Sums to -makespan / LB1; use it with gamma = 1 only.
+    - `idle`: client-time lost / (J * LB1). Sums to -makespan * (1 - utilization) / LB1.
+    - `latency`: -integral of (waiting + active) dt / (n * LB1). Sums to -mean end-to-end latency / LB1.
+
+    ## Starting State
+
+    All clients idle, all queues as the scenario lays them out, the clock at 0. `reset(seed=...)` draws a case of the
+    pool; `reset(options={{"case": k}})` takes case k.
+
+    ## Episode End
+
+    Terminated when every request is complete; truncated after `max_iterations` iterations, where that is given.
+
+    ## Information
+
+    Always `action_mask` (2,) int8 and `invalid_actions`, the count so far; `case` after a reset; after the last step
+    `makespan_s`, `utilization`, `gap_to_bound`, `prefills`, `decodes`, `completed`, `mean_latency_s`.
+
+    ## Arguments
+
+    {argument_table}
+
+    `render_mode`: `None`, `"rgb_array"`, `"human"` or `"ansi"`. All others may be given as one `scenario=Scenario(...)`.
+
+    ## Version History
+
+    {version_table}
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "ansi"], "render_fps": 30}
+
+    def __init__(self, scenario: Scenario | None = None, *, render_mode: str | None = None, **arguments: Any) -> None:
+        """Make the environment; see the class for the arguments.
+
+        Raises:
+            ConfigError: a value out of range, or options that contradict each other.
+            UnknownNameError: an argument, preset or mode that does not exist.
+        """
+        self.scenario = (scenario or Scenario()).replace(**arguments)
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
+        self.action_space = spaces.Discrete(2)  # type: ignore[assignment]
+        self._simulator: Simulator | None = None
+        self._flags = TERMINATED
+        self._window: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
+        """Begin an episode: a case drawn from the scenario's pool, or the one named in ``options["case"]``.
+
+        Raises:
+            ConfigError: an unknown option, or a case number below 0.
+        """
+        super().reset(seed=seed)
+        unknown = set(options or {}) - {"case"}
+        if unknown:
+            raise UnknownNameError("reset option", sorted(unknown)[0], {"case"})
+        case = (options or {}).get("case")
+        if case is None:
+            case = int(self.np_random.integers(pool_size(self.scenario) or UNBOUNDED_POOL))
+        problem = instance(self.scenario, case)
+        if self._simulator is not None and self._simulator.instance is problem:
+            self._simulator.reset()
+        else:
+            self._simulator = Simulator(problem, record=self.render_mode is not None)
+        self._arrays = self._simulator.memory.call_arrays
+        observation, _ = self._advance(OBSERVE)
+        info = self._info()
+        info["case"] = int(case)
+        if self.render_mode == "human":
+            self.render()
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
+        """Run one iteration (with ``skip_forced``, and those after it that offer no choice).
+
+        Raises:
+            InvalidActionError: not 0 or 1.
+            EpisodeOverError: before ``reset``, or after the end.
+        """
+        flags = self._flags
+        if flags & (TERMINATED | TRUNCATED):
+            raise EpisodeOverError("the episode has not begun or is over: call reset() before step().")
+        if type(action) is not int or not 0 <= action <= 1:
+            action = _checked(action)
+        observation, reward = self._advance(action)
+        info = self._info()
+        if self.render_mode == "human":
+            self.render()
+        flags = self._flags
+        return observation, reward, flags & TERMINATED != 0, flags & TRUNCATED != 0, info
+
+    def _advance(self, action: int) -> tuple[Observation, float]:
+        observation = np.empty(NUM_FEATURES, np.float32)
+        reward, self._flags = core_step(*self._arrays, action, observation)
+        while self._flags & LOG_FULL:
+            simulator = self._simulator
+            assert simulator is not None
+            simulator.memory.grow_log()
+            more, self._flags = core_step(*self._arrays, OBSERVE if action == OBSERVE else CONTINUE, observation)
+            reward += more
+        return observation, reward
+
+    def _info(self) -> Info:
+        flags = self._flags
+        info: Info = {"action_mask": MASKS[flags & 3].copy(), "invalid_actions": flags >> INVALID_SHIFT}
+        if flags & (TERMINATED | TRUNCATED):
+            assert self._simulator is not None
+            info.update(final_metrics(self._simulator))
+        return info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(2,) bool: which actions are feasible now (the name that sb3-contrib looks for)."""
+        return MASKS[self._flags & 3].astype(np.bool_)
+
+    @property
+    def simulator(self) -> Simulator:
+        """The running episode, for inspection.
+
+        Raises:
+            EpisodeOverError: before the first reset.
+        """
+        if self._simulator is None:
+            raise EpisodeOverError("no episode has begun: call reset() first.")
+        return self._simulator
+
+    def render(self) -> Any:
+        """A picture of the timeline so far: an RGB array, text, or (``human``) a window."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() without a render_mode: make the environment with render_mode='rgb_array'.")
+            return None
+        from llmsched_env import viewer
+
+        if self.render_mode == "ansi":
+            return viewer.text(self.simulator)
+        if self.render_mode == "rgb_array":
+            return viewer.frame(self.simulator)
+        if self._window is None:
+            self._window = viewer.Window(self.metadata["render_fps"])
+        self._window.show(self.simulator)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+def _checked(action: Any) -> int:
+    try:
+        index = operator.index(action)
+    except TypeError:
+        index = -1
+    if index not in (0, 1):
+        raise InvalidActionError(f"action {action!r} is not in Discrete(2): 0 is decode, 1 is prefill.")
+    return index

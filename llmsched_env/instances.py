@@ -1,0 +1,83 @@
+"""From a scenario and a case number to what the core reads: requests, estimates, queues and bound, built once."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.config import Scenario
+from llmsched_env.core.episode import Instance
+from llmsched_env.errors import WorkloadError
+from llmsched_env.offline import lb1_ns, stored_assignment
+from llmsched_env.workload import Requests
+
+__all__ = ["estimates", "instance", "pool_size"]
+
+INSTANCES_KEPT = 1024
+"""A GSM8K case takes about 60 kB; the default training pool of 512 stays in memory."""
+
+
+def instance(scenario: Scenario, case: int) -> Instance:
+    """The case of that number in the scenario's split; the same for ever, read-only, shared by all its users.
+
+    Raises:
+        WorkloadError: no such case, or lengths that the workload does not predict.
+    """
+    return _instance(scenario, case)
+
+
+@functools.lru_cache(maxsize=INSTANCES_KEPT)
+def _instance(scenario: Scenario, case: int) -> Instance:
+    requests = _requests(scenario, case)
+    guess = estimates(scenario, requests)
+    cost = scenario.cost_model
+    queues = None
+    if scenario.queue == "client":
+        queues = stored_assignment(requests, scenario.num_clients, scenario.assignment, loads=guess - 1).client_of
+    return Instance.build(
+        requests,
+        guess,
+        cost,
+        scenario.num_clients,
+        client_of=queues,
+        order=scenario.order,
+        stealing=scenario.stealing,
+        bound_ns=lb1_ns(requests, scenario.num_clients, cost),
+        reward=scenario.reward,
+        skip_forced=scenario.skip_forced,
+        max_iterations=scenario.max_iterations or 0,
+    )
+
+
+@functools.lru_cache(maxsize=INSTANCES_KEPT)
+def _draw(workload: object, split: str, case: int, num_requests: int | None) -> Requests:
+    return workload.requests(split, case, num_requests=num_requests)  # type: ignore[attr-defined,no-any-return]
+
+
+def _requests(scenario: Scenario, case: int) -> Requests:
+    return _draw(scenario.source, scenario.split, case, scenario.num_requests)
+
+
+def estimates(scenario: Scenario, requests: Requests) -> NDArray[np.int32]:
+    """(n,) int32, at least 1: output lengths as the scenario lets a scheduler see them.
+
+    Raises:
+        WorkloadError: ``lengths="predicted"`` and the workload brings no predictions.
+    """
+    if scenario.lengths == "known":
+        return requests.output_tokens
+    if scenario.lengths == "hidden":
+        return np.full(len(requests), max(1, round(requests.mean_output_tokens)), np.int32)
+    if requests.predicted_tokens is None:
+        raise WorkloadError(
+            f"lengths='predicted' but workload {scenario.source.name!r} has no predictions: give a file with a "
+            "column predicted_tokens, or lengths='hidden'."
+        )
+    return requests.predicted_tokens
+
+
+def pool_size(scenario: Scenario) -> int | None:
+    """Cases in the scenario's default pool, or ``None`` where there is no end to them."""
+    return scenario.source.pool_size(scenario.split)

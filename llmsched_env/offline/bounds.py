@@ -1,0 +1,236 @@
+"""Lower bounds on the makespan of *any* policy under exclusive batching: LB1 <= LB2 <= LB3, in whole nanoseconds.
+
+Notation: n requests with prompt P_i and l_i = output_i - 1 decodes; J clients; a schedule is a sequence of K prefills
+and D decodes and, with arrivals, of waits. Durations add up, waits last at least nothing, hence
+
+    makespan >= (sum of prefill times) + (sum of decode times).
+
+**Decode times.** A decode with ``a`` active clients that hold ``c`` tokens lasts alpha_d + beta_d * a + gamma * c. Each
+request takes part in exactly l_i decodes, so the sum of ``a`` is S = sum l_i; before its m-th decode it holds its
+prompt and m emitted tokens, so the sum of ``c`` is sum_i (l_i * P_i + l_i * (l_i + 1) / 2). Both are the same under
+every policy, also with a context term:
+
+    sum of decode times = alpha_d * D + beta_d * S + gamma * (that sum).
+
+**Prefill times.** Affine: alpha_p * K + beta_p * sum P_i. With levels, a prefill of t tokens costs a step function of
+t; any affine function a + b * t with a, b >= 0 that never exceeds the step function at its steps bounds it from below,
+hence the sum by a * K + b * (sum of tokens); the best of the finitely many such functions through steps is used, and a
+prompt above the cap, prefilled alone, enters with its exact time.
+
+**How many prefills.** A prompt above the cap is prefilled alone; any other prefill holds at most cap tokens and at
+most one request a client. With v prompts above the cap, K >= N_min = v + max(ceil(rest of sum P / cap),
+ceil((n - v) / J)), which is at least both max(N_cap, ceil(n / J)) and the count without a cap.
+
+What is used: one prefill *or* one decode at a time, at most one request on a client, every request prefilled once, and
+decodes that emit one token for each active client. Nothing is said about queues, order, stealing, lengths known or not,
+or release times: those only take schedules away or add waits, and a minimum over fewer schedules is no smaller. What
+breaks the bounds: mixed iterations, chunked prefills, preemption with recompute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llmsched_env.cost import CostModel, cost_model
+from llmsched_env.errors import ConfigError
+from llmsched_env.offline.assignment import Assignment, check_clients
+from llmsched_env.offline.cmax_bounds import cmax_bound
+from llmsched_env.offline.grouping import grouped_loads
+from llmsched_env.workload.requests import Requests
+
+__all__ = ["LowerBounds", "lb1_ns", "lb2_ns", "lb3_ns", "lower_bounds", "min_prefills"]
+
+Queues = Assignment | ArrayLike | None
+
+
+@dataclass(frozen=True)
+class LowerBounds:
+    """The three bounds of one instance, each in nanoseconds and at least as large as the one before."""
+
+    lb1_ns: int
+    lb2_ns: int
+    lb3_ns: int
+
+    @property
+    def best_ns(self) -> int:
+        """The largest of the three."""
+        return max(self.lb1_ns, self.lb2_ns, self.lb3_ns)
+
+
+def min_prefills(requests: Requests, clients: SupportsIndex, prefill_token_cap: int) -> int:
+    """N_min: no schedule has fewer prefills (proof in the module's docstring).
+
+    Raises:
+        ConfigError: ``clients`` below 1.
+    """
+    count = check_clients(clients)
+    alone = requests.prompt_tokens > prefill_token_cap
+    num_alone = int(np.count_nonzero(alone))
+    rest = int(requests.prompt_tokens.sum(dtype=np.int64) - requests.prompt_tokens[alone].sum(dtype=np.int64))
+    return num_alone + max(-(-rest // prefill_token_cap), -(-(len(requests) - num_alone) // count))
+
+
+def lb1_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str) -> int:
+    """LB1 = constants + (prefill time of N_min prefills) + alpha_d * ceil(S / J).
+
+    Proof. The module's docstring gives everything but D >= ceil(S / J): a decode emits at most J tokens, and the
+    decodes emit S in all. Holds for every cost model of this package, with and without release times.
+
+    Some tens of microseconds at 1319 requests: what the default reward divides by.
+
+    Raises:
+        ConfigError: ``clients`` below 1; a prompt that no prefill level holds.
+        UnknownNameError: no such cost preset.
+    """
+    case = Case(requests, check_clients(clients), cost_model(cost))
+    return case.makespan_ns(case.least_prefills, case.least_decodes)
+
+
+def lb2_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None) -> int:
+    """LB2: LB1 with D >= any lower bound on P||Cmax of the l_i.
+
+    Proof. Label each request with the client that serves it. A client's requests are served one after another, one
+    token a decode, so D is at least each client's load, and the largest load is at least the optimum of P||Cmax, of
+    which :func:`~llmsched_env.offline.cmax_bounds.cmax_bound` is a lower bound.
+
+    With ``queues`` the clients are given (client queues *without stealing*): then D is at least the largest queue's
+    load, and K at least the number of requests in the longest queue, since a prefill takes at most one from each.
+
+    Args:
+        requests: the requests, with their true lengths.
+        clients: number of clients.
+        cost: cost model or preset name.
+        queues: an assignment, or (n,) clients, that binds; None where any request may go anywhere.
+
+    Raises:
+        ConfigError: as :func:`lb1_ns`; queues that do not fit the requests.
+    """
+    case = Case(requests, check_clients(clients), cost_model(cost))
+    return case.makespan_ns(*case.least_counts(queues))
+
+
+def lb3_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None) -> int:
+    """LB3 = constants + min over N of (time of N prefills) + alpha_d * max(LB2's D, ceil(F(N (N + 1) / 2) / J)).
+
+    F(G) is the least sum over requests of their group's largest l, over partitions of the requests into at most G
+    groups; sorted by l, groups may be taken contiguous, so a one-dimensional dynamic program finds it.
+
+    Proof. Take a schedule with N prefills. Label each request (k, h): it is prefilled in the k-th, and h is the
+    prefill in which its client is refilled next, or N + 1 for the end; 1 <= k < h <= N + 1, so there are at most
+    N (N + 1) / 2 labels. All requests of a label hold their clients through the same decodes: those between the k-th
+    and the h-th prefill. So each is held at least as long as the longest l of its label. A client holds one request
+    at a time, so the J clients give at most J * D client-decodes in all: J * D >= sum over requests of the largest l
+    of their label >= F(N (N + 1) / 2). The cost grows with N through the prefills and F falls, so the minimum over
+    N >= N_min is a lower bound. Where N (N + 1) / 2 reaches the number of distinct l, F = S and the search ends.
+
+    Args and errors as :func:`lb2_ns`. Above :data:`~llmsched_env.offline.grouping.MAX_DISTINCT` distinct lengths they
+    are rounded down to fewer, which keeps the bound valid and makes it weaker.
+    """
+    case = Case(requests, check_clients(clients), cost_model(cost))
+    return case.lb3_ns(*case.least_counts(queues))
+
+
+def lower_bounds(
+    requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None
+) -> LowerBounds:
+    """All three at once. LB1 ignores ``queues``, as in :func:`lb1_ns`.
+
+    Raises:
+        ConfigError: as :func:`lb2_ns`.
+    """
+    case = Case(requests, check_clients(clients), cost_model(cost))
+    counts = case.least_counts(queues)
+    return LowerBounds(
+        case.makespan_ns(case.least_prefills, case.least_decodes), case.makespan_ns(*counts), case.lb3_ns(*counts)
+    )
+
+
+class Case:
+    """The constants of one instance that all three bounds share."""
+
+    def __init__(self, requests: Requests, clients: int, cost: CostModel) -> None:
+        self.requests, self.clients, self.cost = requests, clients, cost
+        self.decodes = requests.decodes.astype(np.int64)
+        self.total_decodes = int(self.decodes.sum())
+        self.least_decodes = -(-self.total_decodes // clients)
+        self.alone = requests.prompt_tokens[requests.prompt_tokens > cost.prefill_token_cap]
+        self.rest_tokens = int(requests.prompt_tokens.sum(dtype=np.int64) - self.alone.sum(dtype=np.int64))
+        self.least_prefills = min_prefills(requests, clients, cost.prefill_token_cap)
+        context = 0
+        if cost.gamma_decode_ns:
+            # Python integers: a product of two int32 columns, summed, may leave 64 bits.
+            context = sum(
+                need * prompt + need * (need + 1) // 2
+                for need, prompt in zip(self.decodes.tolist(), requests.prompt_tokens.tolist(), strict=True)
+            )
+        self.constant_ns = cost.beta_decode_ns * self.total_decodes + cost.gamma_decode_ns * context
+        self.alone_ns = sum(cost.prefill_ns(tokens) for tokens in self.alone.tolist())
+        self.minorants = _prefill_minorants(cost)
+
+    def makespan_ns(self, prefills: int, decodes: int) -> int:
+        """Least makespan of a schedule with at least so many prefills and decodes."""
+        others = prefills - len(self.alone)
+        prefill_ns = max(-(-(a * others + b * self.rest_tokens) // 1) for a, b in self.minorants)
+        return self.constant_ns + self.alone_ns + int(prefill_ns) + self.cost.alpha_decode_ns * decodes
+
+    def least_counts(self, queues: Queues) -> tuple[int, int]:
+        """LB2's least numbers of prefills and decodes."""
+        if queues is None:
+            return self.least_prefills, max(self.least_decodes, cmax_bound(self.decodes, self.clients))
+        client_of = client_indices(queues, len(self.requests), self.clients)
+        held = np.zeros(self.clients, np.int64)
+        np.add.at(held, client_of, self.decodes)
+        longest = int(np.bincount(client_of).max())
+        return max(self.least_prefills, longest), max(self.least_decodes, int(held.max()))
+
+    def lb3_ns(self, least_prefills: int, least_decodes: int) -> int:
+        grouped = grouped_loads(self.decodes, first=least_prefills)
+        best = None
+        for prefills in range(least_prefills, least_prefills + len(grouped)):
+            decodes = max(least_decodes, -(-grouped[prefills - least_prefills] // self.clients))
+            bound = self.makespan_ns(prefills, decodes)
+            best = bound if best is None else min(best, bound)
+            if decodes == least_decodes:
+                break
+        assert best is not None
+        return best
+
+
+def client_indices(queues: Assignment | ArrayLike, n: int, clients: int) -> NDArray[np.int64]:
+    array = np.asarray(queues.client_of if isinstance(queues, Assignment) else queues)
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise ConfigError(
+            f"queues has shape {array.shape} and dtype {array.dtype}: give one client index for each of {n} requests."
+        )
+    if array.min() < 0 or array.max() >= clients:
+        bad = int(np.flatnonzero((array < 0) | (array >= clients))[0])
+        raise ConfigError(f"queues[{bad}] = {array[bad]} is no client: indices lie in [0, {clients}).")
+    return array.astype(np.int64)
+
+
+def _prefill_minorants(cost: CostModel) -> Sequence[tuple[Fraction | int, Fraction | int]]:
+    """Affine functions (a, b), a, b >= 0, with a + b * t <= the time of a prefill of t tokens for all 1 <= t <= cap.
+
+    For levels they are the lines through two steps that lie below all others, the line from the origin below them,
+    and the constant of the lowest level: the vertices of the dual of 'cover the tokens with at least K prefills'.
+    """
+    if not cost.prefill_levels:
+        return [(cost.alpha_prefill_ns, cost.beta_prefill_ns)]
+    steps = [(min(capacity, cost.prefill_token_cap), time) for capacity, time in cost.prefill_levels]
+    # Levels beyond the cap all end at the cap: only the lowest of them counts.
+    steps = [step for i, step in enumerate(steps) if i == 0 or step[0] > steps[i - 1][0]]
+    lines: list[tuple[Fraction | int, Fraction | int]] = [(steps[0][1], 0)]
+    lines.append((0, min(Fraction(time, tokens) for tokens, time in steps)))
+    for i, (tokens, time) in enumerate(steps):
+        for other_tokens, other_time in steps[i + 1 :]:
+            slope = Fraction(other_time - time, other_tokens - tokens)
+            base = time - slope * tokens
+            if base >= 0 and all(base + slope * t <= c for t, c in steps):
+                lines.append((base, slope))
+    return lines

@@ -1,0 +1,93 @@
+"""What decides: the protocol that rules, planners and learned agents share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.core.features import NUM_FEATURES, observe
+from llmsched_env.core.layout import View
+from llmsched_env.cost import CostModel
+
+if TYPE_CHECKING:
+    from llmsched_env.simulator import Simulator
+
+__all__ = ["Action", "CompiledRule", "Policy", "Start", "View", "features"]
+
+
+class Action(IntEnum):
+    """The kind of the next iteration."""
+
+    DECODE = 0
+    PREFILL = 1
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a policy is told when an episode begins: facts about the system, nothing about this case's requests.
+
+    Attributes:
+        num_clients: J.
+        cost: the cost model; its ``prefill_token_cap`` bounds a prefill.
+        mean_output_tokens: mean output length of the population that the requests are drawn from.
+        lengths: what the scenario lets a policy know of lengths: "known", "predicted" or "hidden".
+        seed: for policies that draw random numbers.
+        simulator: the running episode itself, future included; given to clairvoyant policies only, else ``None``.
+    """
+
+    num_clients: int
+    cost: CostModel
+    mean_output_tokens: float
+    lengths: str
+    seed: int = 0
+    simulator: Simulator | None = None
+
+
+class CompiledRule(NamedTuple):
+    """A rule that the core can call: ``function(view, parameters, memory) -> action``.
+
+    Attributes:
+        function: compiled with :func:`llmsched_env.simulator.compile_rule`; reads the fields of `View`.
+        parameters: float64, read by the function.
+        memory: int64, the initial value of what it may keep between decisions; copied for each episode.
+    """
+
+    function: Callable[[Any, Any, Any], int]
+    parameters: NDArray[np.float64]
+    memory: NDArray[np.int64]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that chooses between a prefill and a decode.
+
+    It is asked only where there is a choice. It may also have a method ``compiled(start) -> CompiledRule``; studies
+    then run that inside the core, which must give the same actions.
+
+    Attributes:
+        name: what tables call it.
+        kind: "rule", "planner" or "agent".
+        clairvoyant: whether ``reset`` must be given the simulator, and with it the truth.
+    """
+
+    name: str
+    kind: str
+    clairvoyant: bool
+
+    def reset(self, start: Start) -> None:
+        """Begin an episode."""
+
+    def act(self, view: View) -> int:
+        """Choose the next iteration; both kinds are feasible."""
+
+
+def features(view: View) -> NDArray[np.float32]:
+    """(26,) float32: the observation that the environments give for this view."""
+    out = np.empty(NUM_FEATURES, np.float32)
+    observe(view, out)
+    return out

@@ -1,0 +1,81 @@
+"""docs/workloads.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llmsched_env.errors import FileFormatError
+from llmsched_env.workload import POOL_SIZES, SPLITS, WORKLOADS, Gsm8kWorkload, read_requests_csv, workload
+from llmsched_env.workload.gsm8k import ROWS
+
+DOC = (Path(__file__).parents[2] / "docs" / "workloads.md").read_text(encoding="utf-8")
+
+
+def rows_after(heading: str) -> list[list[str]]:
+    """Cells of the first table after a piece of text, without its two head lines."""
+    lines = DOC[DOC.index(heading) :].splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    table = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return table[2:]
+
+
+def test_table_of_workloads():
+    named = {row[0]: row[-1] for row in rows_after("mine = workload")}
+    assert named.pop("PATH.csv") == type(workload("PATH.csv")).__name__
+    assert named == {name: type(item).__name__ for name, item in WORKLOADS.items()}
+
+
+def test_table_of_splits():
+    table = {row[0]: row[1:] for row in rows_after("## Splits and cases")}
+    assert tuple(table) == SPLITS
+    for split, (pool, rows, *_) in table.items():
+        assert int(pool.split()[0]) == POOL_SIZES[split]
+        _, first, last = ROWS[split]
+        found = re.search(r"(\d+)–(\d+)", rows)
+        assert (found is None) == (split == "test")
+        assert found is None or (int(found[1]), int(found[2])) == (first, last - 1)
+
+
+def test_table_of_moments():
+    table = rows_after("With m₁ and m₂")
+    assert [row[0] for row in table] == list(SPLITS)
+    for split, mean, sd in table:
+        assert (float(mean), float(sd)) == tuple(round(value, 2) for value in Gsm8kWorkload().output_moments(split))
+
+
+def test_quantiles_of_the_smooth_law():
+    table = workload("gsm8k-smooth").output_law.thresholds() / 2.0**53
+    found = re.search(
+        r"median is (\d+), one output in a hundred is longer than (\d+), one in a thousand longer\s+than (\d+)", DOC
+    )
+    assert found is not None
+    for length, share in zip(map(int, found.groups()), (0.5, 0.99, 0.999), strict=True):
+        assert table[length - 2] < share <= table[length - 1]
+
+
+def test_error_shown(tmp_path):
+    path = tmp_path / "requests.csv"
+    path.write_text("prompt_tokens,output_tokens\n1,2\n3,five\n")
+    with pytest.raises(FileFormatError) as caught:
+        read_requests_csv(path)
+    assert str(caught.value).removeprefix(f"{tmp_path}/") in DOC
+
+
+def test_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("requests.csv").write_text("prompt_tokens,output_tokens\n1,2\n")
+    blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {"__name__": "docs"}
+    for block in blocks:
+        exec(compile(block, "docs/workloads.md", "exec", dont_inherit=True), names)
+    assert len(names["larger"]) == 100_000
+    own = workload(names["Constant"]())
+    assert len(own.requests("test", 0)) == 100
