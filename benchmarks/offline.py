@@ -80,7 +80,7 @@ def bounds() -> None:
 
 
 def oracle(count: int) -> None:
-    """Compare the bounds with the exact optimum of random instances of up to nine requests."""
+    """Compare the bounds with the exact optimum of random instances of up to eight requests."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "offline"))
     from oracles import least_makespan_ns
 
@@ -88,7 +88,7 @@ def oracle(count: int) -> None:
     gaps = []
     for seed in range(count):
         rng = np.random.default_rng([9, seed])
-        n, clients = int(rng.integers(6, 10)), int(rng.integers(2, 5))
+        n, clients = int(rng.integers(6, 9)), int(rng.integers(2, 4))
         requests = Requests.of(rng.integers(1, 9, n), rng.integers(1, 9, n))
         cap = int(rng.integers(8, 40))
         cost = CostModel("random", int(rng.integers(0, 80)), 1, int(rng.integers(1, 40)), 1, prefill_token_cap=cap)

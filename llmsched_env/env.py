@@ -15,7 +15,7 @@ from llmsched_env.core.features import NUM_FEATURES
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
-from llmsched_env.evaluation.metrics import final_metrics
+from llmsched_env.metrics import final_metrics
 from llmsched_env.instances import instance, pool_size
 from llmsched_env.simulator import Simulator
 

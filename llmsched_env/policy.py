@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.config import Scenario
 from llmsched_env.core.features import NUM_FEATURES, observe
 from llmsched_env.core.layout import View
-from llmsched_env.cost import CostModel
 
 if TYPE_CHECKING:
     from llmsched_env.simulator import Simulator
@@ -32,18 +32,14 @@ class Start:
     """What a policy is told when an episode begins: facts about the system, nothing about this case's requests.
 
     Attributes:
-        num_clients: J.
-        cost: the cost model; its ``prefill_token_cap`` bounds a prefill.
+        scenario: clients, cost model, queues, and what may be known of lengths.
         mean_output_tokens: mean output length of the population that the requests are drawn from.
-        lengths: what the scenario lets a policy know of lengths: "known", "predicted" or "hidden".
         seed: for policies that draw random numbers.
         simulator: the running episode itself, future included; given to clairvoyant policies only, else ``None``.
     """
 
-    num_clients: int
-    cost: CostModel
+    scenario: Scenario
     mean_output_tokens: float
-    lengths: str
     seed: int = 0
     simulator: Simulator | None = None
 

@@ -58,6 +58,11 @@ class Instance:
         """Clients J."""
         return int(self.setup[0]["num_clients"])
 
+    @property
+    def max_iterations(self) -> int:
+        """Horizon, 0 for none."""
+        return int(self.setup[0]["max_iterations"])
+
     @classmethod
     def build(
         cls,
@@ -195,6 +200,7 @@ class Memory:
         k = self.setup[0]
         k.clients_address = self.clients.ctypes.data
         k.ring_address = self.ring.ctypes.data
+        k.bit_words = len(self.bits)
         k.waiting_address = self.bits.ctypes.data
         k.idle_address = k.waiting_address + 8 * words_needed(self._requests.shape[1])
         k.requests_address = self._requests.ctypes.data
@@ -249,3 +255,22 @@ class Memory:
         self.setup, self._requests, self._release_ns, arrays, self.log, self.served = state
         self.view, self.state, self.clients, self.ring, self.bits = arrays
         self._bind()
+
+
+class Block:
+    """Many episodes of one instance side by side, for compiled code that copies among them.
+
+    Attributes:
+        views: (count,) `VIEW`.
+        states: (count,) `STATE`.
+        setups: (count,) `SETUP`.
+    """
+
+    def __init__(self, memory: Memory, count: int) -> None:
+        """Make ``count`` copies of ``memory``."""
+        self.views = np.repeat(memory.view, count)
+        self.states = np.repeat(memory.state, count)
+        self.setups = np.repeat(memory.setup, count)
+        self._arrays = [memory.copy() for _ in range(count)]
+        for row, copy in enumerate(self._arrays):
+            self.setups[row] = copy.setup[0]

@@ -138,6 +138,7 @@ SETUP = _record(
     ("skip_forced", _I8),
     ("clients_address", _I8),
     ("ring_address", _I8),
+    ("bit_words", _I8),  # of both sets
     ("waiting_address", _I8),  # the set of waiting positions
     ("idle_address", _I8),  # the set of idle clients
     ("requests_address", _I8),

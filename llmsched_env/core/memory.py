@@ -15,7 +15,7 @@ from llmsched_env.core.layout import CLIENT_ROWS, ITERATION, REQUEST_ROWS, RING_
 from llmsched_env.core.pointers import array_at
 from llmsched_env.jit import jit
 
-__all__ = ["clients_at", "log_at", "release_ns_at", "requests_at", "ring_at", "served_at"]
+__all__ = ["bits_at", "clients_at", "copy_episode", "log_at", "release_ns_at", "requests_at", "ring_at", "served_at"]
 
 
 @jit
@@ -28,6 +28,12 @@ def clients_at(k: Any) -> Any:
 def ring_at(k: Any) -> Any:
     """(RING_ROWS, R) int32."""
     return array_at(k.ring_address, (RING_ROWS, k.ring_mask + 1), np.int32)
+
+
+@jit
+def bits_at(k: Any) -> Any:
+    """(bit_words,) uint64: the words of the waiting set, then of the idle set."""
+    return array_at(k.waiting_address, (k.bit_words,), np.uint64)
 
 
 @jit
@@ -52,3 +58,13 @@ def log_at(k: Any) -> Any:
 def served_at(k: Any) -> Any:
     """(n,) `SERVED`; only where ``k.served_address`` is not 0."""
     return array_at(k.served_address, (k.num_requests,), SERVED)
+
+
+@jit
+def copy_episode(views: Any, states: Any, setups: Any, source: int, target: int) -> None:
+    """Overwrite episode ``target`` of a block with ``source``: same instance, recordings excepted."""
+    views[target] = views[source]
+    states[target] = states[source]
+    clients_at(setups[target])[:, :] = clients_at(setups[source])
+    ring_at(setups[target])[:, :] = ring_at(setups[source])
+    bits_at(setups[target])[:] = bits_at(setups[source])

@@ -140,6 +140,7 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
     v.decodes += 1
     v.consecutive_prefills = 0
     v.context_tokens += active
+    s.min_active = min(s.min_active, active)
 
     # What is expected moves one decode nearer: each window takes in its far end and gives up its near one.
     now = v.decodes
@@ -167,8 +168,6 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
     if client < 0:
         v.decode_ns += k.gamma_decode_ns * active
         return False
-    if active < s.min_active:
-        s.min_active = active
     ring[BUCKET, slot] = -1
     while client >= 0:
         following = clients[NEXT, client]
@@ -279,11 +278,13 @@ def _take(v: Record, s: Record, k: Record, queue: int, client: int) -> None:
     clients[QUEUE_WORK, queue] -= estimate
     if queue == client:
         _leave_heads(s, requests, position)
-    elif clients[RUNNING, queue] < 0:
-        # A robbed idle client offers its next request instead.
-        _leave_heads(s, requests, position)
-        if following >= 0:
-            _join_heads(s, requests, following)
+    else:
+        s.steals += 1
+        if clients[RUNNING, queue] < 0:
+            # A robbed idle client offers its next request instead.
+            _leave_heads(s, requests, position)
+            if following >= 0:
+                _join_heads(s, requests, following)
     clients[HEAD, queue] = following
 
 
@@ -354,6 +355,8 @@ def _start(
 def _forget(v: Record, expected: Ints, remaining: int, slot: int) -> None:
     """A request finished before its estimate: take it out of what is expected."""
     expected[slot] -= 1
+    while v.last_due > v.decodes and expected[v.last_due & (len(expected) - 1)] == 0:
+        v.last_due -= 1
     v.remaining -= remaining
     v.remaining_squared -= np.int64(remaining) * np.int64(remaining)
     if remaining <= 1:

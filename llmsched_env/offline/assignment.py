@@ -27,6 +27,10 @@ STAGES = ("open", "round_robin", "lpt", "resplit", "polish", "exact")
 """What may close an assignment: in this order their index is the stage code of files."""
 
 
+MOVES_PER_REQUEST = 400
+"""Where the search has not met the bound of a small instance in so many moves, it is the bound that is too low."""
+
+
 @dataclass(frozen=True, eq=False)
 class Assignment:
     """A client for each request, and how good that is for certain.
@@ -78,7 +82,7 @@ class Budget:
     """How much work ``method="mip"`` may do before it settles for a gap. Counts, never seconds: results repeat.
 
     Attributes:
-        resplit_moves: pairs of clients re-split in one search.
+        resplit_moves: pairs of clients re-split in one search; few requests get at most :data:`MOVES_PER_REQUEST` each.
         resplit_starts: searches for the bound, each with random numbers of its own.
         polish_mips: PuLP models of a few clients.
         polish_nodes: branch-and-bound nodes in each of them.
@@ -109,6 +113,13 @@ def check_clients(clients: SupportsIndex) -> int:
     return count
 
 
+def _check_seed(seed: SupportsIndex) -> int:
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise ConfigError(f"seed = {seed!r} is not a whole number: pass an int.") from None
+
+
 def check_loads(requests: Requests, loads: ArrayLike | None) -> NDArray[np.int64]:
     """(n,) int64 loads: those given, or the requests' decodes.
 
@@ -136,7 +147,7 @@ def assign(
     loads: ArrayLike | None = None,
     progress: bool = False,
     solver: str | None = None,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     budget: Budget | None = None,
 ) -> Assignment:
     """Assign requests to clients so that the most loaded one has as little to do as possible (P||Cmax).
@@ -159,14 +170,14 @@ def assign(
         budget: how much work to do; None: :class:`Budget`'s defaults.
 
     Raises:
-        ConfigError: ``clients`` below 1; loads that are not one whole number for each request.
+        ConfigError: ``clients`` below 1; loads that are not one whole number for each request; a fractional seed.
         UnknownNameError: no such method or solver.
         SolverError: a MIP was needed and no solver runs here.
     """
     count = check_clients(clients)
     if method not in METHODS:
         raise UnknownNameError("assignment method", method, METHODS)
-    work = check_loads(requests, loads)
+    work, random = check_loads(requests, loads), _check_seed(seed)
     if method == "round_robin":
         return _finish(
             round_robin(len(work), count),
@@ -181,7 +192,7 @@ def assign(
     if method == "lpt" or _cmax(start, work, count) == bound:
         return _finish(start, work, count, method=method, bound=bound, stage="lpt")
     with tqdm(total=3, desc=f"assign {len(work)} to {count}", disable=not progress, leave=False) as line:
-        return _improve(start, work, count, bound, solver=solver, seed=seed, budget=budget or Budget(), line=line)
+        return _improve(start, work, count, bound, solver=solver, seed=random, budget=budget or Budget(), line=line)
 
 
 def _improve(
@@ -223,13 +234,14 @@ def _search(
     """Re-split for the bound, then, where it is not met, for targets between the bound and the best found."""
     best = client_of.copy()
     best_cmax = _cmax(best, loads, clients)
-    if clients == 1 or budget.resplit_moves < 1:
+    moves = min(budget.resplit_moves, MOVES_PER_REQUEST * len(loads))
+    if clients == 1 or moves < 1:
         return best, best_cmax
 
     def attempt(target: int, start: NDArray[np.int32], seed: int) -> None:
         nonlocal best, best_cmax
         trial = start.copy()
-        cmax, _ = resplit(loads, trial, clients, target, budget.resplit_moves, seed)
+        cmax, _ = resplit(loads, trial, clients, target, moves, seed & 0xFFFFFFFF)
         if cmax < best_cmax:
             best, best_cmax = trial, int(cmax)
 
@@ -276,8 +288,8 @@ def naive_model(
     found = partition_mip(work, count, bound, solver=solver, node_limit=node_limit)
     if found is None:
         raise SolverError(
-            f"the naive model ({len(work)} requests, {count} clients) found no solution in {node_limit} nodes: raise "
-            "node_limit, or use assign(method='mip')."
+            f"the naive model ({len(work)} requests, {count} clients) ended without a solution (node_limit = "
+            f"{node_limit}): raise node_limit, or use assign(method='mip')."
         )
     client_of, proved = found
     if proved:

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = pool_path(name, split)
             try:
                 if not args.verify:
-                    stages = build(name, split, path, processes=args.jobs)
+                    stages = build(name, split, path, clients=CLIENTS, processes=args.jobs)
                     print(f"{path.name}: " + ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items())))
                 problems = list(verify(name, split, path))
             except LLMSchedError as error:

@@ -3,17 +3,21 @@
 HiGHS (through ``highspy``) is the default; CBC is taken where it is missing. Solves run on one thread and stop on an
 optimality gap or a node count, never on time, so that they end the same way everywhere.
 
-What is worked around, all of PuLP 3.3:
+What is worked around, seen with PuLP 3.3:
 
 - ``status`` is 'Optimal' for any incumbent: only ``sol_status`` tells a proven optimum (PuLP 4: ``stats.status``).
 - A HiGHS solve that stops at its node limit ends in ``kSolutionLimit``, which PuLP does not know: it raises
   ``KeyError`` *after* it has stored the values.
 - Unknown solver options are ignored without a word, so they are spelled here only.
+- HiGHS keeps the thread count of a process's first solve and fails every later one that asks for another count: its
+  scheduler is reset before and after, so that neither the caller's solves nor these disturb the other.
 - ``LpVariable(...)`` and ``PULP_CBC_CMD`` are deprecated, and gone in 4.0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +98,22 @@ def _solver_object(name: str | None, gap_abs: float, node_limit: int | None) -> 
     raise UnknownNameError("solver", name, SOLVERS)
 
 
+@contextmanager
+def _scheduler_of_its_own(program: Any) -> Iterator[None]:
+    reset: Callable[[bool], Any] | None = None
+    if program.name == "HiGHS":
+        import highspy
+
+        reset = getattr(highspy.Highs, "resetGlobalScheduler", None)
+    if reset:
+        reset(True)
+    try:
+        yield
+    finally:
+        if reset:
+            reset(True)
+
+
 def solve(problem: Any, solver: str | None = None, *, gap_abs: float = 0.0, node_limit: int | None = None) -> Outcome:
     """Solve a PuLP problem in place.
 
@@ -110,7 +130,8 @@ def solve(problem: Any, solver: str | None = None, *, gap_abs: float = 0.0, node
     """
     program = _solver_object(solver, gap_abs, node_limit)
     try:
-        stats = problem.solve(program)
+        with _scheduler_of_its_own(program):
+            stats = problem.solve(program)
     except KeyError:
         return Outcome(has_values=True, proved=False, infeasible=False)
     except pulp.PulpError as error:

@@ -101,11 +101,12 @@ def stage_model(
         requests, count, model, queues, least_prefills=least_prefills, least_decodes=least_decodes
     )
     outcome = solve(problem, solver, gap_abs=0.99, node_limit=node_limit)
-    if not outcome.has_values:
-        raise SolverError(f"the stage model of {n} requests on {count} clients found no schedule: raise node_limit.")
     start, finish = _stage_of(s), _stage_of(e)
-    if start is None or finish is None:
-        raise SolverError(f"the stage model of {n} requests stopped in {node_limit} nodes: raise node_limit.")
+    if not outcome.has_values or start is None or finish is None:
+        raise SolverError(
+            f"the stage model ({n} requests, {count} clients) ended without a schedule (node_limit = {node_limit}): "
+            "raise node_limit."
+        )
     stages = _stages(start, finish, requests.decodes.tolist())
     decodes = sum(stage.decodes for stage in stages)
     return StagePlan(case.makespan_ns(len(stages), decodes), len(stages), decodes, stages, outcome.proved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import highspy
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -197,6 +198,15 @@ def test_bad_clients(clients, words):
         assign(with_decodes([1, 2]), clients)
 
 
+def test_seeds():
+    requests = smooth(60, 2)
+    assert assign(requests, 8, seed=-1).proved
+    assert assign(requests, 8, seed=2**70).proved
+    assert not np.array_equal(assign(requests, 8, seed=1).client_of, assign(requests, 8, seed=2).client_of)
+    with pytest.raises(ConfigError, match=r"seed = 0\.5 is not a whole number"):
+        assign(requests, 8, seed=0.5)
+
+
 def test_bad_method_and_solver():
     with pytest.raises(UnknownNameError, match="Did you mean 'lpt'"):
         assign(with_decodes([1, 2]), 2, "ltp")
@@ -228,6 +238,21 @@ def test_cbc_takes_over_where_highs_is_missing(monkeypatch):
         naive_model(with_decodes([3, 3, 2]), 2, solver="highs")
 
 
+def test_callers_own_highs_is_not_disturbed():
+    # HiGHS refuses a second thread count in a process: each side must find the scheduler as if it were alone.
+    def on_two_threads() -> highspy.HighsModelStatus:
+        highs = highspy.Highs()
+        for option, value in (("output_flag", False), ("threads", 2), ("parallel", "on")):
+            highs.setOptionValue(option, value)
+        highs.addVariable(0, 1, 1.0)
+        highs.minimize()
+        return highs.getModelStatus()
+
+    assert on_two_threads() == highspy.HighsModelStatus.kOptimal
+    assert naive_model(with_decodes([3, 3, 2, 2, 2]), 2).proved
+    assert on_two_threads() == highspy.HighsModelStatus.kOptimal
+
+
 @pytest.mark.parametrize("name", solver.SOLVERS)
 def test_node_limit_is_not_mistaken_for_a_proof(name):
     loads = np.random.default_rng(1).integers(50, 900, 40)
@@ -240,5 +265,5 @@ def test_node_limit_is_not_mistaken_for_a_proof(name):
 
 def test_naive_model_without_a_solution(monkeypatch):
     monkeypatch.setattr(assignment, "partition_mip", lambda *args, **kwargs: None)
-    with pytest.raises(SolverError, match="found no solution in 1 nodes: raise node_limit"):
+    with pytest.raises(SolverError, match=r"ended without a solution .node_limit = 1.: raise node_limit"):
         naive_model(with_decodes([1, 2]), 2, node_limit=1)

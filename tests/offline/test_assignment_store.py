@@ -173,6 +173,22 @@ def test_damaged_pool_is_reported_and_not_served(pool, caplog):
     assert stored_assignment(requests_of(0), CLIENTS) == assign(requests_of(0), CLIENTS)
 
 
+def test_command_builds_and_verifies(own_folders, monkeypatch, capsys):
+    monkeypatch.setattr(pools, "workload", lambda name: FewCases())
+    monkeypatch.setattr(pools, "CLIENTS", CLIENTS)
+    wanted = ["--workloads", "gsm8k", "--splits", "test"]
+    assert pools.main([*wanted, "--verify"]) == 1
+    assert "is damaged" in capsys.readouterr().err
+    assert pools.main(wanted) == 0
+    assert "assignments_gsm8k_test.npz: verified" in capsys.readouterr().out
+    monkeypatch.setattr(FewCases, "requests", lambda self, split, number: requests_of(number + 1))
+    assert pools.main([*wanted, "--verify"]) == 1
+    assert "case 2 is missing: its requests have changed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        pools.main(["--jobs", "0"])
+    assert "--jobs 0: give at least 1" in capsys.readouterr().err
+
+
 def test_pool_of_unequal_columns(pool):
     rewrite(pool, stage=np.zeros(1, np.uint8))
     with pytest.raises(CacheError, match="unequal length"):

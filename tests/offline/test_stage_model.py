@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from oracles import least_makespan_ns
 
 from llmsched_env.cost import CostModel
-from llmsched_env.errors import ConfigError
+from llmsched_env.errors import ConfigError, SolverError
 from llmsched_env.offline import lower_bounds, stage_model
+from llmsched_env.offline.solver import Outcome
 from llmsched_env.workload.requests import Requests
+
+# The package re-exports the function under the module's name.
+module = sys.modules["llmsched_env.offline.stage_model"]
 
 
 def replay(plan, requests, clients, cost, queues=None):
@@ -80,3 +86,11 @@ def test_what_it_does_not_model():
     levels = CostModel("levels", 0, 0, 1, 0, prefill_token_cap=8, prefill_levels=((8, 7),))
     with pytest.raises(ConfigError, match="'levels' has prefill levels"):
         stage_model(Requests.of([1], [1]), 1, levels)
+
+
+def test_ends_without_a_schedule(monkeypatch):
+    monkeypatch.setattr(
+        module, "solve", lambda *args, **kwargs: Outcome(has_values=False, proved=False, infeasible=False)
+    )
+    with pytest.raises(SolverError, match=r"2 requests, 1 clients. ended without a schedule .node_limit = 1.: raise"):
+        stage_model(Requests.of([1, 1], [2, 2]), 1, "llama-65b-paper", node_limit=1)

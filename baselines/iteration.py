@@ -1,0 +1,204 @@
+"""Rules of serving systems and of the literature that need only the binary action.
+
+Symbols as in docs/model.md: W waiting, A active, F idle, J clients, R idle clients that have something to take. A rule
+is asked only where both actions are feasible (A > 0 and R > 0); where A = 0 the loop prefills, as each of them would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from baselines.rule import Rule
+from llmsched_env.policy import Start
+
+__all__ = [
+    "RandomRule",
+    "always_worst",
+    "cadence",
+    "decode_first",
+    "delay_factor",
+    "eb_threshold",
+    "eb_threshold_finite",
+    "interleave",
+    "max_wait",
+    "prefill_first",
+    "static_batching",
+    "tgi",
+    "threshold",
+]
+
+
+def _always_prefill(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1
+
+
+def _never_prefill(view: Any, parameters: Any, memory: Any) -> Any:
+    return 0
+
+
+def _fill_then_drain(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if view.consecutive_prefills > 0 else 0
+
+
+def _at_least_idle(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if view.idle >= parameters[0] or view.ready >= view.waiting else 0
+
+
+def _after_decodes(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if view.decodes - view.last_prefill_decode >= parameters[0] else 0
+
+
+def _served_ratio(view: Any, parameters: Any, memory: Any) -> Any:
+    enough = view.batch_requests >= math.floor(view.active * parameters[0])
+    return 1 if enough or view.decodes - view.last_prefill_decode >= parameters[1] else 0
+
+
+def _waited_long_enough(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if view.clock_ns - view.oldest_release_ns > parameters[0] * view.last_prefill_ns else 0
+
+
+def _in_turns(view: Any, parameters: Any, memory: Any) -> Any:
+    if view.consecutive_prefills > 0:
+        return 1 if view.consecutive_prefills < parameters[0] else 0
+    return 1 if view.decodes - view.last_prefill_decode >= parameters[1] else 0
+
+
+def _coin(view: Any, parameters: Any, memory: Any) -> Any:
+    # xorshift64, kept below 2**62 so that signed arithmetic agrees in compiled and plain Python.
+    state = memory[0]
+    state ^= (state << 13) & 0x3FFFFFFFFFFFFFFF
+    state ^= state >> 7
+    state ^= (state << 17) & 0x3FFFFFFFFFFFFFFF
+    memory[0] = state
+    return 1 if (state >> 8) % 1_000_000 < parameters[0] * 1_000_000 else 0
+
+
+def _worst(view: Any, parameters: Any, memory: Any) -> Any:
+    charged = view.idle_charge * view.alpha_decode_ns
+    return 0 if charged >= view.alpha_prefill_ns * view.active else 1
+
+
+def prefill_first() -> Rule:
+    """Prefill whenever an idle client can take a waiting request (W > 0 and F >= 1), else decode.
+
+    The default of vLLM v0 (Kwon et al., SOSP 2023, arXiv 2309.06180) and of SGLang.
+    """
+    return Rule("prefill_first", _always_prefill)
+
+
+def decode_first() -> Rule:
+    """Prefill only when no client is active (A = 0): the other extreme."""
+    return Rule("decode_first", _never_prefill)
+
+
+def static_batching() -> Rule:
+    """When no client is active, prefill until the slots or the waiting requests run out; then decode until all are done.
+
+    FasterTransformer's request-level batching, as described in Orca (Yu et al., OSDI 2022).
+    """
+    return Rule("static_batching", _fill_then_drain)
+
+
+def threshold(idle_clients: int = 14) -> Rule:
+    """Prefill iff F >= k, or everything that waits fits, or A = 0.
+
+    Args:
+        idle_clients: k. k = 1 is :func:`prefill_first`; the default is near the optimum of the paper's case.
+    """
+    return Rule("threshold", _at_least_idle, (float(idle_clients),))
+
+
+def eb_threshold() -> Rule:
+    """The threshold k* = floor(theta * J), with theta / (1 - theta) + ln(1 - theta) = p * alpha_p / alpha_d.
+
+    p = 1 / E[N] is the chance per decode that a request ends. Optimal for geometric lengths, saturated queues and many
+    clients: 'Threshold-Based Exclusive Batching', arXiv 2606.00516.
+    """
+    return Rule("eb_threshold", _at_least_idle, _eb_closed_form)
+
+
+def eb_threshold_finite() -> Rule:
+    """The smallest k with k tau(J - k) - sum of tau(j) over j = J-k+1..J >= alpha_p.
+
+    tau(j) = (alpha_d + beta_d j) / (1 - (1 - p)^j) is the time to the next completion with j active clients; the finite-J
+    form in the code of arXiv 2606.00516.
+    """
+    return Rule("eb_threshold_finite", _at_least_idle, _eb_finite)
+
+
+def _eb_closed_form(start: Start) -> Sequence[float]:
+    cost = start.scenario.cost_model
+    price = cost.prefill_ns(1) / max(1, cost.alpha_decode_ns) / start.mean_output_tokens
+    theta = brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-12)
+    return (max(1.0, math.floor(theta * start.scenario.num_clients)),)
+
+
+def _eb_finite(start: Start) -> Sequence[float]:
+    cost, clients = start.scenario.cost_model, start.scenario.num_clients
+    ends = 1.0 / start.mean_output_tokens
+    active = np.arange(1, clients + 1)
+    tau = (cost.alpha_decode_ns + cost.beta_decode_ns * active) / -np.expm1(active * math.log1p(-min(ends, 1 - 1e-12)))
+    spent = 0.0
+    for k in range(1, clients):
+        spent += tau[clients - k]
+        if k * tau[clients - k - 1] - spent >= cost.prefill_ns(0):
+            return (float(k),)
+    return (float(clients),)
+
+
+def max_wait(decodes: int = 10) -> Rule:
+    """Prefill when A = 0 or at least ``decodes`` decodes have passed since the last prefill.
+
+    LightLLM's router, which waits for at most 10 decode steps by default.
+    """
+    return Rule("max_wait", _after_decodes, (float(decodes),))
+
+
+def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
+    """Prefill when the waiting requests that fit number at least floor(A * ratio), or after ``max_decodes`` decodes.
+
+    Hugging Face Text Generation Inference, ``waiting_served_ratio`` and ``max_waiting_tokens`` (rule from memory).
+    """
+    return Rule("tgi", _served_ratio, (waiting_served_ratio, float(max_decodes)))
+
+
+def delay_factor(factor: float = 0.5) -> Rule:
+    """Prefill iff the oldest waiting request has waited longer than ``factor`` times the last prefill's duration.
+
+    vLLM's ``scheduler_delay_factor`` (pull request 3279; rule from memory). With every release at 0 it is prefill-first.
+    """
+    return Rule("delay_factor", _waited_long_enough, (factor,))
+
+
+def cadence(iterations: int = 8) -> Rule:
+    """While a client is active, prefill at most once in ``iterations`` iterations (vLLM pull request 56848)."""
+    return Rule("cadence", _after_decodes, (float(iterations - 1),))
+
+
+def interleave(prefills: int = 2, decodes: int = 8) -> Rule:
+    """At most ``prefills`` prefills in a row, then at least ``decodes`` decodes.
+
+    vllm-tt-plugin pull request 119, SGLang pull request 34058.
+    """
+    return Rule("interleave", _in_turns, (float(prefills), float(decodes)))
+
+
+class RandomRule(Rule):
+    """A fair coin: a control. Seeded by the episode's seed."""
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__("random", _coin, (probability,))
+
+    def _first_memory(self, start: Start) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.array([np.random.SeedSequence(start.seed).generate_state(1, np.uint64)[0] >> 3 | 1], np.int64)
+
+
+def always_worst() -> Rule:
+    """The opposite of the Lagrangian rule at each choice: a control. A metric that cannot tell them apart is broken."""
+    return Rule("always_worst", _worst)
+

@@ -1,0 +1,58 @@
+"""Five readings of the paper's Lagrangian rule.
+
+makespan = alpha_p K + alpha_d D + constant. Relaxing the two counts puts a price on each: another decode costs the idle
+clients that have something to take alpha_d each (C_d, accumulated since the last prefill, as holding cost is in lot
+sizing); a prefill costs the active clients, which stall, alpha_p each (C_p). Prefill when C_d has reached lambda * C_p.
+The paper's words admit several readings; this one is ours, and the others stand beside it (docs/model.md has the
+derivation). Source: arXiv 2502.15763.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from baselines.rule import Rule
+
+__all__ = ["lagrangian", "lagrangian_instant", "lagrangian_literal", "lagrangian_lookahead"]
+
+
+def _accumulated(view: Any, parameters: Any, memory: Any) -> Any:
+    charge = view.idle_charge * view.alpha_decode_ns
+    return 1 if charge >= parameters[0] * view.alpha_prefill_ns * view.active else 0
+
+
+def _with_the_next_decode(view: Any, parameters: Any, memory: Any) -> Any:
+    charge = (view.idle_charge + view.ready) * view.alpha_decode_ns
+    return 1 if charge >= parameters[0] * view.alpha_prefill_ns * view.active else 0
+
+
+def _whole_prefill(view: Any, parameters: Any, memory: Any) -> Any:
+    charge = view.idle_charge * view.decode_ns
+    return 1 if charge >= parameters[0] * view.prefill_ns * view.active else 0
+
+
+def _one_iteration(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if view.ready * view.decode_ns >= parameters[0] * view.prefill_ns * view.active else 0
+
+
+def lagrangian(multiplier: float = 1.0) -> Rule:
+    """Prefill when alpha_d * (sum of R over the decodes since the last prefill) >= lambda * alpha_p * A."""
+    return Rule("lagrangian", _accumulated, (multiplier,))
+
+
+def lagrangian_lookahead(multiplier: float = 1.0) -> Rule:
+    """As :func:`lagrangian`, with the coming decode's idle clients counted as if it had been run."""
+    return Rule("lagrangian_lookahead", _with_the_next_decode, (multiplier,))
+
+
+def lagrangian_literal(multiplier: float = 1.0) -> Rule:
+    """As :func:`lagrangian`, with whole durations, T_d of a decode and T_p of the coming prefill, in place of alphas.
+
+    The parts of both that grow with tokens and clients are spent whatever the policy does, so it waits too long.
+    """
+    return Rule("lagrangian_literal", _whole_prefill, (multiplier,))
+
+
+def lagrangian_instant(multiplier: float = 1.0) -> Rule:
+    """Compares one iteration's costs, nothing accumulated: R * T_d >= lambda * T_p * A. Waits far too long."""
+    return Rule("lagrangian_instant", _one_iteration, (multiplier,))

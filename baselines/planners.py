@@ -1,0 +1,165 @@
+"""Policies that look ahead in the simulator. They are handed the future, and marked clairvoyant."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.iteration import threshold
+from baselines.lagrangian import lagrangian
+from baselines.rule import Rule
+from baselines.search import PLAN_SIGNATURE, SEARCH_SIGNATURE, beam_search, follow
+from llmsched_env.core.episode import Block
+from llmsched_env.errors import ConfigError
+from llmsched_env.jit import jit_as
+from llmsched_env.policy import CompiledRule, Policy, Start, View
+from llmsched_env.simulator import Simulator, compile_rule
+
+__all__ = ["Beam", "Rollout"]
+
+SIFTED_PER_STATE = 4
+"""Extensions that are finished with the base rule for each state that the beam keeps."""
+
+NOTHING = np.empty(0, np.int64)
+
+
+def _follow_plan(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if view.decodes >= parameters[min(view.prefills, len(parameters) - 1)] else 0
+
+
+def _references(start: Start) -> list[Rule]:
+    """Simple rules, the best of which is the first schedule that states are valued by."""
+    clients = start.scenario.num_clients
+    counts = sorted({max(1, round(clients * share)) for share in (0.02, 0.035, 0.05, 0.06, 0.07, 0.085, 0.1, 0.13)})
+    return [lagrangian(), lagrangian(0.3), *(threshold(count) for count in counts)]
+
+
+class Rollout:
+    """Try both actions, finish each with a base rule, keep the better: one step of policy improvement (Bertsekas).
+
+    Args:
+        base: the rule that finishes; by default the Lagrangian rule with multiplier 1.
+    """
+
+    name = "rollout"
+    kind = "planner"
+    clairvoyant = True
+
+    def __init__(self, base: Rule | None = None) -> None:
+        self._base = base or lagrangian()
+
+    def reset(self, start: Start) -> None:
+        """Begin an episode."""
+        self._real = _simulator(self, start)
+        self._trial = self._real.fork()
+        self._rule = self._base.compiled(start)
+
+    def act(self, view: View) -> int:
+        """The action after which the base rule is charged less; a decode on ties."""
+        return 1 if self._charge_after(1) < self._charge_after(0) else 0
+
+    def _charge_after(self, action: int) -> int:
+        self._trial.restore(self._real)
+        self._trial.step(action)
+        self._trial.run(self._rule)
+        return self._trial.charge
+
+
+class Beam:
+    """Beam search over the action with the longest horizon; plans the whole episode in ``reset``.
+
+    Args:
+        width: states kept at each stage. Scores are measured against width 50.
+        rounds: searches; each but the first values states by the plan found before it.
+    """
+
+    kind = "planner"
+    clairvoyant = True
+
+    def __init__(self, width: int = 50, *, rounds: int = 2) -> None:
+        if width < 1 or rounds < 1:
+            raise ConfigError(f"beam width {width} and rounds {rounds} must be at least 1.")
+        self.width, self.rounds = width, rounds
+        self.name = "beam" if width == 50 else f"beam_{width}"
+
+    def compiled(self, start: Start) -> CompiledRule:
+        """The plan, as a rule that follows it."""
+        plan = self._plan(_simulator(self, start), start)
+        never = np.iinfo(np.int64).max
+        return CompiledRule(compile_rule(_follow_plan), np.array([*plan, never], np.float64), np.zeros(1, np.int64))
+
+    def reset(self, start: Start) -> None:
+        """Plan the episode."""
+        self._rule = self.compiled(start)
+        self._kept = self._rule.memory.copy()
+
+    def act(self, view: View) -> int:
+        """The plan's action."""
+        return int(self._rule.function(view, self._rule.parameters, self._kept))
+
+    def _plan(self, simulator: Simulator, start: Start) -> NDArray[np.int64]:
+        rules = [rule.compiled(start) for rule in _references(start)]
+        schedules = [_Schedule.of(simulator, rule) for rule in rules]
+        base = min(range(len(rules)), key=lambda i: schedules[i].loss)
+        best = schedules[base]
+        for _ in range(self.rounds):
+            found = _Schedule.of(simulator, rules[base], self._search(simulator, rules[base], best))
+            if found.loss >= best.loss:
+                break
+            best = found
+        return best.plan
+
+    def _search(self, simulator: Simulator, rule: CompiledRule, reference: _Schedule) -> NDArray[np.int64]:
+        sifted = SIFTED_PER_STATE * self.width
+        block = Block(simulator.memory, self.width + sifted + 1)
+        longest = int(simulator.instance.setup[0]["ring_mask"]) + 1
+        plan = np.empty(simulator.instance.num_requests + 1, np.int64)
+        length = _compiled(beam_search, SEARCH_SIGNATURE)(
+            block.views, block.states, block.setups, rule.function, rule.parameters, rule.memory.copy(),
+            self.width, sifted, longest, reference.progress, reference.lost, reference.last, plan,
+        )  # fmt: skip
+        return plan[:length].copy()
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """A whole schedule: its plan, and progress and loss after each prefill and at the end (index ``last``)."""
+
+    plan: NDArray[np.int64]
+    progress: NDArray[np.int64]
+    lost: NDArray[np.int64]
+
+    @property
+    def last(self) -> int:
+        return len(self.plan)
+
+    @property
+    def loss(self) -> int:
+        return int(self.lost[self.last])
+
+    @classmethod
+    def of(cls, simulator: Simulator, rule: CompiledRule, prefix: NDArray[np.int64] = NOTHING) -> _Schedule:
+        """Play ``prefix``, then ``rule``, in a copy of the episode."""
+        block = Block(simulator.memory, 1)
+        plan, progress, lost = (np.empty(simulator.instance.num_requests + 1, np.int64) for _ in range(3))
+        length = _compiled(follow, PLAN_SIGNATURE)(
+            block.views, block.states, block.setups, rule.function, rule.parameters, rule.memory.copy(),
+            prefix, len(prefix), plan, progress, lost,
+        )  # fmt: skip
+        return cls(plan[:length].copy(), progress, lost)
+
+
+@functools.cache
+def _compiled(function: Callable[..., int], signature: Any) -> Callable[..., int]:
+    return jit_as(signature)(function)
+
+
+def _simulator(policy: Policy, start: Start) -> Simulator:
+    if start.simulator is None:
+        raise ConfigError(f"policy {policy.name!r} plans in the simulator: start it with Start(..., simulator=...).")
+    return start.simulator

@@ -1,0 +1,138 @@
+"""Every policy by its name, and the bringing of one's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from baselines import iteration, lagrangian, planners
+from baselines.tuned import TUNABLE, Tuned
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.policy import Policy
+
+__all__ = ["BASELINES", "METHODS", "POLICIES", "Entry", "Method", "entry", "make_policy"]
+
+Factory = Callable[[], Policy]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A whole scheduling method: how requests are queued, and the rule that picks iterations.
+
+    Attributes:
+        policy: makes the iteration rule.
+        queues: what it changes of the scenario.
+        text: one line for the tables.
+    """
+
+    policy: Factory
+    queues: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+_FCFS = {"queue": "shared", "order": "fcfs"}
+_LPT = {"queue": "shared", "order": "longest_first"}
+_MIP = {"queue": "client", "assignment": "mip"}
+_SORTED = {"order": "longest_first", "stealing": True}
+
+METHODS: dict[str, Method] = {
+    "baseline": Method(iteration.prefill_first, _FCFS, "one shared FCFS queue, prefill-first (vLLM-style)"),
+    "baseline_lagrangian": Method(lagrangian.lagrangian, _FCFS, "the same with the Lagrangian rule"),
+    "offline": Method(
+        iteration.prefill_first, {**_MIP, "order": "fcfs", "stealing": False}, "MIP queues in arrival order, prefill-first"
+    ),
+    "offline_sorted": Method(iteration.prefill_first, {**_MIP, **_SORTED}, "+ sorting and stealing"),
+    "hybrid": Method(lagrangian.lagrangian, {**_MIP, **_SORTED}, "+ Lagrangian rule: the paper's hybrid"),
+    "hybrid_lpt": Method(
+        lagrangian.lagrangian, {"queue": "client", "assignment": "lpt", **_SORTED}, "hybrid on LPT queues, no MIP"
+    ),
+    "shared_lpt_prefill_first": Method(iteration.prefill_first, _LPT, "one shared queue, longest first, prefill-first"),
+    "shared_lpt_lagrangian": Method(lagrangian.lagrangian, _LPT, "one shared queue, longest first, Lagrangian rule"),
+}
+"""Methods of the ablation: each brings its own queues."""
+
+POLICIES: dict[str, Factory] = {
+    "prefill_first": iteration.prefill_first,
+    "decode_first": iteration.decode_first,
+    "static_batching": iteration.static_batching,
+    "threshold": iteration.threshold,
+    "eb_threshold": iteration.eb_threshold,
+    "eb_threshold_finite": iteration.eb_threshold_finite,
+    "max_wait": iteration.max_wait,
+    "tgi": iteration.tgi,
+    "delay_factor": iteration.delay_factor,
+    "cadence": iteration.cadence,
+    "interleave": iteration.interleave,
+    "lagrangian": lagrangian.lagrangian,
+    "lagrangian_lookahead": lagrangian.lagrangian_lookahead,
+    "lagrangian_literal": lagrangian.lagrangian_literal,
+    "lagrangian_instant": lagrangian.lagrangian_instant,
+    **{name: lambda name=name: Tuned(name) for name in TUNABLE},  # type: ignore[misc]
+    "random": iteration.RandomRule,
+    "always_worst": iteration.always_worst,
+    "rollout": planners.Rollout,
+    "beam": planners.Beam,
+    "beam_1": lambda: planners.Beam(1),
+}
+"""Rules and planners: each runs on the scenario's own queues."""
+
+BASELINES: dict[str, Factory] = {**{name: method.policy for name, method in METHODS.items()}, **POLICIES}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a comparison: a policy in a scenario, under a name."""
+
+    name: str
+    kind: str
+    policy: Policy
+    scenario: Scenario
+    text: str = ""
+
+
+def make_policy(name: str) -> Policy:
+    """A policy by name, or by ``module:factory`` for one's own (a class, or a function without arguments).
+
+    Raises:
+        UnknownNameError: no such name.
+        ConfigError: a module that cannot be imported, or a factory that does not make a policy.
+    """
+    if ":" in name:
+        return _own(name)
+    if name not in BASELINES:
+        raise UnknownNameError("policy", name, BASELINES)
+    return BASELINES[name]()
+
+
+def entry(name: str, scenario: Scenario) -> Entry:
+    """The row for a name: a method on its own queues, anything else on the scenario's."""
+    policy = make_policy(name)
+    if name in METHODS:
+        method = METHODS[name]
+        return Entry(name, "method", policy, scenario.replace(**method.queues), method.text)
+    return Entry(policy.name, policy.kind, policy, scenario)
+
+
+def _own(name: str) -> Policy:
+    module_name, _, factory_name = name.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"policy {name!r}: cannot import {module_name!r} ({error}). Run where the module is.") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UnknownNameError(f"factory in module {module_name!r}:", factory_name, known)
+    policy = factory()
+    missing = [part for part in ("name", "kind", "clairvoyant", "reset", "act") if not hasattr(policy, part)]
+    if missing:
+        raise ConfigError(f"policy {name!r} lacks {', '.join(missing)}: see llmsched_env.policy.Policy.")
+    return policy  # type: ignore[no-any-return]

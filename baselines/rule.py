@@ -1,0 +1,73 @@
+"""The class behind every compiled rule: one function, run inside the core or asked from Python."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from llmsched_env.policy import CompiledRule, Start, View
+from llmsched_env.simulator import compile_rule
+
+__all__ = ["Function", "Rule"]
+
+Function = Callable[[Any, Any, Any], Any]
+
+
+@functools.cache
+def _compiled(function: Function) -> Callable[[Any, Any, Any], int]:
+    return compile_rule(function)
+
+
+class Rule:
+    """An iteration rule: ``function(view, parameters, memory) -> action``.
+
+    Args:
+        name: what tables call it.
+        function: the rule, in the subset of Python that numba compiles. It is asked only where both actions are
+            feasible.
+        parameters: the numbers that it reads, or a function that computes them from the start of an episode.
+        memory: initial value of what it may keep between decisions of an episode.
+    """
+
+    kind = "rule"
+    clairvoyant = False
+
+    def __init__(
+        self,
+        name: str,
+        function: Function,
+        parameters: Sequence[float] | Callable[[Start], Sequence[float]] = (),
+        memory: Sequence[int] = (0,),
+    ) -> None:
+        self.name = name
+        self._function = function
+        self._parameters = parameters
+        self._memory = memory
+        self._rule: CompiledRule | None = None
+        self._kept = np.zeros(1, np.int64)
+
+    def compiled(self, start: Start) -> CompiledRule:
+        """The rule as the core runs it."""
+        values = self._parameters(start) if callable(self._parameters) else self._parameters
+        parameters = np.array([*values, 0.0], np.float64)  # never empty
+        return CompiledRule(_compiled(self._function), parameters, self._first_memory(start))
+
+    def _first_memory(self, start: Start) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.array(self._memory, np.int64)
+
+    def reset(self, start: Start) -> None:
+        """Begin an episode."""
+        self._rule = self.compiled(start)
+        self._kept = self._rule.memory.copy()
+
+    def act(self, view: View) -> int:
+        """The action of the compiled function."""
+        if self._rule is None:
+            raise RuntimeError(f"policy {self.name!r} was asked before reset: call reset(start) first.")
+        return int(self._rule.function(view, self._rule.parameters, self._kept))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"

@@ -1,0 +1,157 @@
+"""Running policies over cases: whole episodes in compiled code where a policy can, one decision at a time otherwise."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError
+from llmsched_env.metrics import EPISODE_METRICS, final_metrics
+from llmsched_env.evaluation.statistics import Estimate, mean_estimate
+from llmsched_env.instances import instance
+from llmsched_env.policy import Policy, Start
+from llmsched_env.simulator import Simulator
+
+__all__ = ["CoverageWarning", "Evaluation", "case_numbers", "decision_times", "evaluate", "play", "start"]
+
+
+class CoverageWarning(UserWarning):
+    """A simulation left the range of iterations that its cost model was fitted on."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one policy did on some cases of one scenario.
+
+    Attributes:
+        policy: the policy's name.
+        kind: "method", "rule", "planner" or "agent".
+        clairvoyant: whether policy or queues used true output lengths.
+        scenario: where.
+        cases: (cases,) case numbers.
+        columns: a (cases,) array a metric: those of `EPISODE_METRICS`, and ``bound_s``.
+    """
+
+    policy: str
+    kind: str
+    clairvoyant: bool
+    scenario: Scenario
+    cases: NDArray[np.int64]
+    columns: dict[str, NDArray[np.float64]]
+
+    def estimate(self, metric: str) -> Estimate:
+        """Mean over the cases with its 95 % confidence interval."""
+        return mean_estimate(self.columns[metric])
+
+
+def case_numbers(cases: int | Iterable[int]) -> NDArray[np.int64]:
+    """Case numbers from a count (the first N) or a sequence of numbers.
+
+    Raises:
+        ConfigError: none, or a negative or repeated number.
+    """
+    numbers = np.arange(cases) if isinstance(cases, int | np.integer) else np.array([*cases], np.int64)
+    if not len(numbers):
+        raise ConfigError(f"cases = {cases!r} names no case: give a count of at least 1, or case numbers.")
+    if numbers.min() < 0 or len(np.unique(numbers)) < len(numbers):
+        raise ConfigError(f"cases = {cases!r}: case numbers start at 0 and appear once each.")
+    return numbers.astype(np.int64)
+
+
+def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -> Start:
+    """What ``policy`` is told at the start of this episode: the simulator only where it is marked clairvoyant."""
+    mean = float(simulator.view.mean_output_tokens)
+    return Start(scenario, mean, seed, simulator if policy.clairvoyant else None)
+
+
+def play(policy: Policy, scenario: Scenario, case: int, *, seed: int = 0, record: bool = False) -> Simulator:
+    """Run one episode to its end and return it.
+
+    A policy with a method ``compiled`` runs inside the core; one without is asked wherever there is a choice.
+    """
+    simulator = Simulator(instance(scenario, case), record=record)
+    told = start(policy, scenario, simulator, seed)
+    compiled = getattr(policy, "compiled", None)
+    if compiled is not None:
+        simulator.run(compiled(told))
+        return simulator
+    policy.reset(told)
+    for _ in _decisions(policy, simulator):
+        pass
+    return simulator
+
+
+def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = lambda: 0) -> Iterable[int]:
+    horizon = simulator.instance.max_iterations
+    while not simulator.done and not (horizon and simulator.view.prefills + simulator.view.decodes >= horizon):
+        if simulator.can_decode and simulator.can_prefill:
+            before = clock()
+            action = policy.act(simulator.view)
+            yield clock() - before
+            simulator.step(action)
+        else:
+            simulator.step(int(simulator.can_prefill))
+
+
+def evaluate(
+    policy: Policy,
+    scenario: Scenario,
+    cases: int | Iterable[int] = 100,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> Evaluation:
+    """Run ``policy`` on cases of ``scenario``.
+
+    Args:
+        policy: any object of the `Policy` protocol.
+        scenario: the scenario; its split says which pool of cases.
+        cases: how many of the first cases, or which.
+        seed: for policies that draw random numbers; case c is given seed + c.
+        progress: called with 1 after each case.
+
+    Raises:
+        ConfigError: no such cases.
+    """
+    numbers = case_numbers(cases)
+    names = (*EPISODE_METRICS, "bound_s")
+    columns = {name: np.empty(len(numbers)) for name in names}
+    outside: str | None = None
+    for row, case in enumerate(numbers):
+        simulator = play(policy, scenario, int(case), seed=seed + int(case))
+        metrics = final_metrics(simulator)
+        for name in names:
+            columns[name][row] = metrics[name]
+        outside = outside or _outside(scenario, simulator)
+        if progress is not None:
+            progress(1)
+    if outside is not None:
+        warnings.warn(f"{policy.name}: {outside}", CoverageWarning, stacklevel=2)
+    clairvoyant = policy.clairvoyant or scenario.uses_lengths
+    return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, columns)
+
+
+def _outside(scenario: Scenario, simulator: Simulator) -> str | None:
+    totals = simulator.totals
+    if not totals.max_batch_tokens:
+        return None
+    return scenario.cost_model.outside_coverage(
+        int(totals.min_batch_tokens), int(totals.max_batch_tokens), int(totals.min_active), simulator.instance.num_clients
+    )
+
+
+def decision_times(policy: Policy, scenario: Scenario, cases: Sequence[int] = (0,), *, seed: int = 0) -> NDArray[np.int64]:
+    """(decisions,) ns: how long ``policy.act`` took, asked one decision at a time from Python on these cases."""
+    times: list[int] = []
+    for case in cases:
+        simulator = Simulator(instance(scenario, int(case)))
+        policy.reset(start(policy, scenario, simulator, seed + int(case)))
+        times.extend(_decisions(policy, simulator, time.perf_counter_ns))
+    return np.array(times, np.int64)

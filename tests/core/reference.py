@@ -1,0 +1,237 @@
+"""The system of docs/model.md once more, as plainly as it can be said: lists, loops, everything counted anew each time.
+
+Shares nothing with the package, so that what both say is likely to be true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from strategies import DECODE, PREFILL, Case
+
+WINDOWS = {"due_1": (1, 1), "due_4": (2, 4), "due_16": (5, 16), "due_64": (17, 64), "due_256": (65, 256)}
+
+
+class Running:
+    """A request on a client."""
+
+    def __init__(self, request: int) -> None:
+        self.request = request
+        self.emitted = 1
+
+
+class Reference:
+    """One episode of a case."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.clock_ns = 0
+        self.jump_ns = 0
+        self.running: list[Running | None] = [None] * case.num_clients
+        self.waiting: list[int] = []
+        self.unreleased = list(range(len(case.prompts)))
+        self.client: dict[int, int] = {}
+        self.prefill_start_ns: dict[int, int] = {}
+        self.first_token_ns: dict[int, int] = {}
+        self.completion_ns: dict[int, int] = {}
+        self.log: list[tuple[int, int, int, int]] = []
+        self.ready_at_decodes: list[int] = []  # since the last prefill
+        self.idle_client_decodes = 0
+        self.invalid_actions = 0
+        self.steals = 0
+        self.batches: list[int] = []  # prompt tokens of each prefill
+        self.active_at_decodes: list[int] = []
+        self.stopped_at_cap = 0
+        self.arrived_inside = 0
+        self.let_time_pass()
+
+    # What follows from the state.
+
+    @property
+    def active(self) -> list[Running]:
+        return [held for held in self.running if held is not None]
+
+    @property
+    def idle(self) -> list[int]:
+        return [client for client, held in enumerate(self.running) if held is None]
+
+    @property
+    def done(self) -> bool:
+        return len(self.completion_ns) == len(self.case.prompts)
+
+    def own(self, client: int, waiting: Iterable[int]) -> list[int]:
+        """What waits in a client's queue, in the order in which it is to be taken."""
+        case = self.case
+        sign = {"fcfs": 0, "longest_first": -1, "shortest_first": 1}[case.order]
+        mine = [i for i in waiting if case.queues is None or case.queues[i] == client]
+        return sorted(mine, key=lambda i: (sign * case.estimates[i], i))
+
+    def compose(self) -> list[tuple[int, int]]:
+        """The batch of a prefill now: (client, request) in the order in which they are taken."""
+        case = self.case
+        waiting, running = list(self.waiting), list(self.running)
+        batch: list[tuple[int, int]] = []
+        tokens = 0
+        for client in self.idle:
+            queue = self.own(client, waiting)
+            if not queue and case.stealing and waiting:
+                victim = max(range(case.num_clients), key=lambda j: (self.work(j, waiting, running), -j))
+                queue = self.own(victim, waiting)
+            if not queue:
+                continue
+            request = queue[0]
+            if batch and tokens + case.prompts[request] > case.token_cap:
+                break
+            tokens += case.prompts[request]
+            batch.append((client, request))
+            waiting.remove(request)
+            running[client] = Running(request)
+        return batch
+
+    def work(self, client: int, waiting: list[int], running: list[Running | None]) -> int:
+        """Expected work of a client that can be robbed; -1 where nothing waits in its queue."""
+        queue, held = self.own(client, waiting), running[client]
+        if not queue:
+            return -1
+        left = 0 if held is None else max(0, self.case.estimates[held.request] - held.emitted)
+        return left + sum(self.case.estimates[i] for i in queue)
+
+    @property
+    def ready(self) -> int:
+        if self.case.queues is None or self.case.stealing:
+            return min(len(self.idle), len(self.waiting))
+        return sum(1 for client in self.idle if self.own(client, self.waiting))
+
+    @property
+    def context_tokens(self) -> int:
+        return sum(self.case.prompts[held.request] + held.emitted for held in self.active)
+
+    @property
+    def expected(self) -> list[int]:
+        """Decodes that each active client is expected to go; 0 or less where the estimate was outlived."""
+        return [self.case.estimates[held.request] - held.emitted for held in self.active]
+
+    def request_ns(self) -> int:
+        """Time that requests spent in the system, in sum."""
+        released = [i for i in range(len(self.case.prompts)) if i not in self.unreleased]
+        return sum(self.completion_ns.get(i, self.clock_ns) - self.case.releases_ns[i] for i in released)
+
+    def busy_client_ns(self) -> int:
+        return sum((end - start) * clients for start, end, _, clients in self.log)
+
+    def prefill_ns(self, tokens: int) -> int:
+        case = self.case
+        if case.levels:
+            return min(time for capacity, time in case.levels if capacity >= tokens)
+        return case.alpha_prefill_ns + case.beta_prefill_ns * tokens
+
+    @property
+    def decode_ns(self) -> int:
+        case, active = self.case, len(self.active)
+        return case.alpha_decode_ns + case.beta_decode_ns * active + case.gamma_decode_ns * self.context_tokens
+
+    def view(self) -> dict[str, int]:
+        """The fields of the core's view that have one exact value."""
+        case, expected = self.case, self.expected
+        on_time = [left for left in expected if left > 0]
+        kinds = [kind for _, _, kind, _ in self.log]
+        consecutive = next((i for i, kind in enumerate(reversed(kinds)) if kind == DECODE), len(kinds))
+        fields = {
+            "clock_ns": self.clock_ns,
+            "prefills": kinds.count(PREFILL),
+            "decodes": kinds.count(DECODE),
+            "completed": len(self.completion_ns),
+            "num_clients": case.num_clients,
+            "active": len(self.active),
+            "idle": len(self.idle),
+            "waiting": len(self.waiting),
+            "ready": self.ready,
+            "decode_ns": self.decode_ns,
+            "consecutive_prefills": consecutive,
+            "idle_charge": sum(self.ready_at_decodes),
+            "waiting_tokens": sum(case.prompts[i] for i in self.waiting),
+            "waiting_work": sum(case.estimates[i] for i in self.waiting),
+            "context_tokens": self.context_tokens,
+            "overdue": len(expected) - len(on_time),
+            "remaining": sum(on_time),
+            "remaining_squared": sum(left * left for left in on_time),
+        }
+        for name, (first, last) in WINDOWS.items():
+            fields[name] = sum(1 for left in on_time if first <= left <= last)
+        if PREFILL in kinds:
+            last_prefill = len(kinds) - 1 - kinds[::-1].index(PREFILL)
+            fields["last_prefill_ns"] = self.log[last_prefill][1] - self.log[last_prefill][0]
+            fields["last_prefill_decode"] = kinds[:last_prefill].count(DECODE)
+        if self.waiting:
+            fields["oldest_release_ns"] = min(case.releases_ns[i] for i in self.waiting)
+        if case.queues is None:
+            batch = [request for _, request in self.compose()]
+            fields["batch_requests"] = len(batch)
+            fields["batch_tokens"] = sum(case.prompts[i] for i in batch)
+            fields["batch_work"] = sum(case.estimates[i] for i in batch)
+            if batch:
+                fields["prefill_ns"] = self.prefill_ns(fields["batch_tokens"])
+        return fields
+
+    # What happens.
+
+    def step(self, action: int) -> None:
+        if action == PREFILL and not self.ready:
+            self.invalid_actions += 1
+            action = DECODE
+        elif action == DECODE and not self.active:
+            self.invalid_actions += 1
+            action = PREFILL
+        if action == PREFILL:
+            self.prefill()
+        else:
+            self.decode()
+        self.let_time_pass()
+
+    def prefill(self) -> None:
+        batch, start_ns = self.compose(), self.clock_ns
+        tokens = sum(self.case.prompts[request] for _, request in batch)
+        self.stopped_at_cap += len(batch) < self.ready
+        self.clock_ns += self.prefill_ns(tokens)
+        self.batches.append(tokens)
+        for client, request in batch:
+            self.waiting.remove(request)
+            self.running[client] = Running(request)
+            self.client[request] = client
+            self.prefill_start_ns[request] = start_ns
+            self.first_token_ns[request] = self.clock_ns
+            self.steals += self.case.queues is not None and self.case.queues[request] != client
+        self.log.append((start_ns, self.clock_ns, PREFILL, len(batch)))
+        self.ready_at_decodes = []
+        self.retire()
+
+    def decode(self) -> None:
+        start_ns, active = self.clock_ns, self.active
+        self.ready_at_decodes.append(self.ready)
+        self.idle_client_decodes += len(self.idle)
+        self.active_at_decodes.append(len(active))
+        self.clock_ns += self.decode_ns
+        for held in active:
+            held.emitted += 1
+        self.log.append((start_ns, self.clock_ns, DECODE, len(active)))
+        self.retire()
+
+    def retire(self) -> None:
+        for client, held in enumerate(self.running):
+            if held is not None and held.emitted == self.case.outputs[held.request]:
+                self.completion_ns[held.request] = self.clock_ns
+                self.running[client] = None
+
+    def let_time_pass(self) -> None:
+        """Arrivals up to now; where nothing is left to do, the time until the next."""
+        self.release()
+        if self.unreleased and not self.active and not self.waiting:
+            next_ns = self.case.releases_ns[self.unreleased[0]]
+            self.jump_ns += next_ns - self.clock_ns
+            self.clock_ns = next_ns
+            self.release()
+
+    def release(self) -> None:
+        while self.unreleased and self.case.releases_ns[self.unreleased[0]] <= self.clock_ns:
+            self.arrived_inside += self.case.releases_ns[self.unreleased[0]] < self.clock_ns
+            self.waiting.append(self.unreleased.pop(0))

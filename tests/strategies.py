@@ -1,0 +1,150 @@
+"""Small cases: how tests write them down, how Hypothesis draws them, and what the core makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from llmsched_env.core.episode import ORDERS, Instance
+from llmsched_env.cost import CostModel
+from llmsched_env.offline import lb1_ns
+from llmsched_env.workload import Requests
+
+DECODE, PREFILL = 0, 1
+
+REPEATABLE = settings(deadline=None, derandomize=True)
+"""For laws that also assert what was exercised: the same examples in every run."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that fixes an episode but the actions: plain Python, one entry a request in release order."""
+
+    prompts: tuple[int, ...]
+    outputs: tuple[int, ...]
+    num_clients: int
+    estimates: tuple[int, ...] = ()
+    releases_ns: tuple[int, ...] = ()
+    queues: tuple[int, ...] | None = None
+    order: str = "fcfs"
+    stealing: bool = False
+    alpha_prefill_ns: int = 100
+    beta_prefill_ns: int = 10
+    alpha_decode_ns: int = 50
+    beta_decode_ns: int = 1
+    gamma_decode_ns: int = 0
+    token_cap: int = 1000
+    levels: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.estimates:
+            object.__setattr__(self, "estimates", self.outputs)
+        if not self.releases_ns:
+            object.__setattr__(self, "releases_ns", (0,) * len(self.prompts))
+
+    @property
+    def cost(self) -> CostModel:
+        return CostModel(
+            "test",
+            self.alpha_prefill_ns,
+            self.beta_prefill_ns,
+            self.alpha_decode_ns,
+            self.beta_decode_ns,
+            self.gamma_decode_ns,
+            self.token_cap,
+            self.levels,
+        )
+
+    @property
+    def requests(self) -> Requests:
+        return Requests.of(list(self.prompts), list(self.outputs), release_ns=list(self.releases_ns))
+
+    def instance(self, **options: Any) -> Instance:
+        """The case as the core reads it; ``options`` as those of `Instance.build` (reward, skip_forced, ...)."""
+        return Instance.build(
+            self.requests,
+            np.array(self.estimates, np.int32),
+            self.cost,
+            self.num_clients,
+            client_of=None if self.queues is None else np.array(self.queues, np.int32),
+            order=self.order,
+            stealing=self.stealing,
+            bound_ns=lb1_ns(self.requests, self.num_clients, self.cost),
+            **options,
+        )
+
+
+def _lengths(longest: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.integers(1, 8), st.integers(1, longest))
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longest: int = 24) -> Case:
+    """Few requests on few clients, with every mechanism on or off."""
+    longest = 300 if longest > 20 and draw(st.integers(0, 9)) == 9 else longest
+    n, num_clients = draw(st.integers(1, 12)), draw(st.integers(1, 5))
+    outputs = draw(st.lists(_lengths(longest), min_size=n, max_size=n))
+    prompts = draw(st.lists(st.integers(1, 12), min_size=n, max_size=n))
+    kind = draw(st.sampled_from(["known", "noisy", "hidden"]))
+    if kind == "noisy":
+        estimates = draw(st.lists(_lengths(longest), min_size=n, max_size=n))
+    else:
+        estimates = outputs if kind == "known" else [draw(_lengths(longest))] * n
+    gaps = [0] * n
+    if arrivals and draw(st.booleans()):
+        gaps = draw(st.lists(st.sampled_from([0, 0, 1, 40, 150, 150, 1000, 5000]), min_size=n, max_size=n))
+    queues = None
+    if draw(st.integers(0, 3)) > 0:
+        queues = tuple(draw(st.lists(st.integers(0, num_clients - 1), min_size=n, max_size=n)))
+    token_cap = draw(st.sampled_from([1, 7, 15, 30, 1000]))
+    levels: tuple[tuple[int, int], ...] = ()
+    gamma = 0
+    if not affine:
+        gamma = draw(st.sampled_from([0, 0, 3]))
+        if draw(st.integers(0, 3)) == 0:
+            levels = ((5, 90), (13, 140), (max(13, token_cap) + 7, 260))
+    return Case(
+        tuple(prompts),
+        tuple(outputs),
+        num_clients,
+        estimates=tuple(estimates),
+        releases_ns=tuple(accumulate(gaps)),
+        queues=queues,
+        order=draw(st.sampled_from(ORDERS)),
+        stealing=draw(st.integers(0, 2)) > 0,
+        alpha_prefill_ns=draw(st.sampled_from([0, 37, 100])),
+        beta_prefill_ns=draw(st.sampled_from([1, 10])),
+        alpha_decode_ns=draw(st.sampled_from([0, 50])),
+        beta_decode_ns=draw(st.sampled_from([1, 7])),
+        gamma_decode_ns=gamma,
+        token_cap=token_cap,
+        levels=levels,
+    )
+
+
+def seeded_case(seed: int, **changes: Any) -> Case:
+    """A case of medium size without Hypothesis: 40 requests on 7 clients, noisy estimates, arrivals for odd seeds."""
+    rng = np.random.default_rng(seed)
+    n, num_clients = 40, 7
+    outputs = rng.integers(1, 60, n)
+    case = Case(
+        tuple(rng.integers(1, 30, n).tolist()),
+        tuple(outputs.tolist()),
+        num_clients,
+        estimates=tuple(np.maximum(1, outputs + rng.integers(-20, 20, n)).tolist()),
+        releases_ns=tuple(np.cumsum(rng.integers(0, 500, n) * (seed % 2)).tolist()),
+        queues=tuple(rng.integers(0, num_clients, n).tolist()) if seed % 3 else None,
+        order=ORDERS[seed % len(ORDERS)],
+        stealing=seed % 4 != 0,
+        token_cap=60,
+    )
+    return replace(case, **changes)
+
+
+ACTIONS = st.lists(st.integers(0, 1), min_size=1, max_size=40)
+"""A sequence of actions, to be repeated until an episode ends."""
