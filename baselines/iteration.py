@@ -201,4 +201,3 @@ class RandomRule(Rule):
 def always_worst() -> Rule:
     """The opposite of the Lagrangian rule at each choice: a control. A metric that cannot tell them apart is broken."""
     return Rule("always_worst", _worst)
-

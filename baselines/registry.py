@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -44,7 +45,9 @@ METHODS: dict[str, Method] = {
     "baseline": Method(iteration.prefill_first, _FCFS, "one shared FCFS queue, prefill-first (vLLM-style)"),
     "baseline_lagrangian": Method(lagrangian.lagrangian, _FCFS, "the same with the Lagrangian rule"),
     "offline": Method(
-        iteration.prefill_first, {**_MIP, "order": "fcfs", "stealing": False}, "MIP queues in arrival order, prefill-first"
+        iteration.prefill_first,
+        {**_MIP, "order": "fcfs", "stealing": False},
+        "MIP queues in arrival order, prefill-first",
     ),
     "offline_sorted": Method(iteration.prefill_first, {**_MIP, **_SORTED}, "+ sorting and stealing"),
     "hybrid": Method(lagrangian.lagrangian, {**_MIP, **_SORTED}, "+ Lagrangian rule: the paper's hybrid"),
@@ -72,7 +75,7 @@ POLICIES: dict[str, Factory] = {
     "lagrangian_lookahead": lagrangian.lagrangian_lookahead,
     "lagrangian_literal": lagrangian.lagrangian_literal,
     "lagrangian_instant": lagrangian.lagrangian_instant,
-    **{name: lambda name=name: Tuned(name) for name in TUNABLE},  # type: ignore[misc]
+    **{name: functools.partial(Tuned, name) for name in TUNABLE},
     "random": iteration.RandomRule,
     "always_worst": iteration.always_worst,
     "rollout": planners.Rollout,
@@ -126,7 +129,9 @@ def _own(name: str) -> Policy:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"policy {name!r}: cannot import {module_name!r} ({error}). Run where the module is.") from error
+        raise ConfigError(
+            f"policy {name!r}: cannot import {module_name!r} ({error}). Run where the module is."
+        ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

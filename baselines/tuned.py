@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from baselines.iteration import threshold
+from baselines.iteration import interleave, max_wait, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from llmsched_env.config import Scenario
@@ -52,9 +52,13 @@ def _multipliers(scenario: Scenario) -> Sequence[float]:
     return [float(x) for x in np.round(np.geomspace(0.01, 10.0, 37), 4)]
 
 
+_DECODES = [float(x) for x in (*range(1, 21), 24, 28, 32, 40, 48, 64, 96)]
+
 TUNABLE: dict[str, Tunable] = {
     "tuned_threshold": Tunable(lambda value: threshold(int(value)), _counts),
     "lagrangian_tuned": Tunable(lagrangian, _multipliers),
+    "max_wait_tuned": Tunable(lambda value: max_wait(int(value)), lambda scenario: _DECODES),
+    "interleave_tuned": Tunable(lambda value: interleave(2, int(value)), lambda scenario: _DECODES),
 }
 
 

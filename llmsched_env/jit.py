@@ -19,7 +19,7 @@ import numba
 
 from llmsched_env.storage import cache_dir
 
-__all__ = ["jit", "jit_as"]
+__all__ = ["inlined", "jit", "jit_as"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +39,11 @@ def jit(function: F) -> F:
     return _compile(function)
 
 
+def inlined(function: F) -> F:
+    """As :func:`jit`, for small functions: always inlined into compiled callers."""
+    return _compile(function, forceinline=True)
+
+
 def jit_as(signature: Any) -> Callable[[F], F]:
     """Compile now, for one signature: needed where a compiled function is an argument or is passed as one."""
 
@@ -48,7 +53,7 @@ def jit_as(signature: Any) -> Callable[[F], F]:
     return decorate
 
 
-def _compile(function: F, *signature: Any) -> F:
+def _compile(function: F, *signature: Any, **options: bool) -> F:
     # numba reads its global CACHE_DIR when a function is decorated, so it is set for just that long: the cache of a
     # user's own numba code stays where it was.
     settings: Any = numba.config
@@ -57,9 +62,9 @@ def _compile(function: F, *signature: Any) -> F:
     try:
         compiled: Any
         try:
-            compiled = numba.njit(*signature, cache=True, nogil=True, error_model="numpy")(function)
+            compiled = numba.njit(*signature, cache=True, nogil=True, error_model="numpy", **options)(function)
         except RuntimeError:  # no source file to key a cache by: an interactive session
-            compiled = numba.njit(*signature, nogil=True, error_model="numpy")(function)
+            compiled = numba.njit(*signature, nogil=True, error_model="numpy", **options)(function)
     finally:
         settings.CACHE_DIR = previous
     return compiled  # type: ignore[no-any-return]

@@ -64,7 +64,7 @@ def request_metrics(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
     if not len(served):
         raise ConfigError("this episode was not recorded: make it with Simulator(instance, record=True).")
     output = np.empty(len(served), np.int64)
-    output[simulator.instance.request_of] = simulator.instance.requests[layout.OUTPUT]
+    output[simulator.instance.request_of] = simulator.instance.requests[:, layout.OUTPUT]
     started, finished = served["first_token_ns"] > 0, served["completion_ns"] > 0
     several = finished & (output > 1)
     decoding_ns = served["completion_ns"] - served["first_token_ns"]

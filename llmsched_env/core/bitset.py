@@ -14,7 +14,7 @@ from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from llmsched_env.core.pointers import array_at
-from llmsched_env.jit import jit
+from llmsched_env.jit import inlined, jit
 
 __all__ = ["contains", "find_from", "insert", "remove", "words_needed"]
 
@@ -55,13 +55,13 @@ def _compiled_lowest_bit(word: Any) -> Any:
     return compiled
 
 
-@jit
+@inlined
 def _words(address: int, size: int) -> NDArray[np.uint64]:
     # At least as many words as there are; only interpreted code looks at the length.
     return array_at(address, ((size >> 5) + 4,), np.uint64)  # type: ignore[no-any-return]
 
 
-@jit
+@inlined
 def insert(address: int, size: int, member: int) -> None:
     """Add ``member`` to the set of members below ``size`` whose words lie at ``address``."""
     bits = _words(address, size)
@@ -77,7 +77,7 @@ def insert(address: int, size: int, member: int) -> None:
         member >>= 6
 
 
-@jit
+@inlined
 def remove(address: int, size: int, member: int) -> None:
     """Take ``member`` out of the set."""
     bits = _words(address, size)
@@ -93,13 +93,13 @@ def remove(address: int, size: int, member: int) -> None:
         member >>= 6
 
 
-@jit
+@inlined
 def contains(address: int, size: int, member: int) -> bool:
     """Whether ``member`` is in the set."""
     return (_words(address, size)[member >> 6] >> np.uint64(member & 63)) & ONE != ZERO  # type: ignore[no-any-return]
 
 
-@jit
+@inlined
 def find_from(address: int, size: int, member: int) -> int:
     """Smallest member that is at least ``member``, or -1."""
     if member >= size:

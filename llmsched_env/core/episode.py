@@ -33,7 +33,7 @@ class Instance:
     """One case as the core reads it: read-only, built once, shared by every copy of an episode.
 
     Attributes:
-        requests: (REQUEST_ROWS, n) int32 in queue order.
+        requests: (n, REQUEST_COLUMNS) int32 in queue order.
         release_ns: (n,) int64 in release order.
         request_of: (n,) int32: number of the request at each position.
         setup: (1,) `SETUP`.
@@ -111,26 +111,25 @@ class Instance:
         by_position = np.lexsort((number, key, queue)).astype(np.int32)
         position_of = np.empty(n, np.int32)
         position_of[by_position] = np.arange(n, dtype=np.int32)
-        rows = np.empty((layout.REQUEST_ROWS, n), np.int32)
-        rows[layout.PROMPT] = requests.prompt_tokens[by_position]
-        rows[layout.OUTPUT] = requests.output_tokens[by_position]
-        rows[layout.ESTIMATE] = estimates[by_position]
-        rows[layout.QUEUE] = queue[by_position]
-        rows[layout.RELEASE_ORDER] = position_of  # requests are numbered in release order
+        rows = np.empty((n, layout.REQUEST_COLUMNS), np.int32)
+        rows[:, layout.PROMPT] = requests.prompt_tokens[by_position]
+        rows[:, layout.OUTPUT] = requests.output_tokens[by_position]
+        rows[:, layout.ESTIMATE] = estimates[by_position]
+        rows[:, layout.QUEUE] = queue[by_position]
         setup = _setup(requests, cost, num_clients, shared, stealing, estimates)
         k = setup[0]
         k.max_iterations = max_iterations
         k.reward = REWARDS.index(reward)
         k.skip_forced = skip_forced
         k.reward_scale = float(bound_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
-        memory = Memory.empty(setup, rows, requests.release_ns)
+        memory = Memory.empty(setup, (rows, requests.release_ns, position_of))
         memory.view[0].mean_output_tokens = requests.mean_output_tokens
         if shared:
             memory.clients[layout.END, 0] = n
         else:
-            memory.clients[layout.END] = np.searchsorted(rows[layout.QUEUE], np.arange(num_clients), side="right")
+            memory.clients[layout.END] = np.searchsorted(rows[:, layout.QUEUE], np.arange(num_clients), side="right")
         start_episode(memory.view[0], memory.state[0], memory.setup[0])
-        for array in (rows, by_position, setup, *memory.arrays):
+        for array in (rows, by_position, position_of, setup, *memory.arrays):
             array.setflags(write=False)
         return cls(rows, requests.release_ns, by_position, setup, memory, bound_ns)
 
@@ -178,39 +177,40 @@ class Memory:
         served: (n,) `SERVED`, by position; empty where nothing is recorded.
     """
 
-    __slots__ = ("_release_ns", "_requests", "bits", "clients", "log", "ring", "served", "setup", "state", "view")
+    __slots__ = ("_case", "bits", "clients", "log", "ring", "served", "setup", "state", "view")
 
     def __init__(
         self,
         template: Records,
-        requests: NDArray[np.int32],
-        release_ns: NDArray[np.int64],
+        case: tuple[Any, ...],
         arrays: tuple[Any, ...],
         *,
         record: bool = False,
     ) -> None:
         self.view, self.state, self.clients, self.ring, self.bits = arrays
-        self._requests, self._release_ns = requests, release_ns
+        self._case = case  # requests, release times and release order: shared, kept alive for their addresses
         self.setup = template.copy()
         self.log = np.zeros(FIRST_LOG_CAPACITY if record else 0, ITERATION)
-        self.served = np.zeros(requests.shape[1] if record else 0, SERVED)
+        self.served = np.zeros(len(case[0]) if record else 0, SERVED)
         self._bind()
 
     def _bind(self) -> None:
         k = self.setup[0]
+        requests, release_ns, release_order = self._case
         k.clients_address = self.clients.ctypes.data
         k.ring_address = self.ring.ctypes.data
         k.bit_words = len(self.bits)
         k.waiting_address = self.bits.ctypes.data
-        k.idle_address = k.waiting_address + 8 * words_needed(self._requests.shape[1])
-        k.requests_address = self._requests.ctypes.data
-        k.release_address = self._release_ns.ctypes.data
+        k.idle_address = k.waiting_address + 8 * words_needed(len(requests))
+        k.requests_address = requests.ctypes.data
+        k.release_address = release_ns.ctypes.data
+        k.release_order_address = release_order.ctypes.data
         k.log_address = self.log.ctypes.data
         k.log_capacity = len(self.log)
         k.served_address = self.served.ctypes.data if len(self.served) else 0
 
     @classmethod
-    def empty(cls, template: Records, requests: NDArray[np.int32], release_ns: NDArray[np.int64]) -> Memory:
+    def empty(cls, template: Records, case: tuple[Any, ...]) -> Memory:
         """Zeroed arrays for an instance."""
         k = template[0]
         num_clients, ring_size = int(k["num_clients"]), int(k["ring_mask"]) + 1
@@ -219,9 +219,9 @@ class Memory:
             np.zeros(1, STATE),
             np.zeros((layout.CLIENT_ROWS, num_clients), np.int32),
             np.zeros((layout.RING_ROWS, ring_size), np.int32),
-            np.zeros(words_needed(requests.shape[1]) + words_needed(num_clients), np.uint64),
+            np.zeros(words_needed(len(case[0])) + words_needed(num_clients), np.uint64),
         )
-        return cls(template, requests, release_ns, arrays)
+        return cls(template, case, arrays)
 
     @property
     def arrays(self) -> tuple[Any, ...]:
@@ -236,12 +236,16 @@ class Memory:
     def copy(self, *, record: bool = False) -> Memory:
         """An independent copy, writable; its recordings are empty."""
         arrays = tuple(array.copy() for array in self.arrays)
-        return Memory(self.setup, self._requests, self._release_ns, arrays, record=record)
+        arrays[1]["logged"] = 0
+        return Memory(self.setup, self._case, arrays, record=record)
 
     def assign(self, other: Memory) -> None:
-        """Overwrite with another memory of the same instance (recordings excepted)."""
+        """Overwrite with another memory of the same instance; the recordings begin anew."""
         for mine, theirs in zip(self.arrays, other.arrays, strict=True):
             mine[...] = theirs
+        self.state["logged"] = 0
+        self.log[:] = 0
+        self.served[:] = 0
 
     def grow_log(self) -> None:
         """Double the room for recorded iterations."""
@@ -249,10 +253,10 @@ class Memory:
         self._bind()
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.setup, self._requests, self._release_ns, self.arrays, self.log, self.served
+        return self.setup, self._case, self.arrays, self.log, self.served
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.setup, self._requests, self._release_ns, arrays, self.log, self.served = state
+        self.setup, self._case, arrays, self.log, self.served = state
         self.view, self.state, self.clients, self.ring, self.bits = arrays
         self._bind()
 

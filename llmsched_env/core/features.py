@@ -106,5 +106,5 @@ def observe(v: Any, out: NDArray[np.float32]) -> None:
         out[22] = 0.0
         out[23] = 0.0
     out[24] = v.waiting_work / (v.waiting_work + clients * mean)
-    age = np.float64(v.clock_ns - v.oldest_release_ns)
+    age = np.float64(v.clock_ns - v.oldest_release_ns) if v.waiting > 0 else 0.0
     out[25] = age / (age + mean * v.decode_ns) if age > 0 else 0.0

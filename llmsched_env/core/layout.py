@@ -74,7 +74,7 @@ class View(Protocol):
     waiting_tokens: int  # prompt tokens that wait
     waiting_work: int  # estimated output tokens that wait
     context_tokens: int  # prompt and output tokens held for the active clients
-    oldest_release_ns: int  # of the waiting requests; the clock where none waits
+    oldest_release_ns: int  # of the waiting requests; some time up to the clock where none waits
     due_1: int  # active clients expected to finish in the next decode
     due_4: int  # ... in 2 to 4 decodes
     due_16: int  # ... in 5 to 16
@@ -83,7 +83,7 @@ class View(Protocol):
     overdue: int  # active clients that have outlived their estimate
     remaining: int  # sum of expected decodes to go over the active clients (overdue: 0)
     remaining_squared: int  # sum of their squares
-    last_due: int  # decode count at which the last active client is expected to finish
+    last_due: int  # decode count at which the last active client is expected to finish; up to `decodes` where none is
     alpha_prefill_ns: int  # fixed time of a prefill (cost model)
     alpha_decode_ns: int  # fixed time of a decode
     beta_decode_ns: int  # time of an active client in a decode
@@ -143,6 +143,7 @@ SETUP = _record(
     ("idle_address", _I8),  # the set of idle clients
     ("requests_address", _I8),
     ("release_address", _I8),
+    ("release_order_address", _I8),
     ("log_address", _I8),  # recordings: 0 where they are off
     ("log_capacity", _I8),
     ("served_address", _I8),
@@ -156,21 +157,21 @@ QUEUE_WORK = 2  # estimated output tokens waiting in its queue
 HEAD = 3  # position of the head of its queue, -1 when empty (shared queue: column 0)
 END = 4  # position after the last of its queue
 NEXT = 5  # next client in the same bucket of the ring, -1 at the end
-BATCH = 6  # scratch: clients of the batch being composed
-CLIENT_ROWS = 7
+HELD = 6  # context tokens of the running request at its end
+BATCH = 7  # scratch: clients of the batch being composed
+CLIENT_ROWS = 8
 
 # Rows of `ring` (int32, one column a decode count modulo its size).
 BUCKET = 0  # first client that finishes at this decode, -1 for none
 EXPECTED = 1  # number of clients expected to finish at this decode
 RING_ROWS = 2
 
-# Rows of `requests` (int32, one column a position).
+# Columns of `requests` (int32, one row a position): what a start reads lies together.
 PROMPT = 0
 OUTPUT = 1
 ESTIMATE = 2
 QUEUE = 3  # queue that holds it
-RELEASE_ORDER = 4  # the k-th request to be released is at this position
-REQUEST_ROWS = 5
+REQUEST_COLUMNS = 4
 
 # Optional recordings: one entry an iteration, one entry a position. Length 0 switches them off.
 ITERATION = _record(("start_ns", _I8), ("end_ns", _I8), ("prefill", _I8), ("clients", _I8))

@@ -11,50 +11,66 @@ from typing import Any
 
 import numpy as np
 
-from llmsched_env.core.layout import CLIENT_ROWS, ITERATION, REQUEST_ROWS, RING_ROWS, SERVED
+from llmsched_env.core.layout import CLIENT_ROWS, ITERATION, REQUEST_COLUMNS, RING_ROWS, SERVED
 from llmsched_env.core.pointers import array_at
-from llmsched_env.jit import jit
+from llmsched_env.jit import inlined, jit
 
-__all__ = ["bits_at", "clients_at", "copy_episode", "log_at", "release_ns_at", "requests_at", "ring_at", "served_at"]
+__all__ = [
+    "bits_at",
+    "clients_at",
+    "copy_episode",
+    "log_at",
+    "release_ns_at",
+    "release_order_at",
+    "requests_at",
+    "ring_at",
+    "served_at",
+]
 
 
-@jit
+@inlined
 def clients_at(k: Any) -> Any:
     """(CLIENT_ROWS, J) int32."""
     return array_at(k.clients_address, (CLIENT_ROWS, k.num_clients), np.int32)
 
 
-@jit
+@inlined
 def ring_at(k: Any) -> Any:
     """(RING_ROWS, R) int32."""
     return array_at(k.ring_address, (RING_ROWS, k.ring_mask + 1), np.int32)
 
 
-@jit
+@inlined
 def bits_at(k: Any) -> Any:
     """(bit_words,) uint64: the words of the waiting set, then of the idle set."""
     return array_at(k.waiting_address, (k.bit_words,), np.uint64)
 
 
-@jit
+@inlined
 def requests_at(k: Any) -> Any:
-    """(REQUEST_ROWS, n) int32."""
-    return array_at(k.requests_address, (REQUEST_ROWS, k.num_requests), np.int32)
+    """(n, REQUEST_COLUMNS) int32."""
+    return array_at(k.requests_address, (k.num_requests, REQUEST_COLUMNS), np.int32)
 
 
-@jit
+@inlined
+def release_order_at(k: Any) -> Any:
+    """(n,) int32: position of each request, by number."""
+    return array_at(k.release_order_address, (k.num_requests,), np.int32)
+
+
+@inlined
 def release_ns_at(k: Any) -> Any:
     """(n,) int64."""
     return array_at(k.release_address, (k.num_requests,), np.int64)
 
 
-@jit
+@inlined
 def log_at(k: Any) -> Any:
     """(log_capacity,) `ITERATION`."""
     return array_at(k.log_address, (k.log_capacity,), ITERATION)
 
 
-@jit
+@inlined
 def served_at(k: Any) -> Any:
     """(n,) `SERVED`; only where ``k.served_address`` is not 0."""
     return array_at(k.served_address, (k.num_requests,), SERVED)

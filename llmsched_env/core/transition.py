@@ -24,23 +24,24 @@ from llmsched_env.core.layout import (
     ESTIMATE,
     EXPECTED,
     HEAD,
+    HELD,
     NEXT,
     OUTPUT,
     PROMPT,
     QUEUE,
     QUEUE_WORK,
-    RELEASE_ORDER,
     RUNNING,
 )
 from llmsched_env.core.memory import (
     clients_at,
     log_at,
     release_ns_at,
+    release_order_at,
     requests_at,
     ring_at,
     served_at,
 )
-from llmsched_env.jit import jit
+from llmsched_env.jit import inlined, jit
 
 __all__ = ["DECODE", "PREFILL", "advance", "start_episode"]
 
@@ -53,7 +54,7 @@ Ints = NDArray[np.int32]
 Record = Any
 
 
-@jit
+@inlined
 def prefill_duration(k: Record, tokens: int) -> int:
     """Duration in ns of a prefill of ``tokens`` prompt tokens (affine, or the smallest level that holds them)."""
     if k.num_levels == 0:
@@ -125,7 +126,7 @@ def advance(
         _settle(v, s, k)
 
 
-@jit
+@inlined
 def _decode(v: Record, s: Record, k: Record) -> bool:
     """Returns whether a request was completed."""
     clients = clients_at(k)
@@ -169,28 +170,36 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
         v.decode_ns += k.gamma_decode_ns * active
         return False
     ring[BUCKET, slot] = -1
+    finished = 0
+    early = 0
+    held = 0
     while client >= 0:
-        following = clients[NEXT, client]
         due = clients[DUE, client]
-        if due <= now:
-            v.overdue -= 1
-        else:
+        if due > now:
+            early += 1
             _forget(v, expected, due - now, due & mask)
+        finished += 1
+        held += clients[HELD, client]
         _complete(v, s, k, client)
-        client = following
+        client = clients[NEXT, client]
+    v.overdue -= finished - early
+    _leave(v, finished, held)
     return True
 
 
-@jit
+@inlined
 def _prefill(v: Record, s: Record, k: Record) -> int:
+    """Returns the number of clients that took part."""
     clients = clients_at(k)
     requests = requests_at(k)
     start_ns = v.clock_ns
-    in_system = v.waiting + v.active
+    waiting = v.waiting
+    in_system = waiting + v.active
     tokens = 0
+    work = 0
     count = 0
     client = find_from(k.idle_address, k.num_clients, 0)
-    while client >= 0 and v.waiting > 0:
+    while client >= 0 and waiting > 0:
         if k.shared_queue:
             queue = 0
         elif clients[HEAD, client] >= 0:
@@ -201,15 +210,18 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
             queue = -1
         if queue >= 0:
             position = clients[HEAD, queue]
-            prompt = requests[PROMPT, position]
+            prompt = requests[position, PROMPT]
             if count > 0 and tokens + prompt > k.token_cap:
                 break
-            tokens += prompt
-            _take(v, s, k, queue, client)
+            estimate = requests[position, ESTIMATE]
+            _take(s, k, queue, client)
             clients[RUNNING, client] = position
-            clients[DUE, client] = v.decodes + requests[ESTIMATE, position] - 1
+            clients[DUE, client] = v.decodes + estimate - 1
             clients[BATCH, count] = client
+            tokens += prompt
+            work += estimate
             count += 1
+            waiting -= 1
         client = find_from(k.idle_address, k.num_clients, client + 1)
 
     duration = prefill_duration(k, tokens)
@@ -219,20 +231,31 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
     v.last_prefill_decode = v.decodes
     v.idle_charge = 0
     v.last_prefill_ns = duration
+    v.idle -= count
+    v.active += count
+    v.waiting = waiting
+    v.waiting_tokens -= tokens
+    v.waiting_work -= work
+    v.context_tokens += tokens + count
     s.prefill_time_ns += duration
     s.busy_client_ns += duration * count
     s.request_ns += duration * in_system
-    if tokens > s.max_batch_tokens:
-        s.max_batch_tokens = tokens
-    if tokens < s.min_batch_tokens:
-        s.min_batch_tokens = tokens
-    for i in range(count):
-        _start(v, s, k, clients[BATCH, i], start_ns)
+    s.max_batch_tokens = max(s.max_batch_tokens, tokens)
+    s.min_batch_tokens = min(s.min_batch_tokens, tokens)
     s.window_from = 0
     s.window_full = 0
     v.batch_requests = 0
     v.batch_tokens = 0
     v.batch_work = 0
+    finished = 0
+    held = 0
+    for i in range(count):
+        client = clients[BATCH, i]
+        if _start(v, s, k, client, start_ns):
+            finished += 1
+            held += clients[HELD, client]
+    if finished > 0:
+        _leave(v, finished, held)
     return count
 
 
@@ -255,27 +278,21 @@ def _victim(v: Record, clients: Ints) -> int:
     return num_clients - 1 - (best & 0x7FFFFFFF)
 
 
-@jit
-def _take(v: Record, s: Record, k: Record, queue: int, client: int) -> None:
+@inlined
+def _take(s: Record, k: Record, queue: int, client: int) -> None:
     """Remove the head of ``queue`` for idle ``client``, which is busy from here on."""
     clients = clients_at(k)
     requests = requests_at(k)
     position = clients[HEAD, queue]
-    estimate = requests[ESTIMATE, position]
     remove(k.waiting_address, k.num_requests, position)
     remove(k.idle_address, k.num_clients, client)
-    v.idle -= 1
-    v.active += 1
-    v.waiting -= 1
-    v.waiting_tokens -= requests[PROMPT, position]
-    v.waiting_work -= estimate
-    if k.shared_queue:
-        clients[HEAD, 0] = find_from(k.waiting_address, k.num_requests, position + 1)
-        return
     following = find_from(k.waiting_address, k.num_requests, position + 1)
+    if k.shared_queue:
+        clients[HEAD, 0] = following
+        return
     if following >= clients[END, queue]:
         following = -1
-    clients[QUEUE_WORK, queue] -= estimate
+    clients[QUEUE_WORK, queue] -= requests[position, ESTIMATE]
     if queue == client:
         _leave_heads(s, requests, position)
     else:
@@ -288,35 +305,29 @@ def _take(v: Record, s: Record, k: Record, queue: int, client: int) -> None:
     clients[HEAD, queue] = following
 
 
-@jit
+@inlined
 def _join_heads(s: Record, requests: Ints, position: int) -> None:
     s.own_ready += 1
-    s.own_tokens += requests[PROMPT, position]
-    s.own_work += requests[ESTIMATE, position]
+    s.own_tokens += requests[position, PROMPT]
+    s.own_work += requests[position, ESTIMATE]
 
 
-@jit
+@inlined
 def _leave_heads(s: Record, requests: Ints, position: int) -> None:
     s.own_ready -= 1
-    s.own_tokens -= requests[PROMPT, position]
-    s.own_work -= requests[ESTIMATE, position]
+    s.own_tokens -= requests[position, PROMPT]
+    s.own_work -= requests[position, ESTIMATE]
 
 
-@jit
-def _start(
-    v: Record,
-    s: Record,
-    k: Record,
-    client: int,
-    start_ns: int,
-) -> None:
-    """End of its prefill: the request has its first token, and decodes unless that was the only one."""
+@inlined
+def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
+    """End of its prefill: the request has its first token. Returns whether that was the only one."""
     clients = clients_at(k)
     ring = ring_at(k)
     requests = requests_at(k)
     position = clients[RUNNING, client]
-    decodes = requests[OUTPUT, position] - 1
-    v.context_tokens += requests[PROMPT, position] + 1
+    decodes = requests[position, OUTPUT] - 1
+    clients[HELD, client] = requests[position, PROMPT] + decodes + 1
     if k.served_address != 0:
         entry = served_at(k)[position]
         entry.client = client
@@ -325,15 +336,15 @@ def _start(
         entry.decode = v.decodes
     if decodes == 0:
         _complete(v, s, k, client)
-        return
+        return True
     mask = k.ring_mask
     slot = (v.decodes + decodes) & mask
     clients[NEXT, client] = ring[BUCKET, slot]
     ring[BUCKET, slot] = client
-    expected = requests[ESTIMATE, position] - 1
+    expected = requests[position, ESTIMATE] - 1
     if expected == 0:
         v.overdue += 1
-        return
+        return False
     ring[EXPECTED, (v.decodes + expected) & mask] += 1
     if v.decodes + expected > v.last_due:
         v.last_due = v.decodes + expected
@@ -349,9 +360,10 @@ def _start(
         v.due_64 += 1
     elif expected <= 256:
         v.due_256 += 1
+    return False
 
 
-@jit
+@inlined
 def _forget(v: Record, expected: Ints, remaining: int, slot: int) -> None:
     """A request finished before its estimate: take it out of what is expected."""
     expected[slot] -= 1
@@ -371,25 +383,30 @@ def _forget(v: Record, expected: Ints, remaining: int, slot: int) -> None:
         v.due_256 -= 1
 
 
-@jit
+@inlined
 def _complete(v: Record, s: Record, k: Record, client: int) -> None:
+    """Free a client; :func:`_leave` counts it."""
     clients = clients_at(k)
     requests = requests_at(k)
-    position = clients[RUNNING, client]
-    v.context_tokens -= requests[PROMPT, position] + requests[OUTPUT, position]
-    v.completed += 1
-    v.active -= 1
-    v.idle += 1
+    if k.served_address != 0:
+        served_at(k)[clients[RUNNING, client]].completion_ns = v.clock_ns
     clients[RUNNING, client] = -1
     clients[DUE, client] = 0
     insert(k.idle_address, k.num_clients, client)
     if not k.shared_queue and clients[HEAD, client] >= 0:
         _join_heads(s, requests, clients[HEAD, client])
-    if k.served_address != 0:
-        served_at(k)[position].completion_ns = v.clock_ns
 
 
-@jit
+@inlined
+def _leave(v: Record, finished: int, held: int) -> None:
+    """Count out ``finished`` requests, which held ``held`` tokens."""
+    v.context_tokens -= held
+    v.completed += finished
+    v.active -= finished
+    v.idle += finished
+
+
+@inlined
 def _settle(v: Record, s: Record, k: Record) -> None:
     """Bring the view up to the clock: arrivals, a jump over time in which there is nothing to do, what comes next."""
     requests = requests_at(k)
@@ -407,7 +424,8 @@ def _settle(v: Record, s: Record, k: Record) -> None:
     v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * v.active + k.gamma_decode_ns * v.context_tokens
     v.oldest_release_ns = v.clock_ns
     if v.waiting > 0:
-        while not contains(k.waiting_address, k.num_requests, requests[RELEASE_ORDER, s.oldest_position]):
+        release_order = release_order_at(k)
+        while not contains(k.waiting_address, k.num_requests, release_order[s.oldest_position]):
             s.oldest_position += 1
         v.oldest_release_ns = release_ns[s.oldest_position]
 
@@ -417,17 +435,18 @@ def _release(v: Record, s: Record, k: Record) -> None:
     clients = clients_at(k)
     requests = requests_at(k)
     release_ns = release_ns_at(k)
+    release_order = release_order_at(k)
     while s.next_release < k.num_requests and release_ns[s.next_release] <= v.clock_ns:
-        position = requests[RELEASE_ORDER, s.next_release]
-        estimate = requests[ESTIMATE, position]
+        position = release_order[s.next_release]
+        estimate = requests[position, ESTIMATE]
         # It arrived inside the last iteration: the time since then counts as waiting.
         s.request_ns += v.clock_ns - release_ns[s.next_release]
         s.next_release += 1
         insert(k.waiting_address, k.num_requests, position)
         v.waiting += 1
-        v.waiting_tokens += requests[PROMPT, position]
+        v.waiting_tokens += requests[position, PROMPT]
         v.waiting_work += estimate
-        queue = requests[QUEUE, position]
+        queue = requests[position, QUEUE]
         head = clients[HEAD, queue]
         ahead = head < 0 or position < head
         if k.shared_queue:
@@ -447,7 +466,7 @@ def _release(v: Record, s: Record, k: Record) -> None:
             clients[HEAD, queue] = position
 
 
-@jit
+@inlined
 def _preview(v: Record, s: Record, k: Record) -> None:
     """What a prefill now would hold.
 
@@ -465,13 +484,13 @@ def _preview(v: Record, s: Record, k: Record) -> None:
                 if v.batch_requests == 0
                 else find_from(k.waiting_address, k.num_requests, s.window_from)
             )
-            prompt = requests[PROMPT, position]
+            prompt = requests[position, PROMPT]
             if v.batch_requests > 0 and v.batch_tokens + prompt > k.token_cap:
                 s.window_full = 1
             else:
                 v.batch_requests += 1
                 v.batch_tokens += prompt
-                v.batch_work += requests[ESTIMATE, position]
+                v.batch_work += requests[position, ESTIMATE]
                 s.window_from = position + 1
         return
     v.ready = s.own_ready

@@ -143,11 +143,16 @@ def _outside(scenario: Scenario, simulator: Simulator) -> str | None:
     if not totals.max_batch_tokens:
         return None
     return scenario.cost_model.outside_coverage(
-        int(totals.min_batch_tokens), int(totals.max_batch_tokens), int(totals.min_active), simulator.instance.num_clients
+        int(totals.min_batch_tokens),
+        int(totals.max_batch_tokens),
+        int(totals.min_active),
+        simulator.instance.num_clients,
     )
 
 
-def decision_times(policy: Policy, scenario: Scenario, cases: Sequence[int] = (0,), *, seed: int = 0) -> NDArray[np.int64]:
+def decision_times(
+    policy: Policy, scenario: Scenario, cases: Sequence[int] = (0,), *, seed: int = 0
+) -> NDArray[np.int64]:
     """(decisions,) ns: how long ``policy.act`` took, asked one decision at a time from Python on these cases."""
     times: list[int] = []
     for case in cases:

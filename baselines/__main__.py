@@ -1,0 +1,206 @@
+"""``python -m baselines``: the paper's ablation, then every rule and planner, on the same cases."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from baselines.lagrangian import lagrangian
+from baselines.registry import METHODS, POLICIES, Entry, entry
+from baselines.tuned import best_tuned
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.config import QUEUES, Scenario
+from llmsched_env.core.episode import ORDERS
+from llmsched_env.cost import PRESETS
+from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
+from llmsched_env.evaluation import CoverageWarning, evaluate, play
+from llmsched_env.evaluation.comparison import Comparison, compare
+from llmsched_env.evaluation.report import ablation_table, ranking_table, two_by_two_table, write_files
+from llmsched_env.storage import output_folder, write_whole
+from llmsched_env.workload import SPLITS
+
+PICTURED = ("baseline", "hybrid")
+MULTIPLIERS = [float(x) for x in np.round(np.geomspace(0.01, 10.0, 31), 4)]
+
+
+def parse_cases(text: str) -> NDArray[np.int64]:
+    """``"20"`` is the first 20 cases, ``"100-199"`` those numbers.
+
+    Raises:
+        ConfigError: neither.
+    """
+    first, dash, last = text.partition("-")
+    try:
+        numbers = np.arange(int(first), int(last) + 1) if dash else np.arange(int(first))
+    except ValueError:
+        numbers = np.arange(0)
+    if not len(numbers):
+        raise ConfigError(f"--cases {text!r}: give a count of at least 1 (20) or a range (100-199).")
+    return numbers
+
+
+def scenario_of(options: argparse.Namespace) -> Scenario:
+    """The scenario that the command line asks for.
+
+    Raises:
+        UnknownNameError: no such id, preset or option value.
+        ConfigError: a value out of range.
+    """
+    if options.scenario not in ENVIRONMENTS:
+        raise UnknownNameError("scenario", options.scenario, ENVIRONMENTS)
+    kwargs = gymnasium.spec(options.scenario).kwargs
+    changes = {
+        name: getattr(options, name) for name in ("cost", "queue", "order") if getattr(options, name) is not None
+    }
+    if options.clients is not None:
+        changes["num_clients"] = options.clients
+    if options.requests is not None:
+        changes["num_requests"] = options.requests
+    return Scenario(**{**kwargs, "split": options.split, **changes})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
+    add = parser.add_argument
+    add("--scenario", default="LLMSched/GSM8K-v0", metavar="ID", help="environment id (default: %(default)s)")
+    add("--split", default="test", help=f"pool of cases: {', '.join(SPLITS)} (default: %(default)s)")
+    add("--cases", default="20", metavar="N|A-B", help="the first N cases, or cases A to B (default: %(default)s)")
+    add("--seed", type=int, default=0, help="for policies that draw random numbers (default: %(default)s)")
+    add("--clients", type=int, metavar="J", help="clients (default: the scenario's, 200)")
+    add("--requests", type=int, metavar="N", help="requests a case, drawn with replacement (default: the workload's)")
+    add("--cost", metavar="PRESET", help=f"cost model: {', '.join(PRESETS)}")
+    add("--queue", metavar="KIND", help=f"queues of the rules and planners: {', '.join(QUEUES)}")
+    add("--order", metavar="ORDER", help=f"order of those queues: {', '.join(ORDERS)}")
+    add("--policies", metavar="A,B,...", help="names, or module:factory for your own (default: all)")
+    add("--json", type=Path, metavar="PATH", help="also write the comparison as JSON there")
+    add("--out", type=Path, metavar="DIR", help="folder for tables, configuration and pictures")
+    add("--list", action="store_true", help="list the policies and exit")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; 2 for unusable arguments, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    if options.list:
+        print("\n".join([*METHODS, *POLICIES]))
+        return 0
+    try:
+        run(options, "python -m baselines " + shlex.join(arguments))
+    except LLMSchedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written is left behind.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace, command: str) -> None:
+    """Check everything, then compare, print and write."""
+    scenario, cases = scenario_of(options), parse_cases(options.cases)
+    names = [name.strip() for name in options.policies.split(",")] if options.policies else [*METHODS, *POLICIES]
+    entries = [entry(name, scenario) for name in names if name]
+    if not entries:
+        raise ConfigError(f"--policies {options.policies!r} names no policy: see --list.")
+    if options.out is not None:
+        output_folder(options.out)
+    if options.json is not None:
+        output_folder(options.json.resolve().parent)
+
+    reference, planner = entry(best_tuned(scenario), scenario), entry("beam", scenario)
+    runs = {item.name for item in [*entries, reference, planner]}
+    with tqdm(total=len(runs) * len(cases), unit="episode", leave=False) as bar, warnings.catch_warnings():
+        warnings.simplefilter("once", CoverageWarning)
+
+        def progress(name: str, episodes: int) -> None:
+            bar.set_description(name)
+            bar.update(episodes)
+
+        comparison = compare(
+            entries, options.scenario, scenario, cases,
+            reference=reference, planner=planner, seed=options.seed, progress=progress,
+        )  # fmt: skip
+    show(comparison)
+    if options.json is not None:
+        with write_whole(options.json) as path:
+            path.write_text(json.dumps(comparison.as_json(), indent=1) + "\n")
+    if options.out is not None:
+        written = [*write_files(comparison, options.out, command=command), *draw(comparison, options.out)]
+        print(f"\nWritten to {options.out}: {', '.join(path.name for path in written)}")
+
+
+def show(comparison: Comparison) -> None:
+    """Print the tables."""
+    cost = comparison.scenario.cost_model
+    print(
+        f"{comparison.scenario_id}, split {comparison.scenario.split}, {len(comparison.cases)} cases, "
+        f"{comparison.scenario.num_clients} clients, cost model {cost.name}\n"
+    )
+    if any(row.kind == "method" for row in comparison.rows):
+        print("Methods. 'blind' sees no output length; 'lengths' is given the true ones.\n")
+        print(ablation_table(comparison), "\n")
+    square = two_by_two_table(comparison)
+    if square:
+        print("What knowing lengths is worth, and what the rule is worth (makespan in s)\n")
+        print(square, "\n")
+    if any(row.kind != "method" for row in comparison.rows):
+        print(
+            f"Rules and planners on the scenario's queues. Score: 0 = {comparison.reference}, 1 = {comparison.planner}.\n"
+        )
+        print(ranking_table(comparison))
+
+
+def draw(comparison: Comparison, folder: Path) -> list[Path]:
+    """The pictures: timelines, gap by policy, effect of the multiplier."""
+    from llmsched_env.evaluation import pictures
+
+    paths = [folder / "gap_by_policy.png"]
+    pictures.gap_by_policy(
+        paths[0],
+        [
+            {
+                "name": row.name,
+                "kind": row.kind,
+                "clairvoyant": row.clairvoyant,
+                **row.estimate("gap_to_bound")._asdict(),
+            }
+            for row in comparison.rows
+        ],
+    )
+    shown = [entry(name, comparison.scenario) for name in PICTURED]
+    case = int(comparison.cases[0])
+    paths.append(folder / "timelines.png")
+    pictures.timelines(paths[-1], [(item.name, play(item.policy, item.scenario, case, record=True)) for item in shown])
+    paths.append(folder / "multiplier_effect.png")
+    pictures.multiplier_effect(
+        paths[-1],
+        {
+            name: _multiplier_curve(comparison, name)
+            for name in ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
+        },
+    )
+    return paths
+
+
+def _multiplier_curve(comparison: Comparison, method: str) -> list[tuple[float, float, float, float]]:
+    """(lambda, mean gap, low, high) on the same cases."""
+    where: Entry = entry(method, comparison.scenario)
+    return [
+        (value, *evaluate(lagrangian(value), where.scenario, comparison.cases).estimate("gap_to_bound"))
+        for value in MULTIPLIERS
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,205 @@
+"""Many policies on the same cases: paired, with intervals, decision times and scores."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.config import Scenario
+from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
+from llmsched_env.evaluation.statistics import Estimate, score_estimate
+from llmsched_env.policy import Policy
+
+__all__ = ["Comparison", "Contestant", "Row", "compare"]
+
+JSON_METRICS = ("makespan_s", "utilization", "gap_to_bound", "prefills", "decodes")
+PACKAGES = ("llmsched-env", "gymnasium", "numpy", "numba", "pulp", "highspy", "scipy")
+
+
+class Contestant(Protocol):
+    """A policy under a name, in the scenario with the queues that it brings."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """ "method", "rule", "planner" or "agent"."""
+        ...
+
+    @property
+    def policy(self) -> Policy:
+        """What decides."""
+        ...
+
+    @property
+    def scenario(self) -> Scenario:
+        """Where."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """One line about it, or nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy's results.
+
+    Attributes:
+        name: as given.
+        kind: as given.
+        text: as given.
+        clairvoyant: whether policy or queues used true lengths.
+        evaluation: its episodes.
+        decision_ns: (decisions,) how long single decisions took, from Python.
+        score: (rule - policy) / (rule - planner) of the mean makespans on the scenario's own queues.
+    """
+
+    name: str
+    kind: str
+    text: str
+    clairvoyant: bool
+    evaluation: Evaluation
+    decision_ns: NDArray[np.int64]
+    score: Estimate
+
+    def estimate(self, metric: str) -> Estimate:
+        """Mean and interval of a metric."""
+        return self.evaluation.estimate(metric)
+
+    def decision_us(self) -> dict[str, float | None]:
+        """p50, p99 and maximum in microseconds; null where the policy never had a choice."""
+        if not len(self.decision_ns):
+            return {"p50": None, "p99": None, "max": None}
+        p50, p99, most = np.quantile(self.decision_ns / 1e3, [0.5, 0.99, 1.0])
+        return {"p50": float(p50), "p99": float(p99), "max": float(most)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The results of several policies on the same cases.
+
+    Attributes:
+        scenario_id: what the scenario is called.
+        scenario: it.
+        cases: (cases,) case numbers.
+        seed: of the policies that draw random numbers.
+        rows: in the order given.
+        reference: name of the rule that scores 0.
+        planner: name of the planner that scores 1.
+    """
+
+    scenario_id: str
+    scenario: Scenario
+    cases: NDArray[np.int64]
+    seed: int
+    rows: Sequence[Row]
+    reference: str
+    planner: str
+
+    def row(self, name: str) -> Row:
+        """The row of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return {row.name: row for row in self.rows}[name]
+
+    @property
+    def bound_s(self) -> float:
+        """Mean of LB1 over the cases."""
+        return float(self.rows[0].evaluation.columns["bound_s"].mean())
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison as plain JSON values."""
+        return {
+            "scenario": self.scenario_id,
+            "split": self.scenario.split,
+            "cases": len(self.cases),
+            "seed": self.seed,
+            "bound_s": {"mean": self.bound_s},
+            "score_reference": self.reference,
+            "score_planner": self.planner,
+            "policies": {
+                row.name: {
+                    "kind": row.kind,
+                    "clairvoyant": row.clairvoyant,
+                    **{metric: row.estimate(metric).as_json() for metric in JSON_METRICS},
+                    "score": row.score.as_json(),
+                    "decision_us": row.decision_us(),
+                }
+                for row in self.rows
+            },
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """What it takes to repeat this: scenario, cases, versions, machine."""
+        return {
+            "scenario": self.scenario_id,
+            "arguments": self.scenario.describe(),
+            "cases": self.cases.tolist(),
+            "seed": self.seed,
+            "python": sys.version.split()[0],
+            "packages": {name: version(name) for name in PACKAGES},
+            "machine": platform.machine(),
+        }
+
+
+def compare(
+    contestants: Sequence[Contestant],
+    scenario_id: str,
+    scenario: Scenario,
+    cases: NDArray[np.int64],
+    *,
+    reference: Contestant,
+    planner: Contestant,
+    seed: int = 0,
+    progress: Callable[[str, int], Any] | None = None,
+) -> Comparison:
+    """Run every contestant on the same cases.
+
+    Args:
+        contestants: the rows, in order. ``reference`` and ``planner`` are run too, shown only where they are among them.
+        scenario_id: what the scenario is called.
+        scenario: the scenario that they are compared in.
+        cases: case numbers.
+        reference: the rule that scores 0, tuned on other cases.
+        planner: what scores 1.
+        seed: for policies that draw random numbers.
+        progress: called with a name and 1 after each case of each contestant.
+    """
+    done: dict[str, Evaluation] = {}
+
+    def run(contestant: Contestant) -> Evaluation:
+        if contestant.name not in done:
+            tick = None if progress is None else (lambda n, name=contestant.name: progress(name, n))
+            done[contestant.name] = evaluate(contestant.policy, contestant.scenario, cases, seed=seed, progress=tick)
+        return done[contestant.name]
+
+    rule, best = (run(contestant).columns["makespan_s"] for contestant in (reference, planner))
+    rows = []
+    for contestant in contestants:
+        evaluation = run(contestant)
+        rows.append(
+            Row(
+                contestant.name,
+                contestant.kind,
+                contestant.text,
+                evaluation.clairvoyant,
+                evaluation,
+                decision_times(contestant.policy, contestant.scenario, cases[:1].tolist(), seed=seed),
+                score_estimate(evaluation.columns["makespan_s"], rule, best),
+            )
+        )
+    return Comparison(scenario_id, scenario, cases, seed, rows, reference.name, planner.name)

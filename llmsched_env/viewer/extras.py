@@ -1,0 +1,34 @@
+"""Libraries that only pictures need, imported when the first one is drawn."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from llmsched_env.errors import LLMSchedError
+
+__all__ = ["MissingExtraError", "viz_module"]
+
+
+class MissingExtraError(LLMSchedError, ImportError):
+    """An optional library that is not installed."""
+
+
+def viz_module(name: str, library: str, purpose: str) -> Any:
+    """Import a module of the extra ``viz``.
+
+    Args:
+        name: the module ("PIL.ImageDraw").
+        library: the distribution that holds it ("pillow").
+        purpose: what it is needed for, as the subject of a sentence.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs {library}, which cannot be imported ({error}): install the extra 'viz', "
+            "pip install 'llmsched-env[viz]' (from a clone: pip install -e '.[viz]')."
+        ) from error

@@ -1,0 +1,181 @@
+"""What must hold in every episode, whatever the case and the actions."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, cases
+
+from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.core.loops import INVALID_SHIFT, OBSERVE, TERMINATED, TRUNCATED, step
+from llmsched_env.core.reward import REWARDS
+from llmsched_env.offline import lb1_ns
+from llmsched_env.simulator import Simulator
+
+
+def run(simulator, actions):
+    for action in itertools.cycle(actions):
+        if simulator.done:
+            return simulator
+        simulator.step(action)
+
+
+@settings(REPEATABLE, max_examples=150)
+@given(case=cases(), actions=ACTIONS)
+def test_requests_are_conserved_and_the_clock_moves_on(case, actions):
+    simulator = Simulator(case.instance(), record=True)
+    n, before_ns = len(case.prompts), -1
+    for action in itertools.cycle(actions):
+        view = simulator.view
+        released = sum(release <= view.clock_ns for release in case.releases_ns)
+        assert view.completed + view.active + view.waiting == released
+        assert view.active + view.idle == case.num_clients
+        assert 0 <= view.ready <= view.idle
+        assert view.clock_ns > before_ns, "an iteration without duration"
+        assert simulator.done or simulator.can_decode or simulator.can_prefill
+        if simulator.done:
+            break
+        before_ns = int(view.clock_ns)
+        simulator.step(action)
+    served, log = simulator.served, simulator.log
+    assert simulator.view.completed == n
+    assert sorted(simulator.instance.request_of.tolist()) == list(range(n))
+    # Causality of each request, and no two on a client at a time.
+    assert (served["prefill_start_ns"] >= np.array(case.releases_ns)).all()
+    assert (served["first_token_ns"] > served["prefill_start_ns"]).all()
+    assert ((served["completion_ns"] > served["first_token_ns"]) == (np.array(case.outputs) > 1)).all()
+    for client in range(case.num_clients):
+        mine = np.sort(served[served["client"] == client], order="prefill_start_ns")
+        assert (mine["prefill_start_ns"][1:] >= mine["completion_ns"][:-1]).all()
+    # Iterations follow one another; between them only time with nothing to do.
+    assert (log["end_ns"] > log["start_ns"]).all()
+    gaps = log["start_ns"][1:] - log["end_ns"][:-1]
+    assert (gaps >= 0).all()
+    assert gaps.sum() + log["start_ns"][0] == simulator.totals.jump_ns
+    assert log["end_ns"][-1] == simulator.view.clock_ns
+    assert log["clients"][log["prefill"] == PREFILL].sum() == n
+    assert log["clients"][log["prefill"] == DECODE].sum() == sum(case.outputs) - n
+
+
+@settings(REPEATABLE, max_examples=100)
+@given(case=cases(affine=True, arrivals=False), actions=ACTIONS)
+def test_makespan_is_prefills_and_decodes_and_a_constant(case, actions):
+    simulator = run(Simulator(case.instance()), actions)
+    view, totals = simulator.view, simulator.totals
+    needed = sum(case.outputs) - len(case.outputs)
+    assert view.clock_ns == (
+        case.alpha_prefill_ns * view.prefills
+        + case.alpha_decode_ns * view.decodes
+        + case.beta_prefill_ns * sum(case.prompts)
+        + case.beta_decode_ns * needed
+    )
+    assert case.num_clients * view.decodes == needed + totals.idle_client_decodes
+
+
+@settings(REPEATABLE, max_examples=150)
+@given(case=cases(), actions=ACTIONS)
+def test_makespan_is_no_less_than_the_bound(case, actions):
+    simulator = run(Simulator(case.instance()), actions)
+    assert simulator.view.clock_ns >= lb1_ns(case.requests, case.num_clients, case.cost)
+
+
+def test_littles_law():
+    seen = Counter()
+
+    @settings(REPEATABLE, max_examples=120)
+    @given(case=cases(), actions=ACTIONS)
+    def check(case, actions):
+        simulator = run(Simulator(case.instance(), record=True), actions)
+        latency_ns = simulator.served["completion_ns"] - np.array(case.releases_ns)
+        assert simulator.totals.request_ns == latency_ns.sum()
+        # The same from the other side: requests in the system, summed over every interval between events.
+        times = sorted({0, *case.releases_ns, *simulator.served["completion_ns"].tolist()})
+        area = 0
+        for start, end in itertools.pairwise(times):
+            present = sum(
+                release <= start < done
+                for release, done in zip(case.releases_ns, simulator.served["completion_ns"].tolist(), strict=True)
+            )
+            area += present * (end - start)
+        assert area == simulator.totals.request_ns
+        seen["arrivals" if case.releases_ns[-1] else "none"] += 1
+
+    check()
+    assert min(seen["arrivals"], seen["none"]) > 20, seen
+
+
+def metric_of(reward, case, simulator):
+    """What the rewards of an episode add up to, times their scale: from the recorded history, not from its totals."""
+    clock_ns, log = int(simulator.view.clock_ns), simulator.log
+    busy = int(((log["end_ns"] - log["start_ns"]) * log["clients"]).sum())
+    if reward == "makespan" or (reward == "excess" and not case.cost.is_affine):
+        return clock_ns * (case.num_clients if reward == "excess" else 1)
+    if reward == "idle":
+        return case.num_clients * clock_ns - busy
+    if reward == "latency":
+        released = np.array(case.releases_ns) <= clock_ns
+        ends = np.where(simulator.served["completion_ns"] > 0, simulator.served["completion_ns"], clock_ns)
+        return int((ends - np.array(case.releases_ns))[released].sum())
+    # excess: the makespan without what no policy can change.
+    emitted = int(log["clients"][log["prefill"] == DECODE].sum())
+    prefilled = simulator.served["first_token_ns"] > 0
+    tokens = int(np.array(case.prompts)[prefilled].sum())
+    constant = case.num_clients * (case.beta_prefill_ns * tokens + case.beta_decode_ns * emitted)
+    return case.num_clients * clock_ns - constant - case.alpha_decode_ns * emitted
+
+
+def scale_of(reward, case):
+    bound = lb1_ns(case.requests, case.num_clients, case.cost)
+    return bound * {"excess": case.num_clients, "idle": case.num_clients, "latency": len(case.prompts)}.get(reward, 1)
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_rewards_telescope_to_their_metric(reward):
+    seen = Counter()
+
+    @settings(REPEATABLE, max_examples=150)
+    @given(case=cases(), actions=ACTIONS)
+    def check(case, actions):
+        late = actions[0] == 0
+        if late:
+            case = replace(case, releases_ns=tuple(release + 12_345 for release in case.releases_ns))
+        skip, horizon = len(actions) % 2 == 0, 5 * (len(actions) % 3)
+        instance = case.instance(reward=reward, skip_forced=skip, max_iterations=horizon)
+        simulator = Simulator(instance, record=True)
+        arrays, out = simulator.memory.call_arrays, np.empty(NUM_FEATURES, np.float32)
+        nothing, flags = step(*arrays, OBSERVE, out)
+        assert nothing == 0.0
+        scale, paid, exact = scale_of(reward, case), 0.0, 0
+        for action in itertools.cycle(actions):
+            if flags & (TERMINATED | TRUNCATED):
+                break
+            if skip:
+                assert flags & 3 == 3, "stopped where there was no choice"
+            before = 0 if simulator.view.prefills == 0 and not exact else exact
+            amount, flags = step(*arrays, action, out)
+            exact = simulator.charge
+            assert amount == -(exact - before) / scale
+            assert amount <= 0
+            paid += amount
+            assert flags >> INVALID_SHIFT == simulator.totals.invalid_actions
+        # In whole nanoseconds exactly; in floats up to the rounding of each reward.
+        assert simulator.charge == metric_of(reward, case, simulator)
+        steps_paid = simulator.totals.charged == simulator.charge
+        assert steps_paid or skip, "only an episode without a choice ends inside reset"
+        if steps_paid:
+            assert -paid * scale == pytest.approx(simulator.charge, rel=1e-12)
+        assert bool(flags & TERMINATED) == simulator.done
+        assert bool(flags & TRUNCATED) == (not simulator.done)
+        seen["truncated" if flags & TRUNCATED else "terminated"] += 1
+        seen["skipped" if skip else "stepwise"] += 1
+        seen["late"] += late
+        seen["affine" if case.cost.is_affine else "not affine"] += 1
+
+    check()
+    assert len(seen) == 7
+    assert min(seen.values()) > 10, f"hardly tested: {seen}"
