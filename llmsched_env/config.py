@@ -74,18 +74,24 @@ class Scenario:
         ):
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, getattr(self, name), known)
-        _whole("num_clients", self.num_clients, 1, MAX_CLIENTS)
-        if self.num_requests is not None:
-            _whole("num_requests", self.num_requests, 1, 2**24)
-        if self.prefill_token_cap is not None:
-            _whole("prefill_token_cap", self.prefill_token_cap, 1, 2**31 - 1)
-        if self.max_iterations is not None:
-            _whole("max_iterations", self.max_iterations, 1, 2**62)
+        for name, most in (
+            ("num_clients", MAX_CLIENTS),
+            ("num_requests", 2**24),
+            ("prefill_token_cap", 2**31 - 1),
+            ("max_iterations", 2**62),
+        ):
+            if getattr(self, name) is not None or name == "num_clients":
+                object.__setattr__(self, name, _whole(name, getattr(self, name), 1, most))
         for name in ("stealing", "skip_forced"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is neither True nor False.")
         self.cost_model  # noqa: B018  # checks the preset and the cap now, not at the first reset
-        self.source  # noqa: B018
+        try:
+            hash(self.source)
+        except TypeError:
+            raise ConfigError(
+                f"workload {self.source!r} cannot be hashed, but its cases are kept by it: make it a frozen dataclass."
+            ) from None
 
     @property
     def cost_model(self) -> CostModel:
@@ -126,8 +132,10 @@ class Scenario:
         return plain
 
 
-def _whole(name: str, value: object, least: int, most: int) -> None:
+def _whole(name: str, value: object, least: int, most: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ConfigError(f"{name} = {value!r} is not a whole number.")
-    if not least <= int(value.__index__()) <= most:
+    whole = int(value.__index__())
+    if not least <= whole <= most:
         raise ConfigError(f"{name} = {value} is out of range: it lies in [{least}, {most}].")
+    return whole

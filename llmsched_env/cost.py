@@ -173,9 +173,9 @@ def _published(name: str, alpha_p_s: float, beta_p_s: float, alpha_d_s: float, b
 PRESETS: dict[str, CostModel] = {
     model.name: model
     for model in (
-        CostModel("llama-65b-paper", 22_900_000, 156_000, 17_500_000, 281_000, prefill_token_cap=2048),
-        CostModel("llama-65b-paper-mid", 18_700_000, 179_000, 26_000_000, 235_000, prefill_token_cap=4096),
-        CostModel("llama-65b-paper-low", 7_600_000, 183_000, 43_900_000, 145_000, prefill_token_cap=2048),
+        CostModel("llama-65b-paper", 23_240_000, 155_700, 17_870_000, 275_300, prefill_token_cap=2048),
+        CostModel("llama-65b-paper-mid", 19_080_000, 179_100, 26_510_000, 228_800, prefill_token_cap=4096),
+        CostModel("llama-65b-paper-low", 9_110_000, 196_000, 50_590_000, 105_100, prefill_token_cap=2048),
         _published("qwen3-8b-h200", 0.001279, 2.485e-5, 0.008921, 4.586e-5),
         _published("qwen3-8b-rtx-pro-6000", 0.004691, 5.008e-5, 0.010376, 1.0388e-4),
         _published("qwen3-30b-a3b-h200", 0.017540, 1.347e-5, 0.024418, 2.427e-5),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import operator
+import re
 from typing import Any, ClassVar
 
 import gymnasium
@@ -10,8 +13,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.core.features import FEATURES, NUM_FEATURES
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
@@ -70,12 +74,13 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Starting State
 
-    All clients idle, all queues as the scenario lays them out, the clock at 0. `reset(seed=...)` draws a case of the
-    pool; `reset(options={{"case": k}})` takes case k.
+    All clients idle, all queues as the scenario lays them out, the clock at the first release. `reset(seed=...)` draws a
+    case of the pool; `reset(options={{"case": k}})` takes case k.
 
     ## Episode End
 
-    Terminated when every request is complete; truncated after `max_iterations` iterations, where that is given.
+    Terminated when every request is complete; truncated after `max_iterations` iterations, where that is given. An
+    episode that offers no choice at all ends in its first step, whatever the action (`skip_forced` only).
 
     ## Information
 
@@ -102,7 +107,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             ConfigError: a value out of range, or options that contradict each other.
             UnknownNameError: an argument, preset or mode that does not exist.
         """
-        self.scenario = (scenario or Scenario()).replace(**arguments)
+        self.scenario = _merged(scenario, arguments)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
@@ -110,6 +115,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         self.action_space = spaces.Discrete(2)  # type: ignore[assignment]
         self._simulator: Simulator | None = None
         self._flags = TERMINATED
+        self._unpaid = False  # reset has run through the whole episode, the first step reports its end
         self._window: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
@@ -132,6 +138,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             self._simulator = Simulator(problem, record=self.render_mode is not None)
         self._arrays = self._simulator.memory.call_arrays
         observation, _ = self._advance(OBSERVE)
+        self._unpaid = True
         info = self._info()
         info["case"] = int(case)
         if self.render_mode == "human":
@@ -146,10 +153,14 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             EpisodeOverError: before ``reset``, or after the end.
         """
         flags = self._flags
-        if flags & (TERMINATED | TRUNCATED):
+        if flags & (TERMINATED | TRUNCATED) and not self._unpaid:
             raise EpisodeOverError("the episode has not begun or is over: call reset() before step().")
         if type(action) is not int or not 0 <= action <= 1:
             action = _checked(action)
+        if self._unpaid:
+            self._unpaid = False
+            if flags & (TERMINATED | TRUNCATED):
+                action = CONTINUE
         observation, reward = self._advance(action)
         info = self._info()
         if self.render_mode == "human":
@@ -214,6 +225,18 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             self._window = None
 
 
+def _merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
+    merged = (scenario or Scenario()).replace(**arguments)
+    for name, value in arguments.items():
+        given = getattr(scenario, name, value)
+        if given not in (value, getattr(Scenario, name)):
+            raise ConfigError(
+                f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the environment "
+                f"id: leave one out, or pass the scenario to LLMSchedEnv itself."
+            )
+    return merged
+
+
 def _checked(action: Any) -> int:
     try:
         index = operator.index(action)
@@ -222,3 +245,37 @@ def _checked(action: Any) -> int:
     if index not in (0, 1):
         raise InvalidActionError(f"action {action!r} is not in Discrete(2): 0 is decode, 1 is prefill.")
     return index
+
+
+def _table(*rows: tuple[object, ...]) -> str:
+    head, *body = ("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n    ".join((head, "|" + " --- |" * len(rows[0]), *body))
+
+
+def _described(documented: type) -> dict[str, str]:
+    """What the docstring of a class says of each attribute, by name."""
+    section = (inspect.getdoc(documented) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.+(?:\n     .+)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _specification(template: str) -> str:
+    described = _described(Scenario)
+    features = [(i, f"`{f.name}`", f.formula, 0, 1) for i, f in enumerate(FEATURES)]
+    arguments = [
+        (f"`{field.name}`", f"`{field.default!r}`", described.get(field.name, ""))
+        for field in dataclasses.fields(Scenario)
+    ]
+    versions = [
+        (f"`{name}`", ", ".join(f"`{key}={value!r}`" for key, value in changes.items()), "first version")
+        for name, changes in ENVIRONMENTS.items()
+    ]
+    return template.format(
+        observation_table=_table(("", "feature", "value", "min", "max"), *features),
+        argument_table=_table(("argument", "default", "meaning"), *arguments),
+        version_table=_table(("id", "differs from the defaults in", "history"), *versions),
+    )
+
+
+if LLMSchedEnv.__doc__ is not None:  # python -OO strips it
+    LLMSchedEnv.__doc__ = _specification(LLMSchedEnv.__doc__)

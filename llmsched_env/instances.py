@@ -12,6 +12,7 @@ from llmsched_env.core.episode import Instance
 from llmsched_env.errors import WorkloadError
 from llmsched_env.offline import lb1_ns, stored_assignment
 from llmsched_env.workload import Requests
+from llmsched_env.workload.protocol import check_case
 
 __all__ = ["estimates", "instance", "pool_size"]
 
@@ -23,8 +24,11 @@ def instance(scenario: Scenario, case: int) -> Instance:
     """The case of that number in the scenario's split; the same for ever, read-only, shared by all its users.
 
     Raises:
-        WorkloadError: no such case, or lengths that the workload does not predict.
+        ConfigError: not a case number.
+        WorkloadError: lengths that the workload does not predict.
     """
+    # Before the cache, to which True and 1.0 are 1.
+    _, case = check_case(scenario.split, case)
     return _instance(scenario, case)
 
 

@@ -28,6 +28,10 @@ MAX_OUTPUT_TOKENS = 2**31 - 2**25
 """Most output tokens of one case in sum: decode counts are 32-bit."""
 
 
+MAX_CLOCK_S = 4e9
+"""The clock counts nanoseconds in 63 bits, less some room for sums."""
+
+
 @dataclass(frozen=True, eq=False)
 class Instance:
     """One case as the core reads it: read-only, built once, shared by every copy of an episode.
@@ -104,6 +108,7 @@ class Instance:
             raise WorkloadError(
                 f"{max(total)} output tokens in sum exceed {MAX_OUTPUT_TOKENS}, the most that a case may have: split it."
             )
+        _check_clock(requests, cost)
         shared = client_of is None
         queue = np.zeros(n, np.int32) if client_of is None else client_of
         number = np.arange(n)
@@ -132,6 +137,24 @@ class Instance:
         for array in (rows, by_position, position_of, setup, *memory.arrays):
             array.setflags(write=False)
         return cls(rows, requests.release_ns, by_position, setup, memory, bound_ns)
+
+
+def _check_clock(requests: Requests, cost: CostModel) -> None:
+    """Raise where even some schedule that serves one request at a time could overflow the clock."""
+    decodes, prompts = requests.decodes.astype(np.float64), requests.prompt_tokens.astype(np.float64)
+    prefill_ns = max((cost.alpha_prefill_ns, *(time_ns for _, time_ns in cost.prefill_levels)))
+    longest_s = 1e-9 * (
+        float(requests.release_ns[-1])
+        + prefill_ns * len(requests)
+        + cost.beta_prefill_ns * float(prompts.sum())
+        + (cost.alpha_decode_ns + cost.beta_decode_ns) * float(decodes.sum())
+        + cost.gamma_decode_ns * float((decodes * (prompts + decodes)).sum())
+    )
+    if longest_s > MAX_CLOCK_S:
+        raise WorkloadError(
+            f"{len(requests)} requests under cost model {cost.name!r} could take {longest_s:.3g} s one after another, "
+            f"beyond the {MAX_CLOCK_S:.3g} s of the clock: check the units of the cost model, or split the case."
+        )
 
 
 def _setup(

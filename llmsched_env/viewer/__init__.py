@@ -4,8 +4,5 @@ They read what a `Simulator` records and never change it. Nothing here is import
 libraries that draw come with the extra ``viz``.
 """
 
-from llmsched_env.viewer.frame import frame
-from llmsched_env.viewer.text import text
-from llmsched_env.viewer.window import Window
 
 __all__ = ["Window", "frame", "text"]

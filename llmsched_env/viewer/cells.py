@@ -68,35 +68,91 @@ class Measure(NamedTuple):
         return np.interp(times_ns, self.knots_ns, self.total_ns)
 
 
-class _Grid:
-    """Cells of rows × columns, on which intervals are laid down: they begin at a time in a row, and end at one.
+class _Spans:
+    """Spans [a, b) of time in rows of a grid, and how much of a measure of time they hold in each of its cells.
 
-    The interval [a, b) leaves a fraction of its measure in the cells of a and b and all of it in between; written as a
-    difference of two half-lines, that is one partial cell and one step each, so the cost is that of the cells plus
-    that of the intervals.
+    A span is the difference of two half-lines, each of which holds a part of the cell where it begins and all of the
+    cells after it. So the cost is that of the cells plus that of the spans, however long they are.
     """
 
-    def __init__(self, edges_ns: Floats, rows: int, row: NDArray[np.int64], times_ns: Floats, begins: bool) -> None:
-        self.edges_ns, self.rows = edges_ns, rows
-        self.columns = len(edges_ns) - 1
-        self.times_ns = np.clip(times_ns, edges_ns[0], edges_ns[-1])
-        self.column = np.searchsorted(edges_ns, self.times_ns, side="right") - 1
-        self.flat = row * (self.columns + 1) + self.column
-        self.sign = 1.0 if begins else -1.0
+    def __init__(self, edges_ns: Floats, rows: int, row: NDArray[np.int64], start_ns: Floats, end_ns: Floats) -> None:
+        columns = len(edges_ns) - 1
+        self._shape = (rows, columns + 1)
+        self._edges_ns = edges_ns
+        self._times_ns = np.clip(np.concatenate([start_ns, end_ns]), edges_ns[0], edges_ns[-1])
+        self._sign = np.repeat([1.0, -1.0], len(row))
+        column = np.searchsorted(edges_ns, self._times_ns, side="right") - 1
+        self._cell = np.tile(row, 2) * (columns + 1) + column
+        self._edge_after = np.minimum(column + 1, columns)
+        self._open = np.zeros(self._shape)  # spans that go on from the cell before
+        np.cumsum(self._sum(self._sign)[:, :-1], axis=1, out=self._open[:, 1:])
 
-    def partial(self, at_edges: Floats, at_times: Floats) -> Floats:
-        """(rows, columns): of each half-line, what lies in the cell where it begins."""
-        weight = at_edges[np.minimum(self.column + 1, self.columns)] - at_times
-        return self._lay(weight)[:, :-1]
+    def _sum(self, weight: Floats) -> Floats:
+        return np.bincount(self._cell, weight, self._shape[0] * self._shape[1]).reshape(self._shape)
 
-    def before(self) -> Floats:
-        """(rows, columns): how many half-lines began in earlier cells of the row."""
-        through = np.cumsum(self._lay(None), axis=1)
-        through[:, 1:] = through[:, :-1].copy()
-        through[:, 0] = 0.0
-        return through[:, :-1]
+    def held(self, measure: Measure | None) -> Floats:
+        """(rows, columns): the measure in each cell; plain time for ``None``."""
+        at_edges = self._edges_ns if measure is None else measure.at(self._edges_ns)
+        at_times = self._times_ns if measure is None else measure.at(self._times_ns)
+        begun = self._sum(self._sign * (at_edges[self._edge_after] - at_times))
+        total: Floats = begun[:, :-1] + self._open[:, :-1] * np.diff(at_edges)
+        return total
 
-    def _lay(self, weight: Floats | None) -> Floats:
-        size = self.rows * (self.columns + 1)
-        laid = np.bincount(self.flat, weight, size).reshape(self.rows, self.columns + 1)
-        return self.sign * laid
+
+def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Floats:
+    """How the client-time of each cell was spent.
+
+    Args:
+        simulator: a recorded episode.
+        edges_ns: (columns + 1,) increasing; what lies after the clock stays empty.
+        rows: at most J; client k is in row ``k * rows // J``.
+
+    Returns:
+        (4, rows, columns) in the order of `KINDS`: fractions that sum to 1, or to 0 in cells after the clock.
+
+    Raises:
+        ConfigError: the episode was not recorded.
+    """
+    served, log = recorded(simulator), simulator.log
+    num_clients, now_ns = simulator.instance.num_clients, float(simulator.view.clock_ns)
+    edges_ns = np.minimum(np.asarray(edges_ns, np.float64), now_ns)
+    served = served[served["first_token_ns"] > 0]
+    row = served["client"] * rows // num_clients
+    start_ns, first_ns = served["prefill_start_ns"].astype(np.float64), served["first_token_ns"].astype(np.float64)
+    end_ns = np.where(served["completion_ns"] > 0, served["completion_ns"], now_ns)
+    size_of_row = np.bincount(np.arange(num_clients) * rows // num_clients, minlength=rows)
+    capacity = size_of_row[:, None] * np.diff(edges_ns)  # (rows, columns)
+
+    out = np.empty((len(KINDS), *capacity.shape))
+    out[0] = _Spans(edges_ns, rows, row, start_ns, first_ns).held(None)
+    holding = _Spans(edges_ns, rows, row, first_ns, end_ns)
+    out[1] = holding.held(Measure.of(log, prefill=False))
+    out[2] = holding.held(Measure.of(log, prefill=True))
+    np.subtract(capacity, out[:3].sum(axis=0), out=out[3])
+    out *= np.divide(1.0, capacity, out=np.zeros_like(capacity), where=capacity > 0)
+    np.clip(out, 0.0, 1.0, out=out)  # rounding
+    return out
+
+
+def waiting(simulator: Simulator, edges_ns: Floats) -> Floats:
+    """(columns,) mean number of requests that wait in each column; NaN after the clock.
+
+    Raises:
+        ConfigError: the episode was not recorded.
+    """
+    served, now_ns = recorded(simulator), float(simulator.view.clock_ns)
+    edges_ns = np.minimum(np.asarray(edges_ns, np.float64), now_ns)
+    release_ns = np.minimum(simulator.instance.release_ns, now_ns)
+    started = np.sort(served["prefill_start_ns"][served["first_token_ns"] > 0])
+    leave_ns = np.full(len(release_ns), now_ns)
+    leave_ns[: len(started)] = started  # counts do not ask which request it was
+    spans = _Spans(edges_ns, 1, np.zeros(len(release_ns), np.int64), release_ns, leave_ns)
+    width = np.diff(edges_ns)
+    return np.divide(spans.held(None)[0], width, out=np.full(len(width), np.nan), where=width > 0)
+
+
+def colours(cells: Floats, blank: tuple[int, int, int] = (255, 255, 255)) -> NDArray[np.uint8]:
+    """(rows, columns, 3) RGB of :func:`shares`: the colours of the kinds mixed by their shares."""
+    palette = np.array([COLOURS[kind] for kind in KINDS], np.float32) - np.float32(blank)
+    mixed = cells.reshape(len(KINDS), -1).T.astype(np.float32) @ palette + np.float32(blank)
+    return np.rint(mixed).astype(np.uint8).reshape(*cells.shape[1:], 3)
