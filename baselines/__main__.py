@@ -156,7 +156,8 @@ def show(comparison: Comparison) -> None:
         print(square, "\n")
     if any(row.kind != "method" for row in comparison.rows):
         print(
-            f"Rules and planners on the scenario's queues. Score: 0 = {comparison.reference}, 1 = {comparison.planner}.\n"
+            "Rules and planners on the scenario's queues. "
+            f"Score: 0 = {comparison.reference}, 1 = {comparison.planner}.\n"
         )
         print(ranking_table(comparison))
 

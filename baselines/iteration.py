@@ -97,7 +97,7 @@ def decode_first() -> Rule:
 
 
 def static_batching() -> Rule:
-    """When no client is active, prefill until the slots or the waiting requests run out; then decode until all are done.
+    """When no client is active, prefill until slots or requests run out; then decode until all are done.
 
     FasterTransformer's request-level batching, as described in Orca (Yu et al., OSDI 2022).
     """
@@ -125,8 +125,8 @@ def eb_threshold() -> Rule:
 def eb_threshold_finite() -> Rule:
     """The smallest k with k tau(J - k) - sum of tau(j) over j = J-k+1..J >= alpha_p.
 
-    tau(j) = (alpha_d + beta_d j) / (1 - (1 - p)^j) is the time to the next completion with j active clients; the finite-J
-    form in the code of arXiv 2606.00516.
+    tau(j) = (alpha_d + beta_d j) / (1 - (1 - p)^j) is the time to the next completion with j active clients; the
+    finite-J form in the code of arXiv 2606.00516.
     """
     return Rule("eb_threshold_finite", _at_least_idle, _eb_finite)
 
@@ -170,7 +170,8 @@ def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
 def delay_factor(factor: float = 0.5) -> Rule:
     """Prefill iff the oldest waiting request has waited longer than ``factor`` times the last prefill's duration.
 
-    vLLM's ``scheduler_delay_factor`` (pull request 3279; rule from memory). With every release at 0 it is prefill-first.
+    vLLM's ``scheduler_delay_factor`` (pull request 3279; rule from memory). With every release at 0 it is
+    prefill-first.
     """
     return Rule("delay_factor", _waited_long_enough, (factor,))
 

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import logging
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines import search
 from baselines.iteration import threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from baselines.search import PLAN_SIGNATURE, SEARCH_SIGNATURE, beam_search, follow
 from llmsched_env.core.episode import Block
-from llmsched_env.errors import ConfigError
-from llmsched_env.jit import jit_as
+from llmsched_env.errors import ConfigError, PathError
+from llmsched_env.jit import jit_as, sources_digest
 from llmsched_env.policy import CompiledRule, Policy, Start, View
 from llmsched_env.simulator import Simulator, compile_rule
+from llmsched_env.storage import cache_dir, write_whole
 
 __all__ = ["Beam", "Rollout"]
 
 SIFTED_PER_STATE = 4
 """Extensions that are finished with the base rule for each state that the beam keeps."""
+
+_log = logging.getLogger(__name__)
 
 NOTHING = np.empty(0, np.int64)
 
@@ -73,6 +81,8 @@ class Rollout:
 class Beam:
     """Beam search over the action with the longest horizon; plans the whole episode in ``reset``.
 
+    Plans are kept on disk, named by what they depend on, since a study asks for the same ones again and again.
+
     Args:
         width: states kept at each stage. Scores are measured against width 50.
         rounds: searches; each but the first values states by the plan found before it.
@@ -103,6 +113,18 @@ class Beam:
         return int(self._rule.function(view, self._rule.parameters, self._kept))
 
     def _plan(self, simulator: Simulator, start: Start) -> NDArray[np.int64]:
+        at_start = simulator.view.prefills + simulator.view.decodes == 0
+        shelf = _shelf(simulator, self.width, self.rounds) if at_start else None
+        if shelf is not None and shelf.exists():
+            plan = _read(shelf, simulator)
+            if plan is not None:
+                return plan
+        best = self._search_all(simulator, start)
+        if shelf is not None:
+            _write(shelf, best)
+        return best.plan
+
+    def _search_all(self, simulator: Simulator, start: Start) -> _Schedule:
         rules = [rule.compiled(start) for rule in _references(start)]
         schedules = [_Schedule.of(simulator, rule) for rule in rules]
         base = min(range(len(rules)), key=lambda i: schedules[i].loss)
@@ -112,7 +134,7 @@ class Beam:
             if found.loss >= best.loss:
                 break
             best = found
-        return best.plan
+        return best
 
     def _search(self, simulator: Simulator, rule: CompiledRule, reference: _Schedule) -> NDArray[np.int64]:
         sifted = SIFTED_PER_STATE * self.width
@@ -152,6 +174,36 @@ class _Schedule:
             prefix, len(prefix), plan, progress, lost,
         )  # fmt: skip
         return cls(plan[:length].copy(), progress, lost)
+
+
+def _shelf(simulator: Simulator, width: int, rounds: int) -> Path:
+    """Where the plan of this case is kept: named by the case, the search and the sources of both."""
+    own = b"".join(Path(module).read_bytes() for module in (__file__, search.__file__))
+    said = f"{simulator.instance.digest()} {width} {rounds} {sources_digest()}".encode()
+    return cache_dir() / "plans" / f"{hashlib.sha256(own + said).hexdigest()[:32]}.npz"
+
+
+def _read(shelf: Path, simulator: Simulator) -> NDArray[np.int64] | None:
+    """The plan, if it is whole and still loses what it says; else it is made again."""
+    try:
+        with np.load(shelf, allow_pickle=False) as stored:
+            plan: NDArray[np.int64] = stored["plan"].astype(np.int64)
+            loss = int(stored["loss"])
+        never = CompiledRule(compile_rule(_follow_plan), np.array([2.0**62]), np.zeros(1, np.int64))
+        if _Schedule.of(simulator, never, plan).loss == loss:
+            return plan
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass
+    _log.warning("stored plan %s is damaged: planning again.", shelf)
+    return None
+
+
+def _write(shelf: Path, schedule: _Schedule) -> None:
+    try:
+        with write_whole(shelf) as path, path.open("wb") as file:
+            np.savez(file, plan=schedule.plan, loss=schedule.loss)
+    except PathError as error:
+        _log.warning("plan not kept: %s", error)
 
 
 @functools.cache

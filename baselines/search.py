@@ -6,7 +6,8 @@ moment at which its next prefill could hold more than before. Extensions are sif
 what a reference schedule still lost from the same progress on), the survivors are finished with a base rule, and those
 that end best are kept. Every finish is a whole schedule, so the search never does worse than its base rule.
 
-*Loss* is the part of the makespan that decisions control (the `excess` charge), or the clock where costs are not affine.
+*Loss* is the part of the makespan that decisions control (the `excess` charge), or the clock where costs are not
+affine.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ NOT_DONE = np.int64(2**62)
 
 
 @jit
-def _loss(v: Any, s: Any, k: Any) -> int:
+def _loss(v: Any, s: Any, k: Any) -> Any:
     if k.affine:
         fixed = k.alpha_prefill_ns * v.prefills + s.jump_ns
-        return k.num_clients * fixed + k.alpha_decode_ns * s.idle_client_decodes  # type: ignore[no-any-return]
-    return k.num_clients * v.clock_ns  # type: ignore[no-any-return]
+        return k.num_clients * fixed + k.alpha_decode_ns * s.idle_client_decodes
+    return k.num_clients * v.clock_ns
 
 
 @jit
 def _progress(v: Any, s: Any) -> int:
     """Client-decodes done: sum over decodes of active clients."""
-    return v.num_clients * v.decodes - s.idle_client_decodes  # type: ignore[no-any-return]
+    return v.num_clients * v.decodes - s.idle_client_decodes
 
 
 @jit
@@ -89,11 +90,11 @@ def follow(
             lost[v.prefills - 1] = _loss(v, s, k)
     progress[v.prefills] = _progress(v, s)
     lost[v.prefills] = _loss(v, s, k)
-    return v.prefills  # type: ignore[no-any-return]
+    return v.prefills
 
 
 @jit
-def _finish(v: Any, s: Any, k: Any, rule: Any, parameters: Any, memory: Any, limit: int) -> int:
+def _finish(v: Any, s: Any, k: Any, rule: Any, parameters: Any, memory: Any, limit: Any) -> Any:
     """Loss at the end of the episode under ``rule``; given up once it exceeds ``limit``."""
     memory[:] = 0
     while v.completed < k.num_requests:
@@ -182,7 +183,7 @@ def beam_search(
     reached = np.empty(sifted, np.int64)
     ends = np.empty(width, np.int64)
     chosen = np.empty(width, np.int64)
-    best_end = NOT_DONE
+    best_end: Any = NOT_DONE
     best_stage = 0
     best_parent = 0
     best_moment = np.int64(0)

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import operator
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,8 +19,8 @@ from llmsched_env.core.features import FEATURES, NUM_FEATURES
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
-from llmsched_env.metrics import final_metrics
 from llmsched_env.instances import instance, pool_size
+from llmsched_env.metrics import EPISODE_METRICS, final_metrics
 from llmsched_env.simulator import Simulator
 
 __all__ = ["LLMSchedEnv"]
@@ -66,16 +66,17 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
 
     A step is charged the difference of an exact integer total, so that the rewards of an episode telescope:
 
-    - `excess` (default): -(alpha_p [prefill] + alpha_d * idle / J [decode]) / LB1. Sums to -(makespan - a constant) / LB1;
-      dense, and right under discounting too, since nothing in it is beyond a policy's control.
+    - `excess` (default): -(alpha_p [prefill] + alpha_d * idle / J [decode]) / LB1. Sums to
+      -(makespan - a constant) / LB1; dense, and right under discounting too, since nothing in it is beyond a policy's
+      control.
     - `makespan`: -dt / LB1. Sums to -makespan / LB1; use it with gamma = 1 only.
     - `idle`: client-time lost / (J * LB1). Sums to -makespan * (1 - utilization) / LB1.
     - `latency`: -integral of (waiting + active) dt / (n * LB1). Sums to -mean end-to-end latency / LB1.
 
     ## Starting State
 
-    All clients idle, all queues as the scenario lays them out, the clock at the first release. `reset(seed=...)` draws a
-    case of the pool; `reset(options={{"case": k}})` takes case k.
+    All clients idle, all queues as the scenario lays them out, the clock at the first release. `reset(seed=...)`
+    draws a case of the pool; `reset(options={{"case": k}})` takes case k.
 
     ## Episode End
 
@@ -85,20 +86,24 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     ## Information
 
     Always `action_mask` (2,) int8 and `invalid_actions`, the count so far; `case` after a reset; after the last step
-    `makespan_s`, `utilization`, `gap_to_bound`, `prefills`, `decodes`, `completed`, `mean_latency_s`.
+    {metric_names} and `bound_s` (docs/metrics.md has their formulas).
 
     ## Arguments
 
     {argument_table}
 
-    `render_mode`: `None`, `"rgb_array"`, `"human"` or `"ansi"`. All others may be given as one `scenario=Scenario(...)`.
+    `render_mode`: `None`, `"rgb_array"`, `"human"` or `"ansi"`. All others may be given as one
+    `scenario=Scenario(...)`.
 
     ## Version History
 
     {version_table}
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "ansi"], "render_fps": 30}
+    metadata = {  # noqa: RUF012  # declared by the base class
+        "render_modes": ["human", "rgb_array", "ansi"],
+        "render_fps": 30,
+    }
 
     def __init__(self, scenario: Scenario | None = None, *, render_mode: str | None = None, **arguments: Any) -> None:
         """Make the environment; see the class for the arguments.
@@ -112,7 +117,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
-        self.action_space = spaces.Discrete(2)  # type: ignore[assignment]
+        self.action_space = spaces.Discrete(2)
         self._simulator: Simulator | None = None
         self._flags = TERMINATED
         self._unpaid = False  # reset has run through the whole episode, the first step reports its end
@@ -231,8 +236,8 @@ def _merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
         given = getattr(scenario, name, value)
         if given not in (value, getattr(Scenario, name)):
             raise ConfigError(
-                f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the environment "
-                f"id: leave one out, or pass the scenario to LLMSchedEnv itself."
+                f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the "
+                f"environment id: leave one out, or pass the scenario to LLMSchedEnv itself."
             )
     return merged
 
@@ -272,6 +277,7 @@ def _specification(template: str) -> str:
     ]
     return template.format(
         observation_table=_table(("", "feature", "value", "min", "max"), *features),
+        metric_names=", ".join(f"`{name}`" for name in EPISODE_METRICS),
         argument_table=_table(("argument", "default", "meaning"), *arguments),
         version_table=_table(("id", "differs from the defaults in", "history"), *versions),
     )

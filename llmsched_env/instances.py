@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
 from llmsched_env.core.episode import Instance
-from llmsched_env.errors import WorkloadError
+from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.offline import lb1_ns, stored_assignment
 from llmsched_env.workload import Requests
 from llmsched_env.workload.protocol import check_case
@@ -56,12 +57,13 @@ def _instance(scenario: Scenario, case: int) -> Instance:
 
 
 @functools.lru_cache(maxsize=INSTANCES_KEPT)
-def _draw(workload: object, split: str, case: int, num_requests: int | None) -> Requests:
-    return workload.requests(split, case, num_requests=num_requests)  # type: ignore[attr-defined,no-any-return]
+def _draw(workload: Any, split: str, case: int, num_requests: int | None) -> Requests:
+    return workload.requests(split, case, num_requests=num_requests)  # type: ignore[no-any-return]
 
 
 def _requests(scenario: Scenario, case: int) -> Requests:
-    return _draw(scenario.source, scenario.split, case, scenario.num_requests)
+    source: Any = scenario.source
+    return _draw(source, scenario.split, case, scenario.num_requests)
 
 
 def estimates(scenario: Scenario, requests: Requests) -> NDArray[np.int32]:

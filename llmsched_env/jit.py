@@ -19,19 +19,20 @@ import numba
 
 from llmsched_env.storage import cache_dir
 
-__all__ = ["inlined", "jit", "jit_as"]
+__all__ = ["inlined", "jit", "jit_as", "sources_digest"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @functools.cache
-def _compiled_cache() -> str:
+def sources_digest() -> str:
+    """Hash (hex) of numba's version and of the sources that may be compiled into another: what results depend on."""
     package = Path(__file__).parent
     sources = [Path(__file__), *sorted(package.glob("core/*.py")), *sorted(package.glob("offline/*.py"))]
     digest = hashlib.sha256(numba.__version__.encode())
     for source in sources:
         digest.update(source.read_bytes())
-    return str(cache_dir() / "compiled" / digest.hexdigest()[:16])
+    return digest.hexdigest()
 
 
 def jit(function: F) -> F:
@@ -58,7 +59,7 @@ def _compile(function: F, *signature: Any, **options: bool) -> F:
     # user's own numba code stays where it was.
     settings: Any = numba.config
     previous = settings.CACHE_DIR
-    settings.CACHE_DIR = _compiled_cache()
+    settings.CACHE_DIR = str(cache_dir() / "compiled" / sources_digest()[:16])
     try:
         compiled: Any
         try:

@@ -27,7 +27,7 @@ def compile_rule(function: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any
     The function may use arithmetic, comparisons, ``math`` and ``numpy`` scalars; see numba's documentation. With
     ``NUMBA_DISABLE_JIT=1`` it stays as it is.
     """
-    return jit_as(RULE_SIGNATURE)(function)  # type: ignore[no-any-return]
+    return jit_as(RULE_SIGNATURE)(function)
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def _runner() -> Callable[..., int]:
         types.float64[::1],
         types.int64[::1],
     )
-    return jit_as(signature)(run_rule)  # type: ignore[no-any-return]
+    return jit_as(signature)(run_rule)
 
 
 class Simulator:
@@ -130,7 +130,7 @@ class Simulator:
             memory.grow_log()
 
     @property
-    def totals(self) -> Records:
+    def totals(self) -> Any:
         """The totals that metrics are made of: a `STATE` record, to read."""
         return self._memory.state[0]
 

@@ -58,7 +58,7 @@ def _compiled_lowest_bit(word: Any) -> Any:
 @inlined
 def _words(address: int, size: int) -> NDArray[np.uint64]:
     # At least as many words as there are; only interpreted code looks at the length.
-    return array_at(address, ((size >> 5) + 4,), np.uint64)  # type: ignore[no-any-return]
+    return array_at(address, ((size >> 5) + 4,), np.uint64)
 
 
 @inlined
@@ -96,7 +96,7 @@ def remove(address: int, size: int, member: int) -> None:
 @inlined
 def contains(address: int, size: int, member: int) -> bool:
     """Whether ``member`` is in the set."""
-    return (_words(address, size)[member >> 6] >> np.uint64(member & 63)) & ONE != ZERO  # type: ignore[no-any-return]
+    return (_words(address, size)[member >> 6] >> np.uint64(member & 63)) & ONE != ZERO
 
 
 @inlined

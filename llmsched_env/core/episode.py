@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,16 @@ class Instance:
         """Clients J."""
         return int(self.setup[0]["num_clients"])
 
+    def digest(self) -> str:
+        """Content hash (hex) of everything that the course of an episode depends on."""
+        h = hashlib.sha256()
+        world = self.setup.copy()
+        for name in ("reward", "reward_scale", "skip_forced", *(x for x in SETUP.names or () if x.endswith("address"))):
+            world[name] = 0
+        for array in (self.requests, self.release_ns, world):
+            h.update(np.ascontiguousarray(array).tobytes())
+        return h.hexdigest()
+
     @property
     def max_iterations(self) -> int:
         """Horizon, 0 for none."""
@@ -106,14 +117,14 @@ class Instance:
         total = int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))
         if max(total) > MAX_OUTPUT_TOKENS:
             raise WorkloadError(
-                f"{max(total)} output tokens in sum exceed {MAX_OUTPUT_TOKENS}, the most that a case may have: split it."
+                f"{max(total)} output tokens in sum exceed {MAX_OUTPUT_TOKENS}, the most of one case: split it."
             )
         _check_clock(requests, cost)
         shared = client_of is None
         queue = np.zeros(n, np.int32) if client_of is None else client_of
         number = np.arange(n)
-        key = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}[order]
-        by_position = np.lexsort((number, key, queue)).astype(np.int32)
+        keys: dict[str, NDArray[Any]] = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}
+        by_position = np.lexsort((number, keys[order], queue)).astype(np.int32)
         position_of = np.empty(n, np.int32)
         position_of[by_position] = np.arange(n, dtype=np.int32)
         rows = np.empty((n, layout.REQUEST_COLUMNS), np.int32)
@@ -252,7 +263,7 @@ class Memory:
         return self.view, self.state, self.clients, self.ring, self.bits
 
     @property
-    def call_arrays(self) -> tuple[Any, ...]:
+    def call_arrays(self) -> tuple[Any, Any, Any]:
         """What compiled code takes: view, state, setup."""
         return self.view, self.state, self.setup
 

@@ -24,8 +24,8 @@ __all__ = [
     "SETUP",
     "STATE",
     "VIEW",
-    "View",
     "Records",
+    "View",
 ]
 
 Records = NDArray[np.void]

@@ -38,7 +38,7 @@ def feasible(v: Any) -> int:
 @jit
 def finished(v: Any, k: Any) -> bool:
     """Whether every request is complete, or the horizon is reached."""
-    return v.completed >= k.num_requests or (k.max_iterations > 0 and v.prefills + v.decodes >= k.max_iterations)  # type: ignore[no-any-return]
+    return v.completed >= k.num_requests or (k.max_iterations > 0 and v.prefills + v.decodes >= k.max_iterations)
 
 
 @jit
@@ -119,4 +119,4 @@ def run_rule(
         else:
             action = DECODE if options == 1 else PREFILL
         advance(v, s, k, action)
-    return v.prefills + v.decodes - before  # type: ignore[no-any-return]
+    return v.prefills + v.decodes - before

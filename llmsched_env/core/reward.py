@@ -3,18 +3,18 @@
 ``reward = -(C(after) - C(before)) / scale`` with C from the table below. Time that passes inside ``reset`` (a first
 arrival after 0, iterations without a choice under ``skip_forced``) is part of the first difference.
 
-======== ========================================================== ==================== =============================
-reward   C, a total since the start of the episode                  scale                an episode sums to
-======== ========================================================== ==================== =============================
-excess   alpha_p * J * prefills + alpha_d * idle client-decodes     J * LB1              -(makespan - constant) / LB1
+======== ========================================================== ============= ===============================
+reward   C, a total since the start of the episode                  scale         an episode sums to
+======== ========================================================== ============= ===============================
+excess   alpha_p * J * prefills + alpha_d * idle client-decodes     J * LB1       -(makespan - constant) / LB1
          + J * time with nothing to do
-makespan clock                                                      LB1                  -makespan / LB1
-idle     J * clock - busy client time                               J * LB1              -J * makespan * (1 - util) / scale
-latency  integral of (waiting + active) over time                   requests * LB1       -mean end-to-end latency / LB1
-======== ========================================================== ==================== =============================
+makespan clock                                                      LB1           -makespan / LB1
+idle     J * clock - busy client time                               J * LB1       -makespan * (1 - util) / LB1
+latency  integral of (waiting + active) over time                   n * LB1       -mean end-to-end latency / LB1
+======== ========================================================== ============= ===============================
 
-The constant of `excess` is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed: no policy can change it. With a cost
-model that is not affine there is no such constant, and `excess` is `makespan`.
+The constant of `excess` is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed: no policy can change it.
+With a cost model that is not affine there is no such constant, and `excess` is `makespan`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def charge(v: Any, s: Any, k: Any) -> int:
     """The total C of the episode so far, in ns (makespan), client-ns (excess, idle) or request-ns (latency)."""
     if k.reward == EXCESS and k.affine:
         lost = k.alpha_prefill_ns * v.prefills + s.jump_ns
-        return k.num_clients * lost + k.alpha_decode_ns * s.idle_client_decodes  # type: ignore[no-any-return]
+        return k.num_clients * lost + k.alpha_decode_ns * s.idle_client_decodes
     if k.reward == IDLE:
-        return k.num_clients * v.clock_ns - s.busy_client_ns  # type: ignore[no-any-return]
+        return k.num_clients * v.clock_ns - s.busy_client_ns
     if k.reward == LATENCY:
-        return s.request_ns  # type: ignore[no-any-return]
+        return s.request_ns
     if k.reward == EXCESS:
-        return k.num_clients * v.clock_ns  # type: ignore[no-any-return]
-    return v.clock_ns  # type: ignore[no-any-return]
+        return k.num_clients * v.clock_ns
+    return v.clock_ns

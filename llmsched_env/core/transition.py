@@ -58,11 +58,11 @@ Record = Any
 def prefill_duration(k: Record, tokens: int) -> int:
     """Duration in ns of a prefill of ``tokens`` prompt tokens (affine, or the smallest level that holds them)."""
     if k.num_levels == 0:
-        return k.alpha_prefill_ns + k.beta_prefill_ns * tokens  # type: ignore[no-any-return]
+        return k.alpha_prefill_ns + k.beta_prefill_ns * tokens
     level = 0
     while level < k.num_levels - 1 and k.level_tokens[level] < tokens:
         level += 1
-    return k.level_ns[level]  # type: ignore[no-any-return]
+    return k.level_ns[level]
 
 
 @jit
@@ -346,8 +346,7 @@ def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
         v.overdue += 1
         return False
     ring[EXPECTED, (v.decodes + expected) & mask] += 1
-    if v.decodes + expected > v.last_due:
-        v.last_due = v.decodes + expected
+    v.last_due = max(v.last_due, v.decodes + expected)
     v.remaining += expected
     v.remaining_squared += np.int64(expected) * np.int64(expected)
     if expected <= 1:
@@ -409,7 +408,6 @@ def _leave(v: Record, finished: int, held: int) -> None:
 @inlined
 def _settle(v: Record, s: Record, k: Record) -> None:
     """Bring the view up to the clock: arrivals, a jump over time in which there is nothing to do, what comes next."""
-    requests = requests_at(k)
     release_ns = release_ns_at(k)
     if s.next_release < k.num_requests:
         _release(v, s, k)

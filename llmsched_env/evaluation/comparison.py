@@ -170,7 +170,7 @@ def compare(
     """Run every contestant on the same cases.
 
     Args:
-        contestants: the rows, in order. ``reference`` and ``planner`` are run too, shown only where they are among them.
+        contestants: the rows, in order. ``reference`` and ``planner`` are run too, and shown where they are among them.
         scenario_id: what the scenario is called.
         scenario: the scenario that they are compared in.
         cases: case numbers.

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
-from llmsched_env.metrics import EPISODE_METRICS, final_metrics
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance
+from llmsched_env.metrics import EPISODE_METRICS, final_metrics
 from llmsched_env.policy import Policy, Start
 from llmsched_env.simulator import Simulator
 

@@ -34,7 +34,7 @@ def _next_random(state: int) -> int:
 
 
 @jit
-def _gather(  # noqa: PLR0917 (compiled functions take arguments by position)
+def _gather(
     head: NDArray[np.int64],
     after: NDArray[np.int64],
     client: int,
@@ -64,7 +64,7 @@ def _gather(  # noqa: PLR0917 (compiled functions take arguments by position)
 
 
 @jit
-def _best_split(  # noqa: PLR0917 (compiled functions take arguments by position)
+def _best_split(
     weights: NDArray[np.int64],
     on_first: NDArray[np.bool_],
     best_on_first: NDArray[np.bool_],
@@ -113,7 +113,7 @@ def _best_split(  # noqa: PLR0917 (compiled functions take arguments by position
 
 
 @jit
-def resplit(  # noqa: PLR0917 (compiled functions take arguments by position)
+def resplit(
     loads: NDArray[np.int64], client_of: NDArray[np.int32], clients: int, target: int, moves: int, seed: int
 ) -> tuple[int, int]:
     """Search for an assignment whose largest load is at most ``target``.

@@ -24,11 +24,12 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "prefill": (213, 94, 0),
     "decode": (92, 145, 190),
     "stalled": (194, 212, 229),
-    "idle": (255, 246, 214),
+    "idle": (253, 232, 170),
 }
 """RGB of each kind: apart in hue for every common kind of colour vision, and in lightness when printed grey."""
 
 Floats = NDArray[np.float64]
+Shares = NDArray[np.float32]
 
 
 def recorded(simulator: Simulator) -> Records:
@@ -99,7 +100,7 @@ class _Spans:
         return total
 
 
-def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Floats:
+def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     """How the client-time of each cell was spent.
 
     Args:
@@ -108,7 +109,7 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Floats:
         rows: at most J; client k is in row ``k * rows // J``.
 
     Returns:
-        (4, rows, columns) in the order of `KINDS`: fractions that sum to 1, or to 0 in cells after the clock.
+        (4, rows, columns) float32 in the order of `KINDS`: fractions that sum to 1, or to 0 in cells after the clock.
 
     Raises:
         ConfigError: the episode was not recorded.
@@ -123,14 +124,17 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Floats:
     size_of_row = np.bincount(np.arange(num_clients) * rows // num_clients, minlength=rows)
     capacity = size_of_row[:, None] * np.diff(edges_ns)  # (rows, columns)
 
-    out = np.empty((len(KINDS), *capacity.shape))
-    out[0] = _Spans(edges_ns, rows, row, start_ns, first_ns).held(None)
+    per_ns = np.divide(1.0, capacity, out=np.zeros_like(capacity), where=capacity > 0)
+    out = np.empty((len(KINDS), *capacity.shape), np.float32)
+    out[0] = _Spans(edges_ns, rows, row, start_ns, first_ns).held(None) * per_ns
     holding = _Spans(edges_ns, rows, row, first_ns, end_ns)
-    out[1] = holding.held(Measure.of(log, prefill=False))
-    out[2] = holding.held(Measure.of(log, prefill=True))
-    np.subtract(capacity, out[:3].sum(axis=0), out=out[3])
-    out *= np.divide(1.0, capacity, out=np.zeros_like(capacity), where=capacity > 0)
-    np.clip(out, 0.0, 1.0, out=out)  # rounding
+    out[1] = holding.held(Measure.of(log, prefill=False)) * per_ns
+    out[2] = holding.held(Measure.of(log, prefill=True)) * per_ns
+    out[3] = capacity > 0
+    for share in out[:3]:
+        np.maximum(share, 0.0, out=share)  # rounding
+        out[3] -= share
+    np.maximum(out[3], 0.0, out=out[3])
     return out
 
 
@@ -151,8 +155,12 @@ def waiting(simulator: Simulator, edges_ns: Floats) -> Floats:
     return np.divide(spans.held(None)[0], width, out=np.full(len(width), np.nan), where=width > 0)
 
 
-def colours(cells: Floats, blank: tuple[int, int, int] = (255, 255, 255)) -> NDArray[np.uint8]:
+def colours(cells: Shares, blank: tuple[int, int, int] = (255, 255, 255)) -> NDArray[np.uint8]:
     """(rows, columns, 3) RGB of :func:`shares`: the colours of the kinds mixed by their shares."""
-    palette = np.array([COLOURS[kind] for kind in KINDS], np.float32) - np.float32(blank)
-    mixed = cells.reshape(len(KINDS), -1).T.astype(np.float32) @ palette + np.float32(blank)
-    return np.rint(mixed).astype(np.uint8).reshape(*cells.shape[1:], 3)
+    mixed = np.empty((*cells.shape[1:], 3), np.uint8)
+    for channel, paper in enumerate(blank):
+        level = np.full(cells.shape[1:], paper + 0.5, np.float32)  # 0.5: the cast below rounds down
+        for share, kind in zip(cells, KINDS, strict=True):
+            level += share * np.float32(COLOURS[kind][channel] - paper)
+        mixed[..., channel] = level
+    return mixed

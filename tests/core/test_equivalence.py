@@ -98,7 +98,7 @@ def test_batch_expected_on_client_queues_is_exact_where_it_can_be():
             tokens = sum(case.prompts[i] for _, i in batch)
             assert (view.batch_requests == 0) == (not batch)
             assert view.batch_requests <= view.ready
-            assert view.batch_tokens <= max(case.token_cap, max(case.prompts))
+            assert view.batch_tokens <= max(case.token_cap, *case.prompts)
             everything = len(reference.waiting) == reference.ready
             if len(batch) == reference.ready and (everything or not case.stealing) and tokens <= case.token_cap:
                 work = sum(case.estimates[i] for _, i in batch)

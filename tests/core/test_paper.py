@@ -74,7 +74,7 @@ def test_a_prompt_above_the_cap_is_prefilled_alone():
 
 
 def test_the_cap_binds_in_the_order_of_clients():
-    # Queues: client 0 has prompt 8, client 1 nothing, client 2 has 1, client 3 has 8. Cap 10: 8 + 1 fit, then 8 does not.
+    # Prompts: client 0 has 8, client 1 nothing, client 2 has 1, client 3 has 8. Cap 10: 8 + 1 fit, then 8 does not.
     case = Case((8, 1, 8), (1, 1, 1), 4, queues=(0, 2, 3), token_cap=10)
     simulator = Simulator(case.instance(), record=True)
     assert simulator.view.ready == 3
@@ -84,8 +84,8 @@ def test_the_cap_binds_in_the_order_of_clients():
 
 
 def test_steal_from_the_most_loaded():
-    # Queues: client 0: outputs 9, 2 (11 waiting); client 1: 3, 3, 3 (9); client 2: none. When client 2 composes, clients 0
-    # and 1 hold theirs: client 0 has 8 to decode and 2 waiting = 10, client 1 has 2 + 6 = 8. It takes request 1, from 0.
+    # Outputs: client 0 has 9, 2 waiting; client 1: 3, 3, 3; client 2: none. When client 2 composes, the others hold
+    # theirs: client 0 has 8 to decode and 2 waiting = 10, client 1 has 2 + 6 = 8. It takes request 1, from client 0.
     case = Case((1,) * 5, (9, 2, 3, 3, 3), 3, queues=(0, 0, 1, 1, 1), stealing=True)
     simulator = Simulator(case.instance(), record=True)
     simulator.step(PREFILL)

@@ -1,0 +1,162 @@
+"""Compiled loops that only benchmarks need, and the plain simulator that they are measured against."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from llmsched_env.core.episode import Block, Instance
+from llmsched_env.core.features import NUM_FEATURES, observe
+from llmsched_env.core.layout import SETUP, STATE, VIEW
+from llmsched_env.core.loops import RULE_SIGNATURE, feasible, finished, run_rule
+from llmsched_env.core.memory import copy_episode
+from llmsched_env.core.transition import DECODE, PREFILL, advance
+from llmsched_env.jit import jit_as
+from llmsched_env.policy import CompiledRule
+
+__all__ = ["Episodes", "plain_episode"]
+
+ROWS = 64
+"""Observations go to a buffer of so many rows in turn, as a rollout buffer would take them."""
+
+
+def run_episodes(views: Any, states: Any, setups: Any, rule: Any, parameters: Any, memory: Any) -> int:
+    """Reset and run each pair (start, running) of episodes under ``rule``; returns the iterations."""
+    total = 0
+    for pair in range(len(views) // 2):
+        copy_episode(views, states, setups, 2 * pair, 2 * pair + 1)
+        row = 2 * pair + 1
+        total += run_rule(views[row : row + 1], states[row : row + 1], setups[row : row + 1], rule, parameters, memory)
+    return total
+
+
+def run_observed(
+    views: Any, states: Any, setups: Any, rule: Any, parameters: Any, memory: Any, out: NDArray[np.float32]
+) -> int:
+    """The same with the observation computed before each iteration."""
+    total = 0
+    for pair in range(len(views) // 2):
+        copy_episode(views, states, setups, 2 * pair, 2 * pair + 1)
+        v = views[2 * pair + 1]
+        s = states[2 * pair + 1]
+        k = setups[2 * pair + 1]
+        while not finished(v, k):
+            observe(v, out[total % ROWS])
+            options = feasible(v)
+            if options == 3:
+                action = rule(v, parameters, memory)
+            else:
+                action = DECODE if options == 1 else PREFILL
+            advance(v, s, k, action)
+            total += 1
+    return total
+
+
+def reset_episodes(views: Any, states: Any, setups: Any) -> int:
+    """Only the resets."""
+    for pair in range(len(views) // 2):
+        copy_episode(views, states, setups, 2 * pair, 2 * pair + 1)
+    return len(views) // 2
+
+
+@functools.cache
+def _compiled(function: Callable[..., int], kind: str) -> Callable[..., int]:
+    records = [numba.from_dtype(dtype)[::1] for dtype in (VIEW, STATE, SETUP)]
+    rule = [types.FunctionType(RULE_SIGNATURE), types.float64[::1], types.int64[::1]]
+    arguments = {"reset": [], "run": rule, "observe": [*rule, types.float32[:, ::1]]}[kind]
+    return jit_as(types.int64(*records, *arguments))(function)  # type: ignore[no-any-return]
+
+
+class Episodes:
+    """Several cases, each with the memory that it starts from and the memory that it runs in.
+
+    Args:
+        instances: the cases.
+    """
+
+    def __init__(self, instances: Sequence[Instance]) -> None:
+        self._blocks = [Block(case.start, 2) for case in instances]  # kept alive for their addresses
+        self._arrays = tuple(
+            np.concatenate([getattr(block, name) for block in self._blocks]) for name in ("views", "states", "setups")
+        )
+        self._out = np.zeros((ROWS, NUM_FEATURES), np.float32)
+
+    def run(self, rule: CompiledRule) -> int:
+        """Whole episodes under a rule; returns their iterations."""
+        call = _compiled(run_episodes, "run")
+        return call(*self._arrays, rule.function, rule.parameters, rule.memory.copy())
+
+    def run_observed(self, rule: CompiledRule) -> int:
+        """The same with an observation at each iteration."""
+        call = _compiled(run_observed, "observe")
+        return call(*self._arrays, rule.function, rule.parameters, rule.memory.copy(), self._out)
+
+    def reset(self) -> int:
+        """Only reset; returns the number of episodes."""
+        return _compiled(reset_episodes, "reset")(*self._arrays)
+
+    def clocks_ns(self) -> list[int]:
+        """(cases,) the clock where each episode stands: after a run, its makespan."""
+        return [int(view["clock_ns"]) for view in self._arrays[0][1::2]]
+
+    def steals(self) -> int:
+        """Requests taken from another client's queue, over all cases."""
+        return int(self._arrays[1]["steals"][1::2].sum())
+
+    @property
+    def requests(self) -> int:
+        """Requests of all cases in sum."""
+        return int(self._arrays[2]["num_requests"][1::2].sum())
+
+
+def plain_episode(
+    prompts: Any, outputs: Any, finish_at: Any, clients: int, threshold: int, cap: int, cost: Any
+) -> tuple[int, int]:
+    """The paper's system in as few lines as it takes: one shared queue, known costs, the threshold rule.
+
+    What anybody would write first, and as quick as plain Python is: a decode costs the same whatever the number of
+    clients, because completions are counted in a calendar by decode. No client has an identity, nothing is recorded,
+    nothing is shown to a policy. Also compiled as it stands: the least that an iteration can cost.
+
+    Args:
+        prompts: prompt tokens in the order in which requests are taken.
+        outputs: output tokens.
+        finish_at: zeros, longer than the longest output by 1 and a power of two.
+        clients: J.
+        threshold: idle clients that make a prefill worth while.
+        cap: most prompt tokens in a prefill.
+        cost: alpha_prefill, beta_prefill, alpha_decode, beta_decode in ns.
+
+    Returns:
+        makespan in ns, iterations.
+    """
+    alpha_prefill_ns, beta_prefill_ns, alpha_decode_ns, beta_decode_ns = cost
+    mask = len(finish_at) - 1
+    n = len(prompts)
+    clock_ns = 0
+    head = active = decodes = prefills = 0
+    while active > 0 or head < n:
+        idle = clients - active
+        if head < n and (active == 0 or (idle > 0 and (idle >= threshold or idle >= n - head))):
+            tokens = first = 0
+            while head < n and first < idle and (first == 0 or tokens + prompts[head] <= cap):
+                tokens += prompts[head]
+                if outputs[head] > 1:
+                    finish_at[(decodes + outputs[head] - 1) & mask] += 1
+                    active += 1
+                head += 1
+                first += 1
+            clock_ns += alpha_prefill_ns + beta_prefill_ns * tokens
+            prefills += 1
+        else:
+            clock_ns += alpha_decode_ns + beta_decode_ns * active
+            decodes += 1
+            active -= finish_at[decodes & mask]
+            finish_at[decodes & mask] = 0
+    return clock_ns, prefills + decodes

@@ -1,0 +1,171 @@
+"""How figures are taken and told: repeats on one core, the machine, one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Figure", "Timing", "child", "machine", "peak_memory_bytes", "pin", "repeat", "table"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table.
+
+    Attributes:
+        section: what it belongs to.
+        name: what was measured.
+        value: ours.
+        unit: its unit.
+        reference: the figure of the same run that it stands beside.
+        reference_name: what that is.
+        target: limit that it was to keep; ``None`` where nothing was promised.
+        target_on: "value" or "ratio" (value / reference).
+        at_least: whether the target is a floor, not a ceiling.
+    """
+
+    section: str
+    name: str
+    value: float
+    unit: str
+    reference: float | None = None
+    reference_name: str = ""
+    target: float | None = None
+    target_on: str = "value"
+    at_least: bool = True
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours against the reference."""
+        return self.value / self.reference if self.reference else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is kept; ``None`` without one."""
+        measured = self.value if self.target_on == "value" else self.ratio
+        if self.target is None or measured is None:
+            return None
+        return measured >= self.target if self.at_least else measured <= self.target
+
+    def row(self) -> list[str]:
+        """The cells of its line."""
+        target = ""
+        if self.target is not None:
+            unit = self.unit if self.target_on == "value" else "×"
+            target = f"{'≥' if self.at_least else '≤'} {self.target:g} {unit}"
+        return [
+            self.name,
+            f"{_digits(self.value)} {self.unit}",
+            f"{_digits(self.reference)} {self.unit}: {self.reference_name}" if self.reference else "",
+            f"{_digits(self.ratio)}×" if self.ratio else "",
+            target,
+            {None: "", True: "yes", False: "**no**"}[self.met],
+        ]
+
+
+def _digits(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+class Timing(NamedTuple):
+    """Seconds of one call over its repeats."""
+
+    best_s: float
+    median_s: float
+
+
+def repeat(*calls: Callable[[], Any], repeats: int) -> list[Timing]:
+    """Time calls in turn, so that a disturbance of the machine falls on all of them; each is run once before."""
+    for call in calls:
+        call()
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, times in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return [Timing(min(times), statistics.median(times)) for times in taken]
+
+
+def pin() -> str:
+    """Keep this process and its children on one core, where the system can; says what was done."""
+    if not hasattr(os, "sched_setaffinity"):
+        return "not pinned"
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return "pinned to one core"
+
+
+def machine() -> str:
+    """Cores, processor and versions in one line."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy", "gymnasium"))
+    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, {packages}"
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process ever held."""
+    try:
+        # Not getrusage: its maximum is inherited from the parent across exec.
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def child(script: Path, *arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run ``script`` in a fresh process; the JSON of its last line, and ``wall_s``, the life of that process.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    wall_s = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{script.name} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return {**json.loads(done.stdout.splitlines()[-1]), "wall_s": wall_s}
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The Markdown of all figures, by section."""
+    header = "| figure | ours | reference (same run) | ratio | target | met? |\n| --- | --- | --- | --- | --- | --- |"
+    sections = list(dict.fromkeys(figure.section for figure in figures))
+    parts = []
+    for section in sections:
+        rows = ["| " + " | ".join(f.row()) + " |" for f in figures if f.section == section]
+        parts.append(f"### {section}\n\n{header}\n" + "\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def as_json(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """The figures as plain values."""
+    return [{**asdict(figure), "ratio": figure.ratio, "met": figure.met} for figure in figures]

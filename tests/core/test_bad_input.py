@@ -1,0 +1,188 @@
+"""What no simulation can honour is refused at the door, in words that name the value and the remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from strategies import Case
+
+from llmsched_env.config import Scenario
+from llmsched_env.core.layout import MAX_LEVELS
+from llmsched_env.cost import PRESETS, CostModel
+from llmsched_env.env import LLMSchedEnv
+from llmsched_env.errors import (
+    ConfigError,
+    FileFormatError,
+    LLMSchedError,
+    PathError,
+    UnknownNameError,
+    WorkloadError,
+)
+from llmsched_env.instances import instance
+from llmsched_env.workload import Requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_clients": 0}, r"num_clients = 0 is out of range: it lies in \[1, 1048576\]"),
+        ({"num_clients": -3}, r"num_clients = -3 is out of range"),
+        ({"num_clients": 2**20 + 1}, r"num_clients = 1048577 is out of range"),
+        ({"num_clients": 8.0}, r"num_clients = 8.0 is not a whole number"),
+        ({"num_clients": "8"}, r"num_clients = '8' is not a whole number"),
+        ({"num_clients": True}, r"num_clients = True is not a whole number"),
+        ({"num_clients": None}, r"num_clients = None is not a whole number"),
+        ({"num_clients": float("nan")}, r"num_clients = nan is not a whole number"),
+        ({"num_requests": 0}, r"num_requests = 0 is out of range"),
+        ({"max_iterations": 0}, r"max_iterations = 0 is out of range"),
+        ({"prefill_token_cap": 0}, r"prefill_token_cap = 0 is out of range"),
+        ({"stealing": 1}, r"stealing = 1 is neither True nor False"),
+        ({"skip_forced": "no"}, r"skip_forced = 'no' is neither True nor False"),
+        ({"workload": 5}, r"5 is not a workload: pass a name"),
+    ],
+)
+def test_values_out_of_range(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        Scenario(**arguments)
+    with pytest.raises(ConfigError, match=words):
+        LLMSchedEnv(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"cost": "llama-65b"}, r"unknown cost preset 'llama-65b'. Did you mean 'llama-65b-paper"),
+        ({"workload": "gsm8"}, r"unknown workload 'gsm8'. Did you mean 'gsm8k'"),
+        ({"split": "tests"}, r"unknown split 'tests'. Did you mean 'test'"),
+        ({"queue": "client queues"}, r"unknown queue 'client queues'"),
+        ({"assignment": "lp"}, r"unknown assignment 'lp'. Did you mean 'lpt'"),
+        ({"order": "longest"}, r"unknown order 'longest'. Did you mean 'longest_first'"),
+        ({"lengths": "know"}, r"unknown lengths 'know'. Did you mean 'known'"),
+        ({"reward": "makespam"}, r"unknown reward 'makespam'. Did you mean 'makespan'"),
+        ({"client": 8}, r"unknown scenario argument 'client'. Did you mean 'num_clients'"),
+    ],
+)
+def test_names_that_do_not_exist(arguments, words):
+    with pytest.raises(UnknownNameError, match=words):
+        LLMSchedEnv(**arguments)
+
+
+def test_an_unknown_render_mode():
+    with pytest.raises(UnknownNameError, match=r"unknown render mode 'rgb'. Did you mean 'rgb_array'"):
+        LLMSchedEnv(render_mode="rgb")
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    scenario = Scenario(num_clients=np.int8(100), max_iterations=np.uint16(7))
+    assert scenario == Scenario(num_clients=100, max_iterations=7)
+    assert type(scenario.describe()["num_clients"]) is int
+
+
+def test_a_workload_must_be_hashable():
+    @dataclass
+    class Mutable:
+        name: str = "mine"
+
+        def pool_size(self, split):
+            return 1
+
+        def requests(self, split, number, *, num_requests=None):
+            return Requests.of([1], [1])
+
+    with pytest.raises(ConfigError, match=r"cannot be hashed.*make it a frozen dataclass"):
+        Scenario(workload=Mutable())
+
+
+def test_levels_that_a_prompt_exceeds():
+    # A prompt above the cap goes alone, but some level must hold it.
+    case = Case((30,), (1,), 1, levels=((10, 5), (20, 9)), token_cap=20)
+    with pytest.raises(ConfigError, match=r"of 30 tokens exceeds the largest (prefill )?level, 20"):
+        case.instance()
+
+
+def test_more_levels_than_the_core_has_room_for():
+    levels = tuple((i, i) for i in range(1, MAX_LEVELS + 2))
+    assert Case((1,), (1,), 1, levels=levels[:-1], token_cap=5).instance().num_requests == 1
+    with pytest.raises(ConfigError, match=f"{MAX_LEVELS + 1} prefill levels exceed {MAX_LEVELS}"):
+        Case((1,), (1,), 1, levels=levels, token_cap=5).instance()
+
+
+def test_a_cap_that_no_level_holds():
+    cost = CostModel("levels", 0, 0, 1, 1, prefill_token_cap=10, prefill_levels=((10, 5),))
+    with pytest.raises(ConfigError, match=r"largest prefill level holds 10 tokens but prefill_token_cap is 11"):
+        Scenario(cost=cost, prefill_token_cap=11)
+
+
+def test_more_output_tokens_than_decode_counts_hold():
+    with pytest.raises(WorkloadError, match=r"output tokens in sum exceed .* split it"):
+        Case((1,) * 128, (2**24,) * 128, 4).instance()
+
+
+def test_durations_beyond_the_clock():
+    with pytest.raises(WorkloadError, match=r"beyond the 4e.09 s of the clock: check the units of the cost model"):
+        Case((2**24,) * 4, (1,) * 4, 2, beta_prefill_ns=10**12).instance()
+    with pytest.raises(WorkloadError, match=r"beyond the"):
+        Case((1,), (2**24,), 1, gamma_decode_ns=10**6).instance()
+
+
+def test_the_largest_case_of_the_issue_fits_the_clock():
+    case = Case((128,) * 100_000, (512,) * 100_000, 5000, token_cap=2048)
+    preset = PRESETS["llama-65b-paper"]
+    built = Case(
+        case.prompts,
+        case.outputs,
+        case.num_clients,
+        alpha_prefill_ns=preset.alpha_prefill_ns,
+        beta_prefill_ns=preset.beta_prefill_ns,
+        alpha_decode_ns=preset.alpha_decode_ns,
+        beta_decode_ns=preset.beta_decode_ns,
+        token_cap=2048,
+    ).instance()
+    assert built.num_requests == 100_000
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    env = LLMSchedEnv(workload=tmp_path / "absent.csv", num_clients=2, assignment="lpt")
+    with pytest.raises(PathError, match=r"cannot read .*absent.csv: .*Give the path of a readable CSV file"):
+        env.reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("5,0", r"line 2, column 'output_tokens'"),
+        ("5,3\nnan,1", r"line 3, column 'prompt_tokens'"),
+        ("-5,3", r"line 2, column 'prompt_tokens'"),
+        ("", "no rows|no requests|at least one"),
+    ],
+)
+def test_a_file_with_requests_that_cannot_be_served(tmp_path, rows, words):
+    path = tmp_path / "mine.csv"
+    path.write_text(f"prompt_tokens,output_tokens\n{rows}\n")
+    env = LLMSchedEnv(workload=path, num_clients=2, assignment="lpt")
+    with pytest.raises(FileFormatError, match=words):
+        env.reset(seed=0)
+
+
+def test_predictions_that_the_workload_does_not_bring(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("prompt_tokens,output_tokens\n5,3\n")
+    env = LLMSchedEnv(workload=path, num_clients=2, assignment="lpt", lengths="predicted")
+    with pytest.raises(WorkloadError, match=r"has no predictions: give a file with a column predicted_tokens, or"):
+        env.reset(seed=0)
+
+
+@pytest.mark.parametrize("case", [-1, 1.0, True, "0", None])
+def test_no_such_case(case):
+    scenario = Scenario(split="test", assignment="lpt")
+    instance(scenario, 1)
+    with pytest.raises(ConfigError, match=r"case number"):
+        instance(scenario, case)
+
+
+def test_every_error_is_one_of_ours():
+    for error in (ConfigError, WorkloadError, UnknownNameError):
+        assert issubclass(error, LLMSchedError)
+        assert issubclass(error, ValueError)

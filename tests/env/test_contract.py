@@ -1,0 +1,145 @@
+"""The contract of Gymnasium and of the libraries that train on it, for every registered id."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import RecordEpisodeStatistics
+
+from llmsched_env import ENVIRONMENTS, register_environments
+from llmsched_env.env import LLMSchedEnv
+from llmsched_env.metrics import EPISODE_METRICS
+
+IDS = sorted(ENVIRONMENTS)
+
+
+@pytest.fixture(params=IDS)
+def env(request):
+    made = gymnasium.make(request.param)
+    yield made
+    made.close()
+
+
+def random_feasible(info, rng):
+    return int(rng.choice(np.flatnonzero(info["action_mask"])))
+
+
+def assert_equal(left, right):
+    """Two results of ``reset`` or ``step``: the same to the last bit."""
+    for one, other in zip(left, right, strict=True):
+        if isinstance(one, dict):
+            assert one.keys() == other.keys()
+            for key in one:
+                np.testing.assert_array_equal(one[key], other[key])
+        else:
+            np.testing.assert_array_equal(one, other)
+
+
+def test_check_env(env):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped, skip_render_check=True)
+
+
+def test_stable_baselines_check_env(env):
+    checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is an extra")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checker.check_env(env.unwrapped, warn=True, skip_render_check=True)
+
+
+def test_made_by_name_with_the_package_named():
+    made = gymnasium.make(f"llmsched_env:{IDS[0]}")
+    assert isinstance(made.unwrapped, LLMSchedEnv)
+
+
+def test_registering_again_is_harmless():
+    before = {name: gymnasium.registry[name] for name in IDS}
+    register_environments()
+    assert {name: gymnasium.registry[name] for name in IDS} == before
+
+
+def test_two_environments_in_lock_step(env):
+    twin = gymnasium.make(env.spec)
+    rng = np.random.default_rng(0)
+    for seed in (3, None, None):
+        result = env.reset(seed=seed)
+        assert_equal(result, twin.reset(seed=seed))
+        info = result[1]
+        for _ in range(300):
+            action = random_feasible(info, rng)
+            result = env.step(action)
+            assert_equal(result, twin.step(action))
+            info = result[-1]
+
+
+def test_a_seed_repeats_the_episode(env):
+    first = env.reset(seed=11)
+    cases = [env.reset()[1]["case"] for _ in range(5)]
+    assert_equal(env.reset(seed=11), first)
+    assert [env.reset()[1]["case"] for _ in range(5)] == cases
+    assert len({first[1]["case"], *cases}) > 1, "every reset draws the same case"
+
+
+def test_pickled_in_the_middle_of_an_episode(env):
+    rng = np.random.default_rng(1)
+    _, info = env.reset(seed=5)
+    for _ in range(200):
+        info = env.step(random_feasible(info, rng))[-1]
+    twin = pickle.loads(pickle.dumps(env))
+    terminated = False
+    while not terminated:
+        action = random_feasible(info, rng)
+        result = env.step(action)
+        assert_equal(result, twin.step(action))
+        terminated, info = result[2], result[-1]
+    assert_equal(env.reset(), twin.reset())
+
+
+def test_an_episode_ends_with_its_metrics(env):
+    rng = np.random.default_rng(2)
+    env = RecordEpisodeStatistics(env)
+    _, info = env.reset(seed=0, options={"case": 7})
+    assert info.keys() == {"action_mask", "invalid_actions", "case"}
+    assert info["case"] == 7
+    total, steps, terminated = 0.0, 0, False
+    while not terminated:
+        assert not info.keys() & set(EPISODE_METRICS)
+        _, reward, terminated, truncated, info = env.step(random_feasible(info, rng))
+        assert not truncated
+        total += reward
+        steps += 1
+    assert info.keys() - {"episode"} == {"action_mask", "invalid_actions", "bound_s", *EPISODE_METRICS}
+    assert info["completed"] == env.unwrapped.simulator.instance.num_requests
+    assert info["prefills"] + info["decodes"] == steps
+    assert info["invalid_actions"] == 0
+    assert info["gap_to_bound"] == pytest.approx(info["makespan_s"] / info["bound_s"] - 1)
+    assert 0 < info["utilization"] < 1
+    assert info["episode"]["r"] == pytest.approx(total)
+    assert info["episode"]["l"] == steps
+    for key in EPISODE_METRICS:
+        assert type(info[key]) in {int, float}, key
+
+
+def test_ppo_learns_on_it(small):
+    sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is an extra")
+    model = sb3.PPO("MlpPolicy", LLMSchedEnv(small), n_steps=64, batch_size=32, n_epochs=1, device="cpu", seed=0)
+    model.learn(256)
+    assert model.num_timesteps == 256
+    observation, _ = model.get_env().envs[0].reset()
+    action, _ = model.predict(observation)
+    model.get_env().envs[0].step(action)
+
+
+def test_maskable_ppo_finds_the_masks(small):
+    contrib = pytest.importorskip("sb3_contrib", reason="sb3-contrib is an extra")
+    env = RecordEpisodeStatistics(LLMSchedEnv(small))
+    model = contrib.MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=1, device="cpu", seed=0)
+    model.learn(256)
+    # With masks nothing infeasible is ever tried.
+    assert env.unwrapped.simulator.totals.invalid_actions == 0

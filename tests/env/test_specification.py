@@ -1,0 +1,92 @@
+"""The docstring of the class is the specification: its tables against the code."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+
+import gymnasium
+import pytest
+
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.config import Scenario
+from llmsched_env.core.features import FEATURES, NUM_FEATURES
+from llmsched_env.core.reward import REWARDS
+from llmsched_env.env import LLMSchedEnv
+from llmsched_env.metrics import EPISODE_METRICS
+
+HEADINGS = [
+    "Description",
+    "Action Space",
+    "Observation Space",
+    "Rewards",
+    "Starting State",
+    "Episode End",
+    "Information",
+    "Arguments",
+    "Version History",
+]
+
+
+@pytest.fixture(scope="module")
+def sections():
+    text = inspect.getdoc(LLMSchedEnv)
+    _, *parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def rows(section):
+    """Cells of a Markdown table's body."""
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert re.fullmatch(r"\|( --- \|)+", lines[1])
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in table}) == 1, "rows of unequal length"
+    return table[2:]
+
+
+def test_headings(sections):
+    assert list(sections) == HEADINGS
+
+
+def test_nothing_is_left_to_fill_in(sections):
+    for heading, section in sections.items():
+        assert not re.search(r"\{\w+\}", section), heading
+
+
+def test_observation_table(sections):
+    table = rows(sections["Observation Space"])
+    assert [(name, formula) for _, name, formula, _, _ in table] == [(f"`{f.name}`", f.formula) for f in FEATURES]
+    assert [int(index) for index, *_ in table] == list(range(NUM_FEATURES))
+    space = LLMSchedEnv().observation_space
+    assert [float(low) for *_, low, _ in table] == space.low.tolist()
+    assert [float(high) for *_, high in table] == space.high.tolist()
+    assert f"`Box(0, 1, ({NUM_FEATURES},), float32)`" in sections["Observation Space"]
+    assert len({f.name for f in FEATURES}) == NUM_FEATURES
+
+
+def test_argument_table(sections):
+    table = rows(sections["Arguments"])
+    fields = dataclasses.fields(Scenario)
+    assert [(name, default) for name, default, _ in table] == [(f"`{f.name}`", f"`{f.default!r}`") for f in fields]
+    assert all(meaning for *_, meaning in table), "an argument without a description"
+    own = set(inspect.signature(LLMSchedEnv.__init__).parameters) - {"self", "arguments"}
+    assert own == {"scenario", "render_mode"}
+    for name in own:
+        assert f"`{name}" in sections["Arguments"]
+
+
+def test_version_table(sections):
+    assert [name for name, *_ in rows(sections["Version History"])] == [f"`{name}`" for name in ENVIRONMENTS]
+    assert {name for name in gymnasium.registry if name.startswith("LLMSched/")} == set(ENVIRONMENTS)
+
+
+def test_rewards_and_information_name_what_there_is(sections):
+    assert tuple(re.findall(r"^- `(\w+)`", sections["Rewards"], re.MULTILINE)) == REWARDS
+    named = set(re.findall(r"`(\w+)`", sections["Information"]))
+    assert named == {"action_mask", "invalid_actions", "case", "bound_s", *EPISODE_METRICS}
+
+
+def test_render_modes(sections):
+    named = re.search(r"`render_mode`: (.+?)\.", sections["Arguments"], re.DOTALL).group(1)
+    assert set(re.findall(r'"(\w+)"', named)) == set(LLMSchedEnv.metadata["render_modes"])
