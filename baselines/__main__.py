@@ -16,20 +16,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from baselines.lagrangian import lagrangian
-from baselines.registry import METHODS, POLICIES, Entry, entry
+from baselines.registry import METHODS, POLICIES, entry
 from baselines.tuned import best_tuned
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import QUEUES, Scenario
 from llmsched_env.core.episode import ORDERS
 from llmsched_env.cost import PRESETS
-from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
-from llmsched_env.evaluation import CoverageWarning, evaluate, play
+from llmsched_env.errors import ConfigError, LLMSchedError, PathError, UnknownNameError
+from llmsched_env.evaluation import CoverageWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.report import ablation_table, ranking_table, two_by_two_table, write_files
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.workload import SPLITS
 
 PICTURED = ("baseline", "hybrid")
+CURVES = ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
+MOST_CASES = 10**6
 MULTIPLIERS = [float(x) for x in np.round(np.geomspace(0.01, 10.0, 31), 4)]
 
 
@@ -41,12 +43,12 @@ def parse_cases(text: str) -> NDArray[np.int64]:
     """
     first, dash, last = text.partition("-")
     try:
-        numbers = np.arange(int(first), int(last) + 1) if dash else np.arange(int(first))
+        start, stop = (int(first), int(last) + 1) if dash else (0, int(first))
     except ValueError:
-        numbers = np.arange(0)
-    if not len(numbers):
-        raise ConfigError(f"--cases {text!r}: give a count of at least 1 (20) or a range (100-199).")
-    return numbers
+        start, stop = 0, 0
+    if not 0 < stop - start <= MOST_CASES or stop >= 2**63:
+        raise ConfigError(f"--cases {text!r}: give a count from 1 to {MOST_CASES} (20) or a range (100-199).")
+    return np.arange(start, stop)
 
 
 def scenario_of(options: argparse.Namespace) -> Scenario:
@@ -110,15 +112,18 @@ def run(options: argparse.Namespace, command: str) -> None:
     """Check everything, then compare, print and write."""
     scenario, cases = scenario_of(options), parse_cases(options.cases)
     names = [name.strip() for name in options.policies.split(",")] if options.policies else [*METHODS, *POLICIES]
-    entries = [entry(name, scenario) for name in names if name]
+    entries = [entry(name, scenario) for name in dict.fromkeys(names) if name]
     if not entries:
         raise ConfigError(f"--policies {options.policies!r} names no policy: see --list.")
     if options.out is not None:
         output_folder(options.out)
     if options.json is not None:
         output_folder(options.json.resolve().parent)
+        if options.json.is_dir():
+            raise PathError(f"cannot write {options.json}: it is a folder. Give the path of a file.")
 
-    reference, planner = entry(best_tuned(scenario), scenario), entry("beam", scenario)
+    shown = {item.name: item for item in entries}
+    reference, planner = (shown.get(name) or entry(name, scenario) for name in (best_tuned(scenario), "beam"))
     runs = {item.name for item in [*entries, reference, planner]}
     with tqdm(total=len(runs) * len(cases), unit="episode", leave=False) as bar, warnings.catch_warnings():
         warnings.simplefilter("once", CoverageWarning)
@@ -164,8 +169,6 @@ def show(comparison: Comparison) -> None:
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
     """The pictures: timelines, gap by policy, effect of the multiplier."""
-    from llmsched_env.evaluation import pictures
-
     paths = [folder / "gap_by_policy.png"]
     pictures.gap_by_policy(
         paths[0],
@@ -174,7 +177,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
                 "name": row.name,
                 "kind": row.kind,
                 "clairvoyant": row.clairvoyant,
-                **row.estimate("gap_to_bound")._asdict(),
+                **dict(zip(("mean", "lo", "hi"), row.estimate("gap_to_bound"), strict=True)),
             }
             for row in comparison.rows
         ],
@@ -184,23 +187,19 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     paths.append(folder / "timelines.png")
     pictures.timelines(paths[-1], [(item.name, play(item.policy, item.scenario, case, record=True)) for item in shown])
     paths.append(folder / "multiplier_effect.png")
-    pictures.multiplier_effect(
-        paths[-1],
-        {
-            name: _multiplier_curve(comparison, name)
-            for name in ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
-        },
-    )
+    curves = [
+        _multiplier_curve(comparison, name) for name in ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
+    ]
+    pictures.multiplier_effect(paths[-1], curves)
     return paths
 
 
-def _multiplier_curve(comparison: Comparison, method: str) -> list[tuple[float, float, float, float]]:
-    """(lambda, mean gap, low, high) on the same cases."""
-    where: Entry = entry(method, comparison.scenario)
-    return [
-        (value, *evaluate(lagrangian(value), where.scenario, comparison.cases).estimate("gap_to_bound"))
-        for value in MULTIPLIERS
-    ]
+def _multiplier_curve(comparison: Comparison, method: str) -> pictures.Curve:
+    """Gap to the bound against lambda, on the cases of the comparison."""
+    where = entry(method, comparison.scenario).scenario
+    gaps = [evaluate(lagrangian(x), where, comparison.cases).estimate("gap_to_bound") for x in MULTIPLIERS]
+    mean, low, high = zip(*gaps, strict=True)
+    return pictures.Curve(method, MULTIPLIERS, mean, low, high)
 
 
 if __name__ == "__main__":

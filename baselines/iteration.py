@@ -78,9 +78,8 @@ def _coin(view: Any, parameters: Any, memory: Any) -> Any:
     return 1 if (state >> 8) % 1_000_000 < parameters[0] * 1_000_000 else 0
 
 
-def _worst(view: Any, parameters: Any, memory: Any) -> Any:
-    charged = view.idle_charge * view.alpha_decode_ns
-    return 0 if charged >= view.alpha_prefill_ns * view.active else 1
+def _fixed(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if parameters[0] > 0.0 else 0
 
 
 def prefill_first() -> Rule:
@@ -133,8 +132,8 @@ def eb_threshold_finite() -> Rule:
 
 def _eb_closed_form(start: Start) -> Sequence[float]:
     cost = start.scenario.cost_model
-    price = cost.prefill_ns(1) / max(1, cost.alpha_decode_ns) / start.mean_output_tokens
-    theta = brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-12)
+    price = cost.prefill_ns(0) / max(1, cost.alpha_decode_ns) / start.mean_output_tokens
+    theta = brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-15)
     return (max(1.0, math.floor(theta * start.scenario.num_clients)),)
 
 
@@ -151,10 +150,16 @@ def _eb_finite(start: Start) -> Sequence[float]:
     return (float(clients),)
 
 
+def _costlier_extreme(start: Start) -> Sequence[float]:
+    cost = start.scenario.cost_model
+    return (float(cost.prefill_ns(0) > start.mean_output_tokens * cost.decode_ns(0)),)
+
+
 def max_wait(decodes: int = 10) -> Rule:
     """Prefill when A = 0 or at least ``decodes`` decodes have passed since the last prefill.
 
-    LightLLM's router, which waits for at most 10 decode steps by default.
+    LightLLM's router (10 in its first releases, later ``router_max_wait_tokens``), which counts from its last attempt
+    instead, whether or not that found something to prefill.
     """
     return Rule("max_wait", _after_decodes, (float(decodes),))
 
@@ -162,7 +167,7 @@ def max_wait(decodes: int = 10) -> Rule:
 def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
     """Prefill when the waiting requests that fit number at least floor(A * ratio), or after ``max_decodes`` decodes.
 
-    Hugging Face Text Generation Inference, ``waiting_served_ratio`` and ``max_waiting_tokens`` (rule from memory).
+    Hugging Face Text Generation Inference, ``waiting_served_ratio`` and ``max_waiting_tokens`` of its router.
     """
     return Rule("tgi", _served_ratio, (waiting_served_ratio, float(max_decodes)))
 
@@ -170,8 +175,8 @@ def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
 def delay_factor(factor: float = 0.5) -> Rule:
     """Prefill iff the oldest waiting request has waited longer than ``factor`` times the last prefill's duration.
 
-    vLLM's ``scheduler_delay_factor`` (pull request 3279; rule from memory). With every release at 0 it is
-    prefill-first.
+    vLLM's ``scheduler_delay_factor`` (pull request 3279, ``Scheduler._passed_delay``). With every release at 0 and a
+    factor below 1 it is prefill-first.
     """
     return Rule("delay_factor", _waited_long_enough, (factor,))
 
@@ -200,5 +205,9 @@ class RandomRule(Rule):
 
 
 def always_worst() -> Rule:
-    """The opposite of the Lagrangian rule at each choice: a control. A metric that cannot tell them apart is broken."""
-    return Rule("always_worst", _worst)
+    """The worse of the two extremes: decode-first, or prefill-first where a prefill's alpha outweighs E[N] decodes'.
+
+    A control: a metric that cannot tell it from the random rule is broken. (To do the opposite of the Lagrangian rule
+    at each choice is no control: that is prefill-first, since its account is empty after each prefill.)
+    """
+    return Rule("always_worst", _fixed, _costlier_extreme)

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import logging
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines import search
 from baselines.iteration import threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
-from baselines.search import PLAN_SIGNATURE, SEARCH_SIGNATURE, beam_search, follow
+from baselines.search import beam_search, follow
 from llmsched_env.core.episode import Block
 from llmsched_env.errors import ConfigError, PathError
-from llmsched_env.jit import jit_as, sources_digest
-from llmsched_env.policy import CompiledRule, Policy, Start, View
-from llmsched_env.simulator import Simulator, compile_rule
+from llmsched_env.jit import sources_digest
+from llmsched_env.policy import CompiledRule, Policy, RuleFunction, Start, View, compile_rule
+from llmsched_env.simulator import Simulator
 from llmsched_env.storage import cache_dir, write_whole
 
 __all__ = ["Beam", "Rollout"]
@@ -37,7 +35,17 @@ NOTHING = np.empty(0, np.int64)
 
 
 def _follow_plan(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if view.decodes >= parameters[min(view.prefills, len(parameters) - 1)] else 0
+    # parameters: the number of planned prefills, then the decode count of each.
+    return 1 if view.prefills < parameters[0] and view.decodes >= parameters[1 + view.prefills] else 0
+
+
+@functools.cache
+def _plan_function() -> RuleFunction:
+    return compile_rule(_follow_plan)
+
+
+def _as_rule(plan: NDArray[np.int64]) -> CompiledRule:
+    return CompiledRule(_plan_function(), np.array([len(plan), *plan], np.float64), np.zeros(1, np.int64))
 
 
 def _references(start: Start) -> list[Rule]:
@@ -99,9 +107,7 @@ class Beam:
 
     def compiled(self, start: Start) -> CompiledRule:
         """The plan, as a rule that follows it."""
-        plan = self._plan(_simulator(self, start), start)
-        never = np.iinfo(np.int64).max
-        return CompiledRule(compile_rule(_follow_plan), np.array([*plan, never], np.float64), np.zeros(1, np.int64))
+        return _as_rule(self._plan(_simulator(self, start), start))
 
     def reset(self, start: Start) -> None:
         """Plan the episode."""
@@ -141,8 +147,8 @@ class Beam:
         block = Block(simulator.memory, self.width + sifted + 1)
         longest = int(simulator.instance.setup[0]["ring_mask"]) + 1
         plan = np.empty(simulator.instance.num_requests + 1, np.int64)
-        length = _compiled(beam_search, SEARCH_SIGNATURE)(
-            block.views, block.states, block.setups, rule.function, rule.parameters, rule.memory.copy(),
+        length = beam_search(
+            block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
             self.width, sifted, longest, reference.progress, reference.lost, reference.last, plan,
         )  # fmt: skip
         return plan[:length].copy()
@@ -169,8 +175,8 @@ class _Schedule:
         """Play ``prefix``, then ``rule``, in a copy of the episode."""
         block = Block(simulator.memory, 1)
         plan, progress, lost = (np.empty(simulator.instance.num_requests + 1, np.int64) for _ in range(3))
-        length = _compiled(follow, PLAN_SIGNATURE)(
-            block.views, block.states, block.setups, rule.function, rule.parameters, rule.memory.copy(),
+        length = follow(
+            block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
             prefix, len(prefix), plan, progress, lost,
         )  # fmt: skip
         return cls(plan[:length].copy(), progress, lost)
@@ -178,9 +184,14 @@ class _Schedule:
 
 def _shelf(simulator: Simulator, width: int, rounds: int) -> Path:
     """Where the plan of this case is kept: named by the case, the search and the sources of both."""
-    own = b"".join(Path(module).read_bytes() for module in (__file__, search.__file__))
-    said = f"{simulator.instance.digest()} {width} {rounds} {sources_digest()}".encode()
-    return cache_dir() / "plans" / f"{hashlib.sha256(own + said).hexdigest()[:32]}.npz"
+    said = f"{simulator.instance.digest()} {width} {rounds} {sources_digest()} {_own_digest()}"
+    return cache_dir() / "plans" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
+
+
+@functools.cache
+def _own_digest() -> str:
+    names = ("planners", "search", "rule", "iteration", "lagrangian")
+    return hashlib.sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)).hexdigest()
 
 
 def _read(shelf: Path, simulator: Simulator) -> NDArray[np.int64] | None:
@@ -189,8 +200,7 @@ def _read(shelf: Path, simulator: Simulator) -> NDArray[np.int64] | None:
         with np.load(shelf, allow_pickle=False) as stored:
             plan: NDArray[np.int64] = stored["plan"].astype(np.int64)
             loss = int(stored["loss"])
-        never = CompiledRule(compile_rule(_follow_plan), np.array([2.0**62]), np.zeros(1, np.int64))
-        if _Schedule.of(simulator, never, plan).loss == loss:
+        if _Schedule.of(simulator, _as_rule(plan)).loss == loss:
             return plan
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
@@ -204,11 +214,6 @@ def _write(shelf: Path, schedule: _Schedule) -> None:
             np.savez(file, plan=schedule.plan, loss=schedule.loss)
     except PathError as error:
         _log.warning("plan not kept: %s", error)
-
-
-@functools.cache
-def _compiled(function: Callable[..., int], signature: Any) -> Callable[..., int]:
-    return jit_as(signature)(function)
 
 
 def _simulator(policy: Policy, start: Start) -> Simulator:

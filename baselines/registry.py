@@ -20,6 +20,8 @@ __all__ = ["BASELINES", "METHODS", "POLICIES", "Entry", "Method", "entry", "make
 
 Factory = Callable[[], Policy]
 
+OWN_KINDS = ("rule", "planner", "agent")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -36,7 +38,7 @@ class Method:
     text: str = ""
 
 
-_FCFS = {"queue": "shared", "order": "fcfs"}
+_FCFS = {"queue": "shared", "order": "fcfs", "lengths": "hidden"}
 _LPT = {"queue": "shared", "order": "longest_first"}
 _MIP = {"queue": "client", "assignment": "mip"}
 _SORTED = {"order": "longest_first", "stealing": True}
@@ -103,7 +105,8 @@ def make_policy(name: str) -> Policy:
 
     Raises:
         UnknownNameError: no such name.
-        ConfigError: a module that cannot be imported, or a factory that does not make a policy.
+        ConfigError: a module that cannot be imported, a factory that does not make a policy, or one that takes the
+            name of a baseline.
     """
     if ":" in name:
         return _own(name)
@@ -128,16 +131,25 @@ def _own(name: str) -> Policy:
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever a user's module raises while it is imported
         raise ConfigError(
-            f"policy {name!r}: cannot import {module_name!r} ({error}). Run where the module is."
+            f"policy {name!r}: cannot import {module_name!r} ({type(error).__name__}: {error}). Run where it is."
         ) from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
+    if not hasattr(module, factory_name):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UnknownNameError(f"factory in module {module_name!r}:", factory_name, known)
-    policy = factory()
+    try:
+        policy = getattr(module, factory_name)()
+    except Exception as error:
+        raise ConfigError(
+            f"policy {name!r}: {factory_name}() raised {type(error).__name__}: {error}. Name a class, or a function, "
+            "that makes a policy without arguments."
+        ) from error
     missing = [part for part in ("name", "kind", "clairvoyant", "reset", "act") if not hasattr(policy, part)]
     if missing:
         raise ConfigError(f"policy {name!r} lacks {', '.join(missing)}: see llmsched_env.policy.Policy.")
+    if policy.kind not in OWN_KINDS:
+        raise UnknownNameError(f"kind of policy {name!r}:", policy.kind, OWN_KINDS)
+    if policy.name in BASELINES:
+        raise ConfigError(f"policy {name!r} calls itself {policy.name!r}, a baseline's name: give it one of its own.")
     return policy  # type: ignore[no-any-return]

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched_env.policy import CompiledRule, Start, View
-from llmsched_env.simulator import compile_rule
+from llmsched_env.policy import CompiledRule, RuleFunction, Start, View, compile_rule
 
 __all__ = ["Function", "Rule"]
 
@@ -17,7 +16,7 @@ Function = Callable[[Any, Any, Any], Any]
 
 
 @functools.cache
-def _compiled(function: Function) -> Callable[[Any, Any, Any], int]:
+def _compiled(function: Function) -> RuleFunction:
     return compile_rule(function)
 
 

@@ -14,28 +14,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from llmsched_env.core.layout import SETUP, STATE, VIEW
-from llmsched_env.core.loops import RULE_SIGNATURE, feasible
+from llmsched_env.core.loops import feasible
 from llmsched_env.core.memory import copy_episode
+from llmsched_env.core.rules import call_rule
 from llmsched_env.core.transition import DECODE, PREFILL, advance
 from llmsched_env.jit import jit
 
-__all__ = ["PLAN_SIGNATURE", "SEARCH_SIGNATURE", "beam_search", "follow"]
+__all__ = ["beam_search", "follow"]
 
 Longs = NDArray[np.int64]
-
-_episodes = [numba.from_dtype(kind)[::1] for kind in (VIEW, STATE, SETUP)]
-_rule = [types.FunctionType(RULE_SIGNATURE), types.float64[::1], types.int64[::1]]
-_longs = types.int64[::1]
-PLAN_SIGNATURE = types.int64(*_episodes, *_rule, _longs, types.int64, _longs, _longs, _longs)
-SEARCH_SIGNATURE = types.int64(
-    *_episodes, *_rule, types.int64, types.int64, types.int64, _longs, _longs, types.int64, _longs
-)
 
 NOT_DONE = np.int64(2**62)
 
@@ -81,7 +71,7 @@ def follow(
             if v.prefills < prefix_length:
                 prefill = v.decodes >= prefix[v.prefills]
             else:
-                prefill = rule(v, parameters, memory) == PREFILL
+                prefill = call_rule(rule, v, parameters, memory) == PREFILL
         if prefill:
             plan[v.prefills] = v.decodes
         advance(v, s, k, PREFILL if prefill else DECODE)
@@ -100,7 +90,7 @@ def _finish(v: Any, s: Any, k: Any, rule: Any, parameters: Any, memory: Any, lim
     while v.completed < k.num_requests:
         options = feasible(v)
         if options == 3:
-            action = rule(v, parameters, memory)
+            action = call_rule(rule, v, parameters, memory)
         else:
             action = DECODE if options == 1 else PREFILL
         advance(v, s, k, action)
@@ -232,7 +222,7 @@ def beam_search(
             for i in range(count):
                 same = same or (ends[i] == end and reached[chosen[i]] == _progress(v, s))
             reached[child] = _progress(v, s)
-            if same or end >= NOT_DONE or v.waiting == 0:
+            if same or end >= NOT_DONE or v.completed + v.active == k.num_requests:
                 continue
             place = _keep_least(np.float64(end), ends[:width], count)
             if place >= 0:

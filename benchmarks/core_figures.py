@@ -25,6 +25,7 @@ IDLE_CLIENTS = 14
 TARGET_M_PER_S, TARGET_OBSERVED_M_PER_S = 40.0, 10.0
 SIZES = (50, 100, 200, 500, 1_000, 2_000, 5_000)
 REQUESTS_PER_CLIENT = 7
+DECODES = "a decode in which nothing ends"
 FLAT = 1.5
 """Below this factor two figures count as equal on a shared machine."""
 
@@ -97,7 +98,9 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
             least_rate = iterations / least.best_s / 1e6
             unit = "M iterations/s"
             yield Figure(section, queues, rate, unit, python_rate, "plain Python", TARGET_M_PER_S)
-            yield Figure(section, f"{queues} (the same)", rate, unit, least_rate, "plain simulator, compiled: the ceiling")
+            yield Figure(
+                section, f"{queues} (the same)", rate, unit, least_rate, "plain simulator, compiled: the ceiling"
+            )
             yield Figure(
                 section,
                 f"{queues}, observation at each iteration",
@@ -155,7 +158,12 @@ def scaling_points(*, repeats: int) -> list[ScalingPoint]:
                 **changes,
             )
             points.append(_point(queues, [instance(scenario, number) for number in range(2)], clients, repeats))
-    points += [_point("decodes alone", [_endless(clients)], clients, repeats) for clients in SIZES]
+    for clients in SIZES:
+        # Starts and ends are the same in both, so the difference is decodes and nothing else.
+        short, long = (_point("", [_endless(clients, length)], clients, repeats) for length in (2048, 8192))
+        points.append(
+            ScalingPoint(DECODES, clients, 0, long.iterations - short.iterations, 0, long.seconds - short.seconds)
+        )
     return points
 
 
@@ -167,12 +175,10 @@ def _point(queues: str, instances: list[Instance], clients: int, repeats: int) -
     return ScalingPoint(queues, clients, episodes.requests, iterations, steals, run.best_s - reset.best_s)
 
 
-def _endless(clients: int) -> Instance:
-    """One request a client, all of the same length, all prefilled at once: decodes and nothing else."""
-    lengths = np.full(clients, 4096, np.int32)
-    requests = Requests(
-        np.ones(clients, np.int32), lengths, np.zeros(clients, np.int64), mean_output_tokens=4096.0
-    )
+def _endless(clients: int, length: int) -> Instance:
+    """One request a client, all of the same length, all prefilled at once."""
+    lengths = np.full(clients, length, np.int32)
+    requests = Requests.of(np.ones(clients, np.int32), lengths)
     cost = PRESETS["llama-65b-paper"].with_cap(2**31 - 1)
     return Instance.build(
         requests, lengths, cost, clients, client_of=None, order="fcfs", stealing=False, bound_ns=10**12
@@ -187,16 +193,16 @@ def scaling_figures(points: list[ScalingPoint]) -> Iterator[Figure]:
         small, large = of_kind[0], of_kind[-1]
         yield Figure(
             section,
-            f"{queues}: an iteration with {large.clients:,} clients",
+            f"{queues}: an iteration with {large.clients:,} clients" if queues != DECODES else queues,
             large.iteration_ns,
             "ns",
             small.iteration_ns,
             f"with {small.clients}",
-            FLAT if queues == "decodes alone" else None,
+            FLAT if queues == DECODES else None,
             "ratio",
             at_least=False,
         )
-        if queues != "decodes alone":
+        if queues != DECODES:
             yield Figure(
                 section,
                 f"{queues}: an event (iteration, start or end of a request)",

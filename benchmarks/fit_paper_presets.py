@@ -1,9 +1,9 @@
 """Refit the three `llama-65b-paper` presets to the paper's baseline, and say what each then predicts.
 
-Fitted: makespan 201.00 s and utilization 80.2 % of the baseline (one shared FCFS queue, prefill-first), and a lower bound
-of 180.2 s, as means over test cases. The baseline's schedule does not depend on the cost model (no arrivals, a fixed cap),
-so all three are linear in the four coefficients; one more number is free. The presets fix it by alpha_p / alpha_d, whose
-feasible range the band spans. The hybrid's numbers are predictions.
+Fitted: makespan 201.00 s and utilization 80.2 % of the baseline (one shared FCFS queue, prefill-first), and a lower
+bound of 180.2 s, as means over test cases. The baseline's schedule does not depend on the cost model (no arrivals, a
+fixed cap), so all three are linear in the four coefficients; one more number is free. The presets fix it by
+alpha_p / alpha_d, whose feasible range the band spans. The hybrid's numbers are predictions.
 
     python benchmarks/fit_paper_presets.py [--cases 100]
 """
@@ -67,13 +67,20 @@ def measure(case: int, cap: int) -> Case:
 
 def fit(cases: list[Case], ratio: float) -> NDArray[np.float64]:
     """Solve for the coefficients in s; a few rounds make the mean of the ratios, not the ratio of the means, fit."""
-    makespan, busy, bound = (np.array([getattr(case, name) for case in cases]) for name in ("makespan", "busy", "bound"))
+    makespan, busy, bound = (
+        np.array([getattr(case, name) for case in cases]) for name in ("makespan", "busy", "bound")
+    )
     clients = cases[0].clients
     target = UTILIZATION
     solution = np.zeros(4)
     for _ in range(20):
         left = np.stack(
-            [makespan.mean(0), busy.mean(0) - target * clients * makespan.mean(0), bound.mean(0), [1.0, 0.0, -ratio, 0.0]]
+            [
+                makespan.mean(0),
+                busy.mean(0) - target * clients * makespan.mean(0),
+                bound.mean(0),
+                [1.0, 0.0, -ratio, 0.0],
+            ]
         )
         solution = np.linalg.solve(left, [MAKESPAN_S, 0.0, BOUND_S, 0.0])
         target += UTILIZATION - float((busy @ solution / (clients * (makespan @ solution))).mean())

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from llmsched_env.core.episode import Block, Instance
 from llmsched_env.core.features import NUM_FEATURES, observe
-from llmsched_env.core.layout import SETUP, STATE, VIEW
-from llmsched_env.core.loops import RULE_SIGNATURE, feasible, finished, run_rule
+from llmsched_env.core.loops import feasible, finished, run_rule
 from llmsched_env.core.memory import copy_episode
+from llmsched_env.core.rules import call_rule
 from llmsched_env.core.transition import DECODE, PREFILL, advance
-from llmsched_env.jit import jit_as
+from llmsched_env.jit import jit
 from llmsched_env.policy import CompiledRule
 
 __all__ = ["Episodes", "plain_episode"]
@@ -26,6 +23,7 @@ ROWS = 64
 """Observations go to a buffer of so many rows in turn, as a rollout buffer would take them."""
 
 
+@jit
 def run_episodes(views: Any, states: Any, setups: Any, rule: Any, parameters: Any, memory: Any) -> int:
     """Reset and run each pair (start, running) of episodes under ``rule``; returns the iterations."""
     total = 0
@@ -36,6 +34,7 @@ def run_episodes(views: Any, states: Any, setups: Any, rule: Any, parameters: An
     return total
 
 
+@jit
 def run_observed(
     views: Any, states: Any, setups: Any, rule: Any, parameters: Any, memory: Any, out: NDArray[np.float32]
 ) -> int:
@@ -50,7 +49,7 @@ def run_observed(
             observe(v, out[total % ROWS])
             options = feasible(v)
             if options == 3:
-                action = rule(v, parameters, memory)
+                action = call_rule(rule, v, parameters, memory)
             else:
                 action = DECODE if options == 1 else PREFILL
             advance(v, s, k, action)
@@ -58,19 +57,12 @@ def run_observed(
     return total
 
 
+@jit
 def reset_episodes(views: Any, states: Any, setups: Any) -> int:
     """Only the resets."""
     for pair in range(len(views) // 2):
         copy_episode(views, states, setups, 2 * pair, 2 * pair + 1)
     return len(views) // 2
-
-
-@functools.cache
-def _compiled(function: Callable[..., int], kind: str) -> Callable[..., int]:
-    records = [numba.from_dtype(dtype)[::1] for dtype in (VIEW, STATE, SETUP)]
-    rule = [types.FunctionType(RULE_SIGNATURE), types.float64[::1], types.int64[::1]]
-    arguments = {"reset": [], "run": rule, "observe": [*rule, types.float32[:, ::1]]}[kind]
-    return jit_as(types.int64(*records, *arguments))(function)  # type: ignore[no-any-return]
 
 
 class Episodes:
@@ -89,17 +81,17 @@ class Episodes:
 
     def run(self, rule: CompiledRule) -> int:
         """Whole episodes under a rule; returns their iterations."""
-        call = _compiled(run_episodes, "run")
-        return call(*self._arrays, rule.function, rule.parameters, rule.memory.copy())
+        call = run_episodes
+        return call(*self._arrays, rule.function.handle, rule.parameters, rule.memory.copy())
 
     def run_observed(self, rule: CompiledRule) -> int:
         """The same with an observation at each iteration."""
-        call = _compiled(run_observed, "observe")
-        return call(*self._arrays, rule.function, rule.parameters, rule.memory.copy(), self._out)
+        call = run_observed
+        return call(*self._arrays, rule.function.handle, rule.parameters, rule.memory.copy(), self._out)
 
     def reset(self) -> int:
         """Only reset; returns the number of episodes."""
-        return _compiled(reset_episodes, "reset")(*self._arrays)
+        return reset_episodes(*self._arrays)
 
     def clocks_ns(self) -> list[int]:
         """(cases,) the clock where each episode stands: after a run, its makespan."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
 from llmsched_env.core.episode import Instance
-from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.errors import WorkloadError
 from llmsched_env.offline import lb1_ns, stored_assignment
 from llmsched_env.workload import Requests
 from llmsched_env.workload.protocol import check_case

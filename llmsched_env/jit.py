@@ -19,7 +19,7 @@ import numba
 
 from llmsched_env.storage import cache_dir
 
-__all__ = ["inlined", "jit", "jit_as", "sources_digest"]
+__all__ = ["compile_native", "inlined", "jit", "sources_digest"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,27 +45,25 @@ def inlined(function: F) -> F:
     return _compile(function, forceinline=True)
 
 
-def jit_as(signature: Any) -> Callable[[F], F]:
-    """Compile now, for one signature: needed where a compiled function is an argument or is passed as one."""
-
-    def decorate(function: F) -> F:
-        return _compile(getattr(function, "py_func", function), signature)
-
-    return decorate
+def compile_native(signature: Any, function: Callable[..., Any]) -> Any:
+    """Compile now, for one signature, to a function with a C address; the result keeps the code alive."""
+    return _cached(lambda **options: numba.cfunc(signature, error_model="numpy", **options)(function))
 
 
-def _compile(function: F, *signature: Any, **options: bool) -> F:
+def _compile(function: F, **options: bool) -> F:
+    compiled: F = _cached(lambda **cache: numba.njit(nogil=True, error_model="numpy", **options, **cache)(function))
+    return compiled
+
+
+def _cached(compile_with: Callable[..., Any]) -> Any:
     # numba reads its global CACHE_DIR when a function is decorated, so it is set for just that long: the cache of a
     # user's own numba code stays where it was.
     settings: Any = numba.config
     previous = settings.CACHE_DIR
     settings.CACHE_DIR = str(cache_dir() / "compiled" / sources_digest()[:16])
     try:
-        compiled: Any
-        try:
-            compiled = numba.njit(*signature, cache=True, nogil=True, error_model="numpy", **options)(function)
-        except RuntimeError:  # no source file to key a cache by: an interactive session
-            compiled = numba.njit(*signature, nogil=True, error_model="numpy", **options)(function)
+        return compile_with(cache=True)
+    except RuntimeError:  # no source file to key a cache by: an interactive session
+        return compile_with()
     finally:
         settings.CACHE_DIR = previous
-    return compiled  # type: ignore[no-any-return]

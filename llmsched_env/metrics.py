@@ -66,7 +66,7 @@ def request_metrics(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
     output = np.empty(len(served), np.int64)
     output[simulator.instance.request_of] = simulator.instance.requests[:, layout.OUTPUT]
     started, finished = served["first_token_ns"] > 0, served["completion_ns"] > 0
-    several = finished & (output > 1)
+    several = started & finished & (output > 1)
     decoding_ns = served["completion_ns"] - served["first_token_ns"]
     gaps_ns = worst_token_gaps_ns(simulator, output)
     return {
@@ -85,9 +85,10 @@ def worst_token_gaps_ns(simulator: Simulator, output: NDArray[np.int64]) -> NDAr
     """
     served, log = simulator.served, simulator.log
     ends = log["end_ns"][log["prefill"] == 0]
+    before = int(simulator.view.decodes) - len(ends)  # a fork's recording begins late
     worst = np.zeros(len(served), np.int64)
-    rows = np.flatnonzero((served["completion_ns"] > 0) & (output > 1))
-    first, count = served["decode"][rows], output[rows] - 2
+    rows = np.flatnonzero((served["completion_ns"] > 0) & (served["first_token_ns"] > 0) & (output > 1))
+    first, count = served["decode"][rows] - before, output[rows] - 2
     worst[rows] = ends[first] - served["first_token_ns"][rows]
     later = count > 0
     rows, first, count = rows[later], first[later], count[later]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 from llmsched_env.config import Scenario
 from llmsched_env.core.features import NUM_FEATURES, observe
 from llmsched_env.core.layout import View
+from llmsched_env.core.rules import RuleFunction, compile_rule
 
 if TYPE_CHECKING:
     from llmsched_env.simulator import Simulator
 
-__all__ = ["Action", "CompiledRule", "Policy", "Start", "View", "features"]
+__all__ = ["Action", "CompiledRule", "Policy", "RuleFunction", "Start", "View", "compile_rule", "features"]
 
 
 class Action(IntEnum):
@@ -48,12 +48,12 @@ class CompiledRule(NamedTuple):
     """A rule that the core can call: ``function(view, parameters, memory) -> action``.
 
     Attributes:
-        function: compiled with :func:`llmsched_env.simulator.compile_rule`; reads the fields of `View`.
+        function: made by :func:`llmsched_env.core.rules.compile_rule`.
         parameters: float64, read by the function.
         memory: int64, the initial value of what it may keep between decisions; copied for each episode.
     """
 
-    function: Callable[[Any, Any, Any], int]
+    function: RuleFunction
     parameters: NDArray[np.float64]
     memory: NDArray[np.int64]
 

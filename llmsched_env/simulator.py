@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
 
 from llmsched_env.core.episode import Instance, Memory
-from llmsched_env.core.layout import SETUP, STATE, VIEW, Records, View
-from llmsched_env.core.loops import RULE_SIGNATURE, advance_once, run_rule
+from llmsched_env.core.layout import Records, View
+from llmsched_env.core.loops import advance_once, run_rule
 from llmsched_env.core.reward import charge
 from llmsched_env.errors import EpisodeOverError, InvalidActionError
-from llmsched_env.jit import jit_as
 from llmsched_env.policy import CompiledRule
 
-__all__ = ["Simulator", "compile_rule"]
-
-
-def compile_rule(function: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], int]:
-    """Compile ``function(view, parameters, memory) -> int`` so that the core can call it.
-
-    The function may use arithmetic, comparisons, ``math`` and ``numpy`` scalars; see numba's documentation. With
-    ``NUMBA_DISABLE_JIT=1`` it stays as it is.
-    """
-    return jit_as(RULE_SIGNATURE)(function)
-
-
-@functools.cache
-def _runner() -> Callable[..., int]:
-    record = {name: numba.from_dtype(kind)[::1] for name, kind in (("view", VIEW), ("state", STATE), ("setup", SETUP))}
-    signature = types.int64(
-        record["view"],
-        record["state"],
-        record["setup"],
-        types.FunctionType(RULE_SIGNATURE),
-        types.float64[::1],
-        types.int64[::1],
-    )
-    return jit_as(signature)(run_rule)
+__all__ = ["Simulator"]
 
 
 class Simulator:
@@ -124,7 +96,7 @@ class Simulator:
         """Run to the end (or the horizon) under a compiled rule, which is asked only where there is a choice."""
         memory, kept = self._memory, rule.memory.copy()
         while True:
-            _runner()(memory.view, memory.state, memory.setup, rule.function, rule.parameters, kept)
+            run_rule(*memory.call_arrays, rule.function.handle, rule.parameters, kept)
             if not len(memory.log) or memory.state[0].logged < len(memory.log):
                 return
             memory.grow_log()

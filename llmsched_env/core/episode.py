@@ -69,7 +69,7 @@ class Instance:
         world = self.setup.copy()
         for name in ("reward", "reward_scale", "skip_forced", *(x for x in SETUP.names or () if x.endswith("address"))):
             world[name] = 0
-        for array in (self.requests, self.release_ns, world):
+        for array in (self.requests, self.release_ns, self.request_of, world):
             h.update(np.ascontiguousarray(array).tobytes())
         return h.hexdigest()
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from llmsched_env.core.features import observe
-from llmsched_env.core.layout import VIEW
 from llmsched_env.core.reward import charge
+from llmsched_env.core.rules import call_rule
 from llmsched_env.core.transition import DECODE, PREFILL, advance
 from llmsched_env.jit import jit
 
-__all__ = ["RULE_SIGNATURE", "advance_once", "feasible", "run_rule", "step"]
+__all__ = ["advance_once", "feasible", "run_rule", "step"]
 
 OBSERVE = -1
 CONTINUE = -2
@@ -24,9 +22,6 @@ TERMINATED = 4
 TRUNCATED = 8
 LOG_FULL = 16
 INVALID_SHIFT = 5
-
-RULE_SIGNATURE = types.int64(numba.from_dtype(VIEW), types.float64[::1], types.int64[::1])
-"""``rule(view, parameters, memory) -> action``: what a compiled rule takes and gives."""
 
 
 @jit
@@ -115,7 +110,7 @@ def run_rule(
             break
         options = feasible(v)
         if options == 3:
-            action = rule(v, parameters, memory)
+            action = call_rule(rule, v, parameters, memory)
         else:
             action = DECODE if options == 1 else PREFILL
         advance(v, s, k, action)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
 from llmsched_env.evaluation.statistics import Estimate, score_estimate
 from llmsched_env.policy import Policy
@@ -178,14 +179,22 @@ def compare(
         planner: what scores 1.
         seed: for policies that draw random numbers.
         progress: called with a name and 1 after each case of each contestant.
+
+    Raises:
+        ConfigError: two contestants of one name.
     """
-    done: dict[str, Evaluation] = {}
+    names = [contestant.name for contestant in contestants]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"more than one policy is called {twice[0]!r}: results go by name, so give each its own.")
+    done: dict[tuple[int, Scenario], Evaluation] = {}
 
     def run(contestant: Contestant) -> Evaluation:
-        if contestant.name not in done:
+        key = id(contestant.policy), contestant.scenario
+        if key not in done:
             tick = None if progress is None else (lambda n, name=contestant.name: progress(name, n))
-            done[contestant.name] = evaluate(contestant.policy, contestant.scenario, cases, seed=seed, progress=tick)
-        return done[contestant.name]
+            done[key] = evaluate(contestant.policy, contestant.scenario, cases, seed=seed, progress=tick)
+        return done[key]
 
     rule, best = (run(contestant).columns["makespan_s"] for contestant in (reference, planner))
     rows = []

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,12 @@ def case_numbers(cases: int | Iterable[int]) -> NDArray[np.int64]:
     """Case numbers from a count (the first N) or a sequence of numbers.
 
     Raises:
-        ConfigError: none, or a negative or repeated number.
+        ConfigError: none, or a negative, fractional or repeated number.
     """
-    numbers = np.arange(cases) if isinstance(cases, int | np.integer) else np.array([*cases], np.int64)
+    try:
+        numbers = np.arange(cases) if isinstance(cases, int | np.integer) else np.array([index(x) for x in cases])
+    except TypeError:
+        raise ConfigError(f"cases = {cases!r}: give a whole number, or case numbers.") from None
     if not len(numbers):
         raise ConfigError(f"cases = {cases!r} names no case: give a count of at least 1, or case numbers.")
     if numbers.min() < 0 or len(np.unique(numbers)) < len(numbers):
@@ -118,9 +122,11 @@ def evaluate(
         progress: called with 1 after each case.
 
     Raises:
-        ConfigError: no such cases.
+        ConfigError: no such cases, or a negative seed.
     """
     numbers = case_numbers(cases)
+    if seed < 0:
+        raise ConfigError(f"seed = {seed} is negative: give one of at least 0.")
     names = (*EPISODE_METRICS, "bound_s")
     columns = {name: np.empty(len(numbers)) for name in names}
     outside: str | None = None

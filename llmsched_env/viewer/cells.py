@@ -89,7 +89,8 @@ class _Spans:
         np.cumsum(self._sum(self._sign)[:, :-1], axis=1, out=self._open[:, 1:])
 
     def _sum(self, weight: Floats) -> Floats:
-        return np.bincount(self._cell, weight, self._shape[0] * self._shape[1]).reshape(self._shape)
+        laid: Floats = np.bincount(self._cell, weight, self._shape[0] * self._shape[1]).astype(np.float64, copy=False)
+        return laid.reshape(self._shape)
 
     def held(self, measure: Measure | None) -> Floats:
         """(rows, columns): the measure in each cell; plain time for ``None``."""
@@ -122,15 +123,15 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     start_ns, first_ns = served["prefill_start_ns"].astype(np.float64), served["first_token_ns"].astype(np.float64)
     end_ns = np.where(served["completion_ns"] > 0, served["completion_ns"], now_ns)
     size_of_row = np.bincount(np.arange(num_clients) * rows // num_clients, minlength=rows)
-    capacity = size_of_row[:, None] * np.diff(edges_ns)  # (rows, columns)
+    width_ns = np.diff(edges_ns)
+    per_ns = np.divide(1.0, width_ns, out=np.zeros_like(width_ns), where=width_ns > 0) / size_of_row[:, None]
 
-    per_ns = np.divide(1.0, capacity, out=np.zeros_like(capacity), where=capacity > 0)
-    out = np.empty((len(KINDS), *capacity.shape), np.float32)
+    out = np.empty((len(KINDS), rows, len(width_ns)), np.float32)
     out[0] = _Spans(edges_ns, rows, row, start_ns, first_ns).held(None) * per_ns
     holding = _Spans(edges_ns, rows, row, first_ns, end_ns)
     out[1] = holding.held(Measure.of(log, prefill=False)) * per_ns
     out[2] = holding.held(Measure.of(log, prefill=True)) * per_ns
-    out[3] = capacity > 0
+    out[3] = width_ns > 0
     for share in out[:3]:
         np.maximum(share, 0.0, out=share)  # rounding
         out[3] -= share
@@ -152,7 +153,8 @@ def waiting(simulator: Simulator, edges_ns: Floats) -> Floats:
     leave_ns[: len(started)] = started  # counts do not ask which request it was
     spans = _Spans(edges_ns, 1, np.zeros(len(release_ns), np.int64), release_ns, leave_ns)
     width = np.diff(edges_ns)
-    return np.divide(spans.held(None)[0], width, out=np.full(len(width), np.nan), where=width > 0)
+    mean: Floats = np.divide(spans.held(None)[0], width, out=np.full(len(width), np.nan), where=width > 0)
+    return mean
 
 
 def colours(cells: Shares, blank: tuple[int, int, int] = (255, 255, 255)) -> NDArray[np.uint8]:

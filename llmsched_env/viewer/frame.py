@@ -158,7 +158,8 @@ def _names(span_ns: float) -> tuple[str, ...]:
 def _number_places(place: _Layout) -> NDArray[Any]:
     """(7,) left ends of the numbers: wider where two of them stand side by side."""
     share = np.array([1.0, 1.0, 1.5, 0.85, 1.25, 0.85, 0.85])
-    return place.left + (np.cumsum(share) - share) / share.sum() * (place.right - place.left)
+    before: NDArray[Any] = (np.cumsum(share) - share) / share.sum()
+    return place.left + before * (place.right - place.left)
 
 
 def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
@@ -167,7 +168,7 @@ def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
     busy = float(simulator.totals["busy_client_ns"])
     values = (
         f"{clock_ns / time_unit(_span_ns(simulator))[1]:,.2f}",
-        f"{100 * busy / (instance.num_clients * clock_ns):.1f} %" if clock_ns else "–",
+        f"{100 * busy / (instance.num_clients * clock_ns):.1f} %" if clock_ns else "-",
         f"{int(view.completed):,} / {instance.num_requests:,}",
         f"{int(view.waiting):,}",
         f"{int(view.active):,} / {instance.num_clients:,}",

@@ -21,11 +21,12 @@ def text(simulator: Simulator) -> str:
 
     ``clients``: a character for each client, or for a group of them where they are many: ``#`` all active, ``+``
     some, ``.`` all idle. ``queue``: the share of the requests that waits. ``last``: ``P`` a prefill, ``D`` a decode,
-    the newest at the right; only where the simulator records. ``next``: what either kind of iteration now would be.
+    the newest at the right; only where the simulator records. ``next``: what either kind of iteration now would be;
+    after the end (``end``), how far the makespan is above the lower bound.
     """
     view, instance = simulator.view, simulator.instance
     clock_ns, num_clients = int(view.clock_ns), instance.num_clients
-    unit, length_ns = time_unit(float(clock_ns))
+    unit, length_ns = time_unit(float(clock_ns)) if clock_ns else ("s", 1e9)
     utilization = "–"
     if clock_ns:
         utilization = f"{100 * float(simulator.totals['busy_client_ns']) / (num_clients * clock_ns):.1f} %"
@@ -37,7 +38,7 @@ def text(simulator: Simulator) -> str:
         f"clients  [{_clients(simulator)}] {int(view.active):,} active, {int(view.idle):,} idle",
         f"queue    [{waiting}] {int(view.waiting):,} waiting",
         f"last     {_last(simulator)}",
-        f"next     {_next(simulator)}",
+        f"{'end ' if simulator.done else 'next'}     {_next(simulator)}",
     )
     return "\n".join(lines)
 
@@ -65,7 +66,8 @@ def _last(simulator: Simulator) -> str:
 
 def _next(simulator: Simulator) -> str:
     if simulator.done:
-        return f"all requests complete; {int(simulator.view.clock_ns) / simulator.instance.bound_ns:.4f} × the bound"
+        gap = int(simulator.view.clock_ns) / simulator.instance.bound_ns - 1
+        return f"all requests complete, {100 * gap:.2f} % above the lower bound"
     view, choices = simulator.view, []
     if simulator.can_prefill:
         batch = int(view.batch_requests)

@@ -11,8 +11,8 @@ from strategies import seeded_case
 from llmsched_env.core.features import NUM_FEATURES
 from llmsched_env.core.loops import OBSERVE, TERMINATED, TRUNCATED, step
 from llmsched_env.core.reward import REWARDS
-from llmsched_env.policy import CompiledRule, features
-from llmsched_env.simulator import Simulator, compile_rule
+from llmsched_env.policy import CompiledRule, compile_rule, features
+from llmsched_env.simulator import Simulator
 
 LEVELS = ((20, 150), (45, 400), (60, 900))
 

@@ -13,8 +13,8 @@ import pytest
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.instances import instance
-from llmsched_env.policy import CompiledRule
-from llmsched_env.simulator import Simulator, compile_rule
+from llmsched_env.policy import CompiledRule, compile_rule
+from llmsched_env.simulator import Simulator
 
 # clock in ns, prefills, decodes, steals, busy client-ns, request-ns, digest of who was served when
 GOLDEN = {

@@ -74,13 +74,16 @@ def test_a_prompt_above_the_cap_is_prefilled_alone():
 
 
 def test_the_cap_binds_in_the_order_of_clients():
-    # Prompts: client 0 has 8, client 1 nothing, client 2 has 1, client 3 has 8. Cap 10: 8 + 1 fit, then 8 does not.
-    case = Case((8, 1, 8), (1, 1, 1), 4, queues=(0, 2, 3), token_cap=10)
+    # Prompts: client 0 has 8, client 1 nothing, client 2 has 8, client 3 has 1. Cap 10: 8 + 8 does not fit, so client 3
+    # is not asked, though 8 + 1 would.
+    case = Case((8, 8, 1), (1, 1, 1), 4, queues=(0, 2, 3), token_cap=10)
     simulator = Simulator(case.instance(), record=True)
     assert simulator.view.ready == 3
     simulator.step(PREFILL)
-    assert times(simulator, "completion_ns") == [190, 190, 0]
-    assert times(simulator, "client")[:2] == [0, 2]
+    assert times(simulator, "completion_ns") == [180, 0, 0]
+    simulator.step(PREFILL)
+    assert times(simulator, "completion_ns") == [180, 180 + 190, 180 + 190]
+    assert times(simulator, "client") == [0, 2, 3]
 
 
 def test_steal_from_the_most_loaded():

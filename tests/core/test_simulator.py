@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from strategies import Case, seeded_case
 
 from llmsched_env.core.episode import FIRST_LOG_CAPACITY
 from llmsched_env.errors import EpisodeOverError, InvalidActionError
-from llmsched_env.policy import CompiledRule
-from llmsched_env.simulator import Simulator, compile_rule
+from llmsched_env.policy import CompiledRule, compile_rule
+from llmsched_env.simulator import Simulator
 
 SEEDS = range(6)
 
@@ -189,6 +190,27 @@ def test_the_instance_is_read_only():
         instance.requests[0, 0] = 5
     with pytest.raises(ValueError, match="read-only"):
         instance.start.view["clock_ns"] = 5
+
+
+def test_a_digest_covers_what_an_episode_depends_on():
+    case = Case((1, 2), (9, 3), 2, releases_ns=(0, 100), order="longest_first")
+    others = [
+        replace(case, prompts=(2, 2)),
+        replace(case, outputs=(9, 4)),
+        replace(case, estimates=(9, 4)),
+        replace(case, releases_ns=(0, 101)),
+        replace(case, queues=(0, 1)),
+        replace(case, queues=(0, 1), stealing=True),
+        replace(case, num_clients=3),
+        replace(case, token_cap=2),
+        replace(case, alpha_prefill_ns=101),
+        replace(case, levels=((1000, 100),)),
+        # The same requests, the other one first.
+        replace(case, prompts=(2, 1), outputs=(3, 9), estimates=(3, 9)),
+    ]
+    digests = [other.instance().digest() for other in (case, *others)]
+    assert len(set(digests)) == len(digests)
+    assert case.instance(reward="idle", skip_forced=True).digest() == digests[0]
 
 
 def test_a_step_after_the_end():

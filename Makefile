@@ -1,0 +1,73 @@
+# make run     the comparison on both cases, with tables and pictures in results/
+# make test    the tests
+# make check   lint, types, layers
+# make bench   speed, and the tables of docs/performance.md
+# make help    this text
+#
+# PYTHON=python3.12 chooses the interpreter of a new .venv; CASES=100 the size of the study; WORKERS=4 the test processes.
+
+PYTHON ?= python3
+CASES ?= 20
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+RESULTS := results
+
+# Relative, so that a checkout in a folder with blanks works. They reach the isolated build of the package too.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+INSTALL := $(BIN)/python -m pip install --quiet
+
+METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
+
+.PHONY: help run test check format bench tables clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-run: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e '.[viz]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e '.[viz,agents,dev]'
+	@touch $@ $(VENV)/.installed-run
+
+run: $(VENV)/.installed-run
+	$(BIN)/python -m baselines --cases $(CASES) --out $(RESULTS)/gsm8k
+	@echo
+	$(BIN)/python -m baselines --scenario LLMSched/GSM8K-Smooth-v0 --cases $(CASES) --policies $(METHODS) --out $(RESULTS)/gsm8k-smooth
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/speed.py
+
+tables: $(VENV)/.installed-run
+	$(BIN)/python benchmarks/readme_tables.py --write
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev
+	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

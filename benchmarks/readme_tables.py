@@ -1,0 +1,183 @@
+"""The tables of README.md, measured: the ablation on both ids, what each step is worth, and the band of cost presets.
+
+    python benchmarks/readme_tables.py [--cases 100] [--write]
+
+Without ``--write`` they are printed. Differences are paired: the same case under two methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from baselines import METHODS, entry
+from baselines.iteration import threshold
+from baselines.lagrangian import lagrangian, lagrangian_literal
+from baselines.registry import Entry
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.config import Scenario
+from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
+from llmsched_env.evaluation.report import PAPER
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+BAND = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
+COLUMNS = {"LLMSched/GSM8K-v0": "GSM8K", "LLMSched/GSM8K-Smooth-v0": "smooth"}
+
+STEPS = (
+    ("queues balanced by the MIP", "baseline", "offline"),
+    ("+ sorted, with stealing", "offline", "offline_sorted"),
+    ("+ the rule: the hybrid", "offline_sorted", "hybrid"),
+    ("all three together", "baseline", "hybrid"),
+    ("the rule alone, lengths unknown", "baseline", "baseline_lagrangian"),
+    ("the rule on one sorted queue", "shared_lpt_prefill_first", "shared_lpt_lagrangian"),
+    ("hybrid: LPT queues instead of the MIP's", "hybrid", "hybrid_lpt"),
+    ("hybrid: one sorted queue instead of the MIP's", "hybrid", "shared_lpt_lagrangian"),
+    ("hybrid: literal reading of the rule", "hybrid", "literal"),
+    ("hybrid: multiplier 0.3", "hybrid", "multiplier 0.3"),
+    ("hybrid: multiplier 0.1", "hybrid", "multiplier 0.1"),
+    ("one sorted queue: threshold 14 instead of the rule", "shared_lpt_lagrangian", "shared threshold 14"),
+)
+
+
+def contestants(scenario: Scenario) -> list[Entry]:
+    """The methods, and the variants that the text speaks of."""
+    hybrid, shared = entry("hybrid", scenario).scenario, entry("shared_lpt_lagrangian", scenario).scenario
+    return [
+        *(entry(name, scenario) for name in METHODS),
+        Entry("literal", "rule", lagrangian_literal(), hybrid),
+        Entry("multiplier 0.3", "rule", lagrangian(0.3), hybrid),
+        Entry("multiplier 0.1", "rule", lagrangian(0.1), hybrid),
+        Entry("shared threshold 14", "rule", threshold(14), shared),
+    ]
+
+
+def measure(cases: int) -> dict[tuple[str, str], dict[str, Evaluation]]:
+    """Evaluations by name, for every preset of the band and every id."""
+    results: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    worlds = [(preset, scenario_id) for preset in BAND for scenario_id in ENVIRONMENTS]
+    for preset, scenario_id in tqdm(worlds, unit="world"):
+        scenario = Scenario(**gymnasium.spec(scenario_id).kwargs, split="test", cost=preset)
+        results[preset, scenario_id] = {
+            item.name: evaluate(item.policy, item.scenario, cases) for item in contestants(scenario)
+        }
+    return results
+
+
+def interval(values: NDArray[np.float64], scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
+    """Mean and half the width of its 95 % confidence interval."""
+    estimate = mean_estimate(values * scale)
+    text = f"{estimate.mean:{sign}.{digits}f}"
+    return text if np.isnan(estimate.low) else f"{text} ± {estimate.high - estimate.mean:.{digits}f}"
+
+
+def grid(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ablation(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
+    """The methods on both ids, default preset, beside the paper."""
+    runs = {title: results[BAND[0], scenario_id] for scenario_id, title in COLUMNS.items()}
+    rows = []
+    for name, method in METHODS.items():
+        paper = PAPER.get(name)
+        cells = []
+        for run in runs.values():
+            columns = run[name].columns
+            cells += [interval(columns["makespan_s"]), interval(columns["utilization"], 100, 1)]
+        clairvoyant = run[name].clairvoyant
+        rows.append(
+            [
+                f"`{name}`",
+                method.text,
+                "lengths" if clairvoyant else "blind",
+                *cells,
+                f"{paper[0]:.2f} s, {paper[1] * 100:.1f} %" if paper else "",
+            ]
+        )
+    bounds = [cell for run in runs.values() for cell in (interval(run["hybrid"].columns["bound_s"]), "")]
+    rows.append(["LB1", "lower bound: no schedule is faster", "", *bounds, "about 180 s"])
+    header = ["method", "what it is", "knows", *(f"{title}: {x}" for title in runs for x in ("s", "util. %")), "paper"]
+    return grid(header, rows)
+
+
+def steps(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
+    """Paired differences of makespans in s, each way of measuring a step, over the ids and the band."""
+    rows = []
+    for text, before, after in STEPS:
+        cells = []
+        for scenario_id in COLUMNS:
+            for number, preset in enumerate(BAND):
+                run = results[preset, scenario_id]
+                change = run[after].columns["makespan_s"] - run[before].columns["makespan_s"]
+                cells.append(interval(change, sign="+") if not number else f"{change.mean():+.1f}")
+        rows.append([text, *cells])
+    short = ("", " mid", " low")
+    return grid(
+        ["change of makespan, s", *(f"{title}{preset}" for title in COLUMNS.values() for preset in short)], rows
+    )
+
+
+def band(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
+    """What each preset reproduces and predicts on the paper's case."""
+    rows = []
+    for preset in BAND:
+        run = results[preset, "LLMSched/GSM8K-v0"]
+        model = run["hybrid"].scenario.cost_model
+        shown = [
+            f"{run[name].estimate('makespan_s').mean:.2f} s, {run[name].estimate('utilization').mean * 100:.1f} %"
+            for name in ("baseline", "hybrid")
+        ]
+        coefficients = (model.alpha_prefill_ns, model.beta_prefill_ns, model.alpha_decode_ns, model.beta_decode_ns)
+        rows.append(
+            [
+                f"`{preset}`",
+                *(f"{x / 1e6:.4g}" for x in coefficients),
+                str(model.prefill_token_cap),
+                f"{model.decode_ns(200) / 1e6:.1f}",
+                *shown,
+                f"{run['hybrid'].estimate('bound_s').mean:.2f} s",
+            ]
+        )
+    header = ["preset", "α_p ms", "β_p ms/token", "α_d ms", "β_d ms/client", "cap", "decode of 200, ms"]
+    return grid([*header, "baseline (fitted)", "hybrid (predicted)", "LB1 (fitted)"], rows)
+
+
+def main() -> None:
+    """Measure, then print or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=100, help="test cases (default: %(default)s)")
+    parser.add_argument("--write", action="store_true", help="replace the tables in README.md")
+    options = parser.parse_args()
+    results = measure(options.cases)
+    text = "\n".join(
+        [
+            f"Test cases 0 to {options.cases - 1}, 1319 requests, 200 clients, mean ± half of the 95 % confidence "
+            "interval; no method here draws random numbers. *blind* sees no output length, *lengths* is given the true ones.\n",
+            ablation(results),
+            "\nWhat each step is worth (paired over the cases; negative is faster). Columns *mid* and *low* repeat it under the "
+            "other two cost presets of the band:\n",
+            steps(results),
+            "\nThe band of cost presets, on GSM8K:\n",
+            band(results),
+            "",
+        ]
+    )
+    if not options.write:
+        print(text)
+        return
+    page = README.read_text(encoding="utf-8")
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    README.write_text(head + BEGIN + "\n" + text + "\n" + END + tail, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

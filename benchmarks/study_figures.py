@@ -1,0 +1,155 @@
+"""Figures of what people run: studies, planners, a large case, a first start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import Figure, child, peak_memory_bytes
+
+from baselines.planners import Beam, Rollout
+from baselines.registry import METHODS, POLICIES, entry
+from llmsched_env.config import Scenario
+from llmsched_env.evaluation import decision_times, evaluate, play
+from llmsched_env.instances import instance
+from llmsched_env.storage import cache_dir
+
+__all__ = ["large_figures", "planner_figures", "start_figures", "study_figures"]
+
+SCRIPT = Path(__file__)
+STUDY_TARGET_S = 10.0
+"""Our reading of 'a matter of seconds'."""
+START_TARGET_S, BEAM_TARGET_MS, DECISION_TARGET_MS, MEMORY_TARGET_GIB = 2.0, 20.0, 5.0, 1.0
+LARGE = {"workload": "gsm8k-smooth", "split": "test", "num_clients": 5_000, "num_requests": 100_000}
+LARGE_QUEUES: dict[str, dict[str, Any]] = {
+    "shared queue": {"queue": "shared"},
+    "LPT queues with stealing": {"queue": "client", "assignment": "lpt"},
+}
+
+
+def study_figures(*, cases: int) -> Iterator[Figure]:
+    """All methods, then all rules, on the test cases."""
+    section = f"A study of {cases} cases under compiled rules (LLMSched/GSM8K-v0, test)"
+    scenario = Scenario(split="test")
+    compiled_rules = [name for name in POLICIES if entry(name, scenario).kind == "rule"]
+    for names, text in ((list(METHODS), "methods"), (compiled_rules, "rules, cases in memory")):
+        for name in names:  # compile, and read tuned constants, before the clock runs
+            item = entry(name, scenario)
+            play(item.policy, item.scenario, cases)
+        start = time.perf_counter()
+        for name in names:
+            item = entry(name, scenario)
+            evaluate(item.policy, item.scenario, cases)
+        seconds = time.perf_counter() - start
+        yield Figure(section, f"{len(names)} {text}", seconds, "s", target=STUDY_TARGET_S, at_least=False)
+        each_ms = seconds / len(names) / cases * 1e3
+        yield Figure(section, f"{len(names)} {text}: one episode with its metrics", each_ms, "ms")
+
+
+def planner_figures(*, cases: int) -> Iterator[Figure]:
+    """Planners, in a process whose cache holds compiled code and no plans."""
+    with tempfile.TemporaryDirectory() as folder:
+        if (cache_dir() / "compiled").is_dir():
+            shutil.copytree(cache_dir() / "compiled", Path(folder) / "compiled")
+        found = child(SCRIPT, "planners", str(cases), environment={"LLMSCHED_CACHE_DIR": folder})
+    section = f"Planners (LLMSched/GSM8K-v0 and its smooth form, {cases} test cases each)"
+    for name, value in found["beam_ms"].items():
+        target = BEAM_TARGET_MS if name.startswith("width 1 ") else None
+        yield Figure(section, f"beam, {name}, an episode (median)", value, "ms", target=target, at_least=False)
+    for name, value in found["rollout_p99_ms"].items():
+        yield Figure(
+            section, f"rollout, {name}, a decision (p99)", value, "ms", target=DECISION_TARGET_MS, at_least=False
+        )
+
+
+def _planners(cases: int) -> dict[str, Any]:
+    beam_ms, rollout_p99_ms = {}, {}
+    for workload in ("gsm8k", "gsm8k-smooth"):
+        scenario = Scenario(workload=workload, split="test")
+        for width, episodes in ((1, cases), (50, max(2, cases // 4))):
+            play(Beam(width), scenario, cases)
+            times = []
+            for case in range(episodes):
+                instance(scenario, case)
+                start = time.perf_counter()
+                play(Beam(width), scenario, case)
+                times.append(time.perf_counter() - start)
+            beam_ms[f"width {width} {workload}"] = float(np.median(times)) * 1e3
+        decision_times(Rollout(), scenario, [cases])
+        p99_ns = np.quantile(decision_times(Rollout(), scenario, range(max(1, cases // 4))), 0.99)
+        rollout_p99_ms[workload] = float(p99_ns) / 1e6
+    return {"beam_ms": beam_ms, "rollout_p99_ms": rollout_p99_ms}
+
+
+def large_figures() -> Iterator[Figure]:
+    """100,000 requests on 5,000 clients, each in a fresh process."""
+    section = "100,000 requests on 5,000 clients, smooth lengths, in a fresh process"
+    for queues in LARGE_QUEUES:
+        found = child(SCRIPT, "large", queues)
+        memory_gib = found["peak_bytes"] / 2**30
+        yield Figure(
+            section, f"{queues}: peak memory of the process", memory_gib, "GiB",
+            found["import_bytes"] / 2**30, "after the imports", MEMORY_TARGET_GIB, at_least=False,
+        )  # fmt: skip
+        yield Figure(section, f"{queues}: drawing the case, queues, bound", found["build_s"], "s")
+        yield Figure(section, f"{queues}: the episode, threshold rule", found["run_s"] * 1e3, "ms")
+        yield Figure(section, f"{queues}: an iteration ({found['iterations']:,} of them)", found["iteration_ns"], "ns")
+
+
+def _large(queues: str) -> dict[str, Any]:
+    from baselines.iteration import threshold
+
+    scenario = Scenario(**{**LARGE, **LARGE_QUEUES[queues]})
+    import_bytes = peak_memory_bytes()
+    start = time.perf_counter()
+    instance(scenario, 0)
+    build_s = time.perf_counter() - start
+    play(threshold(350), Scenario(split="test", queue="shared"), 0)  # load the compiled code
+    start = time.perf_counter()
+    simulator = play(threshold(350), scenario, 0)
+    run_s = time.perf_counter() - start
+    iterations = int(simulator.view.prefills + simulator.view.decodes)
+    return {
+        "import_bytes": import_bytes,
+        "peak_bytes": peak_memory_bytes(),
+        "build_s": build_s,
+        "run_s": run_s,
+        "iterations": iterations,
+        "iteration_ns": run_s / iterations * 1e9,
+    }
+
+
+def start_figures() -> Iterator[Figure]:
+    """The life of a process that makes the environment and resets it, with an empty cache folder and again."""
+    section = "A fresh process: start Python, import, make, first reset"
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [child(SCRIPT, "first", environment={"LLMSCHED_CACHE_DIR": folder}) for _ in range(4)]
+    warm = min(runs[1:], key=lambda run: run["wall_s"])
+    yield Figure(
+        section, "compiled code cached", warm["wall_s"], "s",
+        runs[0]["wall_s"], "empty cache (once after an install)", START_TARGET_S, at_least=False,
+    )  # fmt: skip
+    yield Figure(section, "of which make and reset", warm["make_and_reset_s"], "s", warm["wall_s"], "all of it")
+
+
+def _first() -> dict[str, Any]:
+    import gymnasium
+
+    import llmsched_env  # noqa: F401
+
+    start = time.perf_counter()
+    gymnasium.make("LLMSched/GSM8K-v0").reset(seed=0)
+    return {"make_and_reset_s": time.perf_counter() - start}
+
+
+if __name__ == "__main__":
+    task, *arguments = sys.argv[1:]
+    run = {"planners": lambda: _planners(int(arguments[0])), "large": lambda: _large(arguments[0]), "first": _first}
+    print(json.dumps(run[task]()))
