@@ -19,8 +19,7 @@ from baselines.lagrangian import lagrangian
 from baselines.registry import METHODS, POLICIES, entry
 from baselines.tuned import best_tuned
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import QUEUES, Scenario
-from llmsched_env.core.episode import ORDERS
+from llmsched_env.config import ORDERS, QUEUES, Scenario
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError, UnknownNameError
 from llmsched_env.evaluation import CoverageWarning, evaluate, pictures, play

@@ -197,7 +197,7 @@ def _own_digest() -> str:
 def _read(shelf: Path, simulator: Simulator) -> NDArray[np.int64] | None:
     """The plan, if it is whole and still loses what it says; else it is made again."""
     try:
-        with np.load(shelf, allow_pickle=False) as stored:
+        with shelf.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             plan: NDArray[np.int64] = stored["plan"].astype(np.int64)
             loss = int(stored["loss"])
         if _Schedule.of(simulator, _as_rule(plan)).loss == loss:

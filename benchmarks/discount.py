@@ -1,8 +1,8 @@
 """Which reward is right under which discount: the threshold that each discounted return asks for, and what it costs.
 
 For every discount factor and reward, the threshold k with the largest mean discounted return over a few training cases
-(one factor an iteration, as in an environment without ``skip_forced``), and the makespan that this k gives. The last line
-is the threshold with the shortest makespan.
+(one factor an iteration, as in an environment without ``skip_forced``), and the makespan that this k gives. The last
+line is the threshold with the shortest makespan.
 
     python benchmarks/discount.py [--scenario ID] [--queue client|shared] [--cases 8]
 """
@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 import llmsched_env  # noqa: F401  # registers the ids
 from baselines.iteration import threshold
-from llmsched_env.config import Scenario
-from llmsched_env.core.reward import REWARDS
+from llmsched_env.config import REWARDS, Scenario
 from llmsched_env.evaluation import play
 from llmsched_env.simulator import Simulator
 
@@ -67,9 +66,7 @@ def main() -> None:
                 for line, discount in enumerate(DISCOUNTS):
                     returns[row, line, column] -= charge @ discount ** np.arange(len(charge)) / options.cases
 
-    print(
-        f"{options.scenario}, queue={options.queue}, {options.cases} training cases: best k by return -> makespan in s\n"
-    )
+    print(f"{options.scenario}, queue={options.queue}, {options.cases} train cases: best k by return: makespan in s\n")
     print("| discount | " + " | ".join(REWARDS) + " |\n| --- |" + " --- |" * len(REWARDS))
     for line, discount in enumerate(DISCOUNTS):
         best = returns[:, line].argmax(axis=0)

@@ -160,10 +160,11 @@ def main() -> None:
     text = "\n".join(
         [
             f"Test cases 0 to {options.cases - 1}, 1319 requests, 200 clients, mean ± half of the 95 % confidence "
-            "interval; no method here draws random numbers. *blind* sees no output length, *lengths* is given the true ones.\n",
+            "interval; no method here draws random numbers. *blind* sees no output length, *lengths* is given the true "
+            "ones.\n",
             ablation(results),
-            "\nWhat each step is worth (paired over the cases; negative is faster). Columns *mid* and *low* repeat it under the "
-            "other two cost presets of the band:\n",
+            "\nWhat each step is worth (paired over the cases; negative is faster). Columns *mid* and *low* repeat it "
+            "under the other two cost presets of the band:\n",
             steps(results),
             "\nThe band of cost presets, on GSM8K:\n",
             band(results),

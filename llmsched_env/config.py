@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmsched_env.core.episode import ORDERS
-from llmsched_env.core.reward import REWARDS
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.workload import SPLITS, Workload, workload
 
-__all__ = ["ASSIGNMENTS", "LENGTHS", "MAX_CLIENTS", "QUEUES", "Scenario"]
+__all__ = ["ASSIGNMENTS", "LENGTHS", "MAX_CLIENTS", "ORDERS", "QUEUES", "REWARDS", "Scenario"]
 
 QUEUES = ("client", "shared")
 ASSIGNMENTS = ("mip", "lpt", "round_robin")
+ORDERS = ("fcfs", "longest_first", "shortest_first")
+"""Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
+
 LENGTHS = ("known", "predicted", "hidden")
+REWARDS = ("excess", "makespan", "idle", "latency")
 MAX_CLIENTS = 2**20
 
 

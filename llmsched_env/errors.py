@@ -17,6 +17,7 @@ __all__ = [
     "FileFormatError",
     "InvalidActionError",
     "LLMSchedError",
+    "MissingExtraError",
     "PathError",
     "SolverError",
     "UnknownNameError",
@@ -70,6 +71,10 @@ class SolverError(LLMSchedError, RuntimeError):
 
 class InvalidActionError(LLMSchedError, ValueError):
     """An action outside the action space (an infeasible one inside it is not an error)."""
+
+
+class MissingExtraError(LLMSchedError, ImportError):
+    """An optional library that is not installed."""
 
 
 class EpisodeOverError(LLMSchedError, RuntimeError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
@@ -17,8 +17,10 @@ from llmsched_env.workload.protocol import check_case
 
 __all__ = ["estimates", "instance", "pool_size"]
 
-INSTANCES_KEPT = 1024
-"""A GSM8K case takes about 60 kB; the default training pool of 512 stays in memory."""
+BYTES_KEPT = 2**29
+"""Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
+
+_instances: LRUCache[Any, Instance] = LRUCache(BYTES_KEPT, getsizeof=lambda kept: kept.nbytes)
 
 
 def instance(scenario: Scenario, case: int) -> Instance:
@@ -30,12 +32,17 @@ def instance(scenario: Scenario, case: int) -> Instance:
     """
     # Before the cache, to which True and 1.0 are 1.
     _, case = check_case(scenario.split, case)
-    return _instance(scenario, case)
+    key = scenario, case, getattr(scenario.source, "version", None)
+    found = _instances.get(key)
+    if found is None:
+        found = _build(scenario, case)
+        if found.nbytes <= BYTES_KEPT:
+            _instances[key] = found
+    return found
 
 
-@functools.lru_cache(maxsize=INSTANCES_KEPT)
-def _instance(scenario: Scenario, case: int) -> Instance:
-    requests = _requests(scenario, case)
+def _build(scenario: Scenario, case: int) -> Instance:
+    requests = scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests)
     guess = estimates(scenario, requests)
     cost = scenario.cost_model
     queues = None
@@ -54,16 +61,6 @@ def _instance(scenario: Scenario, case: int) -> Instance:
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
     )
-
-
-@functools.lru_cache(maxsize=INSTANCES_KEPT)
-def _draw(workload: Any, split: str, case: int, num_requests: int | None) -> Requests:
-    return workload.requests(split, case, num_requests=num_requests)  # type: ignore[no-any-return]
-
-
-def _requests(scenario: Scenario, case: int) -> Requests:
-    source: Any = scenario.source
-    return _draw(source, scenario.split, case, scenario.num_requests)
 
 
 def estimates(scenario: Scenario, requests: Requests) -> NDArray[np.int32]:

@@ -13,6 +13,8 @@ from llmsched_env.simulator import Simulator
 
 __all__ = ["EPISODE_METRICS", "final_metrics", "request_metrics", "worst_token_gaps_ns"]
 
+MOST_NS = 2**63 - 1
+
 EPISODE_METRICS = (
     "makespan_s",
     "utilization",
@@ -29,23 +31,31 @@ EPISODE_METRICS = (
 
 
 def final_metrics(simulator: Simulator) -> dict[str, Any]:
-    """The scalars of an episode as it stands: `EPISODE_METRICS` and ``bound_s``, as plain numbers."""
+    """The scalars of an episode as it stands: `EPISODE_METRICS` and ``bound_s``, as plain numbers.
+
+    NaN for a total that may have left 64 bits: client time beyond 292 client-years, request time beyond 292
+    request-years.
+    """
     view, totals, instance = simulator.view, simulator.totals, simulator.instance
     clock_ns, clients = int(view.clock_ns), instance.num_clients
     prefill_ns, jump_ns = int(totals.prefill_time_ns), int(totals.jump_ns)
     decode_ns = clock_ns - prefill_ns - jump_ns
     slots = clients * clock_ns
+    busy = int(totals.busy_client_ns) / slots if slots else 0.0
+    if slots > MOST_NS:
+        busy = float("nan")
+    waited_ns = int(totals.request_ns) if instance.num_requests * clock_ns <= MOST_NS else float("nan")
     tokens = int(view.decodes) * clients - int(totals.idle_client_decodes) + int(view.completed) + int(view.active)
     return {
         "makespan_s": clock_ns / 1e9,
-        "utilization": int(totals.busy_client_ns) / slots if slots else 0.0,
+        "utilization": busy,
         "gap_to_bound": clock_ns / instance.bound_ns - 1.0,
         "prefills": int(view.prefills),
         "decodes": int(view.decodes),
         "prefill_share": prefill_ns / clock_ns if clock_ns else 0.0,
         "decode_share": decode_ns / clock_ns if clock_ns else 0.0,
-        "bubble_share": 1.0 - int(totals.busy_client_ns) / slots if slots else 0.0,
-        "mean_latency_s": int(totals.request_ns) / instance.num_requests / 1e9,
+        "bubble_share": 1.0 - busy,
+        "mean_latency_s": waited_ns / instance.num_requests / 1e9,
         "throughput_tokens_per_s": tokens / clock_ns * 1e9 if clock_ns else 0.0,
         "completed": int(view.completed),
         "bound_s": instance.bound_ns / 1e9,

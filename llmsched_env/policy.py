@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmsched_env.config import Scenario
 from llmsched_env.core.features import NUM_FEATURES, observe
 from llmsched_env.core.layout import View
-from llmsched_env.core.rules import RuleFunction, compile_rule
+from llmsched_env.core.rules import CompiledRule, RuleFunction, compile_rule
 
 if TYPE_CHECKING:
     from llmsched_env.simulator import Simulator
@@ -42,20 +42,6 @@ class Start:
     mean_output_tokens: float
     seed: int = 0
     simulator: Simulator | None = None
-
-
-class CompiledRule(NamedTuple):
-    """A rule that the core can call: ``function(view, parameters, memory) -> action``.
-
-    Attributes:
-        function: made by :func:`llmsched_env.core.rules.compile_rule`.
-        parameters: float64, read by the function.
-        memory: int64, the initial value of what it may keep between decisions; copied for each episode.
-    """
-
-    function: RuleFunction
-    parameters: NDArray[np.float64]
-    memory: NDArray[np.int64]
 
 
 @runtime_checkable

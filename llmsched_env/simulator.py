@@ -10,8 +10,8 @@ from llmsched_env.core.episode import Instance, Memory
 from llmsched_env.core.layout import Records, View
 from llmsched_env.core.loops import advance_once, run_rule
 from llmsched_env.core.reward import charge
+from llmsched_env.core.rules import CompiledRule
 from llmsched_env.errors import EpisodeOverError, InvalidActionError
-from llmsched_env.policy import CompiledRule
 
 __all__ = ["Simulator"]
 
@@ -94,9 +94,10 @@ class Simulator:
 
     def run(self, rule: CompiledRule) -> None:
         """Run to the end (or the horizon) under a compiled rule, which is asked only where there is a choice."""
-        memory, kept = self._memory, rule.memory.copy()
+        memory, kept = self._memory, np.array(rule.memory, np.int64)
+        parameters = np.ascontiguousarray(rule.parameters, np.float64)
         while True:
-            run_rule(*memory.call_arrays, rule.function.handle, rule.parameters, kept)
+            run_rule(*memory.call_arrays, rule.function.handle, parameters, kept)
             if not len(memory.log) or memory.state[0].logged < len(memory.log):
                 return
             memory.grow_log()

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from llmsched_env.core.episode import ORDERS, Instance
+from llmsched_env.config import ORDERS
+from llmsched_env.core.episode import Instance
 from llmsched_env.cost import CostModel
 from llmsched_env.offline import lb1_ns
 from llmsched_env.workload import Requests

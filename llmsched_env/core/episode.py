@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.config import REWARDS
 from llmsched_env.core import layout
 from llmsched_env.core.bitset import words_needed
 from llmsched_env.core.layout import ITERATION, MAX_LEVELS, SERVED, SETUP, STATE, VIEW, Records
-from llmsched_env.core.reward import REWARDS
 from llmsched_env.core.transition import start_episode
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["ORDERS", "Instance", "Memory"]
-
-ORDERS = ("fcfs", "longest_first", "shortest_first")
-"""Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
+__all__ = ["Block", "Instance", "Memory"]
 
 FIRST_LOG_CAPACITY = 4096
 
@@ -63,6 +60,12 @@ class Instance:
         """Clients J."""
         return int(self.setup[0]["num_clients"])
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, in bytes."""
+        arrays = (self.requests, self.release_ns, self.request_of, self.setup, *self.start.arrays)
+        return sum(int(array.nbytes) for array in arrays)
+
     def digest(self) -> str:
         """Content hash (hex) of everything that the course of an episode depends on."""
         h = hashlib.sha256()
@@ -102,10 +105,10 @@ class Instance:
             cost: the cost model; its cap bounds a prefill.
             num_clients: J.
             client_of: (n,) queue of each request, or ``None`` for one shared queue.
-            order: one of :data:`ORDERS`.
+            order: one of `llmsched_env.config.ORDERS`.
             stealing: idle clients with an empty queue take from others (client queues only).
             bound_ns: LB1 in ns.
-            reward: one of ``REWARDS``.
+            reward: one of `llmsched_env.config.REWARDS`.
             skip_forced: whether a step goes on to the next choice.
             max_iterations: horizon, 0 for none.
 

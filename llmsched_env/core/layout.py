@@ -133,7 +133,7 @@ SETUP = _record(
     ("token_cap", _I8),
     ("num_levels", _I8),
     ("max_iterations", _I8),  # horizon; 0: none
-    ("reward", _I8),  # index into reward.REWARDS
+    ("reward", _I8),  # index into config.REWARDS
     ("reward_scale", _F8),
     ("skip_forced", _I8),
     ("clients_address", _I8),

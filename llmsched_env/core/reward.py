@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmsched_env.config import REWARDS
 from llmsched_env.jit import jit
 
-__all__ = ["REWARDS", "charge"]
+__all__ = ["charge"]
 
-REWARDS = ("excess", "makespan", "idle", "latency")
-EXCESS, MAKESPAN, IDLE, LATENCY = range(4)
+EXCESS, IDLE, LATENCY = (REWARDS.index(name) for name in ("excess", "idle", "latency"))
 
 
 @jit

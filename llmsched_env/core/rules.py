@@ -6,17 +6,19 @@ numba's own function types cost some 20 ns a call, as much as an iteration; thre
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
 
 from llmsched_env.core.layout import VIEW
 from llmsched_env.jit import compile_native
 
-__all__ = ["RuleFunction", "call_rule", "compile_rule"]
+__all__ = ["CompiledRule", "RuleFunction", "call_rule", "compile_rule"]
 
 _SIGNATURE = types.int64(numba.from_dtype(VIEW), types.CPointer(types.float64), types.CPointer(types.int64))
 
@@ -53,12 +55,27 @@ def compile_rule(function: Callable[[Any, Any, Any], Any]) -> RuleFunction:
 
     It may read the fields of `View`, ``parameters[i]`` (float) and ``memory[i]`` (int), write ``memory[i]``, and use
     arithmetic, comparisons, loops and ``math``; not ``len`` of the latter two, which are plain pointers in it. Indices
-    are not checked.
+    are not checked, and every action but 1 is a decode. Keep what it calls in its own file: the compiled form is kept
+    on disk until that file changes.
 
     Raises:
         numba.errors.NumbaError: it uses what cannot be compiled; the message says which line.
     """
     return RuleFunction(function)
+
+
+class CompiledRule(NamedTuple):
+    """A rule that the core can call: ``function(view, parameters, memory) -> action``.
+
+    Attributes:
+        function: made by :func:`compile_rule`.
+        parameters: float64, read by the function.
+        memory: int64, the initial value of what it may keep between decisions; copied for each episode.
+    """
+
+    function: RuleFunction
+    parameters: NDArray[np.float64]
+    memory: NDArray[np.int64]
 
 
 def call_rule(handle: Any, view: Any, parameters: Any, memory: Any) -> Any:

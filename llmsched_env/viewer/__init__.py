@@ -4,9 +4,8 @@ They read what a `Simulator` records and never change it. The libraries that dra
 imported when the first picture is drawn.
 """
 
-from llmsched_env.viewer.extras import MissingExtraError
 from llmsched_env.viewer.frame import frame
 from llmsched_env.viewer.text import text
 from llmsched_env.viewer.window import Window
 
-__all__ = ["MissingExtraError", "Window", "frame", "text"]
+__all__ = ["Window", "frame", "text"]

@@ -5,13 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from llmsched_env.errors import LLMSchedError
+from llmsched_env.errors import MissingExtraError
 
-__all__ = ["MissingExtraError", "viz_module"]
-
-
-class MissingExtraError(LLMSchedError, ImportError):
-    """An optional library that is not installed."""
+__all__ = ["viz_module"]
 
 
 def viz_module(name: str, library: str, purpose: str) -> Any:

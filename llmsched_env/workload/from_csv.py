@@ -196,13 +196,22 @@ class CsvWorkload:
         rows = with_replacement(raw_words(FAMILY, "train", number, Stream.RESAMPLE, count), len(file))
         return _take(file, rows, np.zeros(count, np.int64))
 
-    def _file(self) -> Requests:
+    @property
+    def version(self) -> tuple[int, int]:
+        """Time of modification in ns and size in bytes: what tells one state of the file from another.
+
+        Raises:
+            PathError: the file cannot be read.
+        """
         try:
             status = self.path.stat()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise PathError(f"cannot read {self.path}: {reason}. Give the path of a readable CSV file.") from error
-        return _read_once(self.path.absolute(), status.st_mtime_ns, status.st_size, self.path)
+        return status.st_mtime_ns, status.st_size
+
+    def _file(self) -> Requests:
+        return _read_once(self.path.absolute(), *self.version, self.path)
 
 
 @functools.lru_cache(maxsize=8)

@@ -26,7 +26,8 @@ class Workload(Protocol):
     """A source of cases.
 
     A *case* is fixed by (workload, split, number): the same requests in the same order, in every process, on every
-    machine, whatever was drawn before. Any object with these members may be used where a workload is expected.
+    machine, whatever was drawn before. Any object with these members may be used where a workload is expected. One that
+    reads what may change, such as a file, also has a hashable ``version`` that changes with it.
     """
 
     @property

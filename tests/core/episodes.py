@@ -8,9 +8,9 @@ import json
 import numpy as np
 from strategies import seeded_case
 
+from llmsched_env.config import REWARDS
 from llmsched_env.core.features import NUM_FEATURES
 from llmsched_env.core.loops import OBSERVE, TERMINATED, TRUNCATED, step
-from llmsched_env.core.reward import REWARDS
 from llmsched_env.policy import CompiledRule, compile_rule, features
 from llmsched_env.simulator import Simulator
 

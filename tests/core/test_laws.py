@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, cases
 
+from llmsched_env.config import REWARDS
 from llmsched_env.core.features import NUM_FEATURES
 from llmsched_env.core.loops import INVALID_SHIFT, OBSERVE, TERMINATED, TRUNCATED, step
-from llmsched_env.core.reward import REWARDS
 from llmsched_env.offline import lb1_ns
 from llmsched_env.simulator import Simulator
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmsched_env.config import Scenario
+from llmsched_env.config import REWARDS, Scenario
 from llmsched_env.core.episode import FIRST_LOG_CAPACITY
-from llmsched_env.core.reward import REWARDS
 from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError

@@ -10,9 +10,8 @@ import gymnasium
 import pytest
 
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import Scenario
+from llmsched_env.config import REWARDS, Scenario
 from llmsched_env.core.features import FEATURES, NUM_FEATURES
-from llmsched_env.core.reward import REWARDS
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.metrics import EPISODE_METRICS
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError, PathError
+from llmsched_env.errors import ConfigError, MissingExtraError, PathError
 from llmsched_env.evaluation import pictures
 from llmsched_env.evaluation.pictures import Curve, gap_by_policy, multiplier_effect, timelines
 from llmsched_env.instances import instance
 from llmsched_env.simulator import Simulator
-from llmsched_env.viewer import MissingExtraError
 from llmsched_env.viewer.cells import COLOURS
 
 MAX_BYTES = 400_000

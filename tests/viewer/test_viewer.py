@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from llmsched_env import viewer
-from llmsched_env.errors import ConfigError
+from llmsched_env.errors import ConfigError, MissingExtraError
 from llmsched_env.viewer.cells import COLOURS
 from llmsched_env.viewer.scales import round_step, round_up, ticks, time_unit
 
@@ -163,7 +163,7 @@ def test_human_mode(no_screen):
 )
 def test_a_missing_library_is_named(by_hand, hide, library, draw, words):
     hide(library)
-    with pytest.raises(viewer.MissingExtraError, match=rf"{words}.*llmsched-env\[viz\]"):
+    with pytest.raises(MissingExtraError, match=rf"{words}.*llmsched-env\[viz\]"):
         draw(by_hand)
     assert isinstance(viewer.text(by_hand), str), "text needs no library"
 

@@ -1,0 +1,79 @@
+"""A trained stable-baselines3 model as a policy of this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from agents.libraries import algorithm
+from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.errors import ConfigError, FileFormatError, PathError
+from llmsched_env.policy import Start, View, features
+
+__all__ = ["Model", "SB3Policy"]
+
+
+class Model(Protocol):
+    """The part of a stable-baselines3 model that a policy needs."""
+
+    observation_space: Any
+
+    def predict(self, observation: Any, *, deterministic: bool = False) -> tuple[Any, Any]:
+        """Action for an observation, and the state of a recurrent network."""
+        ...
+
+
+class SB3Policy:
+    """Takes the model's most likely action at each choice.
+
+    Args:
+        model: trained on an environment of this project.
+        name: what tables call it.
+
+    Raises:
+        ConfigError: a model for observations of another size.
+    """
+
+    kind = "agent"
+    clairvoyant = False
+
+    def __init__(self, model: Model, name: str = "sb3") -> None:
+        shape = tuple(model.observation_space.shape)
+        if shape != (NUM_FEATURES,):
+            raise ConfigError(
+                f"agent {name!r} was trained on observations of shape {shape}, this version gives ({NUM_FEATURES},): "
+                "train it again."
+            )
+        self.name = name
+        self._model = model
+
+    @classmethod
+    def load(cls, path: Path | str, algo: str, name: str | None = None) -> SB3Policy:
+        """Read a model that was saved as a zip. Such a file can run code when read: open only what you trust.
+
+        Args:
+            path: the file.
+            algo: the algorithm that made it, one of `agents.libraries.ALGORITHMS`.
+            name: what tables call it; by default the algorithm's name.
+
+        Raises:
+            UnknownNameError: no such algorithm.
+            PathError: no such file.
+            FileFormatError: not a model of that algorithm.
+        """
+        kind = algorithm(algo)
+        if not Path(path).is_file():
+            raise PathError(f"cannot read {path}: no such file. Give the model.zip of a training run.")
+        try:
+            model = kind.load(path, device="cpu")
+        except Exception as error:  # the library raises whatever the damaged part raises
+            raise FileFormatError(path, f"not a saved {algo} model ({type(error).__name__}: {error}).") from error
+        return cls(model, name or algo)
+
+    def reset(self, start: Start) -> None:
+        """Begin an episode: nothing to remember."""
+
+    def act(self, view: View) -> int:
+        """The model's action for this view's features."""
+        action, _ = self._model.predict(features(view), deterministic=True)
+        return int(action)

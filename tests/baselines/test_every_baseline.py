@@ -1,0 +1,181 @@
+"""What holds for every name in BASELINES, whatever its rule."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pickle
+import re
+
+import pytest
+from playing import WORLDS, asked, by_act, history, start_of
+
+from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
+from baselines.registry import OWN_KINDS
+from llmsched_env.errors import UnknownNameError
+from llmsched_env.evaluation import play
+from llmsched_env.instances import instance
+from llmsched_env.policy import Policy, Start
+from llmsched_env.simulator import Simulator
+
+CITATIONS = {
+    "prefill_first": "2309.06180",
+    "static_batching": "OSDI 2022",
+    "eb_threshold": "2606.00516",
+    "eb_threshold_finite": "2606.00516",
+    "max_wait": "LightLLM",
+    "tgi": "Text Generation Inference",
+    "delay_factor": "pull request 3279",
+    "cadence": "pull request 56848",
+    "interleave": "pull request 119.*pull request 34058",
+    "lagrangian": "2502.15763",
+    "lagrangian_lookahead": "2502.15763",
+    "lagrangian_literal": "2502.15763",
+    "lagrangian_instant": "2502.15763",
+    "rollout": "Bertsekas",
+}
+"""What a docstring (of the factory, its class or its module) must name: the source of the rule."""
+
+DRAWS = {"random"}
+
+
+def documentation(name):
+    factory = BASELINES[name]
+    made = factory.func if isinstance(factory, functools.partial) else factory
+    if made.__name__ == "<lambda>":
+        made = type(factory())
+    return f"{inspect.getdoc(made)}\n{inspect.getmodule(made).__doc__}"
+
+
+def end_of(name, world, case=0, seed=0):
+    return history(play(make_policy(name), WORLDS[world], case, seed=seed, record=True))
+
+
+def test_names_are_methods_and_policies():
+    assert set(BASELINES) == set(METHODS) | set(POLICIES)
+    assert not set(METHODS) & set(POLICIES)
+    for name in ("baseline", "hybrid", "threshold", "tuned_threshold", "lagrangian_tuned", "rollout", "beam"):
+        assert name in BASELINES
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_it_is_a_policy(name):
+    policy = make_policy(name)
+    assert isinstance(policy, Policy)
+    assert policy.kind in OWN_KINDS
+    assert policy.clairvoyant == (policy.kind == "planner")
+    if name in POLICIES:
+        assert policy.name == name
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_its_docstring_states_rule_and_source(name):
+    text = documentation(name)
+    assert len(text.split()) > 8
+    assert re.search(CITATIONS.get(name, ""), text, re.DOTALL)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", POLICIES)
+def test_compiled_and_asked_it_does_the_same(name, world):
+    policy = make_policy(name)
+    ran = play(policy, WORLDS[world], 0, seed=3, record=True)
+    stepped = by_act(policy, WORLDS[world], 0, seed=3)
+    assert ran.done
+    assert history(ran) == history(stepped)
+    assert len(ran.log) == ran.view.prefills + ran.view.decodes > 0
+    for simulator in (ran, stepped):
+        assert simulator.totals.invalid_actions == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_runs_on_its_own_queues(name):
+    item = entry(name, WORLDS["client"].replace(num_requests=12, num_clients=3))
+    assert (item.name, item.kind, bool(item.text)) == (name, "method", True)
+    ran = play(item.policy, item.scenario, 0, record=True)
+    assert ran.done
+    assert history(ran) == history(by_act(item.policy, item.scenario, 0))
+    assert ran.totals.invalid_actions == 0
+    for option, value in METHODS[name].queues.items():
+        assert getattr(item.scenario, option) == value
+
+
+def test_blind_methods_are_given_no_lengths():
+    for name in ("baseline", "baseline_lagrangian"):
+        scenario = entry(name, WORLDS["client"]).scenario
+        assert scenario.lengths == "hidden"
+        # Every request is expected to be of one and the same length, the population's mean.
+        assert len(set(instance(scenario, 0).requests[:, 2].tolist())) == 1
+        assert len(set(instance(scenario, 0).requests[:, 1].tolist())) > 5
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_its_choices_are_fixed_by_case_and_seed(name):
+    first = end_of(name, "shared", seed=1)
+    assert end_of(name, "shared", seed=1) == first
+    other = end_of(name, "shared", seed=2)
+    assert (other == first) == (name not in DRAWS)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_an_episode_before_leaves_no_trace(name):
+    policy, scenario = make_policy(name), WORLDS["client, arrivals"]
+    by_act(policy, WORLDS["shared"], 1)  # another world, other parameters
+    half = Simulator(instance(scenario, 2))
+    policy.reset(Start(scenario, float(half.view.mean_output_tokens), 5, half if policy.clairvoyant else None))
+    for _ in range(30):
+        choice = half.can_decode and half.can_prefill
+        half.step(policy.act(half.view) if choice else int(half.can_prefill))
+    assert not half.done
+    assert history(by_act(policy, scenario, 0)) == history(by_act(make_policy(name), scenario, 0))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_pickles_before_and_within_an_episode(name):
+    scenario = WORLDS["shared"]
+    fresh = pickle.loads(pickle.dumps(make_policy(name)))
+    expected = end_of(name, "shared")
+    assert history(by_act(fresh, scenario, 0)) == expected
+    # Simulator and policy together, as a planner holds on to the episode that it was started in.
+    policy, simulator = make_policy(name), Simulator(instance(scenario, 0), record=True)
+    policy.reset(
+        Start(scenario, float(simulator.view.mean_output_tokens), 0, simulator if policy.clairvoyant else None)
+    )
+    policy, simulator = pickle.loads(pickle.dumps((policy, simulator)))
+    assert history(asked(policy, simulator)) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in {"rollout", "beam", "beam_1"}])
+def test_a_rule_must_be_started(name):
+    with pytest.raises(RuntimeError, match=rf"policy '{name}' was asked before reset: call reset\(start\) first"):
+        make_policy(name).act(None)
+
+
+def test_unknown_names_have_neighbours():
+    with pytest.raises(UnknownNameError, match="Did you mean 'tuned_threshold'"):
+        make_policy("tuned_treshold")
+
+
+def test_controls_are_told_apart():
+    scenario = WORLDS["shared"]
+    spans = {
+        name: sum(play(make_policy(name), scenario, case).view.clock_ns for case in range(5))
+        for name in ("beam", "random", "prefill_first", "decode_first", "always_worst")
+    }
+    assert spans["beam"] < spans["random"] < spans["always_worst"]
+    assert spans["always_worst"] == max(spans.values())
+
+
+def test_a_single_client_leaves_no_choice():
+    scenario = WORLDS["shared"].replace(num_clients=1, num_requests=5)
+    spans = {name: play(make_policy(name), scenario, 0).view.clock_ns for name in POLICIES}
+    assert len(set(spans.values())) == 1
+
+
+def test_parameters_are_those_of_the_start():
+    # The closed form depends on clients: a policy started in a smaller world uses that world's number.
+    policy = make_policy("eb_threshold")
+    numbers = [
+        policy.compiled(start_of(WORLDS["shared"].replace(num_clients=clients))).parameters[0] for clients in (6, 600)
+    ]
+    assert numbers[1] > 50 * numbers[0] >= 50

@@ -1,0 +1,131 @@
+"""Stored constants: whose they are, that they can be made again, and that nothing but training cases made them."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from playing import WORLDS
+
+from baselines import make_policy, tuned
+from baselines.tuned import TUNABLE, best_tuned, default_scenarios, tune, tuned_value
+from llmsched_env.config import Scenario
+from llmsched_env.errors import UnknownNameError
+from llmsched_env.evaluation import evaluate, play, rollout
+
+SHARED = WORLDS["shared"]
+PAPER_FCFS = Scenario(queue="shared", order="fcfs")
+
+
+@pytest.fixture
+def splits(monkeypatch):
+    """Which (split, case) were simulated."""
+    seen = set()
+    real = rollout.instance
+
+    def spy(scenario, case):
+        seen.add((scenario.split, int(case)))
+        return real(scenario, case)
+
+    monkeypatch.setattr(rollout, "instance", spy)
+    return seen
+
+
+@pytest.fixture
+def nothing_remembered():
+    tuned_value.cache_clear()
+    yield
+    tuned_value.cache_clear()
+
+
+def stored():
+    return json.loads(tuned.STORED.read_text())
+
+
+def test_what_is_stored_covers_the_default_scenarios_and_nothing_else():
+    keys = [entry["key"] for entry in stored()["entries"]]
+    wanted = {tuned._key(scenario, name) for scenario in default_scenarios() for name in TUNABLE}
+    assert len(keys) == len(set(keys))
+    assert set(keys) == wanted, "run the command that tuned.json names in made_by"
+
+
+def test_what_is_stored_says_where_it_comes_from():
+    said = stored()
+    assert said["made_by"].startswith(f"{tuned.COMMAND} --cases ")
+    assert said["tuned_on"].startswith("split train, cases 0-")
+    for entry in said["entries"]:
+        assert entry["value"] in TUNABLE[json.loads(entry["key"])["policy"]].grid(Scenario())
+        assert entry["cases"] == tuned.STORED_CASES
+
+
+@pytest.mark.parametrize("name", TUNABLE)
+def test_a_stored_constant_still_reaches_its_makespan(name):
+    value, makespan_s, cases = tuned_value(name, PAPER_FCFS)
+    again = evaluate(TUNABLE[name].make(value), PAPER_FCFS.replace(split="train"), cases).estimate("makespan_s").mean
+    assert again == pytest.approx(makespan_s, rel=1e-12), "the simulation has changed since: tune again"
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_tuning_sees_training_cases_only(split, splits, nothing_remembered):
+    scenario = SHARED.replace(split=split)
+    tune("interleave_tuned", scenario, 3)
+    assert splits == {("train", 0), ("train", 1), ("train", 2)}
+    best_tuned(scenario)
+    make_policy("tuned_threshold").compiled(rollout.start(make_policy("threshold"), scenario, _episode(scenario), 0))
+    assert {seen for seen, _ in splits - {(split, 0)}} == {"train"}
+
+
+def _episode(scenario):
+    return play(make_policy("prefill_first"), scenario, 0)
+
+
+def test_tuning_is_deterministic_and_finds_the_least():
+    choice = tune("tuned_threshold", SHARED, 4)
+    assert tune("tuned_threshold", SHARED.replace(split="validation"), 4) == choice
+    train = SHARED.replace(split="train")
+    means = {
+        value: evaluate(TUNABLE["tuned_threshold"].make(value), train, 4).estimate("makespan_s").mean
+        for value in TUNABLE["tuned_threshold"].grid(SHARED)
+    }
+    assert choice.makespan_s == min(means.values()) < max(means.values())
+    assert choice.value == min(value for value, mean in means.items() if mean == choice.makespan_s)
+
+
+def test_a_stored_scenario_is_found_whatever_does_not_matter(caplog, nothing_remembered):
+    entry = tuned_value("lagrangian_tuned", PAPER_FCFS)
+    with caplog.at_level(logging.INFO):
+        for change in ({"split": "test"}, {"reward": "latency"}, {"skip_forced": True}, {"max_iterations": 10**6}):
+            assert tuned_value("lagrangian_tuned", PAPER_FCFS.replace(**change)) == entry
+        assert not caplog.records
+        tuned_value("lagrangian_tuned", SHARED)
+    assert "tuning lagrangian_tuned on 16 training cases" in caplog.text
+
+
+def test_a_tuned_rule_is_the_rule_with_that_number():
+    for name in TUNABLE:
+        value = tuned_value(name, SHARED).value
+        plain = play(TUNABLE[name].make(value), SHARED, 0, record=True)
+        assert play(make_policy(name), SHARED, 0, record=True).log.tobytes() == plain.log.tobytes()
+
+
+def test_the_reference_is_the_best_on_training_cases():
+    best = best_tuned(SHARED)
+    spans = {name: tuned_value(name, SHARED).makespan_s for name in TUNABLE}
+    assert spans[best] == min(spans.values()) < max(spans.values())
+
+
+def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuned, "default_scenarios", lambda: [SHARED])
+    path = tmp_path / "tuned.json"
+    assert tuned.main(["--cases", "2", "--out", str(path)]) == 0
+    written = json.loads(path.read_text())
+    assert written["made_by"] == "python -m baselines.tuned --cases 2"
+    assert written["tuned_on"] == "split train, cases 0-1, mean makespan"
+    assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in TUNABLE]
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_only_tunable_rules_are_tuned():
+    with pytest.raises((UnknownNameError, KeyError)):
+        tune("prefill_first", SHARED, 1)

@@ -1,0 +1,240 @@
+"""Whole episodes of policies: what they are told, in which order cases are run, what is measured and warned of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmsched_env.config import Scenario
+from llmsched_env.core.episode import Instance, Memory
+from llmsched_env.cost import PRESETS
+from llmsched_env.errors import ConfigError, InvalidActionError
+from llmsched_env.evaluation import CoverageWarning, decision_times, evaluate, play
+from llmsched_env.evaluation.rollout import case_numbers
+from llmsched_env.instances import instance
+from llmsched_env.policy import CompiledRule, Policy, compile_rule, features
+from llmsched_env.simulator import Simulator
+from llmsched_env.workload import GammaWorkload, Requests
+
+SMALL = Scenario(
+    workload=GammaWorkload(name="small", num_requests=30, output_mean_tokens=20.0, output_sd_tokens=10.0),
+    split="test",
+    num_clients=5,
+    queue="shared",
+    order="fcfs",
+    prefill_token_cap=256,
+)
+
+
+class Patient:
+    """Prefills when two clients are ready; remembers what it was told and asked."""
+
+    name, kind = "patient", "rule"
+
+    def __init__(self, *, clairvoyant=False):
+        self.clairvoyant = clairvoyant
+        self.starts = []
+        self.asked = 0
+
+    def reset(self, start):
+        self.starts.append(start)
+
+    def act(self, view):
+        assert view.active > 0
+        assert view.ready > 0
+        self.asked += 1
+        return int(view.ready >= 2)
+
+
+def two_are_ready(view, parameters, memory):
+    return 1 if view.ready >= 2 else 0
+
+
+class Compiled(Patient):
+    """The same, with a compiled rule."""
+
+    def compiled(self, start):
+        self.starts.append(start)
+        return CompiledRule(compile_rule(two_are_ready), np.zeros(1), np.zeros(1, np.int64))
+
+
+def test_a_policy_with_a_compiled_rule_runs_in_the_core():
+    asked, ran = Patient(), Compiled()
+    first, second = (evaluate(policy, SMALL, 5) for policy in (asked, ran))
+    assert asked.asked > 0
+    assert ran.asked == 0
+    for name, column in first.columns.items():
+        assert np.array_equal(column, second.columns[name])
+    assert isinstance(asked, Policy)
+
+
+def test_an_evaluation_holds_one_row_a_case():
+    ticks = []
+    found = evaluate(Patient(), SMALL, (7, 3, 3 + 2), progress=ticks.append)
+    assert found.cases.tolist() == [7, 3, 5]
+    assert ticks == [1, 1, 1]
+    for row, case in enumerate(found.cases):
+        episode = play(Patient(), SMALL, int(case))
+        assert found.columns["makespan_s"][row] == episode.view.clock_ns / 1e9
+        assert found.columns["bound_s"][row] == episode.instance.bound_ns / 1e9
+    assert len(set(found.columns["makespan_s"])) == 3
+    assert (found.policy, found.kind, found.scenario) == ("patient", "rule", SMALL)
+    assert found.estimate("decodes").mean == found.columns["decodes"].mean()
+
+
+def test_each_case_has_a_seed_of_its_own():
+    policy = Patient()
+    evaluate(policy, SMALL, (0, 4), seed=10)
+    assert [start.seed for start in policy.starts] == [10, 14]
+    assert {start.mean_output_tokens for start in policy.starts} == {SMALL.source.mean_output_tokens}
+
+
+@pytest.mark.parametrize("clairvoyant", [False, True])
+@pytest.mark.parametrize("kind", [Patient, Compiled])
+def test_only_a_clairvoyant_policy_is_given_the_simulator(kind, clairvoyant):
+    policy = kind(clairvoyant=clairvoyant)
+    evaluate(policy, SMALL, 2)
+    decision_times(policy, SMALL)
+    assert len(policy.starts) == 3
+    for start in policy.starts:
+        assert isinstance(start.simulator, Simulator) == clairvoyant
+    assert evaluate(policy, SMALL, 1).clairvoyant == clairvoyant
+    # Queues made or sorted by true lengths make any policy clairvoyant in tables.
+    assert evaluate(policy, SMALL.replace(order="longest_first"), 1).clairvoyant
+    hidden = SMALL.replace(order="longest_first", lengths="hidden")
+    assert evaluate(policy, hidden, 1).clairvoyant == clairvoyant
+
+
+def reachable(*roots):
+    """Everything that attributes, bases and containers lead to from these objects."""
+    found, todo = {}, [*roots]
+    while todo:
+        item = todo.pop()
+        if id(item) in found or isinstance(item, str | bytes | int | float | type | None.__class__):
+            continue
+        found[id(item)] = item
+        names = {*getattr(item, "__dict__", {}), *getattr(type(item), "__dataclass_fields__", {}), "base"}
+        todo += [getattr(item, name) for name in names if hasattr(item, name)]
+        if isinstance(item, dict):
+            todo += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set | frozenset):
+            todo += [*item]
+    return [*found.values()]
+
+
+def test_a_blind_policy_does_not_reach_the_truth():
+    # Short of enumerating the cases of the workload, which it knows by name, or of searching the interpreter.
+    reached = []
+
+    class Curious(Patient):
+        def act(self, view):
+            reached.append(reachable(self.starts[-1], view))
+            with pytest.raises((ValueError, AttributeError)):
+                view.clock_ns = 0
+            return super().act(view)
+
+    hidden = SMALL.replace(lengths="hidden")
+    play(Curious(), hidden, 0)
+    truth = instance(hidden, 0).requests[:, 1]
+    assert len(set(truth.tolist())) > 3
+    assert reached
+    for items in reached:
+        for item in items:
+            assert not isinstance(item, Simulator | Instance | Memory | Requests)
+            if isinstance(item, np.ndarray):
+                assert item.size == 1, "more than the view"
+    # Nor does the view change with lengths that only the truth knows: before the first choice they have no effect.
+    seen = []
+    for case in (0, 0):
+        simulator = Simulator(instance(hidden, case))
+        simulator.step(1)
+        seen.append(features(simulator.view).tobytes())
+    assert len(set(seen)) == 1
+
+
+def test_a_view_of_hidden_lengths_says_nothing_of_them():
+    workload = GammaWorkload(name="other", num_requests=30, output_mean_tokens=20.0, output_sd_tokens=10.0)
+
+    class Longer:
+        """The same requests, each twice as long, from a population of the same mean."""
+
+        name = "longer"
+
+        def pool_size(self, split):
+            return None
+
+        def requests(self, split, number, *, num_requests=None):
+            base = workload.requests(split, number)
+            twice = 2 * base.output_tokens
+            return replace(base, output_tokens=twice)
+
+    views = []
+    for source in (workload, Longer()):
+        simulator = Simulator(instance(SMALL.replace(workload=source, lengths="hidden"), 0))
+        simulator.step(1)
+        views.append(simulator.view.tobytes())
+    assert views[0] == views[1]
+
+
+def test_a_horizon_ends_an_episode():
+    scenario = SMALL.replace(max_iterations=9)
+    for policy in (Patient(), Compiled()):
+        episode = play(policy, scenario, 0)
+        assert not episode.done
+        assert episode.view.prefills + episode.view.decodes == 9
+    assert len(decision_times(Patient(), scenario)) <= 9
+
+
+def test_decision_times_are_one_a_choice():
+    policy = Patient()
+    times = decision_times(policy, SMALL, (0, 1))
+    assert len(times) == policy.asked > 0
+    assert (times >= 0).all()
+    assert len(decision_times(policy, SMALL.replace(num_clients=1))) == 0
+
+
+def test_an_action_outside_the_space_is_refused():
+    class Wild(Patient):
+        def act(self, view):
+            return 2
+
+    with pytest.raises(InvalidActionError, match="action 2 is not in the action space"):
+        play(Wild(), SMALL, 0)
+
+
+@pytest.mark.parametrize(
+    ("cases", "words"),
+    [
+        (0, "names no case"),
+        (-3, "names no case"),
+        ([], "names no case"),
+        ([-1, 2], "start at 0"),
+        ([2, 2], "once each"),
+        ("20", "give a whole number"),
+        ([0.5], "give a whole number"),
+        (2.0, "give a whole number"),
+    ],
+)
+def test_cases_that_are_none(cases, words):
+    with pytest.raises(ConfigError, match=words):
+        evaluate(Patient(), SMALL, cases)
+
+
+def test_case_numbers():
+    assert case_numbers(3).tolist() == case_numbers(np.int64(3)).tolist() == [0, 1, 2]
+    assert case_numbers(range(5, 7)).tolist() == case_numbers(np.array([5, 6])).tolist() == [5, 6]
+    assert case_numbers((2**40,)).dtype == np.int64
+
+
+def test_a_negative_seed():
+    with pytest.raises(ConfigError, match="seed = -1 is negative"):
+        evaluate(Patient(), SMALL, 1, seed=-1)
+
+
+def test_leaving_the_range_of_the_cost_model_is_warned_of_once():
+    scenario = SMALL.replace(cost=replace(PRESETS["qwen3-8b-h200"]), prefill_token_cap=None)
+    with pytest.warns(CoverageWarning, match="patient: cost model 'qwen3-8b-h200' was used outside the range") as seen:
+        evaluate(Patient(), scenario, 4)
+    assert len(seen) == 1

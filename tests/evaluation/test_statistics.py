@@ -1,0 +1,105 @@
+"""Intervals and scores against scipy and against what can be said without computing."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from strategies import REPEATABLE
+
+from llmsched_env.evaluation import Estimate, mean_estimate, score_estimate
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
+
+
+def draws(seed, n=20):
+    return np.random.default_rng(seed).normal(200.0, 3.0, n)
+
+
+@REPEATABLE
+@given(values)
+def test_the_interval_is_students(x):
+    found = mean_estimate(x)
+    scale = float(np.std(x, ddof=1) / math.sqrt(len(x)))
+    assert found.mean == pytest.approx(float(np.mean(x)))
+    if scale > 1e-9:
+        low, high = stats.t.interval(0.95, len(x) - 1, loc=np.mean(x), scale=scale)
+        assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9, abs=1e-6)
+    else:
+        assert found.high - found.low < 1e-6
+
+
+def test_an_interval_on_paper():
+    # 1, 2, 3: mean 2, sd 1, t(0.975, 2) = 4.302653: half width 4.302653 / sqrt(3) = 2.484138.
+    assert mean_estimate([1, 2, 3]) == pytest.approx((2.0, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
+
+
+def test_an_interval_holds_the_truth_95_times_in_100():
+    hits = sum(low <= 200.0 <= high for _, low, high in (mean_estimate(draws(seed, 8)) for seed in range(1000)))
+    assert 930 <= hits <= 970
+
+
+def test_one_case_says_nothing_of_the_spread():
+    for found in (mean_estimate([3.0]), score_estimate([2.0], [3.0], [1.0])):
+        assert np.isnan([found.low, found.high]).all()
+    assert mean_estimate([3.0]).mean == 3.0
+    assert score_estimate([2.0], [3.0], [1.0]).mean == 0.5
+
+
+def test_the_reference_scores_0_and_the_planner_1():
+    rule, planner = draws(0), draws(1) - 10
+    assert score_estimate(rule, rule, planner) == (0.0, 0.0, 0.0)
+    assert score_estimate(planner, rule, planner) == (1.0, 1.0, 1.0)
+    between = score_estimate((3 * rule + planner) / 4, rule, planner)
+    assert between == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_a_score_is_a_ratio_of_means():
+    # Means 12, 20, 10: (20 - 12) / (20 - 10).
+    assert score_estimate([10, 14], [15, 25], [8, 12]).mean == 0.8
+    # Worse than the rule, better than the planner.
+    assert score_estimate([22, 22], [20, 20], [10, 10]).mean == pytest.approx(-0.2)
+    assert score_estimate([9, 9], [20, 20], [10, 10]).mean == pytest.approx(1.1)
+
+
+def test_the_bootstrap_is_paired_and_repeatable():
+    rule = draws(2)
+    planner = rule - 5 + draws(3) / 100
+    policy = rule - 2 + draws(4) / 100
+    first = score_estimate(policy, rule, planner)
+    assert score_estimate(policy, rule, planner) == first
+    assert first.low < first.mean < first.high
+    # The spread of the cases themselves (sd 3) cancels within a case.
+    assert first.high - first.low < 0.02
+    shuffled = score_estimate(np.roll(policy, 1), rule, planner)
+    assert shuffled.mean == pytest.approx(first.mean)
+    assert shuffled.high - shuffled.low > 10 * (first.high - first.low)
+
+
+def test_the_bootstrap_agrees_with_a_direct_one():
+    policy, rule, planner = draws(5), draws(6) + 8, draws(7) - 8
+    rng = np.random.default_rng(99)
+    direct = []
+    for _ in range(4000):
+        rows = rng.integers(0, len(rule), len(rule))
+        direct.append((rule[rows].mean() - policy[rows].mean()) / (rule[rows].mean() - planner[rows].mean()))
+    found = score_estimate(policy, rule, planner)
+    assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.01)
+
+
+@pytest.mark.parametrize("planner", [[5.0, 7.0], [6.0, 8.0], [np.nan, 7.0]])
+def test_no_score_where_the_planner_gains_nothing(planner):
+    found = score_estimate([5.0, 6.0], [5.0, 7.0], planner)
+    assert np.isnan(found).all()
+    assert found.as_json() == {"mean": None, "ci95": [None, None]}
+
+
+def test_nan_is_null_in_json():
+    assert mean_estimate([1.0, np.nan]).as_json() == {"mean": None, "ci95": [None, None]}
+    assert Estimate(1.0, math.nan, math.nan).as_json() == {"mean": 1.0, "ci95": [None, None]}
+    assert json.loads(json.dumps(mean_estimate(np.float32([1, 2])).as_json()))["mean"] == 1.5

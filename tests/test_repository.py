@@ -1,0 +1,166 @@
+"""The repository keeps its own promises: light imports, documents that are true, linked and portable."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import llmsched_env
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ABSOLUTE = re.compile(
+    "|".join(["(?<![\\w.~$}])/" + f"({'|'.join(('home', 'Users', 'root', 'work', 'mnt', 'tmp'))})/", r"[A-Z]:\\\\"])
+)
+
+
+def tracked() -> list[Path]:
+    """Files of the repository, by git where this is a checkout."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert len(files) > 50, "hardly any file listed: nothing was tested"
+    return [file for file in files if file.is_file()]
+
+
+def run_python(code: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(script)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("module", ["llmsched_env", "llmsched_env.config", "baselines.registry"])
+def test_imports_bring_no_learning_library_and_no_pictures(module: str, tmp_path: Path) -> None:
+    heavy = {"torch", "stable_baselines3", "sb3_contrib", "matplotlib", "pygame", "PIL"}
+    if module == "llmsched_env":
+        heavy |= {"numba", "scipy", "pulp", "highspy"}
+    done = run_python(f"import sys, {module}\nprint(*sorted({heavy!r} & set(sys.modules)))", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_version_is_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == llmsched_env.__version__
+    assert f"## [{llmsched_env.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_licence() -> None:
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "MIT"
+
+
+def test_every_dependency_is_pinned_and_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    names = {re.match(r"[\w.-]+", line)[0].lower() for line in listed}  # type: ignore[index]
+    assert {"gymnasium", "torch", "pytest"} <= names
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "a constraint that is no exact pin"
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
+    assert names <= pinned
+    explained = (ROOT / "docs" / "dependencies.md").read_text()
+    assert {name for name in names if name not in explained} == set()
+
+
+def _python_blocks(page: str) -> list[str]:
+    blocks = PYTHON_BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert blocks, f"{page} has no example: nothing was tested"
+    if importlib.util.find_spec("stable_baselines3") is None:
+        blocks = [block for block in blocks if "stable_baselines3" not in block]
+    return blocks
+
+
+def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
+    blocks = _python_blocks("README.md")
+    code = "\n".join(blocks).replace("total_timesteps=4_000", "total_timesteps=64").replace("gamma=0.999", "n_steps=64")
+    done = run_python(code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stepped, compiled = (line for line in done.stdout.splitlines() if line.startswith("Estimate"))
+    assert stepped.startswith(compiled), "the compiled policy of the README is not the other one"
+
+
+def test_the_own_policy_of_the_readme_runs_in_the_comparison(tmp_path: Path) -> None:
+    block = next(block for block in _python_blocks("README.md") if block.startswith("# my_policy.py"))
+    (tmp_path / "my_policy.py").write_text(block, encoding="utf-8")
+    arguments = ["-m", "baselines", "--cases", "1", "--policies", "hybrid,tuned_threshold,my_policy:TenIdle"]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| ten_idle " in done.stdout
+    assert "| hybrid " in done.stdout
+
+
+def test_the_example_of_the_metrics_page_runs(tmp_path: Path) -> None:
+    done = run_python("\n".join(_python_blocks("docs/metrics.md")), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_metrics_page_has_every_metric() -> None:
+    from llmsched_env.metrics import EPISODE_METRICS
+
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    per_request = ("ttft_s", "tpot_s", "worst_token_gap_s", "latency_s")
+    assert [name for name in (*EPISODE_METRICS, "bound_s", *per_request) if f"`{name}`" not in page] == []
+
+
+def test_every_document_is_linked_and_every_link_leads_somewhere() -> None:
+    pages = [file for file in tracked() if file.suffix == ".md"]
+    targets, broken = set(), []
+    for page in pages:
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            if "://" in link:
+                continue
+            target = (page.parent / link).resolve()
+            targets.add(target)
+            if not target.exists():
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken
+    documents = {file.resolve() for file in tracked() if (ROOT / "docs") in file.parents}
+    assert documents, "no document: nothing was tested"
+    assert {str(file.relative_to(ROOT)) for file in documents - targets} == set()
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    found = []
+    for file in tracked():
+        if file == Path(__file__) or file.suffix in {".npz", ".png", ".csv"}:
+            continue
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            if ABSOLUTE.search(line):
+                found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert not found
+
+
+def test_tables_of_the_readme_are_filled() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
+    for name in ("`baseline`", "`hybrid`", "201.00 s, 80.2 %", "190.58 s, 89.1 %", "LB1"):
+        assert name in table
