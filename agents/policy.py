@@ -22,13 +22,21 @@ class Model(Protocol):
         """Action for an observation, and the state of a recurrent network."""
         ...
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed what sampling draws from."""
+        ...
+
 
 class SB3Policy:
-    """Takes the model's most likely action at each choice.
+    """Takes the model's most likely action at each choice, or one drawn from its distribution.
+
+    The two may be far apart. A wait of a dozen decodes is learned as a small chance of a prefill at each of them, and
+    the most likely action is then always a decode.
 
     Args:
         model: trained on an environment of this project.
         name: what tables call it.
+        sampled: draw the action, seeded by the episode's seed.
 
     Raises:
         ConfigError: a model for observations of another size.
@@ -37,7 +45,7 @@ class SB3Policy:
     kind = "agent"
     clairvoyant = False
 
-    def __init__(self, model: Model, name: str = "sb3") -> None:
+    def __init__(self, model: Model, name: str = "sb3", *, sampled: bool = False) -> None:
         shape = tuple(model.observation_space.shape)
         if shape != (NUM_FEATURES,):
             raise ConfigError(
@@ -46,6 +54,7 @@ class SB3Policy:
             )
         self.name = name
         self._model = model
+        self._sampled = sampled
 
     @classmethod
     def load(cls, path: Path | str, algo: str, name: str | None = None) -> SB3Policy:
@@ -71,9 +80,11 @@ class SB3Policy:
         return cls(model, name or algo)
 
     def reset(self, start: Start) -> None:
-        """Begin an episode: nothing to remember."""
+        """Begin an episode."""
+        if self._sampled:
+            self._model.set_random_seed(start.seed)
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
-        action, _ = self._model.predict(features(view), deterministic=True)
+        action, _ = self._model.predict(features(view), deterministic=not self._sampled)
         return int(action)

@@ -107,7 +107,7 @@ def train(training: Training, rivals: Sequence[Policy] = (), *, command: str = "
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "timesteps_done": int(model.num_timesteps),
-        "validation": _compare(training, SB3Policy(model, training.algo), rivals),
+        "validation": _compare(training, _agents(training.algo, model), rivals),
     }
     with write_whole(out / "run.json") as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -151,9 +151,13 @@ def _learn(training: Training) -> Any:
         environments.close()
 
 
-def _compare(training: Training, agent: Policy, rivals: Sequence[Policy]) -> dict[str, Any]:
-    """Every policy on the same cases, and by how much the agent is slower than each rival, case by case."""
-    policies = [agent, *rivals]
+def _agents(algo: str, model: Any) -> list[Policy]:
+    return [SB3Policy(model, algo), SB3Policy(model, f"{algo}_sampled", sampled=True)]
+
+
+def _compare(training: Training, agents: Sequence[Policy], rivals: Sequence[Policy]) -> dict[str, Any]:
+    """Every policy on the same cases, and by how much each agent is slower than each rival, case by case."""
+    policies = [*agents, *rivals]
     found: dict[str, Evaluation] = {}
     with tqdm(total=len(policies) * training.validation_cases, desc="validation", unit="episode") as bar:
         for policy in policies:
@@ -172,7 +176,10 @@ def _compare(training: Training, agent: Policy, rivals: Sequence[Policy]) -> dic
             for name, evaluation in found.items()
         },
         "agent_minus_rival_s": {
-            rival.name: mean_estimate(np.subtract(makespan_s[agent.name], makespan_s[rival.name])).as_json()
-            for rival in rivals
+            agent.name: {
+                rival.name: mean_estimate(np.subtract(makespan_s[agent.name], makespan_s[rival.name])).as_json()
+                for rival in rivals
+            }
+            for agent in agents
         },
     }

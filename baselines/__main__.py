@@ -19,7 +19,7 @@ from baselines.lagrangian import lagrangian
 from baselines.registry import METHODS, POLICIES, entry
 from baselines.tuned import best_tuned
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import ORDERS, QUEUES, Scenario
+from llmsched_env.config import LENGTHS, ORDERS, QUEUES, Scenario
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError, UnknownNameError
 from llmsched_env.evaluation import CoverageWarning, evaluate, pictures, play
@@ -61,7 +61,9 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         raise UnknownNameError("scenario", options.scenario, ENVIRONMENTS)
     kwargs = gymnasium.spec(options.scenario).kwargs
     changes = {
-        name: getattr(options, name) for name in ("cost", "queue", "order") if getattr(options, name) is not None
+        name: getattr(options, name)
+        for name in ("cost", "queue", "order", "lengths")
+        if getattr(options, name) is not None
     }
     if options.clients is not None:
         changes["num_clients"] = options.clients
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cost", metavar="PRESET", help=f"cost model: {', '.join(PRESETS)}")
     add("--queue", metavar="KIND", help=f"queues of the rules and planners: {', '.join(QUEUES)}")
     add("--order", metavar="ORDER", help=f"order of those queues: {', '.join(ORDERS)}")
+    add("--lengths", metavar="KIND", help=f"what they may know of output lengths: {', '.join(LENGTHS)}")
     add("--policies", metavar="A,B,...", help="names, or module:factory for your own (default: all)")
     add("--json", type=Path, metavar="PATH", help="also write the comparison as JSON there")
     add("--out", type=Path, metavar="DIR", help="folder for tables, configuration and pictures")
@@ -162,6 +165,7 @@ def show(comparison: Comparison) -> None:
         print(
             "Rules and planners on the scenario's queues. "
             f"Score: 0 = {comparison.reference}, 1 = {comparison.planner}.\n"
+            "Decision times are those of `act`; a beam plans the whole episode before its first decision.\n"
         )
         print(ranking_table(comparison))
 

@@ -18,7 +18,6 @@ from llmsched_env.policy import Start
 
 __all__ = [
     "RandomRule",
-    "always_worst",
     "cadence",
     "decode_first",
     "delay_factor",
@@ -76,10 +75,6 @@ def _coin(view: Any, parameters: Any, memory: Any) -> Any:
     state ^= (state << 17) & 0x3FFFFFFFFFFFFFFF
     memory[0] = state
     return 1 if (state >> 8) % 1_000_000 < parameters[0] * 1_000_000 else 0
-
-
-def _fixed(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if parameters[0] > 0.0 else 0
 
 
 def prefill_first() -> Rule:
@@ -150,11 +145,6 @@ def _eb_finite(start: Start) -> Sequence[float]:
     return (float(clients),)
 
 
-def _costlier_extreme(start: Start) -> Sequence[float]:
-    cost = start.scenario.cost_model
-    return (float(cost.prefill_ns(0) > start.mean_output_tokens * cost.decode_ns(0)),)
-
-
 def max_wait(decodes: int = 10) -> Rule:
     """Prefill when A = 0 or at least ``decodes`` decodes have passed since the last prefill.
 
@@ -202,12 +192,3 @@ class RandomRule(Rule):
 
     def _first_memory(self, start: Start) -> np.ndarray[Any, np.dtype[np.int64]]:
         return np.array([np.random.SeedSequence(start.seed).generate_state(1, np.uint64)[0] >> 3 | 1], np.int64)
-
-
-def always_worst() -> Rule:
-    """The worse of the two extremes: decode-first, or prefill-first where a prefill's alpha outweighs E[N] decodes'.
-
-    A control: a metric that cannot tell it from the random rule is broken. (To do the opposite of the Lagrangian rule
-    at each choice is no control: that is prefill-first, since its account is empty after each prefill.)
-    """
-    return Rule("always_worst", _fixed, _costlier_extreme)

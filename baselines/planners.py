@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.iteration import threshold
+from baselines.iteration import decode_first, prefill_first, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from baselines.search import beam_search, follow
@@ -24,7 +24,7 @@ from llmsched_env.policy import CompiledRule, Policy, RuleFunction, Start, View,
 from llmsched_env.simulator import Simulator
 from llmsched_env.storage import cache_dir, write_whole
 
-__all__ = ["Beam", "Rollout"]
+__all__ = ["AlwaysWorst", "Beam", "Rollout"]
 
 SIFTED_PER_STATE = 4
 """Extensions that are finished with the base rule for each state that the beam keeps."""
@@ -152,6 +152,38 @@ class Beam:
             self.width, sifted, longest, reference.progress, reference.lost, reference.last, plan,
         )  # fmt: skip
         return plan[:length].copy()
+
+
+class AlwaysWorst:
+    """The worse of the two extremes, prefill-first and decode-first, in this very episode: a control.
+
+    A metric that cannot tell it from the random rule is broken. (To do the opposite of the Lagrangian rule at each
+    choice is no control: that is prefill-first, since the account of idle time is empty after each prefill.)
+    """
+
+    name = "always_worst"
+    kind = "planner"
+    clairvoyant = True
+
+    def compiled(self, start: Start) -> CompiledRule:
+        """The extreme that ends with the larger charge."""
+        simulator = _simulator(self, start)
+        rules = [rule().compiled(start) for rule in (prefill_first, decode_first)]
+        return max(rules, key=lambda rule: _charge_at_end(simulator, rule))
+
+    def reset(self, start: Start) -> None:
+        """Begin an episode."""
+        self._rule = self.compiled(start)
+
+    def act(self, view: View) -> int:
+        """The action of that extreme."""
+        return int(self._rule.function(view, self._rule.parameters, self._rule.memory))
+
+
+def _charge_at_end(simulator: Simulator, rule: CompiledRule) -> int:
+    trial = simulator.fork()
+    trial.run(rule)
+    return trial.charge
 
 
 @dataclass(frozen=True)

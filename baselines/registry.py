@@ -79,7 +79,7 @@ POLICIES: dict[str, Factory] = {
     "lagrangian_instant": lagrangian.lagrangian_instant,
     **{name: functools.partial(Tuned, name) for name in TUNABLE},
     "random": iteration.RandomRule,
-    "always_worst": iteration.always_worst,
+    "always_worst": planners.AlwaysWorst,
     "rollout": planners.Rollout,
     "beam": planners.Beam,
     "beam_1": lambda: planners.Beam(1),

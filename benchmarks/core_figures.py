@@ -86,8 +86,11 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
                 for arguments in arrays:
                     compiled_plain(*arguments)
 
-            run, observed, reset, least, python = repeat(
+            single = Episodes(instances[:1])
+            single_iterations = single.run(rule)
+            run, again, observed, reset, least, python = repeat(
                 lambda e=episodes, r=rule: e.run(r),
+                lambda e=single, r=rule: [e.run(r) for _ in range(cases)],
                 lambda e=episodes, r=rule: e.run_observed(r),
                 lambda e=episodes: e.reset(),
                 compiled,
@@ -97,7 +100,11 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
             rate, python_rate = iterations / run.best_s / 1e6, expected[0][1] / python.best_s / 1e6
             least_rate = iterations / least.best_s / 1e6
             unit = "M iterations/s"
-            yield Figure(section, queues, rate, unit, python_rate, "plain Python", TARGET_M_PER_S)
+            yield Figure(
+                section, f"{queues}, {cases} cases in turn", rate, unit, python_rate, "plain Python", TARGET_M_PER_S
+            )
+            again_rate = single_iterations * cases / again.best_s / 1e6
+            yield Figure(section, f"{queues}, one case again and again", again_rate, unit, rate, "cases in turn")
             yield Figure(
                 section, f"{queues} (the same)", rate, unit, least_rate, "plain simulator, compiled: the ceiling"
             )

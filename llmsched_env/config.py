@@ -106,14 +106,6 @@ class Scenario:
         """The workload itself."""
         return workload(self.workload)
 
-    @property
-    def uses_lengths(self) -> bool:
-        """Whether queues or their order depend on true output lengths."""
-        by_length = self.order != "fcfs" or (
-            self.queue == "client" and (self.assignment != "round_robin" or self.stealing)
-        )
-        return self.lengths == "known" and by_length
-
     def replace(self, **changes: Any) -> Scenario:
         """The same scenario with some arguments changed.
 

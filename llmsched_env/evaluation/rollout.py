@@ -34,7 +34,7 @@ class Evaluation:
     Attributes:
         policy: the policy's name.
         kind: "method", "rule", "planner" or "agent".
-        clairvoyant: whether policy or queues used true output lengths.
+        clairvoyant: whether true output lengths were there to see, for the queues or for the policy.
         scenario: where.
         cases: (cases,) case numbers.
         columns: a (cases,) array a metric: those of `EPISODE_METRICS`, and ``bound_s``.
@@ -67,6 +67,11 @@ def case_numbers(cases: int | Iterable[int]) -> NDArray[np.int64]:
     if numbers.min() < 0 or len(np.unique(numbers)) < len(numbers):
         raise ConfigError(f"cases = {cases!r}: case numbers start at 0 and appear once each.")
     return numbers.astype(np.int64)
+
+
+def episode_seed(seed: int, case: int) -> int:
+    """The seed that a policy is given for one case: repeatable, and no hint at which case it is."""
+    return int(np.random.SeedSequence([seed, case]).generate_state(1, np.uint64)[0])
 
 
 def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -> Start:
@@ -118,7 +123,7 @@ def evaluate(
         policy: any object of the `Policy` protocol.
         scenario: the scenario; its split says which pool of cases.
         cases: how many of the first cases, or which.
-        seed: for policies that draw random numbers; case c is given seed + c.
+        seed: for policies that draw random numbers; each case is given one of its own.
         progress: called with 1 after each case.
 
     Raises:
@@ -131,7 +136,7 @@ def evaluate(
     columns = {name: np.empty(len(numbers)) for name in names}
     outside: str | None = None
     for row, case in enumerate(numbers):
-        simulator = play(policy, scenario, int(case), seed=seed + int(case))
+        simulator = play(policy, scenario, int(case), seed=episode_seed(seed, int(case)))
         metrics = final_metrics(simulator)
         for name in names:
             columns[name][row] = metrics[name]
@@ -140,7 +145,7 @@ def evaluate(
             progress(1)
     if outside is not None:
         warnings.warn(f"{policy.name}: {outside}", CoverageWarning, stacklevel=2)
-    clairvoyant = policy.clairvoyant or scenario.uses_lengths
+    clairvoyant = policy.clairvoyant or scenario.lengths == "known"
     return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, columns)
 
 
@@ -163,6 +168,6 @@ def decision_times(
     times: list[int] = []
     for case in cases:
         simulator = Simulator(instance(scenario, int(case)))
-        policy.reset(start(policy, scenario, simulator, seed + int(case)))
+        policy.reset(start(policy, scenario, simulator, episode_seed(seed, int(case))))
         times.extend(_decisions(policy, simulator, time.perf_counter_ns))
     return np.array(times, np.int64)

@@ -16,7 +16,7 @@ from baselines.registry import make_policy
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
 from llmsched_env.instances import instance
-from llmsched_env.policy import features
+from llmsched_env.policy import Start, features
 from llmsched_env.simulator import Simulator
 
 pytestmark = [
@@ -56,11 +56,11 @@ def test_train_writes_a_model_that_acts_as_it_did(tmp_path, algo):
     assert written["config"]["seed"] == 3
     assert written["scenario"]["split"] == "validation"
     policies = written["validation"]["policies"]
-    assert list(policies) == [algo, "lagrangian", "prefill_first"]
+    assert list(policies) == [algo, f"{algo}_sampled", "lagrangian", "prefill_first"]
     assert policies[algo]["kind"] == "agent"
     for rival in ("lagrangian", "prefill_first"):
-        low, high = written["validation"]["agent_minus_rival_s"][rival]["ci95"]
-        mean = written["validation"]["agent_minus_rival_s"][rival]["mean"]
+        low, high = written["validation"]["agent_minus_rival_s"][algo][rival]["ci95"]
+        mean = written["validation"]["agent_minus_rival_s"][algo][rival]["mean"]
         assert low <= mean <= high
         assert mean == pytest.approx(policies[algo]["makespan_s"]["mean"] - policies[rival]["makespan_s"]["mean"])
 
@@ -77,6 +77,21 @@ def test_train_writes_a_model_that_acts_as_it_did(tmp_path, algo):
             action = choices % 2  # visit more than one policy would
         simulator.step(action)
     assert choices > 5, "no choice was compared"
+
+
+def test_sampled_actions_repeat_with_the_seed_and_vary_without(tmp_path):
+    train(small(tmp_path / "run"))
+    model = SB3Policy.load(tmp_path / "run" / "model.zip", "ppo")._model
+    scenario = Scenario(workload="gsm8k-smooth", **SMALL)
+    view = Simulator(instance(scenario, 0)).view
+    drawn = []
+    for seed in (1, 1, 2):
+        policy = SB3Policy(model, sampled=True)
+        policy.reset(Start(scenario, 100.0, seed))
+        drawn.append([policy.act(view) for _ in range(40)])
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    assert set(drawn[0]) == {0, 1}, "nothing was drawn"
 
 
 def test_the_same_seed_trains_the_same_agent(tmp_path):

@@ -177,10 +177,24 @@ def test_plans_of_other_searches_are_other_files(plans):
     assert len([*plans.iterdir()]) == 6
 
 
-@pytest.mark.parametrize("name", ["rollout", "beam", "beam_1"])
+@pytest.mark.parametrize("name", ["rollout", "beam", "beam_1", "always_worst"])
 def test_without_the_simulator_they_refuse(name):
     with pytest.raises(ConfigError, match=rf"policy '{name}' plans in the simulator: start it with .*simulator="):
         make_policy(name).reset(start_of(SHARED))
+
+
+def test_always_worst_is_the_dearer_extreme():
+    # Outputs of 1 or 3 on two clients. Decode-first drains each pair: 2 prefills, 4 decodes. Prefill-first at once
+    # refills the client whose request is done with its prefill: 3 prefills, 4 decodes at most.
+    case = Case((1,) * 4, (1, 3, 1, 3), 2, alpha_prefill_ns=100_000)
+    extremes = {name: ruled(make_policy(name), case) for name in ("prefill_first", "decode_first")}
+    assert extremes["prefill_first"] > extremes["decode_first"]
+    assert planned(make_policy("always_worst"), case) == extremes["prefill_first"]
+    # Where a prefill costs nothing but its tokens, waiting is what costs.
+    case = Case((1,) * 4, (2, 9, 9, 2), 2, alpha_prefill_ns=0)
+    extremes = {name: ruled(make_policy(name), case) for name in ("prefill_first", "decode_first")}
+    assert extremes["prefill_first"] < extremes["decode_first"]
+    assert planned(make_policy("always_worst"), case) == extremes["decode_first"]
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"width": 1, "rounds": 0}])

@@ -172,12 +172,6 @@ def test_lagrangian_instant():
     assert choice(lagrangian_instant(), idle_charge=0, ready=8, **durations) == PREFILL
 
 
-def test_always_worst_is_the_dearer_extreme():
-    # A prefill's alpha is 100, the decodes of a request 50 * E[N]: equal at E[N] = 2.
-    assert choice(iteration.always_worst(), mean_output_tokens=2.0, active=1, idle=9) == DECODE
-    assert choice(iteration.always_worst(), mean_output_tokens=1.9, active=9, idle=1) == PREFILL
-
-
 def test_random_is_a_fair_coin():
     rule = iteration.RandomRule()
     rule.reset(start_of(world(), seed=1))

@@ -94,7 +94,10 @@ def test_reference_and_planner_need_no_row():
 
 def test_one_policy_on_two_queues():
     policy = WaitFor(2)
-    rows = [Contestant("fcfs", policy), Contestant("sorted", policy, SMALL.replace(order="longest_first"))]
+    rows = [
+        Contestant("fcfs", policy, SMALL.replace(lengths="hidden")),
+        Contestant("sorted", policy, SMALL.replace(order="longest_first")),
+    ]
     comparison = compared(rows)
     spans = [row.estimate("makespan_s").mean for row in comparison.rows]
     assert spans[0] != spans[1]
@@ -117,7 +120,10 @@ def test_a_configuration_says_how_to_repeat_it():
 
 def methods():
     names = ("baseline", "baseline_lagrangian", "shared_lpt_prefill_first", "shared_lpt_lagrangian")
-    return [Contestant(name, WaitFor(1 + i), kind="method", text=f"about {name}") for i, name in enumerate(names)]
+    return [
+        Contestant(name, WaitFor(1 + i), SMALL.replace(lengths="hidden"), kind="method", text=f"about {name}")
+        for i, name in enumerate(names)
+    ]
 
 
 def test_tables():
