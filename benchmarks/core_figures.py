@@ -205,7 +205,7 @@ def scaling_figures(points: list[ScalingPoint]) -> Iterator[Figure]:
             "ns",
             small.iteration_ns,
             f"with {small.clients}",
-            FLAT if queues == DECODES else None,
+            FLAT,
             "ratio",
             at_least=False,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from core_figures import ScalingPoint, episode_figures, scaling_figures, scaling_points
 from environment_figures import environment_figures
 from measuring import Figure, as_json, machine, pin, table
+from profile_figures import profile_figures
 from study_figures import large_figures, planner_figures, start_figures, study_figures
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ def figures(*, quick: bool, points: list[ScalingPoint]) -> Iterator[Iterator[Fig
     """The figures, group by group; ``points`` is filled on the way."""
     repeats = 5 if quick else 40
     yield episode_figures(cases=4 if quick else 16, repeats=repeats)
+    yield profile_figures(cases=4 if quick else 16, repeats=5 if quick else 25)
     yield environment_figures(steps=5_000 if quick else 20_000, repeats=3 if quick else 12)
     points += scaling_points(repeats=3 if quick else 12)
     yield scaling_figures(points)

@@ -62,7 +62,7 @@ class View(Protocol):
     idle: int  # clients that do not
     waiting: int  # requests released and not started
     ready: int  # idle clients that have something to take
-    batch_requests: int  # what a prefill now would hold (client queues: expected, see transition._preview)
+    batch_requests: int  # what a prefill now would hold (client queues: expected, see queues.preview)
     batch_tokens: int  # prompt tokens of that batch
     batch_work: int  # estimated output tokens of that batch
     prefill_ns: int  # what that prefill would last

@@ -1,0 +1,163 @@
+"""The queues of an episode: who waits where, who is taken next, and what a prefill now would hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.core.bitset import find_from, insert, remove
+from llmsched_env.core.layout import DUE, END, ESTIMATE, HEAD, PROMPT, QUEUE, QUEUE_WORK, RUNNING
+from llmsched_env.core.memory import clients_at, release_ns_at, release_order_at, requests_at
+from llmsched_env.jit import inlined, jit
+
+__all__ = ["join_heads", "leave_heads", "preview", "release", "take", "victim"]
+
+Ints = NDArray[np.int32]
+Record = Any
+
+
+@inlined
+def join_heads(s: Record, requests: Ints, position: int) -> None:
+    """Count the request at ``position``, now the head of an idle client's own queue, among what is ready."""
+    s.own_ready += 1
+    s.own_tokens += requests[position, PROMPT]
+    s.own_work += requests[position, ESTIMATE]
+
+
+@inlined
+def leave_heads(s: Record, requests: Ints, position: int) -> None:
+    """The opposite of :func:`join_heads`."""
+    s.own_ready -= 1
+    s.own_tokens -= requests[position, PROMPT]
+    s.own_work -= requests[position, ESTIMATE]
+
+
+@jit
+def victim(v: Record, clients: Ints) -> int:
+    """Client with the most expected work among those with a waiting request; the lowest index on ties.
+
+    Work and index are packed into one integer, so that the scan is a plain maximum, which compilers vectorise.
+    """
+    num_clients = clients.shape[1]
+    now = v.decodes
+    best = np.int64(-1)
+    for client in range(num_clients):
+        waiting = np.int64(clients[QUEUE_WORK, client])
+        running = np.int64(clients[DUE, client]) - now
+        work = waiting + (running if running > 0 else 0)
+        key = (work << 31) | (num_clients - 1 - client)
+        key = key if waiting > 0 else np.int64(-1)
+        best = key if key > best else best
+    return num_clients - 1 - (best & 0x7FFFFFFF)
+
+
+@inlined
+def take(s: Record, k: Record, queue: int, client: int) -> None:
+    """Remove the head of ``queue`` for idle ``client``, which is busy from here on."""
+    clients = clients_at(k)
+    requests = requests_at(k)
+    position = clients[HEAD, queue]
+    remove(k.waiting_address, k.num_requests, position)
+    remove(k.idle_address, k.num_clients, client)
+    following = find_from(k.waiting_address, k.num_requests, position + 1)
+    if k.shared_queue:
+        clients[HEAD, 0] = following
+        return
+    if following >= clients[END, queue]:
+        following = -1
+    clients[QUEUE_WORK, queue] -= requests[position, ESTIMATE]
+    if queue == client:
+        leave_heads(s, requests, position)
+    else:
+        s.steals += 1
+        if clients[RUNNING, queue] < 0:
+            # A robbed idle client offers its next request instead.
+            leave_heads(s, requests, position)
+            if following >= 0:
+                join_heads(s, requests, following)
+    clients[HEAD, queue] = following
+
+
+@jit
+def release(v: Record, s: Record, k: Record) -> None:
+    """Put what has arrived by now into its queue."""
+    clients = clients_at(k)
+    requests = requests_at(k)
+    release_ns = release_ns_at(k)
+    release_order = release_order_at(k)
+    while s.next_release < k.num_requests and release_ns[s.next_release] <= v.clock_ns:
+        position = release_order[s.next_release]
+        estimate = requests[position, ESTIMATE]
+        # It arrived inside the last iteration: the time since then counts as waiting.
+        s.request_ns += v.clock_ns - release_ns[s.next_release]
+        s.next_release += 1
+        insert(k.waiting_address, k.num_requests, position)
+        v.waiting += 1
+        v.waiting_tokens += requests[position, PROMPT]
+        v.waiting_work += estimate
+        queue = requests[position, QUEUE]
+        head = clients[HEAD, queue]
+        ahead = head < 0 or position < head
+        if k.shared_queue:
+            if position < s.window_from:
+                s.window_from = 0
+                v.batch_requests = 0
+                v.batch_tokens = 0
+                v.batch_work = 0
+            s.window_full = 0
+        else:
+            clients[QUEUE_WORK, queue] += estimate
+            if ahead and clients[RUNNING, queue] < 0:
+                if head >= 0:
+                    leave_heads(s, requests, head)
+                join_heads(s, requests, position)
+        if ahead:
+            clients[HEAD, queue] = position
+
+
+@inlined
+def preview(v: Record, s: Record, k: Record) -> None:
+    """What a prefill now would hold.
+
+    Shared queue: exactly that batch, extended as clients fall idle. Client queues: the heads of the idle clients' own
+    queues, plus an average waiting request for each steal, cut in proportion at the cap; an expectation, since only
+    composing the batch tells whom a thief would rob.
+    """
+    clients = clients_at(k)
+    requests = requests_at(k)
+    if k.shared_queue:
+        v.ready = min(v.idle, v.waiting)
+        while v.batch_requests < v.ready and s.window_full == 0:
+            position = (
+                clients[HEAD, 0]
+                if v.batch_requests == 0
+                else find_from(k.waiting_address, k.num_requests, s.window_from)
+            )
+            prompt = requests[position, PROMPT]
+            if v.batch_requests > 0 and v.batch_tokens + prompt > k.token_cap:
+                s.window_full = 1
+            else:
+                v.batch_requests += 1
+                v.batch_tokens += prompt
+                v.batch_work += requests[position, ESTIMATE]
+                s.window_from = position + 1
+        return
+    v.ready = s.own_ready
+    v.batch_tokens = s.own_tokens
+    v.batch_work = s.own_work
+    if k.stealing:
+        v.ready = min(v.idle, v.waiting)
+        stolen = v.ready - s.own_ready
+        if v.ready == v.waiting:
+            v.batch_tokens = v.waiting_tokens
+            v.batch_work = v.waiting_work
+        elif stolen > 0:
+            v.batch_tokens += stolen * v.waiting_tokens // v.waiting
+            v.batch_work += stolen * v.waiting_work // v.waiting
+    v.batch_requests = v.ready
+    if v.batch_tokens > k.token_cap and v.ready > 1:
+        v.batch_requests = max(1, v.ready * k.token_cap // v.batch_tokens)
+        v.batch_work = v.batch_work * v.batch_requests // v.ready
+        v.batch_tokens = k.token_cap
