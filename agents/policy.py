@@ -82,7 +82,7 @@ class SB3Policy:
     def reset(self, start: Start) -> None:
         """Begin an episode."""
         if self._sampled:
-            self._model.set_random_seed(start.seed)
+            self._model.set_random_seed(start.seed % 2**32)  # all that the library takes
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""

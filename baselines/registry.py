@@ -82,7 +82,7 @@ POLICIES: dict[str, Factory] = {
     "always_worst": planners.AlwaysWorst,
     "rollout": planners.Rollout,
     "beam": planners.Beam,
-    "beam_1": lambda: planners.Beam(1),
+    "beam_1": functools.partial(planners.Beam, 1, rounds=1),
 }
 """Rules and planners: each runs on the scenario's own queues."""
 

@@ -74,12 +74,12 @@ def _planners(cases: int) -> dict[str, Any]:
     for workload in ("gsm8k", "gsm8k-smooth"):
         scenario = Scenario(workload=workload, split="test")
         for width, episodes in ((1, cases), (50, max(2, cases // 4))):
-            play(Beam(width), scenario, cases)
+            play(Beam(width, rounds=1 if width == 1 else 2), scenario, cases)
             times = []
             for case in range(episodes):
                 instance(scenario, case)
                 start = time.perf_counter()
-                play(Beam(width), scenario, case)
+                play(Beam(width, rounds=1 if width == 1 else 2), scenario, case)
                 times.append(time.perf_counter() - start)
             beam_ms[f"width {width} {workload}"] = float(np.median(times)) * 1e3
         decision_times(Rollout(), scenario, [cases])
