@@ -126,12 +126,16 @@ def run(options: argparse.Namespace, command: str) -> None:
 
     shown = {item.name: item for item in entries}
     reference, planner = (shown.get(name) or entry(name, scenario) for name in (best_tuned(scenario), "beam"))
+    seconds = 0.1 if sys.stderr.isatty() else 10.0  # a log file is not a terminal
     runs = {item.name for item in [*entries, reference, planner]}
-    with tqdm(total=len(runs) * len(cases), unit="episode", leave=False) as bar, warnings.catch_warnings():
+    with (
+        tqdm(total=len(runs) * len(cases), unit="episode", leave=False, mininterval=seconds) as bar,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("once", CoverageWarning)
 
         def progress(name: str, episodes: int) -> None:
-            bar.set_description(name)
+            bar.set_description(name, refresh=False)
             bar.update(episodes)
 
         comparison = compare(
