@@ -34,6 +34,8 @@ $(BIN)/pip:
 
 $(VENV)/.installed-run: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) -e '.[viz]'
+	@echo 'Compiling the simulator, once.'
+	@$(BIN)/python -c 'import gymnasium; gymnasium.make("llmsched_env:LLMSched/GSM8K-v0").reset(seed=0)'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip

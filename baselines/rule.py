@@ -63,7 +63,7 @@ class Rule:
         self._kept = self._rule.memory.copy()
 
     def act(self, view: View) -> int:
-        """The action of the compiled function."""
+        """The action, by the rule's Python function; the core runs its machine code, which gives the same."""
         if self._rule is None:
             raise RuntimeError(f"policy {self.name!r} was asked before reset: call reset(start) first.")
         return int(self._rule.function(view, self._rule.parameters, self._kept))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.core.loops import feasible
 from llmsched_env.core.memory import copy_episode
+from llmsched_env.core.reward import excess
 from llmsched_env.core.rules import call_rule
 from llmsched_env.core.transition import DECODE, PREFILL, advance
 from llmsched_env.jit import jit
@@ -28,14 +29,6 @@ __all__ = ["beam_search", "follow"]
 Longs = NDArray[np.int64]
 
 NOT_DONE = np.int64(2**62)
-
-
-@jit
-def _loss(v: Any, s: Any, k: Any) -> Any:
-    if k.affine:
-        fixed = k.alpha_prefill_ns * v.prefills + s.jump_ns
-        return k.num_clients * fixed + k.alpha_decode_ns * s.idle_client_decodes
-    return k.num_clients * v.clock_ns
 
 
 @jit
@@ -77,26 +70,26 @@ def follow(
         advance(v, s, k, PREFILL if prefill else DECODE)
         if prefill:
             progress[v.prefills - 1] = _progress(v, s)
-            lost[v.prefills - 1] = _loss(v, s, k)
+            lost[v.prefills - 1] = excess(v, s, k)
     progress[v.prefills] = _progress(v, s)
-    lost[v.prefills] = _loss(v, s, k)
+    lost[v.prefills] = excess(v, s, k)
     return v.prefills
 
 
 @jit
 def _finish(v: Any, s: Any, k: Any, rule: Any, parameters: Any, memory: Any, limit: Any) -> Any:
     """Loss at the end of the episode under ``rule``; given up once it exceeds ``limit``."""
-    memory[:] = 0
+    kept = memory.copy()
     while v.completed < k.num_requests:
         options = feasible(v)
         if options == 3:
-            action = call_rule(rule, v, parameters, memory)
+            action = call_rule(rule, v, parameters, kept)
         else:
             action = DECODE if options == 1 else PREFILL
         advance(v, s, k, action)
-        if action == PREFILL and _loss(v, s, k) > limit:
+        if action == PREFILL and excess(v, s, k) > limit:
             return NOT_DONE
-    return _loss(v, s, k)
+    return excess(v, s, k)
 
 
 @jit
@@ -191,7 +184,7 @@ def beam_search(
                     seen = v.ready
                     # What the cap leaves behind needs prefills of its own.
                     left = np.float64(v.ready - v.batch_requests) / v.batch_requests
-                    score = _loss(v, s, k) + left * k.alpha_prefill_ns * k.num_clients
+                    score = excess(v, s, k) + left * k.alpha_prefill_ns * k.num_clients
                     score += _to_go(_progress(v, s), progress, lost, last)
                     place = _keep_least(score, scores, kept)
                     if place >= 0:

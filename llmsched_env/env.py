@@ -234,7 +234,8 @@ def _merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
     merged = (scenario or Scenario()).replace(**arguments)
     for name, value in arguments.items():
         given = getattr(scenario, name, value)
-        if given not in (value, getattr(Scenario, name)):
+        # An explicit default looks like none given; but the workload is what an id is about.
+        if given != value and (name == "workload" or given != getattr(Scenario, name)):
             raise ConfigError(
                 f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the "
                 f"environment id: leave one out, or pass the scenario to LLMSchedEnv itself."

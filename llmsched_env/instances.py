@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = ["estimates", "instance", "pool_size"]
 BYTES_KEPT = 2**29
 """Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
 
+_lock = threading.Lock()
 _instances: LRUCache[Any, Instance] = LRUCache(BYTES_KEPT, getsizeof=lambda kept: kept.nbytes)
 
 
@@ -33,11 +36,13 @@ def instance(scenario: Scenario, case: int) -> Instance:
     # Before the cache, to which True and 1.0 are 1.
     _, case = check_case(scenario.split, case)
     key = scenario, case, getattr(scenario.source, "version", None)
-    found = _instances.get(key)
+    with _lock:
+        found = _instances.get(key)
     if found is None:
         found = _build(scenario, case)
         if found.nbytes <= BYTES_KEPT:
-            _instances[key] = found
+            with _lock:
+                _instances[key] = found
     return found
 
 
@@ -47,7 +52,9 @@ def _build(scenario: Scenario, case: int) -> Instance:
     cost = scenario.cost_model
     queues = None
     if scenario.queue == "client":
-        queues = stored_assignment(requests, scenario.num_clients, scenario.assignment, loads=guess - 1).client_of
+        queues = stored_assignment(
+            requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
+        ).client_of
     return Instance.build(
         requests,
         guess,

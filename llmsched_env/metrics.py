@@ -17,6 +17,7 @@ MOST_NS = 2**63 - 1
 
 EPISODE_METRICS = (
     "makespan_s",
+    "elapsed_s",
     "utilization",
     "gap_to_bound",
     "prefills",
@@ -33,13 +34,14 @@ EPISODE_METRICS = (
 def final_metrics(simulator: Simulator) -> dict[str, Any]:
     """The scalars of an episode as it stands: `EPISODE_METRICS` and ``bound_s``, as plain numbers.
 
-    NaN for a total that may have left 64 bits: client time beyond 292 client-years, request time beyond 292
-    request-years.
+    NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
+    client time beyond 292 client-years, request time beyond 292 request-years.
     """
     view, totals, instance = simulator.view, simulator.totals, simulator.instance
     clock_ns, clients = int(view.clock_ns), instance.num_clients
     prefill_ns, jump_ns = int(totals.prefill_time_ns), int(totals.jump_ns)
     decode_ns = clock_ns - prefill_ns - jump_ns
+    done = view.completed == instance.num_requests
     slots = clients * clock_ns
     busy = int(totals.busy_client_ns) / slots if slots else 0.0
     if slots > MOST_NS:
@@ -47,9 +49,10 @@ def final_metrics(simulator: Simulator) -> dict[str, Any]:
     waited_ns = int(totals.request_ns) if instance.num_requests * clock_ns <= MOST_NS else float("nan")
     tokens = int(view.decodes) * clients - int(totals.idle_client_decodes) + int(view.completed) + int(view.active)
     return {
-        "makespan_s": clock_ns / 1e9,
+        "makespan_s": clock_ns / 1e9 if done else float("nan"),
+        "elapsed_s": clock_ns / 1e9,
         "utilization": busy,
-        "gap_to_bound": clock_ns / instance.bound_ns - 1.0,
+        "gap_to_bound": clock_ns / instance.bound_ns - 1.0 if done else float("nan"),
         "prefills": int(view.prefills),
         "decodes": int(view.decodes),
         "prefill_share": prefill_ns / clock_ns if clock_ns else 0.0,

@@ -11,9 +11,13 @@ from llmsched_env.core.layout import Records, View
 from llmsched_env.core.loops import advance_once, run_rule
 from llmsched_env.core.reward import charge
 from llmsched_env.core.rules import CompiledRule
-from llmsched_env.errors import EpisodeOverError, InvalidActionError
+from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
 
 __all__ = ["Simulator"]
+
+
+SPARE_MEMORY = 16
+"""Entries behind a rule's memory that it may write by mistake."""
 
 
 class Simulator:
@@ -41,8 +45,6 @@ class Simulator:
     def reset(self) -> None:
         """Back to the state before the first iteration."""
         self._memory.assign(self.instance.start)
-        self._memory.log[:] = 0
-        self._memory.served[:] = 0
 
     def fork(self, *, record: bool = False) -> Simulator:
         """An independent episode that goes on from here."""
@@ -53,7 +55,13 @@ class Simulator:
         return twin
 
     def restore(self, other: Simulator) -> None:
-        """Take over the state of another episode of the same instance (recordings excepted)."""
+        """Take over the state of another episode of the same instance (recordings excepted).
+
+        Raises:
+            ConfigError: it is an episode of another instance.
+        """
+        if other.instance is not self.instance and other.instance.digest() != self.instance.digest():
+            raise ConfigError("restore: the other episode is of another instance: fork it instead.")
         self._memory.assign(other._memory)
 
     @property
@@ -94,7 +102,8 @@ class Simulator:
 
     def run(self, rule: CompiledRule) -> None:
         """Run to the end (or the horizon) under a compiled rule, which is asked only where there is a choice."""
-        memory, kept = self._memory, np.array(rule.memory, np.int64)
+        memory = self._memory
+        kept = np.concatenate([np.array(rule.memory, np.int64), np.zeros(SPARE_MEMORY, np.int64)])
         parameters = np.ascontiguousarray(rule.parameters, np.float64)
         while True:
             run_rule(*memory.call_arrays, rule.function.handle, parameters, kept)

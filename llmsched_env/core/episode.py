@@ -209,7 +209,7 @@ class Memory:
         setup: (1,) `SETUP` with the addresses of this memory's arrays and of its instance's.
         clients: (CLIENT_ROWS, J) int32.
         ring: (RING_ROWS, R) int32, R a power of two above the longest output.
-        bits: (words,) uint64: the waiting positions, then the idle clients.
+        bits: (words,) uint64: the waiting positions, the idle clients, and those of them whose own queue is not empty.
         log: (capacity,) `ITERATION`: one entry an iteration; empty where nothing is recorded.
         served: (n,) `SERVED`, by position; empty where nothing is recorded.
     """
@@ -239,6 +239,7 @@ class Memory:
         k.bit_words = len(self.bits)
         k.waiting_address = self.bits.ctypes.data
         k.idle_address = k.waiting_address + 8 * words_needed(len(requests))
+        k.own_ready_address = k.idle_address + 8 * words_needed(int(k.num_clients))
         k.requests_address = requests.ctypes.data
         k.release_address = release_ns.ctypes.data
         k.release_order_address = release_order.ctypes.data
@@ -256,7 +257,7 @@ class Memory:
             np.zeros(1, STATE),
             np.zeros((layout.CLIENT_ROWS, num_clients), np.int32),
             np.zeros((layout.RING_ROWS, ring_size), np.int32),
-            np.zeros(words_needed(len(case[0])) + words_needed(num_clients), np.uint64),
+            np.zeros(words_needed(len(case[0])) + 2 * words_needed(num_clients), np.uint64),
         )
         return cls(template, case, arrays)
 

@@ -114,6 +114,7 @@ STATE = _record(
     ("max_batch_tokens", _I8),
     ("min_batch_tokens", _I8),
     ("min_active", _I8),
+    ("max_active", _I8),
     ("logged", _I8),  # iterations written to the log
 )
 
@@ -138,9 +139,10 @@ SETUP = _record(
     ("skip_forced", _I8),
     ("clients_address", _I8),
     ("ring_address", _I8),
-    ("bit_words", _I8),  # of both sets
+    ("bit_words", _I8),  # of the three sets
     ("waiting_address", _I8),  # the set of waiting positions
     ("idle_address", _I8),  # the set of idle clients
+    ("own_ready_address", _I8),  # client queues: the set of idle clients whose own queue is not empty
     ("requests_address", _I8),
     ("release_address", _I8),
     ("release_order_address", _I8),

@@ -42,7 +42,7 @@ def ring_at(k: Any) -> Any:
 
 @inlined
 def bits_at(k: Any) -> Any:
-    """(bit_words,) uint64: the words of the waiting set, then of the idle set."""
+    """(bit_words,) uint64: the words of the three sets."""
     return array_at(k.waiting_address, (k.bit_words,), np.uint64)
 
 

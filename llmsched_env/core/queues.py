@@ -19,16 +19,18 @@ Record = Any
 
 
 @inlined
-def join_heads(s: Record, requests: Ints, position: int) -> None:
+def join_heads(s: Record, k: Record, requests: Ints, position: int) -> None:
     """Count the request at ``position``, now the head of an idle client's own queue, among what is ready."""
+    insert(k.own_ready_address, k.num_clients, requests[position, QUEUE])
     s.own_ready += 1
     s.own_tokens += requests[position, PROMPT]
     s.own_work += requests[position, ESTIMATE]
 
 
 @inlined
-def leave_heads(s: Record, requests: Ints, position: int) -> None:
+def leave_heads(s: Record, k: Record, requests: Ints, position: int) -> None:
     """The opposite of :func:`join_heads`."""
+    remove(k.own_ready_address, k.num_clients, requests[position, QUEUE])
     s.own_ready -= 1
     s.own_tokens -= requests[position, PROMPT]
     s.own_work -= requests[position, ESTIMATE]
@@ -69,14 +71,14 @@ def take(s: Record, k: Record, queue: int, client: int) -> None:
         following = -1
     clients[QUEUE_WORK, queue] -= requests[position, ESTIMATE]
     if queue == client:
-        leave_heads(s, requests, position)
+        leave_heads(s, k, requests, position)
     else:
         s.steals += 1
         if clients[RUNNING, queue] < 0:
             # A robbed idle client offers its next request instead.
-            leave_heads(s, requests, position)
+            leave_heads(s, k, requests, position)
             if following >= 0:
-                join_heads(s, requests, following)
+                join_heads(s, k, requests, following)
     clients[HEAD, queue] = following
 
 
@@ -111,8 +113,8 @@ def release(v: Record, s: Record, k: Record) -> None:
             clients[QUEUE_WORK, queue] += estimate
             if ahead and clients[RUNNING, queue] < 0:
                 if head >= 0:
-                    leave_heads(s, requests, head)
-                join_heads(s, requests, position)
+                    leave_heads(s, k, requests, head)
+                join_heads(s, k, requests, position)
         if ahead:
             clients[HEAD, queue] = position
 

@@ -24,21 +24,27 @@ from typing import Any
 from llmsched_env.config import REWARDS
 from llmsched_env.jit import jit
 
-__all__ = ["charge"]
+__all__ = ["charge", "excess"]
 
 EXCESS, IDLE, LATENCY = (REWARDS.index(name) for name in ("excess", "idle", "latency"))
 
 
 @jit
-def charge(v: Any, s: Any, k: Any) -> int:
-    """The total C of the episode so far, in ns (makespan), client-ns (excess, idle) or request-ns (latency)."""
-    if k.reward == EXCESS and k.affine:
+def excess(v: Any, s: Any, k: Any) -> int:
+    """The part of the clock that decisions control, in client-ns; J times the clock where costs are not affine."""
+    if k.affine:
         lost = k.alpha_prefill_ns * v.prefills + s.jump_ns
         return k.num_clients * lost + k.alpha_decode_ns * s.idle_client_decodes
+    return k.num_clients * v.clock_ns
+
+
+@jit
+def charge(v: Any, s: Any, k: Any) -> int:
+    """The total C of the episode so far, in ns (makespan), client-ns (excess, idle) or request-ns (latency)."""
     if k.reward == IDLE:
         return k.num_clients * v.clock_ns - s.busy_client_ns
     if k.reward == LATENCY:
         return s.request_ns
     if k.reward == EXCESS:
-        return k.num_clients * v.clock_ns
+        return excess(v, s, k)
     return v.clock_ns

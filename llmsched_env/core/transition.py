@@ -196,31 +196,30 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
     tokens = 0
     work = 0
     count = 0
-    client = find_from(k.idle_address, k.num_clients, 0)
+    # Whoever may take something: with queues of their own and no stealing, only those whose queue is not empty.
+    takers = k.idle_address if k.shared_queue or k.stealing else k.own_ready_address
+    client = find_from(takers, k.num_clients, 0)
     while client >= 0 and waiting > 0:
         if k.shared_queue:
             queue = 0
         elif clients[HEAD, client] >= 0:
             queue = client
-        elif k.stealing:
-            queue = victim(v, clients)
         else:
-            queue = -1
-        if queue >= 0:
-            position = clients[HEAD, queue]
-            prompt = requests[position, PROMPT]
-            if count > 0 and tokens + prompt > k.token_cap:
-                break
-            estimate = requests[position, ESTIMATE]
-            take(s, k, queue, client)
-            clients[RUNNING, client] = position
-            clients[DUE, client] = v.decodes + estimate - 1
-            clients[BATCH, count] = client
-            tokens += prompt
-            work += estimate
-            count += 1
-            waiting -= 1
-        client = find_from(k.idle_address, k.num_clients, client + 1)
+            queue = victim(v, clients)
+        position = clients[HEAD, queue]
+        prompt = requests[position, PROMPT]
+        if count > 0 and tokens + prompt > k.token_cap:
+            break
+        estimate = requests[position, ESTIMATE]
+        take(s, k, queue, client)
+        clients[RUNNING, client] = position
+        clients[DUE, client] = v.decodes + estimate - 1
+        clients[BATCH, count] = client
+        tokens += prompt
+        work += estimate
+        count += 1
+        waiting -= 1
+        client = find_from(takers, k.num_clients, client + 1)
 
     duration = prefill_duration(k, tokens)
     v.clock_ns += duration
@@ -254,6 +253,7 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
             held += clients[HELD, client]
     if finished > 0:
         _leave(v, finished, held)
+    s.max_active = max(s.max_active, v.active)
     return count
 
 
@@ -331,7 +331,7 @@ def _complete(v: Record, s: Record, k: Record, client: int) -> None:
     clients[DUE, client] = 0
     insert(k.idle_address, k.num_clients, client)
     if not k.shared_queue and clients[HEAD, client] >= 0:
-        join_heads(s, requests, clients[HEAD, client])
+        join_heads(s, k, requests, clients[HEAD, client])
 
 
 @inlined

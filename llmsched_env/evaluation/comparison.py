@@ -20,6 +20,8 @@ from llmsched_env.policy import Policy
 
 __all__ = ["Comparison", "Contestant", "Row", "compare"]
 
+NO_SCORE = Estimate(float("nan"), float("nan"), float("nan"))
+
 JSON_METRICS = ("makespan_s", "utilization", "gap_to_bound", "prefills", "decodes")
 PACKAGES = ("llmsched-env", "gymnasium", "numpy", "numba", "pulp", "highspy", "scipy")
 
@@ -106,8 +108,8 @@ class Comparison:
     cases: NDArray[np.int64]
     seed: int
     rows: Sequence[Row]
-    reference: str
-    planner: str
+    reference: str | None
+    planner: str | None
 
     def row(self, name: str) -> Row:
         """The row of that name.
@@ -163,8 +165,8 @@ def compare(
     scenario: Scenario,
     cases: NDArray[np.int64],
     *,
-    reference: Contestant,
-    planner: Contestant,
+    reference: Contestant | None,
+    planner: Contestant | None,
     seed: int = 0,
     progress: Callable[[str, int], Any] | None = None,
 ) -> Comparison:
@@ -176,7 +178,7 @@ def compare(
         scenario: the scenario that they are compared in.
         cases: case numbers.
         reference: the rule that scores 0, tuned on other cases.
-        planner: what scores 1.
+        planner: what scores 1. Without one of the two there are no scores.
         seed: for policies that draw random numbers.
         progress: called with a name and 1 after each case of each contestant.
 
@@ -196,7 +198,11 @@ def compare(
             done[key] = evaluate(contestant.policy, contestant.scenario, cases, seed=seed, progress=tick)
         return done[key]
 
-    rule, best = (run(contestant).columns["makespan_s"] for contestant in (reference, planner))
+    ends = (
+        None
+        if reference is None or planner is None
+        else [run(end).columns["makespan_s"] for end in (reference, planner)]
+    )
     rows = []
     for contestant in contestants:
         evaluation = run(contestant)
@@ -208,7 +214,9 @@ def compare(
                 evaluation.clairvoyant,
                 evaluation,
                 decision_times(contestant.policy, contestant.scenario, cases[:1].tolist(), seed=seed),
-                score_estimate(evaluation.columns["makespan_s"], rule, best),
+                NO_SCORE if ends is None else score_estimate(evaluation.columns["makespan_s"], *ends),
             )
         )
-    return Comparison(scenario_id, scenario, cases, seed, rows, reference.name, planner.name)
+    zero = None if reference is None else reference.name
+    one = None if planner is None else planner.name
+    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one)

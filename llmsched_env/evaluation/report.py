@@ -10,14 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmsched_env.config import Scenario
+from llmsched_env.cost import PRESETS
 from llmsched_env.evaluation.comparison import Comparison, Row
 from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.storage import write_whole
 
-__all__ = ["PAPER", "ablation_table", "ranking_table", "two_by_two_table", "write_files"]
+__all__ = ["PAPER", "ablation_table", "is_papers_case", "ranking_table", "two_by_two_table", "write_files"]
 
 PAPER: Mapping[str, tuple[float, float]] = {"baseline": (201.00, 0.802), "hybrid": (190.58, 0.891)}
 """Total time in s and utilization as the paper prints them (arXiv 2502.15763); its bound is about 180 s."""
+
+PAPER_CLIENTS = 200
+PAPER_PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
 
 COLUMNS = ("policy", "kind", "clairvoyant", "metric", "mean", "ci95_low", "ci95_high")
 
@@ -45,7 +50,8 @@ def _knows(row: Row) -> str:
 
 
 def ablation_table(comparison: Comparison) -> str:
-    """The methods, with what the paper printed beside them and the bound below."""
+    """The methods and the bound; on the paper's own case, with what it printed beside them."""
+    paper = is_papers_case(comparison.scenario)
     body = []
     for row in comparison.rows:
         if row.kind != "method":
@@ -64,7 +70,14 @@ def ablation_table(comparison: Comparison) -> str:
         )
     body.append(["bound (LB1)", "no schedule is faster", "", f"{comparison.bound_s:.2f}", "", "0.00", "about 180 s"])
     header = ["method", "what it is", "knows", "makespan s [95 % CI]", "utilization %", "gap to bound %", "paper"]
-    return _grid(header, body)
+    columns = len(header) if paper else len(header) - 1
+    return _grid(header[:columns], [row[:columns] for row in body])
+
+
+def is_papers_case(scenario: Scenario) -> bool:
+    """Whether the paper's printed numbers are about this scenario: its requests, clients and fitted cost models."""
+    own = scenario.source.name == "gsm8k" and scenario.num_requests is None and scenario.num_clients == PAPER_CLIENTS
+    return own and scenario.cost_model in [PRESETS[name] for name in PAPER_PRESETS]
 
 
 def ranking_table(comparison: Comparison) -> str:

@@ -157,7 +157,7 @@ def _outside(scenario: Scenario, simulator: Simulator) -> str | None:
         int(totals.min_batch_tokens),
         int(totals.max_batch_tokens),
         int(totals.min_active),
-        simulator.instance.num_clients,
+        int(totals.max_active),
     )
 
 

@@ -118,10 +118,11 @@ def test_tables_are_printed(capsys):
         "LLMSched/GSM8K-v0, split test, 3 cases, 8 clients",
         "bound (LB1)",
         "| hybrid ",
-        "201.00 s, 80.2%",
         "score",
     ):
         assert text in out
+    # What the paper printed is about 200 clients and its own requests.
+    assert "201.00 s" not in out
     # Rules and planners best first, planner on top.
     rows = [line.split("|")[1].strip() for line in out.splitlines() if "| rule " in line or "| planner " in line]
     assert sorted(rows) == sorted(POLICIES)

@@ -9,7 +9,7 @@ import pytest
 from playing import WORLDS
 
 from baselines import make_policy, tuned
-from baselines.tuned import TUNABLE, best_tuned, default_scenarios, tune, tuned_value
+from baselines.tuned import TUNABLE, _tuned_value, best_tuned, default_scenarios, tune, tuned_value
 from llmsched_env.config import Scenario
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.evaluation import evaluate, play, rollout
@@ -34,9 +34,9 @@ def splits(monkeypatch):
 
 @pytest.fixture
 def nothing_remembered():
-    tuned_value.cache_clear()
+    _tuned_value.cache_clear()
     yield
-    tuned_value.cache_clear()
+    _tuned_value.cache_clear()
 
 
 def stored():

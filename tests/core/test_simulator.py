@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from strategies import Case, seeded_case
 
+from llmsched_env.config import Scenario
 from llmsched_env.core.episode import FIRST_LOG_CAPACITY
-from llmsched_env.errors import EpisodeOverError, InvalidActionError
+from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
+from llmsched_env.instances import instance
 from llmsched_env.policy import CompiledRule, compile_rule
 from llmsched_env.simulator import Simulator
 
@@ -226,3 +228,9 @@ def test_an_action_outside_the_space(action):
     with pytest.raises(InvalidActionError, match="is not in the action space: 0 is decode, 1 is prefill"):
         simulator.step(action)
     assert simulator.view.prefills == 0
+
+
+def test_another_instance_cannot_be_restored():
+    first, second = (Simulator(instance(Scenario(split="test", queue="shared"), case)) for case in (0, 1))
+    with pytest.raises(ConfigError, match="another instance"):
+        first.restore(second)
