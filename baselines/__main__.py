@@ -156,17 +156,20 @@ def run(options: argparse.Namespace, command: str) -> None:
 
 def show(comparison: Comparison) -> None:
     """Print the tables."""
-    cost = comparison.scenario.cost_model
+    where = comparison.scenario
+    order = f"{where.queue} queues ({where.assignment})" if where.queue == "client" else "one shared queue"
     print(
-        f"{comparison.scenario_id}, split {comparison.scenario.split}, {len(comparison.cases)} cases, "
-        f"{comparison.scenario.num_clients} clients, cost model {cost.name}\n"
+        f"{comparison.scenario_id}, split {where.split}, {len(comparison.cases)} cases, "
+        f"{where.num_clients} clients, cost model {where.cost_model.name}"
+        + (f", {where.num_requests} requests" if where.num_requests else "")
+        + f"\nThe scenario's queues: {order}, {where.order}, lengths {where.lengths}\n"
     )
     if any(row.kind == "method" for row in comparison.rows):
         print("Methods. 'blind' sees no output length; 'lengths' is given the true ones.\n")
         print(ablation_table(comparison), "\n")
     square = two_by_two_table(comparison)
     if square:
-        print("What knowing lengths is worth, and what the rule is worth (makespan in s)\n")
+        print("What the order of the queue is worth, and what the rule is worth (makespan in s)\n")
         print(square, "\n")
     if any(row.kind != "method" for row in comparison.rows):
         print(

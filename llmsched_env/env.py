@@ -231,6 +231,8 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
 
 
 def _merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
+    if scenario is not None and not isinstance(scenario, Scenario):
+        raise ConfigError(f"scenario = {scenario!r} is not a Scenario: make one with Scenario(...).")
     merged = (scenario or Scenario()).replace(**arguments)
     for name, value in arguments.items():
         given = getattr(scenario, name, value)

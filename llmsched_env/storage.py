@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ import platformdirs
 from llmsched_env.errors import PathError
 
 __all__ = ["cache_dir", "output_folder", "write_whole"]
+
+_log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "LLMSCHED_CACHE_DIR"
 
@@ -29,8 +34,17 @@ def cache_dir() -> Path:
         wanted.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=wanted):
             return wanted
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="llmsched_env-"))
+    except OSError as error:
+        own = Path(tempfile.mkdtemp(prefix="llmsched_env-"))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        _log.warning(
+            "cache folder %s cannot be written (%s): compiled code and assignments are kept for this process only. "
+            "Set %s to a writable folder.",
+            wanted,
+            error.strerror or error,
+            CACHE_VARIABLE,
+        )
+        return own
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class RuleFunction:
 
     def __call__(self, view: Any, parameters: Any, memory: Any) -> int:
         """The action, computed by the Python function."""
-        return int(self.python(view, parameters, memory))
+        return int(int(self.python(view, parameters, memory)) == 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return compile_rule, (self.python,)

@@ -115,14 +115,17 @@ def ranking_table(comparison: Comparison) -> str:
 def two_by_two_table(comparison: Comparison) -> str | None:
     """Queue order against iteration rule on one shared queue, in s; ``None`` where a corner is missing."""
     corners = {
-        "FCFS (blind)": ("baseline", "baseline_lagrangian"),
-        "longest first (knows lengths)": ("shared_lpt_prefill_first", "shared_lpt_lagrangian"),
+        "FCFS": ("baseline", "baseline_lagrangian"),
+        "longest first": ("shared_lpt_prefill_first", "shared_lpt_lagrangian"),
     }
     names = {row.name for row in comparison.rows}
     if not names.issuperset(name for pair in corners.values() for name in pair):
         return None
     body = [
-        [title, *(_interval(comparison.row(name).estimate("makespan_s")) for name in pair)]
+        [
+            f"{title} ({_knows(comparison.row(pair[0]))})",
+            *(_interval(comparison.row(name).estimate("makespan_s")) for name in pair),
+        ]
         for title, pair in corners.items()
     ]
     return _grid(["one shared queue", "prefill-first", "Lagrangian rule"], body)

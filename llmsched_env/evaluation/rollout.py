@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError
+from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics
@@ -104,7 +104,10 @@ def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = 
             before = clock()
             action = policy.act(simulator.view)
             yield clock() - before
-            simulator.step(action)
+            try:
+                simulator.step(action)
+            except InvalidActionError as error:
+                raise InvalidActionError(f"policy {policy.name!r}: {error}") from None
         else:
             simulator.step(int(simulator.can_prefill))
 
@@ -129,6 +132,10 @@ def evaluate(
     Raises:
         ConfigError: no such cases, or a negative seed.
     """
+    if not hasattr(policy, "act") or not hasattr(policy, "clairvoyant"):
+        raise ConfigError(f"{policy!r} is not a policy: baselines.make_policy makes one by name.")
+    if not isinstance(scenario, Scenario):
+        raise ConfigError(f"{scenario!r} is not a Scenario: make one with Scenario(...).")
     numbers = case_numbers(cases)
     if seed < 0:
         raise ConfigError(f"seed = {seed} is negative: give one of at least 0.")

@@ -106,7 +106,7 @@ def cached_assignment(
         try:
             return _read(path, work, clients)
         except _UNREADABLE as error:
-            _log.warning("cached assignment %s is damaged (%s): building it again.", path, error)
+            _log.warning("cached assignment %s is damaged (%s): building it again.", path, type(error).__name__)
     assignment = assign(requests, clients, "mip", loads=loads, progress=progress)
     try:
         _write(path, assignment)
