@@ -62,7 +62,7 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
     kwargs = gymnasium.spec(options.scenario).kwargs
     changes = {
         name: getattr(options, name)
-        for name in ("cost", "queue", "order", "lengths")
+        for name in ("workload", "cost", "queue", "order", "lengths")
         if getattr(options, name) is not None
     }
     if options.clients is not None:
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="for policies that draw random numbers (default: %(default)s)")
     add("--clients", type=int, metavar="J", help="clients (default: the scenario's, 200)")
     add("--requests", type=int, metavar="N", help="requests a case, drawn with replacement (default: the workload's)")
+    add("--workload", metavar="NAME|FILE.csv", help="other requests: a workload's name, or a CSV file of your own")
     add("--cost", metavar="PRESET", help=f"cost model: {', '.join(PRESETS)}")
     add("--queue", metavar="KIND", help=f"queues of the rules and planners: {', '.join(QUEUES)}")
     add("--order", metavar="ORDER", help=f"order of those queues: {', '.join(ORDERS)}")
@@ -162,7 +163,7 @@ def show(comparison: Comparison) -> None:
         f"{comparison.scenario_id}, split {where.split}, {len(comparison.cases)} cases, "
         f"{where.num_clients} clients, cost model {where.cost_model.name}"
         + (f", {where.num_requests} requests" if where.num_requests else "")
-        + f"\nThe scenario's queues: {order}, {where.order}, lengths {where.lengths}\n"
+        + f"\nWorkload {where.source.name}. The scenario's queues: {order}, {where.order}, lengths {where.lengths}\n"
     )
     if any(row.kind == "method" for row in comparison.rows):
         print("Methods. 'blind' sees no output length; 'lengths' is given the true ones.\n")

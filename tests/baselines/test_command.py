@@ -331,3 +331,15 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
 def test_list(capsys):
     assert command.main(["--list"]) == 0
     assert capsys.readouterr().out.split() == [*METHODS, *POLICIES]
+
+
+def test_a_file_of_ones_own(tmp_path, capsys):
+    file = tmp_path / "recorded.csv"
+    file.write_text("prompt_tokens,output_tokens\n" + "".join(f"{20 + i},{5 + i % 40}\n" for i in range(60)))
+    options = ("--cases", "1", "--clients", "6", "--policies", "baseline,hybrid")
+    assert command.main(["--workload", str(file), *options]) == 0
+    out = capsys.readouterr().out
+    assert "Workload recorded." in out
+    assert "201.00 s" not in out
+    assert command.main(["--workload", "gsm9k", *options]) == 2
+    assert "Did you mean 'gsm8k'" in capsys.readouterr().err
