@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.core.loops import feasible
+from llmsched_env.core.loops import choose, feasible
 from llmsched_env.core.memory import copy_episode
 from llmsched_env.core.reward import excess
 from llmsched_env.core.rules import call_rule
@@ -81,11 +81,7 @@ def _finish(v: Any, s: Any, k: Any, rule: Any, parameters: Any, memory: Any, lim
     """Loss at the end of the episode under ``rule``; given up once it exceeds ``limit``."""
     kept = memory.copy()
     while v.completed < k.num_requests:
-        options = feasible(v)
-        if options == 3:
-            action = call_rule(rule, v, parameters, kept)
-        else:
-            action = DECODE if options == 1 else PREFILL
+        action = choose(v, rule, parameters, kept)
         advance(v, s, k, action)
         if action == PREFILL and excess(v, s, k) > limit:
             return NOT_DONE

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from llmsched_env.core.episode import Block, Instance
 from llmsched_env.core.features import NUM_FEATURES, observe
-from llmsched_env.core.loops import feasible, finished, run_rule
+from llmsched_env.core.loops import choose, finished, run_rule
 from llmsched_env.core.memory import copy_episode
-from llmsched_env.core.rules import call_rule
-from llmsched_env.core.transition import DECODE, PREFILL, advance
+from llmsched_env.core.transition import advance
 from llmsched_env.jit import jit
 from llmsched_env.policy import CompiledRule
 
@@ -47,12 +46,7 @@ def run_observed(
         k = setups[2 * pair + 1]
         while not finished(v, k):
             observe(v, out[total % ROWS])
-            options = feasible(v)
-            if options == 3:
-                action = call_rule(rule, v, parameters, memory)
-            else:
-                action = DECODE if options == 1 else PREFILL
-            advance(v, s, k, action)
+            advance(v, s, k, choose(v, rule, parameters, memory))
             total += 1
     return total
 

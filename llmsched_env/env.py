@@ -67,8 +67,8 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     A step is charged the difference of an exact integer total, so that the rewards of an episode telescope:
 
     - `excess` (default): -(alpha_p [prefill] + alpha_d * idle / J [decode]) / LB1. Sums to
-      -(makespan - a constant) / LB1; dense, and right under discounting too, since nothing in it is beyond a policy's
-      control.
+      -(makespan - a constant) / LB1; dense, and nearly right under discounting too, since nothing in it is beyond a
+      policy's control.
     - `makespan`: -dt / LB1. Sums to -makespan / LB1; use it with gamma = 1 only.
     - `idle`: client-time lost / (J * LB1). Sums to -makespan * (1 - utilization) / LB1.
     - `latency`: -integral of (waiting + active) dt / (n * LB1). Sums to -mean end-to-end latency / LB1.

@@ -11,9 +11,9 @@ from llmsched_env.core.features import observe
 from llmsched_env.core.reward import charge
 from llmsched_env.core.rules import call_rule
 from llmsched_env.core.transition import DECODE, PREFILL, advance
-from llmsched_env.jit import jit
+from llmsched_env.jit import inlined, jit
 
-__all__ = ["advance_once", "feasible", "run_rule", "step"]
+__all__ = ["advance_once", "choose", "feasible", "run_rule", "step"]
 
 OBSERVE = -1
 CONTINUE = -2
@@ -28,6 +28,15 @@ INVALID_SHIFT = 5
 def feasible(v: Any) -> int:
     """Bit 0: a decode is feasible; bit 1: a prefill is. 0 when the episode is complete."""
     return (1 if v.active > 0 else 0) + (2 if v.ready > 0 else 0)
+
+
+@inlined
+def choose(v: Any, rule: Any, parameters: Any, memory: Any) -> int:
+    """The next action: the rule's where there is a choice, else the one that is feasible."""
+    options = feasible(v)
+    if options == 3:
+        return call_rule(rule, v, parameters, memory)
+    return DECODE if options == 1 else PREFILL
 
 
 @jit
@@ -108,10 +117,5 @@ def run_rule(
     while not finished(v, k):
         if k.log_capacity > 0 and s.logged >= k.log_capacity:
             break
-        options = feasible(v)
-        if options == 3:
-            action = call_rule(rule, v, parameters, memory)
-        else:
-            action = DECODE if options == 1 else PREFILL
-        advance(v, s, k, action)
+        advance(v, s, k, choose(v, rule, parameters, memory))
     return v.prefills + v.decodes - before
