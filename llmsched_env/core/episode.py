@@ -13,6 +13,7 @@ from llmsched_env.config import REWARDS
 from llmsched_env.core import layout
 from llmsched_env.core.bitset import words_needed
 from llmsched_env.core.layout import ITERATION, MAX_LEVELS, SERVED, SETUP, STATE, VIEW, Records
+from llmsched_env.core.stealing import blocks_needed
 from llmsched_env.core.transition import start_episode
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError, WorkloadError
@@ -144,9 +145,9 @@ class Instance:
         memory = Memory.empty(setup, (rows, requests.release_ns, position_of))
         memory.view[0].mean_output_tokens = requests.mean_output_tokens
         if shared:
-            memory.clients[layout.END, 0] = n
+            memory.clients[0, layout.END] = n
         else:
-            memory.clients[layout.END] = np.searchsorted(rows[:, layout.QUEUE], np.arange(num_clients), side="right")
+            memory.clients[:, layout.END] = np.searchsorted(rows[:, layout.QUEUE], np.arange(num_clients), side="right")
         start_episode(memory.view[0], memory.state[0], memory.setup[0])
         for array in (rows, by_position, position_of, setup, *memory.arrays):
             array.setflags(write=False)
@@ -207,14 +208,16 @@ class Memory:
         view: (1,) `VIEW`.
         state: (1,) `STATE`.
         setup: (1,) `SETUP` with the addresses of this memory's arrays and of its instance's.
-        clients: (CLIENT_ROWS, J) int32.
-        ring: (RING_ROWS, R) int32, R a power of two above the longest output.
-        bits: (words,) uint64: the waiting positions, the idle clients, and those of them whose own queue is not empty.
+        clients: (J, CLIENT_COLUMNS) int32.
+        ring: (R, RING_COLUMNS) int32, R a power of two above the longest output.
+        bits: (words,) uint64: the waiting positions, the idle clients, those of them whose own queue is not empty, and
+            the blocks of clients that the tournament must weigh again.
+        tournament: (2 * leaves, TOURNAMENT_COLUMNS) int64: who has the most work; empty without stealing.
         log: (capacity,) `ITERATION`: one entry an iteration; empty where nothing is recorded.
         served: (n,) `SERVED`, by position; empty where nothing is recorded.
     """
 
-    __slots__ = ("_case", "bits", "clients", "log", "ring", "served", "setup", "state", "view")
+    __slots__ = ("_case", "bits", "clients", "log", "ring", "served", "setup", "state", "tournament", "view")
 
     def __init__(
         self,
@@ -224,7 +227,7 @@ class Memory:
         *,
         record: bool = False,
     ) -> None:
-        self.view, self.state, self.clients, self.ring, self.bits = arrays
+        self.view, self.state, self.clients, self.ring, self.bits, self.tournament = arrays
         self._case = case  # requests, release times and release order: shared, kept alive for their addresses
         self.setup = template.copy()
         self.log = np.zeros(FIRST_LOG_CAPACITY if record else 0, ITERATION)
@@ -240,6 +243,9 @@ class Memory:
         k.waiting_address = self.bits.ctypes.data
         k.idle_address = k.waiting_address + 8 * words_needed(len(requests))
         k.own_ready_address = k.idle_address + 8 * words_needed(int(k.num_clients))
+        k.stale_address = k.own_ready_address + 8 * words_needed(int(k.num_clients))
+        k.tournament_address = self.tournament.ctypes.data
+        k.num_nodes = len(self.tournament)
         k.requests_address = requests.ctypes.data
         k.release_address = release_ns.ctypes.data
         k.release_order_address = release_order.ctypes.data
@@ -252,19 +258,21 @@ class Memory:
         """Zeroed arrays for an instance."""
         k = template[0]
         num_clients, ring_size = int(k["num_clients"]), int(k["ring_mask"]) + 1
+        blocks = blocks_needed(num_clients)
         arrays = (
             np.zeros(1, VIEW),
             np.zeros(1, STATE),
-            np.zeros((layout.CLIENT_ROWS, num_clients), np.int32),
-            np.zeros((layout.RING_ROWS, ring_size), np.int32),
-            np.zeros(words_needed(len(case[0])) + 2 * words_needed(num_clients), np.uint64),
+            np.zeros((num_clients, layout.CLIENT_COLUMNS), np.int32),
+            np.zeros((ring_size, layout.RING_COLUMNS), np.int32),
+            np.zeros(words_needed(len(case[0])) + 2 * words_needed(num_clients) + words_needed(blocks), np.uint64),
+            np.zeros((2 * blocks if k["stealing"] else 0, layout.TOURNAMENT_COLUMNS), np.int64),
         )
         return cls(template, case, arrays)
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What makes up the episode's state: view, state, clients, ring, bits."""
-        return self.view, self.state, self.clients, self.ring, self.bits
+        """What makes up the episode's state: view, state, clients, ring, bits, tournament."""
+        return self.view, self.state, self.clients, self.ring, self.bits, self.tournament
 
     @property
     def call_arrays(self) -> tuple[Any, Any, Any]:
@@ -295,7 +303,7 @@ class Memory:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.setup, self._case, arrays, self.log, self.served = state
-        self.view, self.state, self.clients, self.ring, self.bits = arrays
+        self.view, self.state, self.clients, self.ring, self.bits, self.tournament = arrays
         self._bind()
 
 

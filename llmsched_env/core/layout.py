@@ -1,8 +1,8 @@
 """How one simulated episode lies in memory: numbers only, so that compiled code and plain Python read the same thing.
 
-An episode is seven arrays. `view` holds what any policy may know, `state` what only the transition may; `clients`,
-`ring` and `bits` are its data structures; `requests` and `release_ns` are the case, read-only and shared by all copies.
-Copying the first five copies an episode, which is all that a planner or a reset needs.
+An episode is eight arrays. `view` holds what any policy may know, `state` what only the transition may; `clients`,
+`ring`, `bits` and `tournament` are its data structures; `requests` and `release_ns` are the case, read-only and shared
+by all copies. Copying the first six copies an episode, which is all that a planner or a reset needs.
 
 Positions. Requests are laid out in *queue order*: queue by queue, within a queue in the order in which they are to be
 taken. A request is named by its position throughout the core, and a shared queue is read front to back.
@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "CLIENT_ROWS",
+    "CLIENT_COLUMNS",
     "DUE_LIMITS",
     "ITERATION",
-    "RING_ROWS",
+    "RING_COLUMNS",
     "SERVED",
     "SETUP",
     "STATE",
+    "TOURNAMENT_COLUMNS",
     "VIEW",
     "Records",
     "View",
@@ -139,10 +140,13 @@ SETUP = _record(
     ("skip_forced", _I8),
     ("clients_address", _I8),
     ("ring_address", _I8),
-    ("bit_words", _I8),  # of the three sets
+    ("bit_words", _I8),  # of the sets
     ("waiting_address", _I8),  # the set of waiting positions
     ("idle_address", _I8),  # the set of idle clients
     ("own_ready_address", _I8),  # client queues: the set of idle clients whose own queue is not empty
+    ("stale_address", _I8),  # stealing: the set of blocks of clients that the tournament must weigh again
+    ("tournament_address", _I8),  # stealing: who has the most work
+    ("num_nodes", _I8),  # of the tournament; 0 without stealing
     ("requests_address", _I8),
     ("release_address", _I8),
     ("release_order_address", _I8),
@@ -152,21 +156,27 @@ SETUP = _record(
     levels=MAX_LEVELS,
 )
 
-# Rows of `clients` (int32, one column a client).
+# Columns of `clients` (int32, one row a client: an event touches one cache line).
 RUNNING = 0  # position of the running request, -1 when idle
 DUE = 1  # decode count at which it is expected to finish (0 when idle)
 QUEUE_WORK = 2  # estimated output tokens waiting in its queue
-HEAD = 3  # position of the head of its queue, -1 when empty (shared queue: column 0)
+HEAD = 3  # position of the head of its queue, -1 when empty (shared queue: row 0)
 END = 4  # position after the last of its queue
 NEXT = 5  # next client in the same bucket of the ring, -1 at the end
 HELD = 6  # context tokens of the running request at its end
-BATCH = 7  # scratch: clients of the batch being composed
-CLIENT_ROWS = 8
+BATCH = 7  # scratch: clients of the batch being composed, by row
+CLIENT_COLUMNS = 8
 
-# Rows of `ring` (int32, one column a decode count modulo its size).
+# Columns of `ring` (int32, one row a decode count modulo its size).
 BUCKET = 0  # first client that finishes at this decode, -1 for none
 EXPECTED = 1  # number of clients expected to finish at this decode
-RING_ROWS = 2
+RING_COLUMNS = 2
+
+# Columns of `tournament` (int64, one row a node; see stealing.py).
+BEST_RUNNING = 0  # client with the most work, counted from decode 0, of those that run and keep to their estimate
+BEST_STILL = 1  # client with the most work of the others
+EXPIRES = 2  # first decode at which one of the former joins the latter
+TOURNAMENT_COLUMNS = 3
 
 # Columns of `requests` (int32, one row a position): what a start reads lies together.
 PROMPT = 0

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from llmsched_env.core.layout import CLIENT_ROWS, ITERATION, REQUEST_COLUMNS, RING_ROWS, SERVED
+from llmsched_env.core.layout import (
+    CLIENT_COLUMNS,
+    ITERATION,
+    REQUEST_COLUMNS,
+    RING_COLUMNS,
+    SERVED,
+    TOURNAMENT_COLUMNS,
+)
 from llmsched_env.core.pointers import array_at
 from llmsched_env.jit import inlined, jit
 
@@ -25,25 +32,32 @@ __all__ = [
     "requests_at",
     "ring_at",
     "served_at",
+    "tournament_at",
 ]
 
 
 @inlined
 def clients_at(k: Any) -> Any:
-    """(CLIENT_ROWS, J) int32."""
-    return array_at(k.clients_address, (CLIENT_ROWS, k.num_clients), np.int32)
+    """(J, CLIENT_COLUMNS) int32."""
+    return array_at(k.clients_address, (k.num_clients, CLIENT_COLUMNS), np.int32)
 
 
 @inlined
 def ring_at(k: Any) -> Any:
-    """(RING_ROWS, R) int32."""
-    return array_at(k.ring_address, (RING_ROWS, k.ring_mask + 1), np.int32)
+    """(R, RING_COLUMNS) int32."""
+    return array_at(k.ring_address, (k.ring_mask + 1, RING_COLUMNS), np.int32)
 
 
 @inlined
 def bits_at(k: Any) -> Any:
-    """(bit_words,) uint64: the words of the three sets."""
+    """(bit_words,) uint64: the words of the sets."""
     return array_at(k.waiting_address, (k.bit_words,), np.uint64)
+
+
+@inlined
+def tournament_at(k: Any) -> Any:
+    """(2 * leaves, TOURNAMENT_COLUMNS) int64; only where ``k.stealing``."""
+    return array_at(k.tournament_address, (k.num_nodes, TOURNAMENT_COLUMNS), np.int64)
 
 
 @inlined
@@ -84,3 +98,5 @@ def copy_episode(views: Any, states: Any, setups: Any, source: int, target: int)
     clients_at(setups[target])[:, :] = clients_at(setups[source])
     ring_at(setups[target])[:, :] = ring_at(setups[source])
     bits_at(setups[target])[:] = bits_at(setups[source])
+    if setups[source].stealing:
+        tournament_at(setups[target])[:, :] = tournament_at(setups[source])

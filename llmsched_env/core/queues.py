@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.core.bitset import find_from, insert, remove
-from llmsched_env.core.layout import DUE, END, ESTIMATE, HEAD, PROMPT, QUEUE, QUEUE_WORK, RUNNING
+from llmsched_env.core.layout import END, ESTIMATE, HEAD, PROMPT, QUEUE, QUEUE_WORK, RUNNING
 from llmsched_env.core.memory import clients_at, release_ns_at, release_order_at, requests_at
+from llmsched_env.core.stealing import changed
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["join_heads", "leave_heads", "preview", "release", "take", "victim"]
+__all__ = ["join_heads", "leave_heads", "preview", "release", "take"]
 
 Ints = NDArray[np.int32]
 Record = Any
@@ -36,50 +37,33 @@ def leave_heads(s: Record, k: Record, requests: Ints, position: int) -> None:
     s.own_work -= requests[position, ESTIMATE]
 
 
-@jit
-def victim(v: Record, clients: Ints) -> int:
-    """Client with the most expected work among those with a waiting request; the lowest index on ties.
-
-    Work and index are packed into one integer, so that the scan is a plain maximum, which compilers vectorise.
-    """
-    num_clients = clients.shape[1]
-    now = v.decodes
-    best = np.int64(-1)
-    for client in range(num_clients):
-        waiting = np.int64(clients[QUEUE_WORK, client])
-        running = np.int64(clients[DUE, client]) - now
-        work = waiting + (running if running > 0 else 0)
-        key = (work << 31) | (num_clients - 1 - client)
-        key = key if waiting > 0 else np.int64(-1)
-        best = key if key > best else best
-    return num_clients - 1 - (best & 0x7FFFFFFF)
-
-
 @inlined
 def take(s: Record, k: Record, queue: int, client: int) -> None:
     """Remove the head of ``queue`` for idle ``client``, which is busy from here on."""
     clients = clients_at(k)
     requests = requests_at(k)
-    position = clients[HEAD, queue]
+    position = clients[queue, HEAD]
     remove(k.waiting_address, k.num_requests, position)
     remove(k.idle_address, k.num_clients, client)
     following = find_from(k.waiting_address, k.num_requests, position + 1)
     if k.shared_queue:
-        clients[HEAD, 0] = following
+        clients[0, HEAD] = following
         return
-    if following >= clients[END, queue]:
+    if following >= clients[queue, END]:
         following = -1
-    clients[QUEUE_WORK, queue] -= requests[position, ESTIMATE]
+    clients[queue, QUEUE_WORK] -= requests[position, ESTIMATE]
+    if k.stealing:
+        changed(k, queue)
     if queue == client:
         leave_heads(s, k, requests, position)
     else:
         s.steals += 1
-        if clients[RUNNING, queue] < 0:
+        if clients[queue, RUNNING] < 0:
             # A robbed idle client offers its next request instead.
             leave_heads(s, k, requests, position)
             if following >= 0:
                 join_heads(s, k, requests, following)
-    clients[HEAD, queue] = following
+    clients[queue, HEAD] = following
 
 
 @jit
@@ -100,7 +84,7 @@ def release(v: Record, s: Record, k: Record) -> None:
         v.waiting_tokens += requests[position, PROMPT]
         v.waiting_work += estimate
         queue = requests[position, QUEUE]
-        head = clients[HEAD, queue]
+        head = clients[queue, HEAD]
         ahead = head < 0 or position < head
         if k.shared_queue:
             if position < s.window_from:
@@ -110,13 +94,15 @@ def release(v: Record, s: Record, k: Record) -> None:
                 v.batch_work = 0
             s.window_full = 0
         else:
-            clients[QUEUE_WORK, queue] += estimate
-            if ahead and clients[RUNNING, queue] < 0:
+            clients[queue, QUEUE_WORK] += estimate
+            if k.stealing:
+                changed(k, queue)
+            if ahead and clients[queue, RUNNING] < 0:
                 if head >= 0:
                     leave_heads(s, k, requests, head)
                 join_heads(s, k, requests, position)
         if ahead:
-            clients[HEAD, queue] = position
+            clients[queue, HEAD] = position
 
 
 @inlined
@@ -133,7 +119,7 @@ def preview(v: Record, s: Record, k: Record) -> None:
         v.ready = min(v.idle, v.waiting)
         while v.batch_requests < v.ready and s.window_full == 0:
             position = (
-                clients[HEAD, 0]
+                clients[0, HEAD]
                 if v.batch_requests == 0
                 else find_from(k.waiting_address, k.num_requests, s.window_from)
             )

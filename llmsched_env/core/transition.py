@@ -2,7 +2,7 @@
 
 Everything that simulates (the environments, whole-episode studies, planners) calls :func:`advance`. A decode touches
 only the clients that finish in it, found in a ring of buckets by decode count; a prefill only the clients that take
-part, found in a bitset; a steal reads one number a client. Nothing here allocates.
+part, found in a bitset. Nothing here allocates.
 
 Arguments are named alike throughout: ``v`` a `VIEW` record, ``s`` a `STATE` record, ``k`` a `SETUP` record, through
 which the arrays are found (:mod:`llmsched_env.core.memory`).
@@ -38,7 +38,8 @@ from llmsched_env.core.memory import (
     ring_at,
     served_at,
 )
-from llmsched_env.core.queues import join_heads, preview, release, take, victim
+from llmsched_env.core.queues import join_heads, preview, release, take
+from llmsched_env.core.stealing import blocks_needed, changed, victim
 from llmsched_env.jit import inlined, jit
 
 __all__ = ["DECODE", "PREFILL", "advance", "start_episode"]
@@ -71,12 +72,15 @@ def start_episode(v: Record, s: Record, k: Record) -> None:
     """
     clients = clients_at(k)
     ring = ring_at(k)
-    clients[RUNNING, :] = -1
-    clients[HEAD, :] = -1
-    clients[NEXT, :] = -1
-    ring[BUCKET, :] = -1
+    clients[:, RUNNING] = -1
+    clients[:, HEAD] = -1
+    clients[:, NEXT] = -1
+    ring[:, BUCKET] = -1
     for client in range(k.num_clients):
         insert(k.idle_address, k.num_clients, client)
+    if k.stealing:
+        for block in range(blocks_needed(k.num_clients)):
+            insert(k.stale_address, blocks_needed(k.num_clients), block)
     v.num_clients = k.num_clients
     v.idle = k.num_clients
     v.alpha_prefill_ns = k.alpha_prefill_ns
@@ -144,42 +148,41 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
     # What is expected moves one decode nearer: each window takes in its far end and gives up its near one.
     now = v.decodes
     mask = k.ring_mask
-    expected = ring[EXPECTED]
     slot = now & mask
-    expected_now = expected[slot]
+    expected_now = ring[slot, EXPECTED]
     on_time = active - v.overdue
     v.remaining_squared += on_time - 2 * v.remaining
     v.remaining -= on_time
-    at_1 = expected[(now + 1) & mask]
-    at_4 = expected[(now + 4) & mask] if mask > 4 else 0
-    at_16 = expected[(now + 16) & mask] if mask > 16 else 0
-    at_64 = expected[(now + 64) & mask] if mask > 64 else 0
-    at_256 = expected[(now + 256) & mask] if mask > 256 else 0
+    at_1 = ring[(now + 1) & mask, EXPECTED]
+    at_4 = ring[(now + 4) & mask, EXPECTED] if mask > 4 else 0
+    at_16 = ring[(now + 16) & mask, EXPECTED] if mask > 16 else 0
+    at_64 = ring[(now + 64) & mask, EXPECTED] if mask > 64 else 0
+    at_256 = ring[(now + 256) & mask, EXPECTED] if mask > 256 else 0
     v.due_1 += at_1 - expected_now
     v.due_4 += at_4 - at_1
     v.due_16 += at_16 - at_4
     v.due_64 += at_64 - at_16
     v.due_256 += at_256 - at_64
-    expected[slot] = 0
+    ring[slot, EXPECTED] = 0
 
     v.overdue += expected_now
-    client = ring[BUCKET, slot]
+    client = ring[slot, BUCKET]
     if client < 0:
         v.decode_ns += k.gamma_decode_ns * active
         return False
-    ring[BUCKET, slot] = -1
+    ring[slot, BUCKET] = -1
     finished = 0
     early = 0
     held = 0
     while client >= 0:
-        due = clients[DUE, client]
+        due = clients[client, DUE]
         if due > now:
             early += 1
-            _forget(v, expected, due - now, due & mask)
+            _forget(v, ring, due - now, due & mask)
         finished += 1
-        held += clients[HELD, client]
+        held += clients[client, HELD]
         _complete(v, s, k, client)
-        client = clients[NEXT, client]
+        client = clients[client, NEXT]
     v.overdue -= finished - early
     _leave(v, finished, held)
     return True
@@ -202,19 +205,19 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
     while client >= 0 and waiting > 0:
         if k.shared_queue:
             queue = 0
-        elif clients[HEAD, client] >= 0:
+        elif clients[client, HEAD] >= 0:
             queue = client
         else:
-            queue = victim(v, clients)
-        position = clients[HEAD, queue]
+            queue = victim(v, k)
+        position = clients[queue, HEAD]
         prompt = requests[position, PROMPT]
         if count > 0 and tokens + prompt > k.token_cap:
             break
         estimate = requests[position, ESTIMATE]
         take(s, k, queue, client)
-        clients[RUNNING, client] = position
-        clients[DUE, client] = v.decodes + estimate - 1
-        clients[BATCH, count] = client
+        clients[client, RUNNING] = position
+        clients[client, DUE] = v.decodes + estimate - 1
+        clients[count, BATCH] = client
         tokens += prompt
         work += estimate
         count += 1
@@ -247,10 +250,10 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
     finished = 0
     held = 0
     for i in range(count):
-        client = clients[BATCH, i]
+        client = clients[i, BATCH]
         if _start(v, s, k, client, start_ns):
             finished += 1
-            held += clients[HELD, client]
+            held += clients[client, HELD]
     if finished > 0:
         _leave(v, finished, held)
     s.max_active = max(s.max_active, v.active)
@@ -263,9 +266,9 @@ def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
     clients = clients_at(k)
     ring = ring_at(k)
     requests = requests_at(k)
-    position = clients[RUNNING, client]
+    position = clients[client, RUNNING]
     decodes = requests[position, OUTPUT] - 1
-    clients[HELD, client] = requests[position, PROMPT] + decodes + 1
+    clients[client, HELD] = requests[position, PROMPT] + decodes + 1
     if k.served_address != 0:
         entry = served_at(k)[position]
         entry.client = client
@@ -277,13 +280,13 @@ def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
         return True
     mask = k.ring_mask
     slot = (v.decodes + decodes) & mask
-    clients[NEXT, client] = ring[BUCKET, slot]
-    ring[BUCKET, slot] = client
+    clients[client, NEXT] = ring[slot, BUCKET]
+    ring[slot, BUCKET] = client
     expected = requests[position, ESTIMATE] - 1
     if expected == 0:
         v.overdue += 1
         return False
-    ring[EXPECTED, (v.decodes + expected) & mask] += 1
+    ring[(v.decodes + expected) & mask, EXPECTED] += 1
     v.last_due = max(v.last_due, v.decodes + expected)
     v.remaining += expected
     v.remaining_squared += np.int64(expected) * np.int64(expected)
@@ -301,10 +304,10 @@ def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
 
 
 @inlined
-def _forget(v: Record, expected: Ints, remaining: int, slot: int) -> None:
+def _forget(v: Record, ring: Ints, remaining: int, slot: int) -> None:
     """A request finished before its estimate: take it out of what is expected."""
-    expected[slot] -= 1
-    while v.last_due > v.decodes and expected[v.last_due & (len(expected) - 1)] == 0:
+    ring[slot, EXPECTED] -= 1
+    while v.last_due > v.decodes and ring[v.last_due & (len(ring) - 1), EXPECTED] == 0:
         v.last_due -= 1
     v.remaining -= remaining
     v.remaining_squared -= np.int64(remaining) * np.int64(remaining)
@@ -326,12 +329,14 @@ def _complete(v: Record, s: Record, k: Record, client: int) -> None:
     clients = clients_at(k)
     requests = requests_at(k)
     if k.served_address != 0:
-        served_at(k)[clients[RUNNING, client]].completion_ns = v.clock_ns
-    clients[RUNNING, client] = -1
-    clients[DUE, client] = 0
+        served_at(k)[clients[client, RUNNING]].completion_ns = v.clock_ns
+    clients[client, RUNNING] = -1
+    clients[client, DUE] = 0
     insert(k.idle_address, k.num_clients, client)
-    if not k.shared_queue and clients[HEAD, client] >= 0:
-        join_heads(s, k, requests, clients[HEAD, client])
+    if not k.shared_queue and clients[client, HEAD] >= 0:
+        join_heads(s, k, requests, clients[client, HEAD])
+        if k.stealing:
+            changed(k, client)
 
 
 @inlined

@@ -49,7 +49,7 @@ def _bar(share: float) -> str:
 
 
 def _clients(simulator: Simulator) -> str:
-    running = simulator.memory.clients[RUNNING] >= 0
+    running = simulator.memory.clients[:, RUNNING] >= 0
     characters = min(WIDTH, len(running))
     group = np.arange(len(running)) * characters // len(running)
     share = np.bincount(group, running) / np.bincount(group)

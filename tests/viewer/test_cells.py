@@ -68,7 +68,7 @@ def test_against_a_replay(random_episode, num_clients, seed):
     begin = 0
     jumped = 0
     while not episode.done:
-        running = episode.memory.clients[RUNNING].copy()
+        running = episode.memory.clients[:, RUNNING].copy()
         start_ns = int(episode.view.clock_ns)
         jumped += start_ns > begin
         spent[IDLE] += overlap(edges, begin, start_ns)
