@@ -80,7 +80,9 @@ def _coin(view: Any, parameters: Any, memory: Any) -> Any:
 def prefill_first() -> Rule:
     """Prefill whenever an idle client can take a waiting request (W > 0 and F >= 1), else decode.
 
-    The default of vLLM v0 (Kwon et al., SOSP 2023, arXiv 2309.06180) and of SGLang.
+    vLLM's V0 scheduler (Kwon et al., SOSP 2023, arXiv 2309.06180; ``Scheduler._schedule_default``, the default before
+    v0.8.0 and gone in v0.11.0), and SGLang's ``Scheduler.get_next_batch_to_run`` (pull request 34058 describes it as of
+    August 2026).
     """
     return Rule("prefill_first", _always_prefill)
 
@@ -93,13 +95,15 @@ def decode_first() -> Rule:
 def static_batching() -> Rule:
     """When no client is active, prefill until slots or requests run out; then decode until all are done.
 
-    FasterTransformer's request-level batching, as described in Orca (Yu et al., OSDI 2022).
+    FasterTransformer's request-level batching, as described in the paper on Orca (Yu et al., OSDI 2022).
     """
     return Rule("static_batching", _fill_then_drain)
 
 
 def threshold(idle_clients: int = 14) -> Rule:
     """Prefill iff F >= k, or everything that waits fits, or A = 0.
+
+    The family of rules of 'Threshold-Based Exclusive Batching', arXiv 2606.00516.
 
     Args:
         idle_clients: k. k = 1 is :func:`prefill_first`; the default is near the optimum of the paper's case.
@@ -111,7 +115,9 @@ def eb_threshold() -> Rule:
     """The threshold k* = floor(theta * J), with theta / (1 - theta) + ln(1 - theta) = p * alpha_p / alpha_d.
 
     p = 1 / E[N] is the chance per decode that a request ends. Optimal for geometric lengths, saturated queues and many
-    clients: 'Threshold-Based Exclusive Batching', arXiv 2606.00516.
+    clients: 'Threshold-Based Exclusive Batching', arXiv 2606.00516, and ``Scheduler._compute_optimal_ratio`` of its
+    code (vllm/v1/core/sched/scheduler.py of weifang231/eb-vllm at 1fc9712). Where fewer wait than clients are idle,
+    that code prefills iff W / A >= k / (J - k), and this rule at once, as :func:`threshold` does.
     """
     return Rule("eb_threshold", _at_least_idle, _eb_closed_form)
 
@@ -119,8 +125,10 @@ def eb_threshold() -> Rule:
 def eb_threshold_finite() -> Rule:
     """The smallest k with k tau(J - k) - sum of tau(j) over j = J-k+1..J >= alpha_p.
 
-    tau(j) = (alpha_d + beta_d j) / (1 - (1 - p)^j) is the time to the next completion with j active clients; the
-    finite-J form in the code of arXiv 2606.00516.
+    tau(j) = (alpha_d + beta_d j) / (1 - (1 - p)^j) is the time to the next completion with j active clients:
+    ``Scheduler._compute_optimal_k`` in the code of arXiv 2606.00516 (:func:`eb_threshold` says where). It tends to the
+    closed form where J p is small. Under the default preset, with J = 200 and E[N] = 345, this is k = 37 and the closed
+    form 16 (18 and 12 under -mid, 7 and 6 under -low); the difference is beta_d's, without which it is 17.
     """
     return Rule("eb_threshold_finite", _at_least_idle, _eb_finite)
 
@@ -148,8 +156,9 @@ def _eb_finite(start: Start) -> Sequence[float]:
 def max_wait(decodes: int = 10) -> Rule:
     """Prefill when A = 0 or at least ``decodes`` decodes have passed since the last prefill.
 
-    LightLLM's router (10 in its first releases, later ``router_max_wait_tokens``), which counts from its last attempt
-    instead, whether or not that found something to prefill.
+    LightLLM's ``RouterManager._step`` (lightllm/server/router/manager.py; ``router_max_wait_tokens`` is 10 in its first
+    releases, 6 and 1 in later ones), which counts from its last attempt instead, whether or not that found something to
+    prefill.
     """
     return Rule("max_wait", _after_decodes, (float(decodes),))
 
@@ -157,7 +166,9 @@ def max_wait(decodes: int = 10) -> Rule:
 def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
     """Prefill when the waiting requests that fit number at least floor(A * ratio), or after ``max_decodes`` decodes.
 
-    Hugging Face Text Generation Inference, ``waiting_served_ratio`` and ``max_waiting_tokens`` of its router.
+    ``batching_task`` of Hugging Face Text Generation Inference v2: its ``waiting_served_ratio`` (0.3 since pull request
+    1820 of April 2024, 1.2 before) and ``max_waiting_tokens``. It counts from 1, so drops the minimum one decode
+    sooner, and it decodes at least once between two prefills.
     """
     return Rule("tgi", _served_ratio, (waiting_served_ratio, float(max_decodes)))
 
@@ -165,27 +176,32 @@ def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
 def delay_factor(factor: float = 0.5) -> Rule:
     """Prefill iff the oldest waiting request has waited longer than ``factor`` times the last prefill's duration.
 
-    vLLM's ``scheduler_delay_factor`` (pull request 3279, ``Scheduler._passed_delay``). With every release at 0 and a
-    factor below 1 it is prefill-first.
+    vLLM's ``scheduler_delay_factor`` (pull request 3279, ``Scheduler._passed_delay`` of the V0 scheduler, v0.4.0 until
+    v0.11.0 dropped V0; 0 by default). With every release at 0 and a factor below 1 it is prefill-first.
     """
     return Rule("delay_factor", _waited_long_enough, (factor,))
 
 
 def cadence(iterations: int = 8) -> Rule:
-    """While a client is active, prefill at most once in ``iterations`` iterations (vLLM pull request 56848)."""
+    """While a client is active, prefill at most once in ``iterations`` iterations.
+
+    ``--decode-priority-cadence`` of vLLM pull request 56848 (September 2026, closed unmerged). That takes every n-th
+    step of the engine; this rule counts from the last prefill.
+    """
     return Rule("cadence", _after_decodes, (float(iterations - 1),))
 
 
 def interleave(prefills: int = 2, decodes: int = 8) -> Rule:
     """At most ``prefills`` prefills in a row, then at least ``decodes`` decodes.
 
-    vllm-tt-plugin pull request 119, SGLang pull request 34058.
+    ``TTDecodeInterleavePolicy`` of vllm-tt-plugin (pull request 119 of September 2026), whose defaults are 2 and 1 and
+    whose prefills may be chunks of a prompt; SGLang pull request 34058 (August 2026, open) bounds the first number.
     """
     return Rule("interleave", _in_turns, (float(prefills), float(decodes)))
 
 
 class RandomRule(Rule):
-    """A fair coin: a control. Seeded by the episode's seed."""
+    """A fair coin: a control that mimics no system. Seeded by the episode's seed."""
 
     def __init__(self, probability: float = 0.5) -> None:
         super().__init__("random", _coin, (probability,))

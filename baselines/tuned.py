@@ -23,9 +23,11 @@ from baselines.iteration import interleave, max_wait, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from llmsched_env.config import Scenario
+from llmsched_env.errors import LLMSchedError, PathError
 from llmsched_env.evaluation import evaluate
+from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.policy import CompiledRule, Start
-from llmsched_env.storage import write_whole
+from llmsched_env.storage import output_folder, write_whole
 
 __all__ = ["TUNABLE", "Tuned", "best_tuned", "tuned_value"]
 
@@ -149,24 +151,35 @@ def default_scenarios() -> list[Scenario]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tune every rule on every default scenario and write ``tuned.json``."""
+    """Tune every rule on every default scenario and write ``tuned.json``; 2 for unusable arguments."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=main.__doc__)
     parser.add_argument("--cases", type=int, default=STORED_CASES, help="training cases (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=STORED, help="file to write (default: the package's own)")
     options = parser.parse_args(argv)
+    try:
+        _tune_all(options.cases, options.out)
+    except LLMSchedError as error:
+        parser.exit(2, f"error: {error}\n")
+    return 0
+
+
+def _tune_all(cases: int, out: Path) -> None:
+    case_numbers(cases)  # complains before the long work, as the next lines do
+    output_folder(out.resolve().parent)
+    if out.is_dir():
+        raise PathError(f"cannot write {out}: it is a folder. Give the path of a file.")
     jobs = [(name, scenario) for scenario in default_scenarios() for name in TUNABLE]
     entries = []
     for name, scenario in tqdm(jobs, desc="tuning", unit="rule"):
-        choice = tune(name, scenario, options.cases)
+        choice = tune(name, scenario, cases)
         entries.append({"key": _key(scenario, name), **choice._asdict()})
     provenance = {
-        "made_by": f"{COMMAND} --cases {options.cases}",
-        "tuned_on": f"split train, cases 0-{options.cases - 1}, mean makespan",
+        "made_by": f"{COMMAND} --cases {cases}",
+        "tuned_on": f"split train, cases 0-{cases - 1}, mean makespan",
         "entries": entries,
     }
-    with write_whole(options.out) as path:
+    with write_whole(out) as path:
         path.write_text(json.dumps(provenance, indent=1) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -164,3 +164,21 @@ def test_tables_of_the_readme_are_filled() -> None:
     table = page.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
     for name in ("`baseline`", "`hybrid`", "201.00 s, 80.2 %", "190.58 s, 89.1 %", "LB1"):
         assert name in table
+
+
+def test_gaps_of_the_readme_are_those_of_the_tuned_rules_of_today_and_fall_from_row_to_row() -> None:
+    import gymnasium
+
+    from baselines.tuned import best_tuned
+    from llmsched_env import ENVIRONMENTS
+    from llmsched_env.config import Scenario
+
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- gaps: begin -->")[2].partition("<!-- gaps: end -->")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    tuned = [best_tuned(Scenario(**gymnasium.spec(name).kwargs)) for name in ENVIRONMENTS]
+    names = [re.findall(r"`(\w+)`", row[0]) for row in rows]
+    assert names == [["random"], ["lagrangian"], list(dict.fromkeys(tuned)), ["beam"]], "run make tables"
+    for column in (-2, -1):
+        gaps = [float(re.fullmatch(r"(\d+\.\d+) ± \d+\.\d+", row[column])[1]) for row in rows]  # type: ignore[index]
+        assert gaps == sorted(gaps, reverse=True), "the text says that each is nearer to the bound than the one above"

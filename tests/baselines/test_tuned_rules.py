@@ -126,6 +126,27 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == [path]
 
 
+@pytest.mark.parametrize(
+    ("cases", "out", "words"),
+    [
+        ("0", "tuned.json", "cases = 0 names no case: give a count of at least 1"),
+        ("-3", "tuned.json", "cases = -3 names no case"),
+        ("1", ".", "it is a folder. Give the path of a file"),
+        ("1", "file/below/tuned.json", "cannot write to folder"),
+    ],
+)
+def test_the_command_says_in_one_line_what_it_cannot_do(tmp_path, capsys, monkeypatch, cases, out, words):
+    monkeypatch.setattr(tuned, "tune", lambda *_: pytest.fail("the long work came first"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        tuned.main(["--cases", cases, "--out", str(tmp_path / out)])
+    assert end.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ")
+    assert words in said
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
 def test_only_tunable_rules_are_tuned():
     with pytest.raises((UnknownNameError, KeyError)):
         tune("prefill_first", SHARED, 1)
