@@ -25,7 +25,12 @@ def register_environments() -> None:
     """Register every id with Gymnasium; harmless when they are registered already."""
     for name, arguments in ENVIRONMENTS.items():
         if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point="llmsched_env.env:LLMSchedEnv", kwargs=arguments)
+            gymnasium.register(
+                name,
+                entry_point="llmsched_env.env:LLMSchedEnv",
+                vector_entry_point="llmsched_env.vector_env:LLMSchedVectorEnv",
+                kwargs=arguments,
+            )
 
 
 register_environments()

@@ -11,7 +11,7 @@ from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.workload import SPLITS, Workload, workload
 
-__all__ = ["ASSIGNMENTS", "LENGTHS", "MAX_CLIENTS", "ORDERS", "QUEUES", "REWARDS", "Scenario"]
+__all__ = ["ASSIGNMENTS", "LENGTHS", "MAX_CLIENTS", "ORDERS", "QUEUES", "REWARDS", "Scenario", "merged", "whole"]
 
 QUEUES = ("client", "shared")
 ASSIGNMENTS = ("mip", "lpt", "round_robin")
@@ -83,7 +83,7 @@ class Scenario:
             ("max_iterations", 2**62),
         ):
             if getattr(self, name) is not None or name == "num_clients":
-                object.__setattr__(self, name, _whole(name, getattr(self, name), 1, most))
+                object.__setattr__(self, name, whole(name, getattr(self, name), 1, most))
         for name in ("stealing", "skip_forced"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is neither True nor False.")
@@ -126,10 +126,36 @@ class Scenario:
         return plain
 
 
-def _whole(name: str, value: object, least: int, most: int) -> int:
+def merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
+    """``scenario``, or the default one, with the arguments that an environment was made with.
+
+    Raises:
+        ConfigError: not a scenario, or one that contradicts an argument.
+        UnknownNameError: no such argument.
+    """
+    if scenario is not None and not isinstance(scenario, Scenario):
+        raise ConfigError(f"scenario = {scenario!r} is not a Scenario: make one with Scenario(...).")
+    found = (scenario or Scenario()).replace(**arguments)
+    for name, value in arguments.items():
+        given = getattr(scenario, name, value)
+        # An explicit default looks like none given; but the workload is what an id is about.
+        if given != value and (name == "workload" or given != getattr(Scenario, name)):
+            raise ConfigError(
+                f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the "
+                "environment id: leave one out, or pass the scenario to the environment's class itself."
+            )
+    return found
+
+
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """``value`` as an integer in [least, most].
+
+    Raises:
+        ConfigError: it is none.
+    """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ConfigError(f"{name} = {value!r} is not a whole number.")
-    whole = int(value.__index__())
-    if not least <= whole <= most:
+    number = int(value.__index__())
+    if not least <= number <= most:
         raise ConfigError(f"{name} = {value} is out of range: it lies in [{least}, {most}].")
-    return whole
+    return number

@@ -14,12 +14,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import Scenario
+from llmsched_env.config import Scenario, merged
 from llmsched_env.core.features import FEATURES, NUM_FEATURES
-from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, TERMINATED, TRUNCATED
+from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, OVER, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
-from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
-from llmsched_env.instances import instance, pool_size
+from llmsched_env.errors import EpisodeOverError, InvalidActionError, UnknownNameError
+from llmsched_env.instances import draw_case, instance
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics
 from llmsched_env.simulator import Simulator
 
@@ -34,7 +34,6 @@ def _mask(flags: int) -> NDArray[np.int8]:
 
 
 MASKS = tuple(_mask(flags) for flags in range(4))
-UNBOUNDED_POOL = 2**31
 
 
 class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
@@ -112,7 +111,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             ConfigError: a value out of range, or options that contradict each other.
             UnknownNameError: an argument, preset or mode that does not exist.
         """
-        self.scenario = _merged(scenario, arguments)
+        self.scenario = merged(scenario, arguments)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
@@ -135,7 +134,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             raise UnknownNameError("reset option", sorted(unknown)[0], {"case"})
         case = (options or {}).get("case")
         if case is None:
-            case = int(self.np_random.integers(pool_size(self.scenario) or UNBOUNDED_POOL))
+            case = draw_case(self.scenario, self.np_random)
         problem = instance(self.scenario, case)
         if self._simulator is not None and self._simulator.instance is problem:
             self._simulator.reset()
@@ -158,13 +157,13 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             EpisodeOverError: before ``reset``, or after the end.
         """
         flags = self._flags
-        if flags & (TERMINATED | TRUNCATED) and not self._unpaid:
+        if flags & OVER and not self._unpaid:
             raise EpisodeOverError("the episode has not begun or is over: call reset() before step().")
         if type(action) is not int or not 0 <= action <= 1:
             action = _checked(action)
         if self._unpaid:
             self._unpaid = False
-            if flags & (TERMINATED | TRUNCATED):
+            if flags & OVER:
                 action = CONTINUE
         observation, reward = self._advance(action)
         info = self._info()
@@ -187,7 +186,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     def _info(self) -> Info:
         flags = self._flags
         info: Info = {"action_mask": MASKS[flags & 3].copy(), "invalid_actions": flags >> INVALID_SHIFT}
-        if flags & (TERMINATED | TRUNCATED):
+        if flags & OVER and not self._unpaid:
             assert self._simulator is not None
             info.update(final_metrics(self._simulator))
         return info
@@ -228,21 +227,6 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         if self._window is not None:
             self._window.close()
             self._window = None
-
-
-def _merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
-    if scenario is not None and not isinstance(scenario, Scenario):
-        raise ConfigError(f"scenario = {scenario!r} is not a Scenario: make one with Scenario(...).")
-    merged = (scenario or Scenario()).replace(**arguments)
-    for name, value in arguments.items():
-        given = getattr(scenario, name, value)
-        # An explicit default looks like none given; but the workload is what an id is about.
-        if given != value and (name == "workload" or given != getattr(Scenario, name)):
-            raise ConfigError(
-                f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the "
-                f"environment id: leave one out, or pass the scenario to LLMSchedEnv itself."
-            )
-    return merged
 
 
 def _checked(action: Any) -> int:

@@ -17,10 +17,13 @@ from llmsched_env.offline import lb1_ns, stored_assignment
 from llmsched_env.workload import Requests
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["estimates", "instance", "pool_size"]
+__all__ = ["draw_case", "estimates", "instance", "pool_size"]
 
 BYTES_KEPT = 2**29
 """Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
+
+UNBOUNDED_POOL = 2**31
+"""Cases to draw from where a workload makes them without end."""
 
 _lock = threading.Lock()
 _instances: LRUCache[Any, Instance] = LRUCache(BYTES_KEPT, getsizeof=lambda kept: kept.nbytes)
@@ -91,3 +94,8 @@ def estimates(scenario: Scenario, requests: Requests) -> NDArray[np.int32]:
 def pool_size(scenario: Scenario) -> int | None:
     """Cases in the scenario's default pool, or ``None`` where there is no end to them."""
     return scenario.source.pool_size(scenario.split)
+
+
+def draw_case(scenario: Scenario, stream: np.random.Generator) -> int:
+    """The next case number of a seeded stream, uniform over the scenario's pool."""
+    return int(stream.integers(pool_size(scenario) or UNBOUNDED_POOL))

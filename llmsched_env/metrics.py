@@ -8,27 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.core import layout
+from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, measure
 from llmsched_env.errors import ConfigError
 from llmsched_env.simulator import Simulator
 
 __all__ = ["EPISODE_METRICS", "final_metrics", "request_metrics", "worst_token_gaps_ns"]
-
-MOST_NS = 2**63 - 1
-
-EPISODE_METRICS = (
-    "makespan_s",
-    "elapsed_s",
-    "utilization",
-    "gap_to_bound",
-    "prefills",
-    "decodes",
-    "prefill_share",
-    "decode_share",
-    "bubble_share",
-    "mean_latency_s",
-    "throughput_tokens_per_s",
-    "completed",
-)
 
 
 def final_metrics(simulator: Simulator) -> dict[str, Any]:
@@ -37,32 +21,10 @@ def final_metrics(simulator: Simulator) -> dict[str, Any]:
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
     client time beyond 292 client-years, request time beyond 292 request-years.
     """
-    view, totals, instance = simulator.view, simulator.totals, simulator.instance
-    clock_ns, clients = int(view.clock_ns), instance.num_clients
-    prefill_ns, jump_ns = int(totals.prefill_time_ns), int(totals.jump_ns)
-    decode_ns = clock_ns - prefill_ns - jump_ns
-    done = view.completed == instance.num_requests
-    slots = clients * clock_ns
-    busy = int(totals.busy_client_ns) / slots if slots else 0.0
-    if slots > MOST_NS:
-        busy = float("nan")
-    waited_ns = int(totals.request_ns) if instance.num_requests * clock_ns <= MOST_NS else float("nan")
-    tokens = int(view.decodes) * clients - int(totals.idle_client_decodes) + int(view.completed) + int(view.active)
-    return {
-        "makespan_s": clock_ns / 1e9 if done else float("nan"),
-        "elapsed_s": clock_ns / 1e9,
-        "utilization": busy,
-        "gap_to_bound": clock_ns / instance.bound_ns - 1.0 if done else float("nan"),
-        "prefills": int(view.prefills),
-        "decodes": int(view.decodes),
-        "prefill_share": prefill_ns / clock_ns if clock_ns else 0.0,
-        "decode_share": decode_ns / clock_ns if clock_ns else 0.0,
-        "bubble_share": 1.0 - busy,
-        "mean_latency_s": waited_ns / instance.num_requests / 1e9,
-        "throughput_tokens_per_s": tokens / clock_ns * 1e9 if clock_ns else 0.0,
-        "completed": int(view.completed),
-        "bound_s": instance.bound_ns / 1e9,
-    }
+    memory = simulator.memory
+    out = np.empty(len(MEASURED))
+    measure(memory.view[0], memory.state[0], memory.setup[0], out)
+    return {name: int(value) if name in COUNTS else value for name, value in zip(MEASURED, out.tolist(), strict=True)}
 
 
 def request_metrics(simulator: Simulator) -> dict[str, NDArray[np.float64]]:

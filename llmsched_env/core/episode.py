@@ -41,7 +41,6 @@ class Instance:
         request_of: (n,) int32: number of the request at each position.
         setup: (1,) `SETUP`.
         start: the memory of an episode before its first iteration; a reset copies it.
-        bound_ns: LB1, what the rewards are scaled by.
     """
 
     requests: NDArray[np.int32]
@@ -49,7 +48,6 @@ class Instance:
     request_of: NDArray[np.int32]
     setup: Records
     start: Memory
-    bound_ns: int
 
     @property
     def num_requests(self) -> int:
@@ -60,6 +58,11 @@ class Instance:
     def num_clients(self) -> int:
         """Clients J."""
         return int(self.setup[0]["num_clients"])
+
+    @property
+    def bound_ns(self) -> int:
+        """LB1 in ns, what the rewards are scaled by."""
+        return int(self.setup[0]["bound_ns"])
 
     @property
     def nbytes(self) -> int:
@@ -141,6 +144,7 @@ class Instance:
         k.max_iterations = max_iterations
         k.reward = REWARDS.index(reward)
         k.skip_forced = skip_forced
+        k.bound_ns = bound_ns
         k.reward_scale = float(bound_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
         memory = Memory.empty(setup, (rows, requests.release_ns, position_of))
         memory.view[0].mean_output_tokens = requests.mean_output_tokens
@@ -151,7 +155,7 @@ class Instance:
         start_episode(memory.view[0], memory.state[0], memory.setup[0])
         for array in (rows, by_position, position_of, setup, *memory.arrays):
             array.setflags(write=False)
-        return cls(rows, requests.release_ns, by_position, setup, memory, bound_ns)
+        return cls(rows, requests.release_ns, by_position, setup, memory)
 
 
 def _check_clock(requests: Requests, cost: CostModel) -> None:
@@ -213,11 +217,24 @@ class Memory:
         bits: (words,) uint64: the waiting positions, the idle clients, those of them whose own queue is not empty, and
             the blocks of clients that the tournament must weigh again.
         tournament: (2 * leaves, TOURNAMENT_COLUMNS) int64: who has the most work; empty without stealing.
+        setup_address: where ``setup`` lies, for compiled code.
         log: (capacity,) `ITERATION`: one entry an iteration; empty where nothing is recorded.
         served: (n,) `SERVED`, by position; empty where nothing is recorded.
     """
 
-    __slots__ = ("_case", "bits", "clients", "log", "ring", "served", "setup", "state", "tournament", "view")
+    __slots__ = (
+        "_case",
+        "bits",
+        "clients",
+        "log",
+        "ring",
+        "served",
+        "setup",
+        "setup_address",
+        "state",
+        "tournament",
+        "view",
+    )
 
     def __init__(
         self,
@@ -237,6 +254,9 @@ class Memory:
     def _bind(self) -> None:
         k = self.setup[0]
         requests, release_ns, release_order = self._case
+        self.setup_address = int(self.setup.ctypes.data)
+        k.view_address = self.view.ctypes.data
+        k.state_address = self.state.ctypes.data
         k.clients_address = self.clients.ctypes.data
         k.ring_address = self.ring.ctypes.data
         k.bit_words = len(self.bits)
@@ -273,6 +293,11 @@ class Memory:
     def arrays(self) -> tuple[Any, ...]:
         """What makes up the episode's state: view, state, clients, ring, bits, tournament."""
         return self.view, self.state, self.clients, self.ring, self.bits, self.tournament
+
+    @property
+    def queue_bytes(self) -> int:
+        """Size of clients, ring, bits and tournament."""
+        return sum(int(array.nbytes) for array in self.arrays[2:])
 
     @property
     def call_arrays(self) -> tuple[Any, Any, Any]:

@@ -137,7 +137,10 @@ SETUP = _record(
     ("max_iterations", _I8),  # horizon; 0: none
     ("reward", _I8),  # index into config.REWARDS
     ("reward_scale", _F8),
+    ("bound_ns", _I8),  # LB1
     ("skip_forced", _I8),
+    ("view_address", _I8),
+    ("state_address", _I8),
     ("clients_address", _I8),
     ("ring_address", _I8),
     ("bit_words", _I8),  # of the sets

@@ -13,13 +13,14 @@ from llmsched_env.core.rules import call_rule
 from llmsched_env.core.transition import DECODE, PREFILL, advance
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["advance_once", "choose", "feasible", "run_rule", "step"]
+__all__ = ["advance_once", "choose", "feasible", "run_rule", "step", "step_episode"]
 
 OBSERVE = -1
 CONTINUE = -2
 
 TERMINATED = 4
 TRUNCATED = 8
+OVER = TERMINATED | TRUNCATED
 LOG_FULL = 16
 INVALID_SHIFT = 5
 
@@ -56,11 +57,11 @@ def skip_forced(v: Any, s: Any, k: Any) -> None:
         advance(v, s, k, action)
 
 
-@jit
-def step(
-    views: Any,
-    states: Any,
-    setup: Any,
+@inlined
+def step_episode(
+    v: Any,
+    s: Any,
+    k: Any,
     action: int,
     out: NDArray[np.float32],
 ) -> tuple[float, int]:
@@ -70,9 +71,6 @@ def step(
     Flags: bits 0 and 1 as :func:`feasible`, then `TERMINATED`, `TRUNCATED`, `LOG_FULL` (before a choice was reached),
     and from bit `INVALID_SHIFT` the number of infeasible actions so far.
     """
-    v = views[0]
-    s = states[0]
-    k = setup[0]
     if action >= 0:
         advance(v, s, k, action)
     if k.skip_forced:
@@ -92,6 +90,12 @@ def step(
         flags += LOG_FULL
     flags += s.invalid_actions << INVALID_SHIFT
     return reward, flags
+
+
+@jit
+def step(views: Any, states: Any, setup: Any, action: int, out: NDArray[np.float32]) -> tuple[float, int]:
+    """:func:`step_episode` on the first of each."""
+    return step_episode(views[0], states[0], setup[0], action, out)
 
 
 @jit

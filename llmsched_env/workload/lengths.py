@@ -66,11 +66,7 @@ class LengthLaw:
 
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation of what :meth:`draw` returns, from the table; no sampling."""
-        longer = 1.0 - _thresholds(self).astype(np.float64) * 2.0**-53  # P(N > k), k = 1, 2, ...
-        k = np.arange(1, len(longer) + 1)
-        mean = 1.0 + math.fsum(longer)
-        second = 1.0 + math.fsum((2 * k + 1) * longer)
-        return mean, math.sqrt(max(second - mean * mean, 0.0))
+        return _moments(self)
 
 
 def check_limit(name: str, value: object, most: int = LARGEST_LIMIT) -> None:
@@ -115,6 +111,15 @@ def _thresholds(law: LengthLaw) -> NDArray[np.uint64]:
     table = table[: np.searchsorted(table, np.uint64(2**53), side="left")].copy()
     table.setflags(write=False)
     return table
+
+
+@functools.lru_cache(maxsize=64)
+def _moments(law: LengthLaw) -> tuple[float, float]:
+    longer = 1.0 - _thresholds(law).astype(np.float64) * 2.0**-53  # P(N > k), k = 1, 2, ...
+    k = np.arange(1, len(longer) + 1)
+    mean = 1.0 + math.fsum(longer)
+    second = 1.0 + math.fsum((2 * k + 1) * longer)
+    return mean, math.sqrt(max(second - mean * mean, 0.0))
 
 
 def _cdf(law: LengthLaw, x: NDArray[np.float64]) -> NDArray[Any]:

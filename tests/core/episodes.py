@@ -10,7 +10,8 @@ from strategies import seeded_case
 
 from llmsched_env.config import REWARDS
 from llmsched_env.core.features import NUM_FEATURES
-from llmsched_env.core.loops import OBSERVE, TERMINATED, TRUNCATED, step
+from llmsched_env.core.fleet import Fleet
+from llmsched_env.core.loops import OBSERVE, OVER, step
 from llmsched_env.policy import CompiledRule, compile_rule, features
 from llmsched_env.simulator import Simulator
 
@@ -39,7 +40,7 @@ def episode_digest(seed: int) -> str:
         digest.update(repr((float(reward), int(flags), simulator.charge)).encode())
         for part in (out, features(simulator.view), *simulator.memory.arrays):
             digest.update(part.tobytes())
-        if flags & (TERMINATED | TRUNCATED):
+        if flags & OVER:
             break
         reward, flags = step(*arrays, int(rng.integers(0, 2)), out)
     digest.update(simulator.log.tobytes() + simulator.served.tobytes())
@@ -54,9 +55,29 @@ def run_digest(seed: int) -> str:
     return hashlib.sha256(arrays + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
 
 
+def fleet_digest(seed: int) -> str:
+    """Three copies stepped together, each begun anew with the next case where it is over."""
+    cases = [seeded_case(3 * seed + i).instance(skip_forced=i == 1) for i in range(5)]
+    fleet, rng, digest = Fleet(3), np.random.default_rng(seed), hashlib.sha256()
+    first = np.empty((3, NUM_FEATURES), np.float32)
+    for copy in range(3):
+        fleet.load(copy, cases[copy], first[copy])
+    for step_number in range(250):
+        out, over = fleet.step(rng.integers(0, 2, 3))
+        ended = np.flatnonzero(fleet.flags & OVER)
+        assert len(ended) == over
+        digest.update(fleet.measure(ended).tobytes())
+        for copy in ended:
+            fleet.load(copy, cases[step_number % 5], out.observations[copy])
+        for part in (out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid):
+            digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
 def digests() -> dict[str, list[str]]:
     return {
         "stepped": [episode_digest(seed) for seed in range(24)],
+        "fleet": [fleet_digest(seed) for seed in range(4)],
         "run": [run_digest(seed) for seed in range(12)],
     }
 

@@ -1,0 +1,305 @@
+"""Many episodes side by side, stepped in one compiled call.
+
+What each step touches first lies together by kind (views, states, setups); the queues of a copy lie in a block of its
+own, which grows when a case needs more. A reset copies the start of an instance over the copy's block: no solver, no
+allocation, no Python object per client or request.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.core.episode import Instance
+from llmsched_env.core.features import NUM_FEATURES, observe
+from llmsched_env.core.layout import BUCKET, CLIENT_COLUMNS, DUE_LIMITS, RING_COLUMNS, SETUP, STATE, VIEW
+from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, OBSERVE, OVER, TERMINATED, TRUNCATED, step_episode
+from llmsched_env.core.measure import MEASURED, measure
+from llmsched_env.core.memory import bits_at, clients_at, ring_at, tournament_at
+from llmsched_env.core.pointers import array_at, prefetch
+from llmsched_env.jit import inlined, jit
+
+__all__ = ["COPY_BYTES", "Fleet", "Steps", "first_unknown"]
+
+CACHE_LINE_BYTES = 64
+VIEW_BYTES, STATE_BYTES = VIEW.itemsize, STATE.itemsize
+CLIENT_BYTES, RING_BYTES = 4 * CLIENT_COLUMNS, 4 * RING_COLUMNS
+AHEAD, CLOSER = 6, 3
+DUE_WINDOWS = (0, *DUE_LIMITS)
+
+COPY_BYTES = VIEW_BYTES + STATE_BYTES + SETUP.itemsize, CLIENT_BYTES
+"""What a copy takes at least, and more for each client."""
+
+Addresses = tuple[int, int, int, int]
+"""Of the views, the states, the setups and the flags (int64) of all copies."""
+
+
+class Steps:
+    """What one step of ``count`` copies returns: new arrays, which nobody overwrites.
+
+    Attributes:
+        observations: (count, 26) float32.
+        rewards: (count,) float64.
+        terminated: (count,) bool.
+        truncated: (count,) bool.
+        masks: (count, 2) int8: which actions are feasible next.
+        invalid: (count,) int64: infeasible actions of the episode so far.
+    """
+
+    __slots__ = ("invalid", "masks", "observations", "rewards", "terminated", "truncated")
+
+    def __init__(self, count: int) -> None:
+        self.observations = np.empty((count, NUM_FEATURES), np.float32)
+        self.rewards = np.empty(count)
+        self.terminated = np.empty(count, np.bool_)
+        self.truncated = np.empty(count, np.bool_)
+        self.masks = np.empty((count, 2), np.int8)
+        self.invalid = np.empty(count, np.int64)
+
+
+@jit
+def first_unknown(actions: NDArray[np.int64]) -> int:
+    """Index of the first action that is not in the action space, or -1."""
+    unknown = 0
+    for i in range(len(actions)):
+        unknown |= actions[i] >> 1
+    if unknown == 0:
+        return -1
+    for i in range(len(actions)):
+        if actions[i] >> 1 != 0:
+            return i
+    return -1
+
+
+@inlined
+def _look_ahead(views: Any, setups: Any, i: int, last: int) -> None:
+    """Ask for what the copies after ``i`` will touch: with a thousand copies it has left the near caches."""
+    if i + AHEAD < last:
+        k = setups[i + AHEAD]
+        now = views[i + AHEAD].decodes + 1
+        for window in DUE_WINDOWS:
+            prefetch(k.ring_address + RING_BYTES * ((now + window) & k.ring_mask))
+    if i + CLOSER < last:
+        k = setups[i + CLOSER]
+        now = views[i + CLOSER].decodes + 1
+        client = ring_at(k)[now & k.ring_mask, BUCKET]
+        if client >= 0:
+            prefetch(k.clients_address + CLIENT_BYTES * client)
+
+
+@jit
+def step_copies(
+    addresses: Addresses,
+    first: int,
+    last: int,
+    actions: NDArray[np.int64],
+    observations: NDArray[np.float32],
+    rewards: NDArray[np.float64],
+    terminated: NDArray[np.bool_],
+    truncated: NDArray[np.bool_],
+    masks: NDArray[np.int8],
+    invalid: NDArray[np.int64],
+) -> int:
+    """Step copies ``first`` to ``last`` - 1; returns how many of them are over."""
+    count = len(actions)
+    views = array_at(addresses[0], (count,), VIEW)
+    states = array_at(addresses[1], (count,), STATE)
+    setups = array_at(addresses[2], (count,), SETUP)
+    flags = array_at(addresses[3], (count,), np.int64)
+    over = 0
+    for i in range(first, last):
+        _look_ahead(views, setups, i, last)
+        # A reset that ran through a whole episode: this step reports its end.
+        action = CONTINUE if flags[i] & OVER else actions[i]
+        reward, flag = step_episode(views[i], states[i], setups[i], action, observations[i])
+        flags[i] = flag
+        rewards[i] = reward
+        terminated[i] = flag & TERMINATED != 0
+        truncated[i] = flag & TRUNCATED != 0
+        masks[i, 0] = flag & 1
+        masks[i, 1] = flag >> 1 & 1
+        invalid[i] = flag >> INVALID_SHIFT
+        over += 1 if flag & OVER else 0
+    return over
+
+
+@inlined
+def _place(addresses: Addresses, k: Any, copy: int, base: int) -> None:
+    """Point the setup of ``copy`` at its own view, state and block."""
+    k.view_address = addresses[0] + copy * VIEW_BYTES
+    k.state_address = addresses[1] + copy * STATE_BYTES
+    move = base - k.waiting_address
+    k.waiting_address += move
+    k.idle_address += move
+    k.own_ready_address += move
+    k.stale_address += move
+    k.ring_address = base + 8 * k.bit_words
+    k.clients_address = k.ring_address + RING_BYTES * (k.ring_mask + 1)
+    k.tournament_address = k.clients_address + CLIENT_BYTES * k.num_clients
+
+
+@jit
+def load_copy(
+    addresses: Addresses,
+    count: int,
+    copy: int,
+    base: int,
+    source: int,
+    observation: NDArray[np.float32],
+) -> None:
+    """Put the episode whose `SETUP` lies at ``source`` into ``copy``, its queues at ``base``."""
+    setup = array_at(source, (1,), SETUP)[0]
+    v = array_at(addresses[0], (count,), VIEW)[copy]
+    s = array_at(addresses[1], (count,), STATE)[copy]
+    setups = array_at(addresses[2], (count,), SETUP)
+    k = setups[copy]
+    array_at(addresses[0], (count,), VIEW)[copy] = array_at(setup.view_address, (1,), VIEW)[0]
+    array_at(addresses[1], (count,), STATE)[copy] = array_at(setup.state_address, (1,), STATE)[0]
+    setups[copy] = setup
+    _place(addresses, k, copy, base)
+    clients_at(k)[:, :] = clients_at(setup)
+    ring_at(k)[:, :] = ring_at(setup)
+    bits_at(k)[:] = bits_at(setup)
+    if k.stealing:
+        tournament_at(k)[:, :] = tournament_at(setup)
+    flags = array_at(addresses[3], (count,), np.int64)
+    _, flags[copy] = step_episode(v, s, k, OBSERVE, observation)
+
+
+@jit
+def place_copies(addresses: Addresses, bases: NDArray[np.int64]) -> None:
+    """Point every setup at the queues at its base: after a move."""
+    setups = array_at(addresses[2], (len(bases),), SETUP)
+    for i in range(len(bases)):
+        _place(addresses, setups[i], i, bases[i])
+
+
+@jit
+def observe_copies(addresses: Addresses, out: NDArray[np.float32]) -> None:
+    """Write the observation of every copy to ``out``, (count, 26)."""
+    views = array_at(addresses[0], (len(out),), VIEW)
+    for i in range(len(out)):
+        observe(views[i], out[i])
+
+
+@jit
+def measure_copies(addresses: Addresses, copies: NDArray[np.int64], out: NDArray[np.float64]) -> None:
+    """Write what each of ``copies`` achieved to its column of ``out``, (13, count)."""
+    count = out.shape[1]
+    for i in copies:
+        measure(
+            array_at(addresses[0], (count,), VIEW)[i],
+            array_at(addresses[1], (count,), STATE)[i],
+            array_at(addresses[2], (count,), SETUP)[i],
+            out[:, i],
+        )
+
+
+class Fleet:
+    """``count`` episodes, each of an instance of its own, stepped together.
+
+    Args:
+        count: copies.
+        threads: that share a step; results do not depend on it.
+
+    Attributes:
+        count: as given.
+        views: (count,) `VIEW`.
+        states: (count,) `STATE`.
+        setups: (count,) `SETUP`.
+        flags: (count,) int64: of the last step or reset, as `llmsched_env.core.loops.step_episode` returns them.
+    """
+
+    def __init__(self, count: int, *, threads: int = 1) -> None:
+        self.count = count
+        self.views = np.zeros(count, VIEW)
+        self.states = np.zeros(count, STATE)
+        self.setups = np.zeros(count, SETUP)
+        self.flags = np.full(count, TERMINATED, np.int64)
+        self._instances: list[Instance | None] = [None] * count  # kept alive: the core reads their requests
+        self._blocks = [np.empty(0, np.uint8)] * count
+        self._bases = np.zeros(count, np.int64)
+        self._threads = min(threads, count)
+        self._open()
+
+    def _open(self) -> None:
+        self._addresses: Addresses = (
+            self.views.ctypes.data, self.states.ctypes.data, self.setups.ctypes.data, self.flags.ctypes.data
+        )  # fmt: skip
+        bounds = np.linspace(0, self.count, self._threads + 1).astype(int).tolist()
+        self._shares = list(pairwise(bounds))
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+
+    def load(self, copy: int, instance: Instance, observation: NDArray[np.float32]) -> None:
+        """Begin an episode of ``instance`` in ``copy``, and write its first observation, (26,)."""
+        start = instance.start
+        size = start.queue_bytes
+        if len(self._blocks[copy]) < size + CACHE_LINE_BYTES:
+            self._blocks[copy] = np.empty(size + CACHE_LINE_BYTES, np.uint8)
+            self._bases[copy] = _aligned(self._blocks[copy])
+        self._instances[copy] = instance
+        load_copy(self._addresses, self.count, copy, int(self._bases[copy]), start.setup_address, observation)
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[Steps, int]:
+        """Step every copy; returns what came of it, and how many copies are over."""
+        out = Steps(self.count)
+        arrays = (
+            out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid
+        )  # fmt: skip
+        if self._pool is None:
+            return out, step_copies(self._addresses, 0, self.count, actions, *arrays)
+        shares = [
+            self._pool.submit(step_copies, self._addresses, first, last, actions, *arrays)
+            for first, last in self._shares
+        ]
+        return out, sum(share.result() for share in shares)
+
+    def observe(self) -> NDArray[np.float32]:
+        """(count, 26): the observations as every copy stands."""
+        out = np.empty((self.count, NUM_FEATURES), np.float32)
+        observe_copies(self._addresses, out)
+        return out
+
+    def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(13, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
+        out = np.zeros((len(MEASURED), self.count))
+        measure_copies(self._addresses, copies, out)
+        return out
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        kept["_blocks"] = [
+            block[base - block.ctypes.data :] if len(block) else block
+            for block, base in zip(self._blocks, self._bases.tolist(), strict=True)
+        ]
+        del kept["_addresses"], kept["_pool"], kept["_bases"]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bases = np.zeros(self.count, np.int64)
+        for i, block in enumerate(self._blocks):
+            if len(block):
+                self._blocks[i] = np.empty(len(block) + CACHE_LINE_BYTES, np.uint8)
+                self._bases[i] = _aligned(self._blocks[i])
+                start = int(self._bases[i]) - self._blocks[i].ctypes.data
+                self._blocks[i][start : start + len(block)] = block
+        for k, instance in zip(self.setups, self._instances, strict=True):
+            if instance is not None:
+                for name in ("requests_address", "release_address", "release_order_address"):
+                    k[name] = instance.start.setup[0][name]
+        self._open()
+        place_copies(self._addresses, self._bases)
+
+
+def _aligned(block: NDArray[np.uint8]) -> int:
+    return int(-(-block.ctypes.data // CACHE_LINE_BYTES) * CACHE_LINE_BYTES)

@@ -1,0 +1,66 @@
+"""The scalars of an episode as it stands; docs/metrics.md has their formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.jit import jit
+
+__all__ = ["COUNTS", "EPISODE_METRICS", "MEASURED", "measure"]
+
+EPISODE_METRICS = (
+    "makespan_s",
+    "elapsed_s",
+    "utilization",
+    "gap_to_bound",
+    "prefills",
+    "decodes",
+    "prefill_share",
+    "decode_share",
+    "bubble_share",
+    "mean_latency_s",
+    "throughput_tokens_per_s",
+    "completed",
+)
+"""What an episode achieved."""
+
+MEASURED = (*EPISODE_METRICS, "bound_s")
+"""What :func:`measure` writes, in that order."""
+
+COUNTS = ("prefills", "decodes", "completed")
+"""Those that are whole numbers."""
+
+MOST = float(2**63 - 1)
+
+
+@jit
+def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
+    """Write `MEASURED` of the episode to ``out``, (13,) float64.
+
+    NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
+    client time beyond 292 client-years, request time beyond 292 request-years.
+    """
+    clock_ns = np.float64(v.clock_ns)
+    slots_ns = np.float64(k.num_clients) * clock_ns
+    requests = np.float64(k.num_requests)
+    done = v.completed == k.num_requests
+    busy = s.busy_client_ns / slots_ns if slots_ns > 0 else 0.0
+    if slots_ns > MOST:
+        busy = np.nan
+    tokens = v.decodes * k.num_clients - s.idle_client_decodes + v.completed + v.active
+    out[0] = clock_ns / 1e9 if done else np.nan
+    out[1] = clock_ns / 1e9
+    out[2] = busy
+    out[3] = clock_ns / k.bound_ns - 1.0 if done else np.nan
+    out[4] = v.prefills
+    out[5] = v.decodes
+    out[6] = s.prefill_time_ns / clock_ns if clock_ns > 0 else 0.0
+    out[7] = (v.clock_ns - s.prefill_time_ns - s.jump_ns) / clock_ns if clock_ns > 0 else 0.0
+    out[8] = 1.0 - busy
+    out[9] = s.request_ns / requests / 1e9 if requests * clock_ns <= MOST else np.nan
+    out[10] = tokens / clock_ns * 1e9 if clock_ns > 0 else 0.0
+    out[11] = v.completed
+    out[12] = k.bound_ns / 1e9

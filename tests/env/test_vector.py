@@ -1,0 +1,291 @@
+"""The vector environment: each copy is a single environment, to the last bit, and episodes that end begin anew."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+
+from llmsched_env import ENVIRONMENTS, vector_env
+from llmsched_env.config import Scenario
+from llmsched_env.env import LLMSchedEnv
+from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
+from llmsched_env.vector_env import LLMSchedVectorEnv
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "client queues": {},
+    "forced steps skipped": {"skip_forced": True},
+    "mostly without a choice": {"skip_forced": True, "num_clients": 39, "stealing": False},
+    "horizon": {"max_iterations": 90, "queue": "shared"},
+    "hidden lengths": {"lengths": "hidden", "queue": "shared", "order": "fcfs", "reward": "latency"},
+    "a pool without end": {"split": "test", "reward": "makespan"},
+}
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """The same structure, types and bits."""
+    if isinstance(other, dict):
+        assert one.keys() == other.keys(), where
+        for key in other:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(other, tuple) or (isinstance(other, np.ndarray) and other.dtype == object):
+        assert len(one) == len(other), where
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right, where)
+    elif other is None:
+        assert one is None, where
+    else:
+        left, right = np.asarray(one), np.asarray(other)
+        assert left.dtype == right.dtype, where
+        np.testing.assert_array_equal(left, right, err_msg=where)
+
+
+def synchronous(scenarios: list[Scenario]) -> SyncVectorEnv:
+    """Gymnasium's own loop over single environments."""
+    makers = [lambda scenario=scenario: LLMSchedEnv(scenario) for scenario in scenarios]
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def play_both(native: LLMSchedVectorEnv, reference: SyncVectorEnv, steps: int, seed: int = 5) -> int:
+    """Step both with the same actions; returns the number of episodes that ended."""
+    rng = np.random.default_rng(seed)
+    assert_same(native.reset(seed=seed), reference.reset(seed=seed))
+    ended = 0
+    for _ in range(steps):
+        actions = (rng.random(native.num_envs) < 0.4).astype(np.int64)
+        result = native.step(actions)
+        assert_same(result, reference.step(actions))
+        ended += int(np.count_nonzero(result[2] | result[3]))
+    assert_same(native.reset(), reference.reset())
+    return ended
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_copy_is_a_single_environment(small, name):
+    scenario = small.replace(**VARIANTS[name])
+    native, reference = LLMSchedVectorEnv(4, scenario), synchronous([scenario] * 4)
+    assert native.observation_space == reference.observation_space
+    assert native.action_space == reference.action_space
+    assert play_both(native, reference, 1500) >= 12
+
+
+@pytest.mark.parametrize("identity", sorted(ENVIRONMENTS))
+def test_every_id_is_made_natively(identity):
+    arguments = {"num_clients": 30, "num_requests": 90, "assignment": "lpt"}
+    native = gymnasium.make_vec(identity, num_envs=3, **arguments)
+    assert isinstance(native, LLMSchedVectorEnv)
+    assert native.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert native.spec is not None
+    assert native.spec.id == identity
+    reference = synchronous([Scenario(**gymnasium.spec(identity).kwargs).replace(**arguments)] * 3)
+    assert play_both(native, reference, 2500) >= 3
+
+
+def test_copies_of_different_scenarios(small):
+    # Sizes that grow and shrink: a copy's memory must follow.
+    scenarios = [small.replace(**changes) for changes in VARIANTS.values()]
+    scenarios.append(Scenario(workload="lognormal", num_requests=30, num_clients=300, assignment="lpt"))
+    native = LLMSchedVectorEnv(len(scenarios), scenarios)
+    assert play_both(native, synchronous(scenarios), 700) >= 20
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_results_do_not_depend_on_threads(small, threads):
+    alone, together = (LLMSchedVectorEnv(5, small, threads=count) for count in (1, threads))
+    rng = np.random.default_rng(0)
+    assert_same(together.reset(seed=1), alone.reset(seed=1))
+    for _ in range(400):
+        actions = rng.integers(0, 2, 5)
+        assert_same(together.step(actions), alone.step(actions))
+    together.close()
+
+
+def test_an_episode_ends_and_the_next_begins_in_the_same_step(small):
+    scenario = small.replace(max_iterations=7)
+    env, single = LLMSchedVectorEnv(2, scenario), LLMSchedEnv(scenario)
+    env.reset(seed=0)
+    single.reset(seed=1)
+    for step in range(1, 15):
+        observations, rewards, terminated, truncated, infos = env.step(np.array([1, step % 2]))
+        expected = single.step(step % 2)
+        assert rewards[1] == expected[1]
+        assert terminated[1] == expected[2]
+        assert truncated[1] == expected[3] == (step % 7 == 0)
+        assert ("final_obs" in infos) == (step % 7 == 0)
+        if step % 7:
+            np.testing.assert_array_equal(observations[1], expected[0])
+            continue
+        # The old episode's last observation and its metrics; the new one's first observation, mask and case.
+        np.testing.assert_array_equal(infos["final_obs"][1], expected[0])
+        assert infos["final_info"]["elapsed_s"][1] == expected[4]["elapsed_s"]
+        assert infos["final_info"]["prefills"][1] + infos["final_info"]["decodes"][1] == 7
+        begun, info = single.reset()
+        np.testing.assert_array_equal(observations[1], begun)
+        np.testing.assert_array_equal(infos["action_mask"][1], info["action_mask"])
+        assert infos["case"][1] == info["case"]
+        assert infos["_case"].all()
+
+
+def test_what_is_returned_is_never_overwritten(small):
+    env = LLMSchedVectorEnv(3, small.replace(max_iterations=40))
+    kept = [env.reset(seed=2)]
+    rng = np.random.default_rng(3)
+    kept += [env.step(rng.integers(0, 2, 3)) for _ in range(60)]
+    before = pickle.loads(pickle.dumps(kept))
+    for _ in range(60):
+        env.step(rng.integers(0, 2, 3))
+    for one, other in zip(kept, before, strict=True):
+        assert_same(one, other)
+
+
+def test_writing_to_what_is_returned_changes_nothing(small):
+    env, untouched = (LLMSchedVectorEnv(3, small.replace(max_iterations=40)) for _ in range(2))
+    env.reset(seed=2)[0][:] = -1
+    untouched.reset(seed=2)
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        actions = rng.integers(0, 2, 3)
+        assert_same(env.step(actions.copy()), expected := untouched.step(actions))
+        observations, rewards, _, _, infos = env.step(actions)
+        observations[:], rewards[:], infos["action_mask"][:] = -1, -1, 7
+        untouched.step(actions)
+        np.testing.assert_array_equal(env.action_masks(), untouched.action_masks())
+        assert expected[0].max() <= 1
+
+
+def test_masks(small):
+    env = LLMSchedVectorEnv(4, small)
+    _, infos = env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        masks = env.action_masks()
+        assert masks.dtype == np.bool_
+        np.testing.assert_array_equal(masks, infos["action_mask"].astype(bool))
+        assert masks.any(axis=1).all()
+        infos = env.step(np.where(masks[:, 1], 1 - masks[:, 0] * rng.integers(0, 2, 4), 0))[-1]
+        assert not infos["invalid_actions"].any()
+
+
+def test_pickled_in_the_middle_of_episodes(small):
+    env = LLMSchedVectorEnv(3, small)
+    env.reset(seed=4)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        env.step(rng.integers(0, 2, 3))
+    twin = pickle.loads(pickle.dumps(env))
+    for _ in range(300):
+        actions = rng.integers(0, 2, 3)
+        assert_same(twin.step(actions), env.step(actions))
+
+
+def test_reset_of_some_copies_and_of_named_cases(small):
+    env = LLMSchedVectorEnv(3, small)
+    _, infos = env.reset(seed=0, options={"case": 7})
+    np.testing.assert_array_equal(infos["case"], [7, 7, 7])
+    _, infos = env.reset(options={"case": [1, 2, 3]})
+    np.testing.assert_array_equal(infos["case"], [1, 2, 3])
+    before, *_ = env.step(np.ones(3, np.int64))
+    mask = np.array([False, True, False])
+    observations, infos = env.reset(seed=[None, 9, None], options={"reset_mask": mask})
+    np.testing.assert_array_equal(observations[[0, 2]], before[[0, 2]])
+    begun, info = LLMSchedEnv(small).reset(seed=9)
+    np.testing.assert_array_equal(observations[1], begun)
+    assert infos["case"][1] == info["case"]
+    np.testing.assert_array_equal(infos["_case"], mask)
+
+
+def test_gymnasium_wrappers(small):
+    env = RecordEpisodeStatistics(LLMSchedVectorEnv(2, small.replace(max_iterations=20)))
+    env.reset(seed=0)
+    total = np.zeros(2)
+    for _ in range(20):
+        _, rewards, _, truncated, infos = env.step(np.ones(2, np.int64))
+        total += rewards
+    assert truncated.all()
+    np.testing.assert_allclose(infos["episode"]["r"], total)
+    np.testing.assert_array_equal(infos["episode"]["l"], [20, 20])
+    listed = DictInfoToList(LLMSchedVectorEnv(2, small))
+    _, infos = listed.reset(seed=0)
+    assert [sorted(info) for info in infos] == [["action_mask", "case", "invalid_actions"]] * 2
+
+
+class TestBadInput:
+    def test_sizes(self, small):
+        for changes in ({"num_envs": 0}, {"num_envs": 2.5}, {"num_envs": True}, {"threads": 0}, {"threads": 10**6}):
+            with pytest.raises(ConfigError, match=next(iter(changes))):
+                LLMSchedVectorEnv(scenario=small, **changes)
+
+    def test_more_copies_than_memory(self, small, monkeypatch):
+        with pytest.raises(ConfigError, match="GiB: make fewer"):
+            LLMSchedVectorEnv(2**24, Scenario(num_clients=2**20))
+        monkeypatch.setattr(vector_env, "_memory_bytes", lambda: 10_000.0)
+        LLMSchedVectorEnv(3, small)
+        with pytest.raises(ConfigError, match="20 copies need at least"):
+            LLMSchedVectorEnv(20, small)
+
+    def test_scenarios(self, small):
+        with pytest.raises(ConfigError, match="2 scenarios are given for 3 copies"):
+            LLMSchedVectorEnv(3, [small, small])
+        with pytest.raises(ConfigError, match="is not a Scenario"):
+            LLMSchedVectorEnv(1, ["gsm8k"])
+        with pytest.raises(UnknownNameError, match="num_clients"):
+            LLMSchedVectorEnv(1, num_client=5)
+        with pytest.raises(ConfigError, match="does not draw"):
+            gymnasium.make_vec("LLMSched/GSM8K-v0", num_envs=2, render_mode="rgb_array")
+
+    @pytest.mark.parametrize("seed", [[1, 2], [1, 2, 3, 4], ()])
+    def test_seeds_of_the_wrong_length(self, small, seed):
+        with pytest.raises(ConfigError, match=f"{len(seed)} seeds are given for 3 copies"):
+            LLMSchedVectorEnv(3, small).reset(seed=seed)
+
+    @pytest.mark.parametrize("seed", [-1, 1.5, "7", [0, -1, 2], [0, 0.5, 1], object()])
+    def test_seeds_that_are_none(self, small, seed):
+        with pytest.raises(ConfigError, match="seed"):
+            LLMSchedVectorEnv(3, small).reset(seed=seed)
+
+    def test_reset_options(self, small):
+        env = LLMSchedVectorEnv(3, small)
+        with pytest.raises(UnknownNameError, match="reset_mask"):
+            env.reset(options={"mask": None})
+        with pytest.raises(EpisodeOverError, match="without reset_mask"):
+            env.reset(options={"reset_mask": np.array([True, False, True])})
+        for mask in (np.ones(2, bool), np.ones(3), [True] * 3, np.zeros(3, bool)):
+            with pytest.raises(ConfigError, match="reset_mask"):
+                env.reset(options={"reset_mask": mask})
+        for case in ([1, 2], -1, [0, 1, 1.5], "a", [[1, 2, 3]]):
+            with pytest.raises(ConfigError, match="case"):
+                env.reset(options={"case": case})
+
+    @pytest.mark.parametrize(
+        "actions",
+        [[0, 1], [[0, 1, 0]], 1, [0.0, 1.0, 0.0], [True, False, True], ["0", "1", "0"], None, [0, None, 1]],
+    )
+    def test_actions_of_the_wrong_shape_or_type(self, small, actions):
+        env = LLMSchedVectorEnv(3, small)
+        env.reset(seed=0)
+        with pytest.raises(InvalidActionError, match=r"shape \(3,\)"):
+            env.step(actions)
+
+    def test_an_action_outside_the_space_changes_nothing(self, small):
+        env, untouched = LLMSchedVectorEnv(3, small), LLMSchedVectorEnv(3, small)
+        env.reset(seed=0)
+        untouched.reset(seed=0)
+        for outside in (2, -1, 2**40):
+            with pytest.raises(InvalidActionError, match=f"action {outside} of copy 2"):
+                env.step([0, 1, outside])
+        assert_same(env.step([1, 1, 1]), untouched.step(np.ones(3, np.uint8)))
+
+    def test_steps_before_reset_and_after_close(self, small):
+        env = LLMSchedVectorEnv(3, small, threads=2)
+        with pytest.raises(EpisodeOverError, match="not begun"):
+            env.step([0, 0, 0])
+        env.reset(seed=0)
+        env.close()
+        for call in (lambda: env.step([1, 1, 1]), env.reset, env.action_masks):
+            with pytest.raises(EpisodeOverError, match="closed"):
+                call()
