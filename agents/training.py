@@ -116,7 +116,9 @@ def train(training: Training, rivals: Sequence[Policy] = (), *, command: str = "
 
 def _learn(training: Training) -> Any:
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    from agents.vec_env import SB3VecEnv
 
     class Progress(BaseCallback):
         """A bar over the steps of all copies."""
@@ -131,12 +133,8 @@ def _learn(training: Training) -> Any:
         def _on_training_end(self) -> None:
             self.bar.close()
 
-    environments = make_vec_env(
-        training.scenario,
-        n_envs=training.copies,
-        seed=training.seed,
-        env_kwargs={**training.arguments, "split": "train", "skip_forced": True},
-    )
+    scenario = training.validation.replace(split="train", skip_forced=True)
+    environments = VecMonitor(SB3VecEnv(training.copies, scenario))
     settings: dict[str, Any] = {}
     if training.algo in ("ppo", "maskable_ppo"):
         steps = min(ROLLOUT_STEPS, training.timesteps)

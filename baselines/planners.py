@@ -1,11 +1,13 @@
-"""Policies that look ahead in the simulator. They are handed the future, and marked clairvoyant."""
+"""Policies that look ahead in the simulator: handed the future, and marked clairvoyant, or only what can be known."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import logging
+import math
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,26 @@ from baselines.iteration import decode_first, prefill_first, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from baselines.search import beam_search, follow
+from llmsched_env.config import Scenario
 from llmsched_env.core.episode import Block
 from llmsched_env.errors import ConfigError, PathError
 from llmsched_env.jit import sources_digest
 from llmsched_env.policy import CompiledRule, Policy, RuleFunction, Start, View, compile_rule
-from llmsched_env.simulator import Simulator
+from llmsched_env.simulator import Outlook, Simulator
 from llmsched_env.storage import cache_dir, write_whole
+from llmsched_env.workload.requests import MAX_TOKENS
 
 __all__ = ["AlwaysWorst", "Beam", "Rollout"]
 
 SIFTED_PER_STATE = 4
 """Extensions that are finished with the base rule for each state that the beam keeps."""
+
+SAMPLED_LENGTHS = 2**13
+"""Lengths of training cases that stand for the population; fewer where cases are small."""
+
+MOST_SAMPLED_CASES = 64
+UNBOUNDED_FIRST = 2**20
+"""First training case to sample where a workload has no natural number of cases."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,32 +69,113 @@ def _references(start: Start) -> list[Rule]:
 class Rollout:
     """Try both actions, finish each with a base rule, keep the better: one step of policy improvement (Bertsekas).
 
+    With ``lengths="known"`` both are tried in the true future. Else it is blind: they are tried in a few futures drawn
+    anew at each choice, the same ones for both actions, and the mean charges are compared. In a drawn future nothing
+    arrives any more, and each unfinished request has a length from the workload's population that exceeds what it has
+    emitted: one of the output lengths of training cases; with ``lengths="predicted"`` its own prediction, times the
+    ratio of length to prediction of one of their requests.
+
+    One decision changes the end of an episode by less than the lengths drawn do, and a choice put off is drawn for
+    again, so the better of two means is a prefill too early. The base rule's own action is therefore kept unless the
+    difference is many times its standard error.
+
     Args:
         base: the rule that finishes; by default the Lagrangian rule with multiplier 1.
+        futures: drawn at each choice where true lengths are not to be seen.
+        caution: standard errors by which drawn futures must speak against the base rule (two futures or more).
     """
 
     name = "rollout"
     kind = "planner"
-    clairvoyant = True
+    clairvoyant = False
+    plans = True
 
-    def __init__(self, base: Rule | None = None) -> None:
+    def __init__(self, base: Rule | None = None, *, futures: int = 4, caution: float = 6.0) -> None:
+        if futures < 1 or not caution >= 0:
+            raise ConfigError(f"rollout in {futures} futures with caution {caution}: give at least 1, and at least 0.")
         self._base = base or lagrangian()
+        self._count, self._caution = futures, caution
 
     def reset(self, start: Start) -> None:
         """Begin an episode."""
-        self._real = _simulator(self, start)
-        self._trial = self._real.fork()
+        if start.outlook is None:
+            raise ConfigError(f"policy {self.name!r} plans ahead: start it with Start(..., outlook=...).")
+        self._outlook = start.outlook
+        self._base.reset(start)
         self._rule = self._base.compiled(start)
+        self._rng = np.random.default_rng(start.seed)
+        self._lengths = None if self._outlook.known else _Lengths.of(start.scenario, self._outlook)
 
     def act(self, view: View) -> int:
-        """The action after which the base rule is charged less; a decode on ties."""
-        return 1 if self._charge_after(1) < self._charge_after(0) else 0
+        """The action after which the base rule is charged less; a decode on ties, the base rule's own in doubt."""
+        gains = np.array([self._gain(future) for future in self._futures()], np.float64)
+        gain, usual = float(gains.mean()), self._base.act(view)
+        if len(gains) > 1 and abs(gain) < self._caution * float(gains.std(ddof=1)) / math.sqrt(len(gains)):
+            return usual
+        return 1 if gain > 0 else 0
 
-    def _charge_after(self, action: int) -> int:
-        self._trial.restore(self._real)
-        self._trial.step(action)
-        self._trial.run(self._rule)
-        return self._trial.charge
+    def _futures(self) -> Iterable[Simulator]:
+        if self._lengths is None:
+            return [self._outlook.future()]
+        drawn = self._lengths.draw(self._outlook.emitted, self._count, self._rng)
+        return (self._outlook.imagine(outputs) for outputs in drawn)
+
+    def _gain(self, future: Simulator) -> int:
+        """What a prefill now is charged less than a decode."""
+        ends = []
+        for action, trial in ((1, future.fork()), (0, future)):
+            trial.step(action)
+            trial.run(self._rule)
+            ends.append(trial.charge)
+        return ends[1] - ends[0]
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """What may be known of output lengths: request i has ``scale[i]`` times one of the sample.
+
+    Attributes:
+        sample: (m,) in ascending order.
+        scale: (n,) by request number.
+    """
+
+    sample: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scenario: Scenario, outlook: Outlook) -> _Lengths:
+        estimates = outlook.estimates.astype(np.float64)
+        sample = _population(scenario, getattr(scenario.source, "version", None))
+        return cls(sample, estimates if scenario.lengths == "predicted" else np.ones_like(estimates))
+
+    def draw(self, emitted: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(count, n) lengths, each above what is emitted; one more than that where it has outlived the whole sample."""
+        first = np.searchsorted(self.sample, (emitted + 0.5) / self.scale, side="right")
+        chance = rng.random((count, len(emitted)))
+        chosen = np.minimum(first + chance * (len(self.sample) - first), len(self.sample) - 1).astype(np.int64)
+        lengths = np.rint(self.sample[chosen] * self.scale)
+        return np.clip(lengths, emitted + 1, np.maximum(MAX_TOKENS, emitted + 1)).astype(np.int64)
+
+
+@functools.lru_cache(maxsize=16)
+def _population(scenario: Scenario, version: object) -> NDArray[np.float64]:
+    """Output lengths, or their ratios to predictions, of training cases beyond the pool, which nobody is judged on.
+
+    A file of one's own has one case in every split: there it is the file that is sampled, as its mean is told.
+    """
+    source = scenario.source
+    first = source.pool_size("train") or UNBOUNDED_FIRST
+    parts: list[NDArray[np.float64]] = []
+    while sum(map(len, parts)) < SAMPLED_LENGTHS and len(parts) < MOST_SAMPLED_CASES:
+        requests = source.requests("train", first + len(parts))
+        lengths = requests.output_tokens.astype(np.float64)
+        if scenario.lengths == "predicted":
+            assert requests.predicted_tokens is not None, "the scenario was refused"
+            lengths /= requests.predicted_tokens
+        parts.append(lengths)
+    sample = np.sort(np.concatenate(parts))
+    sample.setflags(write=False)
+    return sample
 
 
 class Beam:

@@ -15,7 +15,7 @@ from llmsched_env.core.layout import View
 from llmsched_env.core.rules import CompiledRule, RuleFunction, compile_rule
 
 if TYPE_CHECKING:
-    from llmsched_env.simulator import Simulator
+    from llmsched_env.simulator import Outlook, Simulator
 
 __all__ = ["Action", "CompiledRule", "Policy", "RuleFunction", "Start", "View", "compile_rule", "features"]
 
@@ -36,12 +36,15 @@ class Start:
         mean_output_tokens: mean output length of the population that the requests are drawn from.
         seed: for policies that draw random numbers.
         simulator: the running episode itself, future included; given to clairvoyant policies only, else ``None``.
+        outlook: the running episode, to be gone on with as far as the scenario lets it be known; given to policies that
+            say ``plans = True``, else ``None``.
     """
 
     scenario: Scenario
     mean_output_tokens: float
     seed: int = 0
     simulator: Simulator | None = None
+    outlook: Outlook | None = None
 
 
 @runtime_checkable
@@ -49,7 +52,8 @@ class Policy(Protocol):
     """Anything that chooses between a prefill and a decode.
 
     It is asked only where there is a choice. It may also have a method ``compiled(start) -> CompiledRule``; studies
-    then run that inside the core, which must give the same actions.
+    then run that inside the core, which must give the same actions. With an attribute ``plans = True`` it is given the
+    episode's outlook, in which it can try actions without being told what the scenario hides.
 
     Attributes:
         name: what tables call it.

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.core.episode import Instance, Memory
-from llmsched_env.core.layout import Records, View
+from llmsched_env.core.futures import count_emitted, end_arrivals, refill
+from llmsched_env.core.layout import ESTIMATE, OUTPUT, Records, View
 from llmsched_env.core.loops import advance_once, run_rule
 from llmsched_env.core.reward import charge
 from llmsched_env.core.rules import CompiledRule
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
+from llmsched_env.workload.requests import MAX_TOKENS
 
-__all__ = ["Simulator"]
+__all__ = ["Outlook", "Simulator"]
 
 
 SPARE_MEMORY = 16
@@ -46,13 +49,62 @@ class Simulator:
         """Back to the state before the first iteration."""
         self._memory.assign(self.instance.start)
 
-    def fork(self, *, record: bool = False) -> Simulator:
-        """An independent episode that goes on from here."""
+    def fork(self, *, record: bool = False, outputs: ArrayLike | None = None, arrivals: bool = True) -> Simulator:
+        """An independent episode that goes on from here.
+
+        Args:
+            record: keep every iteration of it.
+            outputs: (n,) output lengths to go on with, by request number; entries of complete requests are ignored.
+                The past, the estimates and the queues stay as they are. ``None`` for the true lengths.
+            arrivals: whether requests that are not released by now still come; else they count as complete.
+
+        Raises:
+            ConfigError: not n lengths, or one that its request has outlived.
+            WorkloadError: too many tokens for the clock.
+        """
         twin = Simulator.__new__(Simulator)
         twin.instance = self.instance
-        twin._memory = self._memory.copy(record=record)
+        if outputs is None:
+            twin._memory = self._memory.copy(record=record)
+        else:
+            twin.instance = self.instance.with_outputs(self._checked(outputs))
+            twin._memory = self._memory.moved(twin.instance.setup, twin.instance.requests, record=record)
+            refill(twin._memory.view, twin._memory.setup)
+        if not arrivals:
+            end_arrivals(*twin._memory.call_arrays)
         twin._bind()
         return twin
+
+    def _checked(self, outputs: ArrayLike) -> NDArray[np.int32]:
+        """``outputs`` by position, the true lengths where requests are complete."""
+        given = np.asarray(outputs)
+        n = self.instance.num_requests
+        if given.shape != (n,) or given.dtype.kind not in "iu":
+            raise ConfigError(
+                f"outputs of shape {given.shape} and dtype {given.dtype}: give {n} whole numbers, one a request."
+            )
+        emitted, true = self._emitted(), self.instance.requests[:, OUTPUT]
+        by_position = np.where(emitted == true, true, given[self.instance.request_of])
+        bad = np.flatnonzero((by_position <= emitted) & (emitted < true) | (by_position > MAX_TOKENS))
+        if len(bad):
+            position = int(bad[0])
+            raise ConfigError(
+                f"outputs[{self.instance.request_of[position]}] = {by_position[position]} is out of range: the request "
+                f"has emitted {emitted[position]} tokens and is not complete, and the longest may have {MAX_TOKENS}."
+            )
+        return by_position.astype(np.int32)
+
+    def _emitted(self) -> NDArray[np.int32]:
+        out = np.empty(self.instance.num_requests, np.int32)
+        count_emitted(*self._memory.call_arrays, out)
+        return out
+
+    @property
+    def emitted(self) -> NDArray[np.int32]:
+        """(n,) output tokens emitted so far, by request number."""
+        by_request = np.empty(self.instance.num_requests, np.int32)
+        by_request[self.instance.request_of] = self._emitted()
+        return by_request
 
     def restore(self, other: Simulator) -> None:
         """Take over the state of another episode of the same instance (recordings excepted).
@@ -142,3 +194,47 @@ class Simulator:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._bind()
+
+
+class Outlook:
+    """A running episode as a planner may know it: it can be gone on with, but what is hidden has to be imagined.
+
+    Args:
+        simulator: the episode; a planner that plays fair does not look for it in here.
+        known: whether the scenario shows true lengths.
+    """
+
+    def __init__(self, simulator: Simulator, *, known: bool) -> None:
+        self._simulator = simulator
+        self.known = known
+
+    @property
+    def emitted(self) -> NDArray[np.int32]:
+        """(n,) output tokens emitted so far, by request number."""
+        return self._simulator.emitted
+
+    @property
+    def estimates(self) -> NDArray[np.int32]:
+        """(n,) estimated output lengths, by request number."""
+        by_request = np.empty(self._simulator.instance.num_requests, np.int32)
+        by_request[self._simulator.instance.request_of] = self._simulator.instance.requests[:, ESTIMATE]
+        return by_request
+
+    def future(self) -> Simulator:
+        """The episode as it will go on.
+
+        Raises:
+            ConfigError: the scenario hides it.
+        """
+        if not self.known:
+            raise ConfigError("the scenario does not show true output lengths: imagine a future instead.")
+        return self._simulator.fork()
+
+    def imagine(self, outputs: ArrayLike) -> Simulator:
+        """The episode as it would go on with these lengths, by request number, if nothing more arrived.
+
+        Raises:
+            ConfigError: not n lengths, or one that its request has outlived.
+            WorkloadError: too many tokens for the clock.
+        """
+        return self._simulator.fork(outputs=outputs, arrivals=False)

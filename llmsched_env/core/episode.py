@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,11 +122,7 @@ class Instance:
         """
         n = len(requests)
         total = int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))
-        if max(total) > MAX_OUTPUT_TOKENS:
-            raise WorkloadError(
-                f"{max(total)} output tokens in sum exceed {MAX_OUTPUT_TOKENS}, the most of one case: split it."
-            )
-        _check_clock(requests, cost)
+        _check_sum(max(total))
         shared = client_of is None
         queue = np.zeros(n, np.int32) if client_of is None else client_of
         number = np.arange(n)
@@ -140,6 +136,7 @@ class Instance:
         rows[:, layout.ESTIMATE] = estimates[by_position]
         rows[:, layout.QUEUE] = queue[by_position]
         setup = _setup(requests, cost, num_clients, shared, stealing, estimates)
+        _check_clock(rows, requests.release_ns, setup, f"cost model {cost.name!r}")
         k = setup[0]
         k.max_iterations = max_iterations
         k.reward = REWARDS.index(reward)
@@ -157,21 +154,52 @@ class Instance:
             array.setflags(write=False)
         return cls(rows, requests.release_ns, by_position, setup, memory)
 
+    def with_outputs(self, outputs: NDArray[np.int32]) -> Instance:
+        """The same case with other true lengths; estimates, queues and the bound stay.
 
-def _check_clock(requests: Requests, cost: CostModel) -> None:
+        Args:
+            outputs: (n,) int32, at least 1, by position.
+
+        Raises:
+            WorkloadError: too many tokens for the clock.
+        """
+        _check_sum(int(outputs.sum(dtype=np.int64)))
+        rows, setup = self.requests.copy(), self.setup.copy()
+        rows[:, layout.OUTPUT] = outputs
+        _check_clock(rows, self.release_ns, setup, "these output lengths")
+        setup[0].ring_mask = _ring_mask(outputs, rows[:, layout.ESTIMATE])
+        start = self.start.moved(setup, rows)
+        for array in (rows, setup, *start.arrays):
+            array.setflags(write=False)
+        return replace(self, requests=rows, setup=setup, start=start)
+
+
+def _check_sum(output_tokens: int) -> None:
+    if output_tokens > MAX_OUTPUT_TOKENS:
+        raise WorkloadError(
+            f"{output_tokens} output tokens in sum exceed {MAX_OUTPUT_TOKENS}, the most of one case: split it."
+        )
+
+
+def _ring_mask(outputs: NDArray[np.int32], estimates: NDArray[np.int32]) -> int:
+    return (1 << int(max(outputs.max(), estimates.max())).bit_length()) - 1
+
+
+def _check_clock(rows: NDArray[np.int32], release_ns: NDArray[np.int64], setup: Records, cost: str) -> None:
     """Raise where even some schedule that serves one request at a time could overflow the clock."""
-    decodes, prompts = requests.decodes.astype(np.float64), requests.prompt_tokens.astype(np.float64)
-    prefill_ns = max((cost.alpha_prefill_ns, *(time_ns for _, time_ns in cost.prefill_levels)))
+    k = setup[0]
+    decodes, prompts = (rows[:, column].astype(np.float64) for column in (layout.OUTPUT, layout.PROMPT))
+    decodes -= 1.0
     longest_s = 1e-9 * (
-        float(requests.release_ns[-1])
-        + prefill_ns * len(requests)
-        + cost.beta_prefill_ns * float(prompts.sum())
-        + (cost.alpha_decode_ns + cost.beta_decode_ns) * float(decodes.sum())
-        + cost.gamma_decode_ns * float((decodes * (prompts + decodes)).sum())
+        float(release_ns[-1])
+        + float(max(k.alpha_prefill_ns, k.level_ns.max())) * len(rows)
+        + float(k.beta_prefill_ns) * float(prompts.sum())
+        + (float(k.alpha_decode_ns) + float(k.beta_decode_ns)) * float(decodes.sum())
+        + float(k.gamma_decode_ns) * float((decodes * (prompts + decodes)).sum())
     )
     if longest_s > MAX_CLOCK_S:
         raise WorkloadError(
-            f"{len(requests)} requests under cost model {cost.name!r} could take {longest_s:.3g} s one after another, "
+            f"{len(rows)} requests under {cost} could take {longest_s:.3g} s one after another, "
             f"beyond the {MAX_CLOCK_S:.3g} s of the clock: check the units of the cost model, or split the case."
         )
 
@@ -191,7 +219,7 @@ def _setup(
     k = setup[0]
     k.num_requests = len(requests)
     k.num_clients = num_clients
-    k.ring_mask = (1 << int(max(requests.output_tokens.max(), estimates.max())).bit_length()) - 1
+    k.ring_mask = _ring_mask(requests.output_tokens, estimates)
     k.shared_queue = shared
     k.stealing = stealing and not shared
     k.affine = cost.is_affine
@@ -309,6 +337,17 @@ class Memory:
         arrays = tuple(array.copy() for array in self.arrays)
         arrays[1]["logged"] = 0
         return Memory(self.setup, self._case, arrays, record=record)
+
+    def moved(self, setup: Records, rows: NDArray[np.int32], *, record: bool = False) -> Memory:
+        """A copy on other rows of requests, which have the same places; its ring is empty, of the size that fits them.
+
+        That is right before the first iteration; later the ring is to be filled (llmsched_env.core.futures.refill).
+        """
+        ring = np.zeros((int(setup[0]["ring_mask"]) + 1, layout.RING_COLUMNS), np.int32)
+        ring[:, layout.BUCKET] = -1
+        arrays: tuple[Any, ...] = tuple(ring if array is self.ring else array.copy() for array in self.arrays)
+        arrays[1]["logged"] = 0
+        return Memory(setup, (rows, *self._case[1:]), arrays, record=record)
 
     def assign(self, other: Memory) -> None:
         """Overwrite with another memory of the same instance; the recordings begin anew."""

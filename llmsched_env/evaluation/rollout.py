@@ -18,7 +18,7 @@ from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics
 from llmsched_env.policy import Policy, Start
-from llmsched_env.simulator import Simulator
+from llmsched_env.simulator import Outlook, Simulator
 
 __all__ = ["CoverageWarning", "Evaluation", "case_numbers", "decision_times", "evaluate", "play", "start"]
 
@@ -77,7 +77,8 @@ def episode_seed(seed: int, case: int) -> int:
 def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -> Start:
     """What ``policy`` is told at the start of this episode: the simulator only where it is marked clairvoyant."""
     mean = float(simulator.view.mean_output_tokens)
-    return Start(scenario, mean, seed, simulator if policy.clairvoyant else None)
+    outlook = Outlook(simulator, known=scenario.lengths == "known") if getattr(policy, "plans", False) else None
+    return Start(scenario, mean, seed, simulator if policy.clairvoyant else None, outlook)
 
 
 def play(policy: Policy, scenario: Scenario, case: int, *, seed: int = 0, record: bool = False) -> Simulator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 
@@ -13,13 +14,32 @@ from strategies import Case, seeded_case
 from baselines import make_policy, planners
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
+from llmsched_env.core.layout import OUTPUT
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
+from llmsched_env.evaluation.rollout import start as evaluation_start
 from llmsched_env.instances import instance
-from llmsched_env.simulator import Simulator
+from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.workload import Requests
 
 SHARED = WORLDS["shared"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted(Drawn):
+    """Drawn cases with predictions that are right, or half of the truth."""
+
+    def requests(self, split, number, *, num_requests=None):
+        drawn = super().requests(split, number, num_requests=num_requests)
+        half = np.arange(len(drawn)) % 2 == 0
+        outputs = 2 * drawn.output_tokens
+        return Requests.of(
+            drawn.prompt_tokens,
+            outputs,
+            release_ns=drawn.release_ns,
+            predicted_tokens=np.where(half, drawn.output_tokens, outputs),
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +88,16 @@ def best_clock_ns(simulator):
 def planned(policy, case):
     """Makespan of ``policy`` on a case written by hand."""
     simulator = Simulator(case.instance())
-    policy.reset(start_of(world(num_clients=case.num_clients), simulator=simulator))
+    outlook = Outlook(simulator, known=True)
+    policy.reset(start_of(world(num_clients=case.num_clients), simulator=simulator, outlook=outlook))
     return int(asked(policy, simulator).view.clock_ns)
+
+
+def stepped(policy, scenario, case, *, seed=0):
+    """A recorded episode in which every decision is asked for from Python."""
+    simulator = Simulator(instance(scenario, case), record=True)
+    policy.reset(evaluation_start(policy, scenario, simulator, seed))
+    return asked(policy, simulator)
 
 
 def ruled(rule, case):
@@ -134,6 +162,182 @@ def test_rollout_is_never_worse_than_its_base():
     assert better >= 5, "rollout was not put to the test"
 
 
+@dataclasses.dataclass(frozen=True)
+class Equal(Drawn):
+    """Drawn cases in which every output is of 12 tokens."""
+
+    def requests(self, split, number, *, num_requests=None):
+        drawn = super().requests(split, number, num_requests=num_requests)
+        return Requests.of(drawn.prompt_tokens, np.full(len(drawn), 12))
+
+
+BLIND = {
+    "shared": SHARED.replace(lengths="hidden", order="fcfs"),
+    "client": WORLDS["client"].replace(lengths="hidden"),
+    "fixed queues": WORLDS["fixed queues"].replace(lengths="hidden"),
+    "shared, arrivals": WORLDS["shared, arrivals"].replace(lengths="hidden"),
+    "client, arrivals": WORLDS["client, arrivals"].replace(lengths="hidden"),
+    "predicted": SHARED.replace(lengths="predicted", workload=Predicted()),
+    "predicted, arrivals": WORLDS["client, arrivals"].replace(lengths="predicted", workload=Predicted(150)),
+}
+
+
+def first_choice(scenario, case):
+    """The episode at the first choice after 15 iterations under the base rule, and how to go on with it."""
+    simulator = Simulator(instance(scenario, case))
+    rule = lagrangian()
+    rule.reset(start_of(scenario))
+    count = 0
+    while count < 15 or not (simulator.can_decode and simulator.can_prefill):
+        choice = simulator.can_decode and simulator.can_prefill
+        simulator.step(rule.act(simulator.view) if choice else int(simulator.can_prefill))
+        count += 1
+    return simulator
+
+
+def gains_of(policy, scenario, simulator, known=False, seed=3):
+    """What the policy finds at this moment, future by future: more than its action tells."""
+    policy.reset(start_of(scenario, outlook=Outlook(simulator, known=known), seed=seed))
+    return [policy._gain(future) for future in policy._futures()]
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_rollout_is_blind_to_what_is_hidden(name):
+    # Two episodes that differ in nothing but what cannot be known: lengths of the unfinished, releases to come.
+    scenario, told_apart = BLIND[name], 0
+    for case in range(6):
+        simulator = first_choice(scenario, case)
+        emitted = simulator.emitted
+        unfinished = np.flatnonzero(emitted < outputs_of(simulator))
+        outputs = outputs_of(simulator)
+        waiting = unfinished[emitted[unfinished] == 0]
+        outputs[waiting] = outputs[waiting][::-1]
+        running = unfinished[emitted[unfinished] > 0]
+        outputs[running] = emitted[running] + 1 + case
+        # Longer than anything in the population: the size of the ring must not be seen either.
+        outputs[waiting[0]] = 200
+        other = simulator.fork(outputs=outputs)
+        delayed = Simulator(later(other.instance, int(other.totals.next_release)))
+        delayed.memory.assign(other.memory)
+        found = gains_of(Rollout(), scenario, simulator)
+        assert gains_of(Rollout(), scenario, other) == found
+        assert gains_of(Rollout(), scenario, delayed) == found
+        actions = {int(policy_of(scenario, episode).act(episode.view)) for episode in (simulator, other, delayed)}
+        assert len(actions) == 1
+        known = gains_of(Rollout(), scenario, simulator, known=True)
+        told_apart += gains_of(Rollout(), scenario, other, known=True) != known
+    assert told_apart >= 3, "the two would not be told apart by a policy that knows, either"
+
+
+def policy_of(scenario, simulator):
+    policy = Rollout()
+    policy.reset(start_of(scenario, outlook=Outlook(simulator, known=False), seed=3))
+    return policy
+
+
+def outputs_of(simulator):
+    outputs = np.empty(simulator.instance.num_requests, np.int32)
+    outputs[simulator.instance.request_of] = simulator.instance.requests[:, OUTPUT]
+    return outputs
+
+
+def later(case, released):
+    """The same instance with the releases to come postponed."""
+    release_ns = case.release_ns.copy()
+    release_ns[released:] += 12_345 * np.arange(1, len(release_ns) - released + 1)
+    return dataclasses.replace(case, release_ns=release_ns, start=case.start.moved(case.setup, case.requests))
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_a_blind_rollout_plays_fair_and_is_repeatable(name):
+    scenario = BLIND[name]
+    told = evaluation_start(Rollout(), scenario, Simulator(instance(scenario, 0)), 0)
+    assert told.simulator is None
+    assert not told.outlook.known
+    assert not evaluate(Rollout(), scenario, 1).clairvoyant
+    ends = {seed: history(stepped(Rollout(caution=0.0), scenario, 0, seed=seed)) for seed in (1, 2, 3)}
+    assert history(stepped(Rollout(caution=0.0), scenario, 0, seed=1)) == ends[1]
+    assert len(set(ends.values())) > 1, "it draws nothing"
+    assert stepped(Rollout(futures=1), scenario, 1).done
+
+
+def test_with_known_lengths_a_rollout_knows():
+    for name in WORLDS:
+        pair = Rollout(futures=1), Rollout()
+        told = evaluation_start(pair[0], WORLDS[name], Simulator(instance(WORLDS[name], 0)), 0)
+        assert told.outlook.known
+        assert told.simulator is None
+        assert evaluate(Rollout(), WORLDS[name], 1).clairvoyant
+        first, second = (history(stepped(policy, WORLDS[name], 0, seed=i)) for i, policy in enumerate(pair))
+        assert first == second
+
+
+def test_caution_keeps_to_the_base_rule():
+    scenario = BLIND["shared"]
+    base = [history(play(lagrangian(), scenario, case, record=True)) for case in range(3)]
+    for caution, kept in ((1e9, True), (0.0, False)):
+        ends = [history(stepped(Rollout(caution=caution), scenario, case)) for case in range(3)]
+        assert (ends == base) == kept
+
+
+def test_where_all_lengths_are_equal_blind_and_knowing_choose_alike():
+    # Every future that can be drawn is the true one.
+    better = 0
+    for order, cap in itertools.product(("fcfs", "longest_first"), (20, 60, 1000)):
+        scenario = world(workload=Equal(), queue="shared", order=order, prefill_token_cap=cap)
+        for case in range(3):
+            blind = stepped(Rollout(), scenario.replace(lengths="hidden"), case)
+            assert history(blind) == history(stepped(Rollout(), scenario, case))
+            better += blind.view.clock_ns < play(lagrangian(), scenario, case).view.clock_ns
+    assert better >= 3, "rollout did as its base"
+
+
+def test_drawn_lengths_are_those_of_the_population_that_are_left():
+    sample = np.array([1.0, 5.0, 5.0, 9.0])
+    emitted = np.array([0, 1, 5, 9, 30])
+    lengths = planners._Lengths(sample, np.ones(5)).draw(emitted, 4000, np.random.default_rng(0))
+    assert lengths.shape == (4000, 5)
+    # Of 1, 5, 5, 9 all are left; of 5, 5, 9 all above 1; only 9 above 5; and none above 9, which is outlived.
+    assert [sorted(set(column.tolist())) for column in lengths.T] == [[1, 5, 9], [5, 9], [9], [10], [31]]
+    assert abs((lengths[:, 0] == 5).mean() - 1 / 2) < 0.04
+    assert abs((lengths[:, 1] == 5).mean() - 2 / 3) < 0.04
+    # Predictions of 10 and 100, true lengths half of them or twice: what has emitted more than half ends at twice.
+    scaled = planners._Lengths(np.array([0.5, 2.0]), np.array([10.0, 100.0, 100.0]))
+    lengths = scaled.draw(np.array([0, 49, 50]), 100, np.random.default_rng(0))
+    assert [sorted(set(column.tolist())) for column in lengths.T] == [[5, 20], [50, 200], [200]]
+
+
+def test_a_population_is_of_training_cases_that_nobody_is_judged_on():
+    asked_for = []
+
+    class Watched(Drawn):
+        def pool_size(self, split):
+            return 7
+
+        def requests(self, split, number, *, num_requests=None):
+            asked_for.append((split, number))
+            return super().requests(split, number, num_requests=num_requests)
+
+    sample = planners._population(world(workload=Watched(), lengths="hidden"), None)
+    assert asked_for == [("train", 7 + i) for i in range(len(asked_for))]
+    assert len(sample) == 40 * len(asked_for) == 40 * planners.MOST_SAMPLED_CASES
+    assert (np.diff(sample) >= 0).all()
+    ratios = planners._population(BLIND["predicted"], None)
+    assert set(np.round(ratios, 9).tolist()) <= {1.0, 2.0}
+    assert 1.2 < ratios.mean() < 1.8
+
+
+@pytest.mark.parametrize("options", [{"futures": 0}, {"caution": -1.0}, {"caution": float("nan")}])
+def test_a_rollout_has_futures(options):
+    with pytest.raises(ConfigError, match=r"rollout in \d futures with caution .*: give at least 1, and at least 0"):
+        Rollout(**options)
+
+
+def test_a_rollout_without_an_outlook_refuses():
+    with pytest.raises(ConfigError, match=r"policy 'rollout' plans ahead: start it with .*outlook="):
+        Rollout().reset(start_of(SHARED))
+
+
 def test_plans_are_followed_to_the_letter():
     policy = Beam(5)
     ran = play(policy, SHARED, 0, record=True)
@@ -177,7 +381,7 @@ def test_plans_of_other_searches_are_other_files(plans):
     assert len([*plans.iterdir()]) == 6
 
 
-@pytest.mark.parametrize("name", ["rollout", "beam", "beam_1", "always_worst"])
+@pytest.mark.parametrize("name", ["beam", "beam_1", "always_worst"])
 def test_without_the_simulator_they_refuse(name):
     with pytest.raises(ConfigError, match=rf"policy '{name}' plans in the simulator: start it with .*simulator="):
         make_policy(name).reset(start_of(SHARED))

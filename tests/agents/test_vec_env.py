@@ -1,0 +1,132 @@
+"""The adapter against stable-baselines3's own loop over single environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
+
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3 import PPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+
+from agents.vec_env import SB3VecEnv
+from llmsched_env.config import Scenario
+from llmsched_env.env import LLMSchedEnv
+from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
+from llmsched_env.metrics import EPISODE_METRICS
+
+SMALL = Scenario(workload="lognormal", num_requests=20, num_clients=4, assignment="lpt")
+SHORT = SMALL.replace(max_iterations=300)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def reference(scenarios: list[Scenario]) -> DummyVecEnv:
+    return DummyVecEnv([lambda scenario=scenario: LLMSchedEnv(scenario) for scenario in scenarios])
+
+
+def test_the_same_as_dummy_vec_env() -> None:
+    ours, theirs = SB3VecEnv(3, [SMALL, SMALL, SHORT]), reference([SMALL, SMALL, SHORT])
+    for env in (ours, theirs):
+        env.seed(5)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    assert [info["case"] for info in ours.reset_infos] == [info["case"] for info in theirs.reset_infos]
+    rng = np.random.default_rng(0)
+    ends = {False: 0, True: 0}
+    for _ in range(6000):
+        actions = (rng.random(3) < 0.5).astype(np.int64)
+        (*arrays, infos), (*expected, expected_infos) = ours.step(actions), theirs.step(actions)
+        for one, other in zip(arrays, expected, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(np.stack(ours.env_method("action_masks")), theirs.env_method("action_masks"))
+        for done, info, full in zip(arrays[2], infos, expected_infos, strict=True):
+            if not done:
+                assert info == {}
+                continue
+            ends[info["TimeLimit.truncated"]] += 1
+            np.testing.assert_array_equal(info.pop("terminal_observation"), full.pop("terminal_observation"))
+            full.pop("action_mask")
+            np.testing.assert_equal(info, full)
+        assert [info["case"] for info in ours.reset_infos] == [info["case"] for info in theirs.reset_infos]
+    assert min(ends.values()) >= 2, ends
+
+
+def test_wrappers() -> None:
+    def wrapped(env: Any) -> VecNormalize:
+        return VecNormalize(VecMonitor(env))
+
+    ours, theirs = wrapped(SB3VecEnv(2, SHORT)), wrapped(reference([SHORT] * 2))
+    for env in (ours, theirs):
+        env.seed(1)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    episodes = 0
+    for step in range(2000):
+        (*arrays, infos), (*expected, expected_infos) = (env.step(np.array([1, step % 3 == 0]).astype(int))
+                                                         for env in (ours, theirs))  # fmt: skip
+        for one, other in zip(arrays, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for info, full in zip(infos, expected_infos, strict=True):
+            assert ("episode" in info) == ("episode" in full)
+            if "episode" in info:
+                episodes += 1
+                assert (info["episode"]["r"], info["episode"]["l"]) == (full["episode"]["r"], full["episode"]["l"])
+                np.testing.assert_array_equal(info["terminal_observation"], full["terminal_observation"])
+                assert info.keys() >= set(EPISODE_METRICS)
+    assert episodes > 2
+
+
+@pytest.mark.parametrize("kind", [PPO, MaskablePPO])
+def test_learning_is_the_same_as_on_dummy_vec_env(kind: Any) -> None:
+    def learned(env: Any) -> list[np.ndarray]:
+        model = kind("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=2, seed=3, device="cpu")
+        model.learn(512)
+        return [parameter.detach().numpy() for parameter in model.policy.parameters()]
+
+    scenario = SMALL.replace(skip_forced=True)
+    monitored = DummyVecEnv([lambda: Monitor(LLMSchedEnv(scenario)) for _ in range(2)])
+    for one, other in zip(learned(VecMonitor(SB3VecEnv(2, scenario))), learned(monitored), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_masks_as_sb3_contrib_asks_for_them() -> None:
+    env = SB3VecEnv(3, SMALL)
+    env.reset()
+    assert is_masking_supported(env)
+    np.testing.assert_array_equal(get_action_masks(env), [[False, True]] * 3)
+    np.testing.assert_array_equal(env.env_method("action_masks", indices=[2]), [[False, True]])
+    np.testing.assert_array_equal(env.get_attr("action_masks", indices=1)[0](), [False, True])
+
+
+def test_what_copies_have() -> None:
+    env = SB3VecEnv(2, [SMALL, SMALL.replace(queue="shared")])
+    assert [scenario.queue for scenario in env.get_attr("scenario")] == ["client", "shared"]
+    assert env.env_is_wrapped(Monitor) == [False, False]
+    assert env.render_mode is None
+    for call in (lambda: env.get_attr("simulator"), lambda: env.set_attr("scenario", 1), lambda: env.env_method("go")):
+        with pytest.raises(AttributeError, match=r"scenario|simulator|go"):
+            call()
+
+
+def test_options_and_bad_input() -> None:
+    env = SB3VecEnv(2, SMALL)
+    with pytest.raises(EpisodeOverError, match="not begun"):
+        env.step(np.zeros(2, int))
+    env.set_options({"case": 4})
+    env.reset()
+    assert env.reset_infos == [{"case": 4}] * 2
+    env.set_options([{"case": 4}, {}])
+    with pytest.raises(ConfigError, match="a 'case' for every copy"):
+        env.reset()
+    with pytest.raises(InvalidActionError, match="shape"):
+        env.step(np.zeros(3, int))
+    env.close()
+    with pytest.raises(EpisodeOverError, match="closed"):
+        env.step(np.zeros(2, int))
