@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from llmsched_env.core.episode import Block, Instance
 from llmsched_env.core.features import NUM_FEATURES, observe
-from llmsched_env.core.loops import choose, finished, run_rule
+from llmsched_env.core.fleet import Fleet, Steps, load_copy, look_ahead, step_copies
+from llmsched_env.core.layout import SETUP, STATE, VIEW
+from llmsched_env.core.loops import OVER, choose, finished, run_rule
 from llmsched_env.core.memory import copy_episode
+from llmsched_env.core.pointers import array_at
 from llmsched_env.core.transition import advance
 from llmsched_env.jit import jit
 from llmsched_env.policy import CompiledRule
 
-__all__ = ["Episodes", "plain_episode"]
+__all__ = ["CompiledFleet", "Episodes", "plain_episode"]
 
 ROWS = 64
 """Observations go to a buffer of so many rows in turn, as a rollout buffer would take them."""
@@ -99,6 +102,82 @@ class Episodes:
     def requests(self) -> int:
         """Requests of all cases in sum."""
         return int(self._arrays[2]["num_requests"][1::2].sum())
+
+
+@jit
+def run_fleet(
+    addresses: Any, bases: Any, sources: Any, actions: Any, steps: int,
+    observations: Any, rewards: Any, terminated: Any, truncated: Any, masks: Any, invalid: Any,
+) -> int:  # fmt: skip
+    """Step every copy ``steps`` times and begin anew where an episode ends; returns the episodes that ended."""
+    count = len(bases)
+    flags = array_at(addresses[3], (count,), np.int64)
+    ended = 0
+    for step in range(steps):
+        over = step_copies(
+            addresses, 0, count, actions[step % len(actions)],
+            observations, rewards, terminated, truncated, masks, invalid,
+        )  # fmt: skip
+        if over:
+            for i in range(count):
+                if flags[i] & OVER:
+                    load_copy(addresses, count, i, bases[i], sources[ended % len(sources)], observations[i])
+                    ended += 1
+    return ended
+
+
+@jit
+def advance_fleet(addresses: Any, bases: Any, sources: Any, actions: Any, steps: int, observations: Any) -> int:
+    """The same without observation, reward and mask: transitions only."""
+    count = len(bases)
+    views = array_at(addresses[0], (count,), VIEW)
+    states = array_at(addresses[1], (count,), STATE)
+    setups = array_at(addresses[2], (count,), SETUP)
+    ended = 0
+    for step in range(steps):
+        for i in range(count):
+            look_ahead(views, setups, i, count)
+            advance(views[i], states[i], setups[i], actions[step % len(actions), i])
+            if finished(views[i], setups[i]):
+                load_copy(addresses, count, i, bases[i], sources[ended % len(sources)], observations[i])
+                ended += 1
+    return ended
+
+
+class CompiledFleet:
+    """``count`` copies in a loop without Python: the ceiling of the vector environment.
+
+    Args:
+        instances: cases that the copies take in turn.
+        count: copies.
+    """
+
+    def __init__(self, instances: Sequence[Instance], count: int) -> None:
+        self._instances = instances  # kept alive for their addresses
+        self._fleet, self._out = Fleet(count), Steps(count)
+        largest = max(instances, key=lambda instance: instance.start.queue_bytes)
+        for i in range(count):
+            # The largest first: compiled code cannot make a copy's block grow.
+            for instance in (largest, instances[i % len(instances)]):
+                self._fleet.load(i, instance, self._out.observations[i])
+        self._sources = np.array([instance.start.setup_address for instance in instances])
+
+    def _arguments(self, actions: NDArray[np.int64], steps: int) -> tuple[Any, ...]:
+        return self._fleet.addresses, self._fleet.bases, self._sources, actions, steps
+
+    def run(self, actions: NDArray[np.int64], steps: int) -> int:
+        """``steps`` steps of every copy, with everything that a vector environment returns; the episodes ended."""
+        out = self._out
+        call = run_fleet
+        return call(
+            *self._arguments(actions, steps),
+            out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid,
+        )  # fmt: skip
+
+    def advance(self, actions: NDArray[np.int64], steps: int) -> int:
+        """Only transitions."""
+        call = advance_fleet
+        return call(*self._arguments(actions, steps), self._out.observations)
 
 
 def plain_episode(

@@ -23,7 +23,7 @@ from llmsched_env.core.memory import bits_at, clients_at, ring_at, tournament_at
 from llmsched_env.core.pointers import array_at, prefetch
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["COPY_BYTES", "Fleet", "Steps", "first_unknown"]
+__all__ = ["COPY_BYTES", "Fleet", "Steps", "first_unknown", "load_copy", "look_ahead", "step_copies"]
 
 CACHE_LINE_BYTES = 64
 VIEW_BYTES, STATE_BYTES = VIEW.itemsize, STATE.itemsize
@@ -76,7 +76,7 @@ def first_unknown(actions: NDArray[np.int64]) -> int:
 
 
 @inlined
-def _look_ahead(views: Any, setups: Any, i: int, last: int) -> None:
+def look_ahead(views: Any, setups: Any, i: int, last: int) -> None:
     """Ask for what the copies after ``i`` will touch: with a thousand copies it has left the near caches."""
     if i + AHEAD < last:
         k = setups[i + AHEAD]
@@ -112,7 +112,7 @@ def step_copies(
     flags = array_at(addresses[3], (count,), np.int64)
     over = 0
     for i in range(first, last):
-        _look_ahead(views, setups, i, last)
+        look_ahead(views, setups, i, last)
         # A reset that ran through a whole episode: this step reports its end.
         action = CONTINUE if flags[i] & OVER else actions[i]
         reward, flag = step_episode(views[i], states[i], setups[i], action, observations[i])
@@ -211,6 +211,8 @@ class Fleet:
         views: (count,) `VIEW`.
         states: (count,) `STATE`.
         setups: (count,) `SETUP`.
+        addresses: of these and of ``flags``, for compiled code.
+        bases: (count,) int64: where the block of each copy begins.
         flags: (count,) int64: of the last step or reset, as `llmsched_env.core.loops.step_episode` returns them.
     """
 
@@ -222,12 +224,12 @@ class Fleet:
         self.flags = np.full(count, TERMINATED, np.int64)
         self._instances: list[Instance | None] = [None] * count  # kept alive: the core reads their requests
         self._blocks = [np.empty(0, np.uint8)] * count
-        self._bases = np.zeros(count, np.int64)
+        self.bases = np.zeros(count, np.int64)
         self._threads = min(threads, count)
         self._open()
 
     def _open(self) -> None:
-        self._addresses: Addresses = (
+        self.addresses: Addresses = (
             self.views.ctypes.data, self.states.ctypes.data, self.setups.ctypes.data, self.flags.ctypes.data
         )  # fmt: skip
         bounds = np.linspace(0, self.count, self._threads + 1).astype(int).tolist()
@@ -240,9 +242,9 @@ class Fleet:
         size = start.queue_bytes
         if len(self._blocks[copy]) < size + CACHE_LINE_BYTES:
             self._blocks[copy] = np.empty(size + CACHE_LINE_BYTES, np.uint8)
-            self._bases[copy] = _aligned(self._blocks[copy])
+            self.bases[copy] = _aligned(self._blocks[copy])
         self._instances[copy] = instance
-        load_copy(self._addresses, self.count, copy, int(self._bases[copy]), start.setup_address, observation)
+        load_copy(self.addresses, self.count, copy, int(self.bases[copy]), start.setup_address, observation)
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Steps, int]:
         """Step every copy; returns what came of it, and how many copies are over."""
@@ -251,9 +253,9 @@ class Fleet:
             out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid
         )  # fmt: skip
         if self._pool is None:
-            return out, step_copies(self._addresses, 0, self.count, actions, *arrays)
+            return out, step_copies(self.addresses, 0, self.count, actions, *arrays)
         shares = [
-            self._pool.submit(step_copies, self._addresses, first, last, actions, *arrays)
+            self._pool.submit(step_copies, self.addresses, first, last, actions, *arrays)
             for first, last in self._shares
         ]
         return out, sum(share.result() for share in shares)
@@ -261,13 +263,13 @@ class Fleet:
     def observe(self) -> NDArray[np.float32]:
         """(count, 26): the observations as every copy stands."""
         out = np.empty((self.count, NUM_FEATURES), np.float32)
-        observe_copies(self._addresses, out)
+        observe_copies(self.addresses, out)
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:
         """(13, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
         out = np.zeros((len(MEASURED), self.count))
-        measure_copies(self._addresses, copies, out)
+        measure_copies(self.addresses, copies, out)
         return out
 
     def close(self) -> None:
@@ -279,26 +281,26 @@ class Fleet:
         kept = self.__dict__.copy()
         kept["_blocks"] = [
             block[base - block.ctypes.data :] if len(block) else block
-            for block, base in zip(self._blocks, self._bases.tolist(), strict=True)
+            for block, base in zip(self._blocks, self.bases.tolist(), strict=True)
         ]
-        del kept["_addresses"], kept["_pool"], kept["_bases"]
+        del kept["addresses"], kept["_pool"], kept["bases"]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._bases = np.zeros(self.count, np.int64)
+        self.bases = np.zeros(self.count, np.int64)
         for i, block in enumerate(self._blocks):
             if len(block):
                 self._blocks[i] = np.empty(len(block) + CACHE_LINE_BYTES, np.uint8)
-                self._bases[i] = _aligned(self._blocks[i])
-                start = int(self._bases[i]) - self._blocks[i].ctypes.data
+                self.bases[i] = _aligned(self._blocks[i])
+                start = int(self.bases[i]) - self._blocks[i].ctypes.data
                 self._blocks[i][start : start + len(block)] = block
         for k, instance in zip(self.setups, self._instances, strict=True):
             if instance is not None:
                 for name in ("requests_address", "release_address", "release_order_address"):
                     k[name] = instance.start.setup[0][name]
         self._open()
-        place_copies(self._addresses, self._bases)
+        place_copies(self.addresses, self.bases)
 
 
 def _aligned(block: NDArray[np.uint8]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import VIEW
 from llmsched_env.cost import CostModel
+from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
 from llmsched_env.policy import Start
 from llmsched_env.simulator import Simulator
@@ -81,8 +82,7 @@ def asked(policy: Any, simulator: Simulator) -> Simulator:
 def by_act(policy: Any, scenario: Scenario, case: int, *, seed: int = 0) -> Simulator:
     """A recorded episode in which every decision is asked for from Python."""
     simulator = Simulator(instance(scenario, case), record=True)
-    mean = float(simulator.view.mean_output_tokens)
-    policy.reset(Start(scenario, mean, seed, simulator if policy.clairvoyant else None))
+    policy.reset(start(policy, scenario, simulator, seed))
     return asked(policy, simulator)
 
 

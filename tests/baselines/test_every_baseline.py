@@ -14,8 +14,9 @@ from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
 from baselines.registry import OWN_KINDS
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.evaluation import play
+from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
-from llmsched_env.policy import Policy, Start
+from llmsched_env.policy import Policy
 from llmsched_env.simulator import Simulator
 
 CITATIONS = {
@@ -63,7 +64,7 @@ def test_it_is_a_policy(name):
     policy = make_policy(name)
     assert isinstance(policy, Policy)
     assert policy.kind in OWN_KINDS
-    assert policy.clairvoyant == (policy.kind == "planner")
+    assert policy.clairvoyant == (policy.kind == "planner" and name != "rollout")
     if name in POLICIES:
         assert policy.name == name
 
@@ -122,7 +123,7 @@ def test_an_episode_before_leaves_no_trace(name):
     policy, scenario = make_policy(name), WORLDS["client, arrivals"]
     by_act(policy, WORLDS["shared"], 1)  # another world, other parameters
     half = Simulator(instance(scenario, 2))
-    policy.reset(Start(scenario, float(half.view.mean_output_tokens), 5, half if policy.clairvoyant else None))
+    policy.reset(start(policy, scenario, half, 5))
     for _ in range(30):
         choice = half.can_decode and half.can_prefill
         half.step(policy.act(half.view) if choice else int(half.can_prefill))
@@ -138,9 +139,7 @@ def test_it_pickles_before_and_within_an_episode(name):
     assert history(by_act(fresh, scenario, 0)) == expected
     # Simulator and policy together, as a planner holds on to the episode that it was started in.
     policy, simulator = make_policy(name), Simulator(instance(scenario, 0), record=True)
-    policy.reset(
-        Start(scenario, float(simulator.view.mean_output_tokens), 0, simulator if policy.clairvoyant else None)
-    )
+    policy.reset(start(policy, scenario, simulator, 0))
     policy, simulator = pickle.loads(pickle.dumps((policy, simulator)))
     assert history(asked(policy, simulator)) == expected
 

@@ -1,0 +1,272 @@
+"""Figures of many copies: the vector environment beside its ceiling and beside what users know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from kernels import CompiledFleet
+from measuring import Figure, repeat
+from numpy.typing import NDArray
+
+import llmsched_env  # noqa: F401  # registers the environments
+from llmsched_env.config import Scenario
+from llmsched_env.core.fleet import Steps, step_copies
+from llmsched_env.core.layout import SETUP, STATE, VIEW
+from llmsched_env.instances import instance, pool_size
+
+__all__ = ["CopiesPoint", "copies_points", "learning_figures", "size_points", "vector_figures"]
+
+IDS = ("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0")
+PREFILL_SHARE = 0.07
+"""Of random actions: about as many prefills as a good rule orders."""
+ACTION_ROWS = 64
+STEPS_BEFORE = 3_000
+"""Steps before anything is timed: by then copies are spread over their episodes, as in training."""
+COPIES = (1, 4, 16, 64, 256, 1_024, 4_096)
+UNIT = "M steps/s"
+
+
+class CopiesPoint(NamedTuple):
+    """Environment steps per second, in millions, at one number of copies."""
+
+    identity: str
+    copies: int
+    ours: float
+    ceiling: float
+    cartpole: float
+
+
+def _actions(copies: int, prefill_share: float = PREFILL_SHARE) -> NDArray[np.int64]:
+    return (np.random.default_rng(0).random((ACTION_ROWS, copies)) < prefill_share).astype(np.int64)
+
+
+def _warmed(identity: str) -> list[Any]:
+    """Every case of the pool, built: a training run meets them all in its first minute."""
+    scenario = Scenario(**gymnasium.spec(identity).kwargs)
+    return [instance(scenario, case) for case in range(pool_size(scenario) or 0)]
+
+
+def _stepper(env: Any, actions: NDArray[np.int64], steps: int, *, before: int = 0) -> Callable[[], None]:
+    """Take ``steps`` rows of ``actions`` in turn, going on where the last call stopped."""
+    rows = list(actions)
+    row = 0
+
+    def run(count: int = steps) -> None:
+        nonlocal row
+        step, number = env.step, len(rows)
+        for _ in range(count):
+            step(rows[row % number])
+            row += 1
+
+    run(before)
+    return run
+
+
+def _steps_for(copies: int, budget: int) -> int:
+    return max(20, budget // copies)
+
+
+def copies_points(*, budget: int, repeats: int) -> list[CopiesPoint]:
+    """Vector environment, ceiling and CartPole's own vector class from 1 to 4,096 copies.
+
+    Args:
+        budget: environment steps a call.
+        repeats: calls of each, taken in turn.
+    """
+    points = []
+    for identity in IDS:
+        cases = _warmed(identity)
+        for copies in COPIES:
+            steps, actions = _steps_for(copies, budget), _actions(copies)
+            ours = gymnasium.make_vec(identity, num_envs=copies)
+            cartpole = gymnasium.make_vec("CartPole-v1", num_envs=copies, vectorization_mode="vector_entry_point")
+            for env in (ours, cartpole):
+                env.reset(seed=0)
+            fleet = CompiledFleet(cases, copies)
+            fleet.run(actions, STEPS_BEFORE)
+            timings = repeat(
+                _stepper(ours, actions, steps, before=STEPS_BEFORE),
+                lambda f=fleet, a=actions, s=steps: f.run(a, s),
+                _stepper(cartpole, _actions(copies, 0.5), steps),
+                repeats=repeats,
+            )
+            points.append(CopiesPoint(identity, copies, *(steps * copies / t.best_s / 1e6 for t in timings)))
+    return points
+
+
+def vector_figures(points: Sequence[CopiesPoint], *, budget: int, repeats: int) -> Iterator[Figure]:
+    """The promises of the vector environment, each beside its reference."""
+    section = "Many copies through gymnasium.make_vec, resets and copies of returned arrays included"
+    for point in points:
+        if point.copies not in (64, 256, 1_024):
+            continue
+        name = f"{point.identity}, {point.copies:,} copies"
+        target: dict[str, Any] = {"target": 3.0, "target_on": "ratio"} if point.copies == 64 else {}
+        yield Figure(section, name, point.ours, UNIT, point.cartpole, "CartPole-v1, its own vector class", **target)
+        if point.copies == 1_024:
+            yield Figure(section, name, point.ours, UNIT, target=8.0)
+        yield Figure(section, name, point.ours, UNIT, point.ceiling, "the compiled loop", 0.6, "ratio")
+    yield from _beside_others(budget, repeats)
+    yield from _parts(budget, repeats)
+
+
+def _beside_others(budget: int, repeats: int) -> Iterator[Figure]:
+    section = "The same, beside other ways to step copies (LLMSched/GSM8K-v0)"
+    identity, copies = IDS[0], 64
+    steps, actions = _steps_for(copies, budget // 10), _actions(copies)
+    ours = gymnasium.make_vec(identity, num_envs=copies)
+    slow = gymnasium.make_vec(
+        identity, num_envs=copies, vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+    )  # fmt: skip
+    for env in (ours, slow):
+        env.reset(seed=0)
+    calls = [_stepper(ours, actions, steps), _stepper(slow, actions, max(1, steps // 20))]
+    names = ["SyncVectorEnv over single environments"]
+    shares = [1, max(1, steps // 20) / steps]
+    envpool = _envpool(copies)
+    if envpool is not None:
+        calls.append(_stepper(envpool, _actions(copies, 0.5).astype(np.int32), steps))
+        names.append("EnvPool CartPole-v1, one thread")
+        shares.append(1)
+    timings = repeat(*calls, repeats=repeats)
+    rates = [steps * share * copies / timing.best_s / 1e6 for share, timing in zip(shares, timings, strict=True)]
+    for name, rate in zip(names, rates[1:], strict=True):
+        yield Figure(section, f"{copies} copies", rates[0], UNIT, rate, name)
+
+
+def _envpool(copies: int) -> Any:
+    try:
+        import envpool
+    except ImportError:
+        return None
+    env = envpool.make("CartPole-v1", "gymnasium", num_envs=copies, num_threads=1)
+    env.reset()
+    return env
+
+
+def _parts(budget: int, repeats: int) -> Iterator[Figure]:
+    """Where a step goes, by taking parts away."""
+    for identity in IDS:
+        cases = _warmed(identity)
+        for copies in (64, 1_024):
+            section = f"Where the time of a copy's step goes ({identity}, {copies:,} copies)"
+            steps, actions = _steps_for(copies, budget), _actions(copies)
+            env = gymnasium.make_vec(identity, num_envs=copies)
+            env.reset(seed=0)
+            fleet, bare = CompiledFleet(cases, copies), CompiledFleet(cases, copies)
+            fleet.run(actions, STEPS_BEFORE)
+            bare.advance(actions, STEPS_BEFORE)
+            none, out = _nothing(copies), Steps(copies)
+            timings = repeat(
+                _stepper(env, actions, steps, before=STEPS_BEFORE),
+                lambda f=fleet, a=actions, s=steps: f.run(a, s),
+                lambda f=bare, a=actions, s=steps: f.advance(a, s),
+                lambda n=none, o=out, s=steps: _calls(n, o, s),
+                lambda c=copies, s=steps: [Steps(c) for _ in range(s)],
+                repeats=repeats,
+            )
+            whole, compiled, transition, call, arrays = (t.best_s / steps / copies * 1e9 for t in timings)
+            for name, ns in (
+                ("transition and reset", transition),
+                ("observation, reward, mask, and writing them", compiled - transition),
+                ("the call into compiled code", call),
+                ("new arrays to return", arrays),
+                ("the rest in Python: checks, infos, ends of episodes", whole - compiled - call - arrays),
+            ):
+                yield Figure(section, name, ns, "ns", whole, "a copy's step")
+    sizes = f"view {VIEW.itemsize}, state {STATE.itemsize}, setup {SETUP.itemsize}"
+    yield Figure(
+        "State of a copy", f"in bytes with 200 clients ({sizes}; the rest are its queues)", float(_copy_bytes()), "B"
+    )
+
+
+def _nothing(copies: int) -> tuple[Any, ...]:
+    """Arguments of a call that steps no copy."""
+    return (0, 0, 0, 0), 0, 0, np.zeros(copies, np.int64)
+
+
+def _calls(arguments: tuple[Any, ...], out: Steps, steps: int) -> None:
+    arrays = out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid
+    for _ in range(steps):
+        step_copies(*arguments, *arrays)
+
+
+def _copy_bytes() -> int:
+    case = _warmed(IDS[0])[0]
+    return VIEW.itemsize + STATE.itemsize + SETUP.itemsize + int(case.start.queue_bytes)
+
+
+def learning_figures(*, budget: int, repeats: int, timesteps: int) -> Iterator[Figure]:
+    """The adapter for stable-baselines3 beside its own loop, and the environment's share of PPO's time."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+    from agents.vec_env import SB3VecEnv
+
+    section = "Through stable-baselines3 (LLMSched/GSM8K-v0)"
+    copies = 256
+    scenario = Scenario(**gymnasium.spec(IDS[0]).kwargs)
+    steps, actions = _steps_for(copies, budget), _actions(copies)
+    ours = SB3VecEnv(copies, scenario)
+    theirs = DummyVecEnv([lambda: gymnasium.make(IDS[0]) for _ in range(copies)])
+    for env in (ours, theirs):
+        env.seed(0)
+        env.reset()
+    few = max(1, steps // 20)
+    timings = repeat(
+        _stepper(ours, actions, steps, before=STEPS_BEFORE), _stepper(theirs, actions, few), repeats=repeats
+    )
+    rates = [count * copies / timing.best_s / 1e6 for count, timing in zip((steps, few), timings, strict=True)]
+    yield Figure(section, f"{copies} copies", rates[0], UNIT, target=3.0)
+    yield Figure(section, f"{copies} copies", rates[0], UNIT, rates[1], "DummyVecEnv over single environments")
+
+    class Timed(SB3VecEnv):
+        spent_s = 0.0
+
+        def step_wait(self) -> Any:
+            start = time.perf_counter()
+            result = super().step_wait()
+            self.spent_s += time.perf_counter() - start
+            return result
+
+    for name, settings in (
+        ("its defaults, 8 copies", {"copies": 8, "n_steps": 256, "batch_size": 64, "n_epochs": 10}),
+        ("large batches, 256 copies", {"copies": 256, "n_steps": 32, "batch_size": 2_048, "n_epochs": 2}),
+    ):
+        env = Timed(settings.pop("copies"), scenario.replace(skip_forced=True))
+        model = PPO("MlpPolicy", VecMonitor(env), seed=0, device="cpu", **settings)
+        start = time.perf_counter()
+        model.learn(timesteps)
+        whole_s = time.perf_counter() - start
+        yield Figure(
+            section, f"PPO, {name}: share of its time spent in the environment", env.spent_s / whole_s * 100, "%",
+            target=5.0, at_least=False,
+        )  # fmt: skip
+        yield Figure(section, f"PPO, {name}: all of it", model.num_timesteps / whole_s / 1e6, UNIT)
+
+
+def size_points(*, budget: int, repeats: int) -> dict[str, list[tuple[int, float]]]:
+    """Millions of steps a second of 64 copies as clients, then requests, grow (shared queue, longest first)."""
+    copies = 64
+    actions = _actions(copies)
+    found: dict[str, list[tuple[int, float]]] = {}
+    kinds = {
+        "clients": [(size, {"num_clients": size, "num_requests": 7 * size}) for size in (50, 200, 1_000, 5_000)],
+        "requests": [(size, {"num_requests": size}) for size in (100, 1_000, 10_000, 100_000)],
+    }
+    for kind, sizes in kinds.items():
+        found[kind] = []
+        for size, changes in sizes:
+            scenario = Scenario(workload="gsm8k-smooth", split="train", queue="shared", **changes)
+            fleet = CompiledFleet([instance(scenario, case) for case in range(8)], copies)
+            steps = _steps_for(copies, budget)
+            fleet.run(actions, STEPS_BEFORE)
+            (timing,) = repeat(lambda f=fleet, s=steps: f.run(actions, s), repeats=repeats)
+            found[kind].append((size, steps * copies / timing.best_s / 1e6))
+    return found
