@@ -1,7 +1,7 @@
 """How fast this is, beside what users know: ``python benchmarks/speed.py [--quick] [--write] [--out PATH]``.
 
 One run on one core. Each figure is the best of repeats that take turns with its reference, so that a busy machine slows
-both; the ratio is what to read. ``--write`` puts the table into docs/performance.md and draws docs/images/scaling.png.
+both; the ratio is what to read. ``--write`` puts the table into docs/performance.md and draws its pictures.
 """
 
 from __future__ import annotations
@@ -10,29 +10,50 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 from core_figures import ScalingPoint, episode_figures, scaling_figures, scaling_points
 from environment_figures import environment_figures
 from measuring import Figure, as_json, machine, pin, table
 from profile_figures import profile_figures
 from study_figures import large_figures, planner_figures, start_figures, study_figures
 from tqdm import tqdm
+from vector_figures import CopiesPoint, copies_points, learning_figures, size_points, vector_figures
 
 from llmsched_env.storage import write_whole
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # after the backend is chosen
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- begin: python benchmarks/speed.py --write -->", "<!-- end -->"
 
 
-def figures(*, quick: bool, points: list[ScalingPoint]) -> Iterator[Iterator[Figure]]:
-    """The figures, group by group; ``points`` is filled on the way."""
+@dataclass
+class Curves:
+    """What the pictures show; filled while the figures are taken."""
+
+    scaling: list[ScalingPoint] = field(default_factory=list)
+    copies: list[CopiesPoint] = field(default_factory=list)
+    sizes: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+def figures(*, quick: bool, curves: Curves) -> Iterator[Iterator[Figure]]:
+    """The figures, group by group."""
     repeats = 5 if quick else 40
     yield episode_figures(cases=4 if quick else 16, repeats=repeats)
     yield profile_figures(cases=4 if quick else 16, repeats=5 if quick else 25)
     yield environment_figures(steps=5_000 if quick else 20_000, repeats=3 if quick else 12)
-    points += scaling_points(repeats=3 if quick else 12)
-    yield scaling_figures(points)
+    budget, turns = (20_000, 3) if quick else (200_000, 12)
+    curves.copies += copies_points(budget=budget, repeats=turns)
+    yield vector_figures(curves.copies, budget=budget, repeats=turns)
+    yield learning_figures(budget=budget, repeats=turns, timesteps=2_048 if quick else 32_768)
+    curves.sizes.update(size_points(budget=budget, repeats=turns))
+    curves.scaling += scaling_points(repeats=3 if quick else 12)
+    yield scaling_figures(curves.scaling)
     yield large_figures()
     yield study_figures(cases=10 if quick else 100)
     yield planner_figures(cases=4 if quick else 20)
@@ -52,13 +73,8 @@ def written(document: str, section: str) -> str:
     return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
 
 
-def draw(points: Sequence[ScalingPoint], path: Path) -> None:
+def draw_scaling(points: Sequence[ScalingPoint], path: Path) -> None:
     """Time of an iteration and of an event against clients."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True, layout="constrained")
     for queues in dict.fromkeys(point.queues for point in points):
         of_kind = [point for point in points if point.queues == queues]
@@ -69,8 +85,35 @@ def draw(points: Sequence[ScalingPoint], path: Path) -> None:
     axes[1].set(title="one event: iteration, start or end of a request")
     for axis in axes:
         axis.set(xscale="log", yscale="log", xlabel="clients (7 requests each)", ylim=(4, None))
-        axis.grid(visible=True, which="both", alpha=0.2)
     axes[0].legend(frameon=False)
+    _save(figure, axes, path)
+
+
+def draw_copies(curves: Curves, path: Path) -> None:
+    """Steps per second against copies, and of 64 copies against the size of a case."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), sharey=True, layout="constrained")
+    for number, identity in enumerate(dict.fromkeys(point.identity for point in curves.copies)):
+        points = [point for point in curves.copies if point.identity == identity]
+        copies, color = [point.copies for point in points], f"C{number}"
+        axes[0].plot(copies, [point.ours for point in points], "o-", color=color, label=identity)
+        axes[0].plot(copies, [point.ceiling for point in points], ":", color=color, label="the same without Python")
+        if number == 0:
+            axes[0].plot(copies, [point.cartpole for point in points], "s--", color="0.5", label="CartPole-v1, vector")
+    axes[0].set(title="copies", xlabel="copies", ylabel="million environment steps/s")
+    axes[0].legend(frameon=False, fontsize=8)
+    for axis, (kind, measured), text in zip(
+        axes[1:], curves.sizes.items(), ("clients, 7 requests each", "requests on 200 clients"), strict=True
+    ):
+        axis.plot(*zip(*measured, strict=True), "o-", color="C1")
+        axis.set(title=f"{kind} (64 copies, no Python)", xlabel=text)
+    for axis in axes:
+        axis.set(xscale="log", yscale="log")
+    _save(figure, axes, path)
+
+
+def _save(figure: Any, axes: Any, path: Path) -> None:
+    for axis in axes:
+        axis.grid(visible=True, which="both", alpha=0.2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as whole:
         figure.savefig(whole, dpi=110)
@@ -81,13 +124,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repeats and cases: a look, not a result")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md, draw the picture")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/performance.md, draw the pictures"
+    )
     parser.add_argument("--out", type=Path, metavar="PATH", help="also write the figures there as JSON")
     options = parser.parse_args(argv)
     pinned = pin()
-    points: list[ScalingPoint] = []
+    curves = Curves()
     found: list[Figure] = []
-    for group in figures(quick=options.quick, points=points):
+    for group in figures(quick=options.quick, curves=curves):
         for figure in tqdm(group, unit="figure", leave=False, disable=not sys.stderr.isatty()):
             found.append(figure)
             print(" | ".join(cell for cell in figure.row() if cell), flush=True)
@@ -105,7 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = written(document.read_text(encoding="utf-8"), section)
         with write_whole(document) as path:
             path.write_text(text, encoding="utf-8")
-        draw(points, DOCS / "images" / "scaling.png")
+        draw_scaling(curves.scaling, DOCS / "images" / "scaling.png")
+        draw_copies(curves, DOCS / "images" / "copies.png")
     return 0
 
 

@@ -182,7 +182,8 @@ def _check_sum(output_tokens: int) -> None:
 
 
 def _ring_mask(outputs: NDArray[np.int32], estimates: NDArray[np.int32]) -> int:
-    return (1 << int(max(outputs.max(), estimates.max())).bit_length()) - 1
+    # A request decodes one time fewer than it has tokens; the decode that has just been run has a slot, too.
+    return (1 << int(max(outputs.max(), estimates.max()) - 1).bit_length()) - 1
 
 
 def _check_clock(rows: NDArray[np.int32], release_ns: NDArray[np.int64], setup: Records, cost: str) -> None:
@@ -241,7 +242,7 @@ class Memory:
         state: (1,) `STATE`.
         setup: (1,) `SETUP` with the addresses of this memory's arrays and of its instance's.
         clients: (J, CLIENT_COLUMNS) int32.
-        ring: (R, RING_COLUMNS) int32, R a power of two above the longest output.
+        ring: (R, RING_COLUMNS) int32, R a power of two, not below the longest output.
         bits: (words,) uint64: the waiting positions, the idle clients, those of them whose own queue is not empty, and
             the blocks of clients that the tournament must weigh again.
         tournament: (2 * leaves, TOURNAMENT_COLUMNS) int64: who has the most work; empty without stealing.

@@ -1,8 +1,8 @@
 """Many episodes side by side, stepped in one compiled call.
 
-What each step touches first lies together by kind (views, states, setups); the queues of a copy lie in a block of its
-own, which grows when a case needs more. A reset copies the start of an instance over the copy's block: no solver, no
-allocation, no Python object per client or request.
+What each step touches first lies together by kind (views, states, setups); the queues of a copy are one row of a large
+array, whose rows grow when a case needs more. A reset copies the start of an instance over the copy's row: no solver,
+no allocation, no Python object per client or request.
 """
 
 from __future__ import annotations
@@ -223,10 +223,10 @@ class Fleet:
         self.setups = np.zeros(count, SETUP)
         self.flags = np.full(count, TERMINATED, np.int64)
         self._instances: list[Instance | None] = [None] * count  # kept alive: the core reads their requests
-        self._blocks = [np.empty(0, np.uint8)] * count
-        self.bases = np.zeros(count, np.int64)
+        self._rows = np.empty((count, 0), np.uint8)
         self._threads = min(threads, count)
         self._open()
+        self._move_to(self._rows)
 
     def _open(self) -> None:
         self.addresses: Addresses = (
@@ -236,13 +236,19 @@ class Fleet:
         self._shares = list(pairwise(bounds))
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
 
+    def _move_to(self, rows: NDArray[np.uint8]) -> None:
+        self._rows = rows
+        self.bases = rows.ctypes.data + rows.strides[0] * np.arange(self.count)
+        place_copies(self.addresses, self.bases)
+
     def load(self, copy: int, instance: Instance, observation: NDArray[np.float32]) -> None:
         """Begin an episode of ``instance`` in ``copy``, and write its first observation, (26,)."""
         start = instance.start
         size = start.queue_bytes
-        if len(self._blocks[copy]) < size + CACHE_LINE_BYTES:
-            self._blocks[copy] = np.empty(size + CACHE_LINE_BYTES, np.uint8)
-            self.bases[copy] = _aligned(self._blocks[copy])
+        if self._rows.shape[1] < size:
+            rows = _rows(self.count, size)
+            rows[:, : self._rows.shape[1]] = self._rows
+            self._move_to(rows)
         self._instances[copy] = instance
         load_copy(self.addresses, self.count, copy, int(self.bases[copy]), start.setup_address, observation)
 
@@ -279,29 +285,24 @@ class Fleet:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        kept["_blocks"] = [
-            block[base - block.ctypes.data :] if len(block) else block
-            for block, base in zip(self._blocks, self.bases.tolist(), strict=True)
-        ]
         del kept["addresses"], kept["_pool"], kept["bases"]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.bases = np.zeros(self.count, np.int64)
-        for i, block in enumerate(self._blocks):
-            if len(block):
-                self._blocks[i] = np.empty(len(block) + CACHE_LINE_BYTES, np.uint8)
-                self.bases[i] = _aligned(self._blocks[i])
-                start = int(self.bases[i]) - self._blocks[i].ctypes.data
-                self._blocks[i][start : start + len(block)] = block
         for k, instance in zip(self.setups, self._instances, strict=True):
             if instance is not None:
                 for name in ("requests_address", "release_address", "release_order_address"):
                     k[name] = instance.start.setup[0][name]
         self._open()
-        place_copies(self.addresses, self.bases)
+        rows = _rows(self.count, self._rows.shape[1])
+        rows[:] = self._rows
+        self._move_to(rows)
 
 
-def _aligned(block: NDArray[np.uint8]) -> int:
-    return int(-(-block.ctypes.data // CACHE_LINE_BYTES) * CACHE_LINE_BYTES)
+def _rows(count: int, size: int) -> NDArray[np.uint8]:
+    """(count, at least size) bytes. Rows begin with a cache line, each in another part of the caches."""
+    lines = -(-size // CACHE_LINE_BYTES) | 1
+    flat = np.empty((count * lines + 1) * CACHE_LINE_BYTES, np.uint8)
+    first = -flat.ctypes.data % CACHE_LINE_BYTES
+    return flat[first : first + count * lines * CACHE_LINE_BYTES].reshape(count, -1)
