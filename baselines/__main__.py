@@ -24,6 +24,7 @@ from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError, UnknownNameError
 from llmsched_env.evaluation import CoverageWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
+from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, ranking_table, two_by_two_table, write_files
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.workload import SPLITS
@@ -89,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--policies", metavar="A,B,...", help="names, or module:factory for your own (default: all)")
     add("--json", type=Path, metavar="PATH", help="also write the comparison as JSON there")
     add("--out", type=Path, metavar="DIR", help="folder for tables, configuration and pictures")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that share the cases; -1 for every core; with --out, an interrupted run can be gone on with",
+    )
+    add("--engine", default="loky", metavar="NAME", help="what runs them: loky here, ray on a cluster (default: loky)")
     add("--list", action="store_true", help="list the policies and exit")
     return parser
 
@@ -106,9 +114,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        kept = chunk_folder(options)
         print("interrupted: nothing half-written is left behind.", file=sys.stderr)
+        if kept is not None:
+            print(f"Finished cases are kept in {kept}: the same command goes on from there.", file=sys.stderr)
         return 130
     return 0
+
+
+def chunk_folder(options: argparse.Namespace) -> Path | None:
+    """Where finished cases are kept: below --out, where --workers is given too."""
+    return None if options.out is None or options.workers is None else options.out / "chunks"
 
 
 def run(options: argparse.Namespace, command: str) -> None:
@@ -118,6 +134,8 @@ def run(options: argparse.Namespace, command: str) -> None:
     entries = [entry(name, scenario) for name in dict.fromkeys(names) if name]
     if not entries:
         raise ConfigError(f"--policies {options.policies!r} names no policy: see --list.")
+    workers = 1 if options.workers is None else options.workers
+    Sharing(workers, options.engine)  # complains now, before the long work
     if options.out is not None:
         output_folder(options.out)
     if options.json is not None:
@@ -145,6 +163,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         comparison = compare(
             entries, options.scenario, scenario, cases,
             reference=reference, planner=planner, seed=options.seed, progress=progress,
+            workers=workers, engine=options.engine, folder=chunk_folder(options),
         )  # fmt: skip
     show(comparison)
     if options.json is not None:
@@ -153,6 +172,8 @@ def run(options: argparse.Namespace, command: str) -> None:
     if options.out is not None:
         written = [*write_files(comparison, options.out, command=command), *draw(comparison, options.out)]
         print(f"\nWritten to {options.out}: {', '.join(path.name for path in written)}")
+        if options.workers is not None:
+            print(f"Cases, for another run of this command: {chunk_folder(options)} (may be deleted)")
 
 
 def show(comparison: Comparison) -> None:

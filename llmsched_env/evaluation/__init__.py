@@ -1,5 +1,6 @@
 """Measuring policies: rollouts over cases, metrics, comparison with confidence intervals, reports."""
 
+from llmsched_env.evaluation.parallel import WorkerError
 from llmsched_env.evaluation.rollout import CoverageWarning, Evaluation, decision_times, evaluate, play
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics, request_metrics
@@ -9,6 +10,7 @@ __all__ = [
     "CoverageWarning",
     "Estimate",
     "Evaluation",
+    "WorkerError",
     "decision_times",
     "evaluate",
     "final_metrics",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -169,6 +170,9 @@ def compare(
     planner: Contestant | None,
     seed: int = 0,
     progress: Callable[[str, int], Any] | None = None,
+    workers: int = 1,
+    engine: str = "loky",
+    folder: Path | str | None = None,
 ) -> Comparison:
     """Run every contestant on the same cases.
 
@@ -180,10 +184,15 @@ def compare(
         reference: the rule that scores 0, tuned on other cases.
         planner: what scores 1. Without one of the two there are no scores.
         seed: for policies that draw random numbers.
-        progress: called with a name and 1 after each case of each contestant.
+        progress: called with a name and a number of cases when they are done.
+        workers: processes that share the cases of each contestant, as in `evaluate`; times of single decisions are
+            taken in this process.
+        engine: what runs them.
+        folder: where finished chunks of cases are kept, of all contestants.
 
     Raises:
         ConfigError: two contestants of one name.
+        WorkerError: a worker died.
     """
     names = [contestant.name for contestant in contestants]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -195,7 +204,10 @@ def compare(
         key = id(contestant.policy), contestant.scenario
         if key not in done:
             tick = None if progress is None else (lambda n, name=contestant.name: progress(name, n))
-            done[key] = evaluate(contestant.policy, contestant.scenario, cases, seed=seed, progress=tick)
+            done[key] = evaluate(
+                contestant.policy, contestant.scenario, cases,
+                seed=seed, progress=tick, workers=workers, engine=engine, folder=folder,
+            )  # fmt: skip
         return done[key]
 
     ends = (

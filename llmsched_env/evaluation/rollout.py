@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, InvalidActionError
+from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics
@@ -120,18 +122,38 @@ def evaluate(
     *,
     seed: int = 0,
     progress: Callable[[int], Any] | None = None,
+    workers: int = 1,
+    engine: str = "loky",
+    chunk: int | None = None,
+    folder: Path | str | None = None,
+    key: str | None = None,
 ) -> Evaluation:
-    """Run ``policy`` on cases of ``scenario``.
+    """Run ``policy`` on cases of ``scenario``: in this process, or shared among others, with the same results.
+
+    With more than one worker, or a folder, cases are run in chunks, each on a fresh copy of the policy: what a policy
+    keeps from one episode to the next is lost between chunks, and its side effects stay in the worker. That pays where
+    a case takes long, as with a planner; compiled rules are done before the workers have started (docs/evaluation.md).
 
     Args:
         policy: any object of the `Policy` protocol.
         scenario: the scenario; its split says which pool of cases.
         cases: how many of the first cases, or which.
         seed: for policies that draw random numbers; each case is given one of its own.
-        progress: called with 1 after each case.
+        progress: called with a number of cases when they are done: 1 after each, or those of a chunk.
+        workers: processes that share the cases; -1 for every core.
+        engine: what runs them, by the name that joblib knows it by: "loky" on this machine, "ray" on a cluster.
+        chunk: cases in a chunk; ``None`` for 10, or more where that would make more than 256 chunks.
+        folder: where finished chunks are kept. The same call later reads them and runs only what is missing.
+        key: stands for the policy in the names of its chunks, where its state and its sources do not tell it from
+            another: change it whenever the policy changes.
 
     Raises:
-        ConfigError: no such cases, or a negative seed.
+        ConfigError: no such cases, a negative seed, a number out of range, or a policy that cannot be copied or told
+            apart.
+        UnknownNameError: no such engine.
+        MissingExtraError: the engine's library is not installed.
+        WorkerError: a worker died. Finished chunks are kept, if there is a folder.
+        PathError: the folder cannot be written.
     """
     if not hasattr(policy, "act") or not hasattr(policy, "clairvoyant"):
         raise ConfigError(f"{policy!r} is not a policy: baselines.make_policy makes one by name.")
@@ -140,10 +162,25 @@ def evaluate(
     numbers = case_numbers(cases)
     if seed < 0:
         raise ConfigError(f"seed = {seed} is negative: give one of at least 0.")
+    sharing = Sharing(workers, engine, chunk, folder, key)
+    if sharing.plain:
+        rows = _measure(policy, scenario, numbers, seed, progress)
+    else:
+        rows = measure_in_chunks(_measure, policy, scenario, numbers, seed, sharing, progress)
+    if rows.outside is not None:
+        warnings.warn(f"{policy.name}: {rows.outside}", CoverageWarning, stacklevel=2)
+    clairvoyant = policy.clairvoyant or scenario.lengths == "known"
+    return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, rows.columns)
+
+
+def _measure(
+    policy: Policy, scenario: Scenario, cases: NDArray[np.int64], seed: int, progress: Callable[[int], Any] | None
+) -> Rows:
+    """Whole episodes of these cases, one after another."""
     names = (*EPISODE_METRICS, "bound_s")
-    columns = {name: np.empty(len(numbers)) for name in names}
+    columns = {name: np.empty(len(cases)) for name in names}
     outside: str | None = None
-    for row, case in enumerate(numbers):
+    for row, case in enumerate(cases):
         simulator = play(policy, scenario, int(case), seed=episode_seed(seed, int(case)))
         metrics = final_metrics(simulator)
         for name in names:
@@ -151,10 +188,7 @@ def evaluate(
         outside = outside or _outside(scenario, simulator)
         if progress is not None:
             progress(1)
-    if outside is not None:
-        warnings.warn(f"{policy.name}: {outside}", CoverageWarning, stacklevel=2)
-    clairvoyant = policy.clairvoyant or scenario.lengths == "known"
-    return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, columns)
+    return Rows(columns, outside)
 
 
 def _outside(scenario: Scenario, simulator: Simulator) -> str | None:

@@ -173,6 +173,22 @@ def test_the_folder_holds_tables_and_configuration(tmp_path, monkeypatch, capsys
     assert "| hybrid " in (out / "table.md").read_text(encoding="utf-8")
 
 
+def test_workers_share_the_cases_and_keep_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "draw", lambda comparison, folder: [])
+    alone = tmp_path / "alone"
+    assert run("--out", str(alone), *FEW) == 0
+    out = tmp_path / "shared"
+    kept = []
+    for workers in ("2", "1"):
+        assert run("--out", str(out), "--workers", workers, *FEW) == 0
+        assert f"Cases, for another run of this command: {out / 'chunks'}" in capsys.readouterr().out
+        assert (out / "table.csv").read_bytes() == (alone / "table.csv").read_bytes()
+        kept.append({path.name: path.stat().st_mtime_ns for path in (out / "chunks").iterdir()})
+    assert len(kept[0]) == 5, "four policies, and the tuned rule that scores count from"
+    assert kept[0] == kept[1]
+    assert not (alone / "chunks").exists()
+
+
 def test_the_folder_holds_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     assert run("--out", str(tmp_path), *FEW) == 0
@@ -298,6 +314,8 @@ def test_case_numbers():
         (["--order", "lpt"], "unknown order 'lpt'"),
         (["--split", "tests"], "unknown split 'tests'. Did you mean 'test'"),
         (["--seed", "-1"], "seed = -1 is negative"),
+        (["--workers", "0"], "workers = 0 is out of range"),
+        (["--workers", "2", "--engine", "lokki"], "unknown engine 'lokki'. Did you mean 'loky'"),
     ],
 )
 def test_unusable_arguments(capsys, arguments, words):
@@ -326,6 +344,8 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
     assert run("--json", str(path), "--out", str(tmp_path / "out"), *FEW) == 130
     assert "interrupted" in capsys.readouterr().err
     assert [*tmp_path.glob("**/*")] == [tmp_path / "out"]
+    assert run("--out", str(tmp_path / "out"), "--workers", "2", *FEW) == 130
+    assert f"kept in {tmp_path / 'out' / 'chunks'}: the same command" in capsys.readouterr().err
 
 
 def test_list(capsys):
