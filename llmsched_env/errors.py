@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "CacheError",
@@ -21,12 +22,24 @@ __all__ = [
     "PathError",
     "SolverError",
     "UnknownNameError",
+    "WorkerError",
     "WorkloadError",
 ]
 
 
 class LLMSchedError(Exception):
     """Base class of every error that this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled as their class called with the message; not every class here takes one.
+        return _restored, (type(self), self.args, self.__dict__.copy())
+
+
+def _restored(kind: type[LLMSchedError], args: tuple[Any, ...], attributes: dict[str, Any]) -> LLMSchedError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(LLMSchedError, ValueError):
@@ -79,6 +92,10 @@ class MissingExtraError(LLMSchedError, ImportError):
 
 class EpisodeOverError(LLMSchedError, RuntimeError):
     """``step`` before ``reset``, or after the episode has ended."""
+
+
+class WorkerError(LLMSchedError, RuntimeError):
+    """A worker process that died, or an error in one that cannot be carried over as it is."""
 
 
 class UnknownNameError(LLMSchedError, ValueError):

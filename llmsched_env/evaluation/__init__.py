@@ -1,6 +1,6 @@
 """Measuring policies: rollouts over cases, metrics, comparison with confidence intervals, reports."""
 
-from llmsched_env.evaluation.parallel import WorkerError
+from llmsched_env.errors import WorkerError
 from llmsched_env.evaluation.rollout import CoverageWarning, Evaluation, decision_times, evaluate, play
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics, request_metrics

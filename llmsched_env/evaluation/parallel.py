@@ -32,13 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario, whole
-from llmsched_env.errors import ConfigError, LLMSchedError, MissingExtraError, UnknownNameError
+from llmsched_env.errors import ConfigError, MissingExtraError, UnknownNameError, WorkerError
 from llmsched_env.evaluation.fingerprint import fingerprint
 from llmsched_env.jit import sources_digest
 from llmsched_env.policy import Policy
 from llmsched_env.storage import output_folder, write_whole
 
-__all__ = ["Measure", "Rows", "Sharing", "WorkerError", "measure_in_chunks"]
+__all__ = ["Measure", "Rows", "Sharing", "measure_in_chunks"]
 
 LEAST_CHUNK = 10
 MOST_CHUNKS = 256
@@ -50,10 +50,6 @@ REFUSED = ("multiprocessing",)
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error)
 
 _log = logging.getLogger(__name__)
-
-
-class WorkerError(LLMSchedError, RuntimeError):
-    """A worker process that died, or an error in one that cannot be carried over as it is."""
 
 
 class Rows(NamedTuple):
