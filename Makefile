@@ -1,5 +1,6 @@
 # make run     the comparison on both cases, with tables and pictures in results/
 # make test    the tests
+# make test-rllib  the RLlib example, and the environment under RLlib's older Gymnasium, in .venv-rllib
 # make check   lint, types, layers
 # make bench   speed, and the tables of docs/performance.md
 # make help    this text
@@ -12,6 +13,7 @@ WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
+RLLIB := .venv-rllib
 RESULTS := results
 
 # Relative, so that a checkout in a folder with blanks works. They reach the isolated build of the package too.
@@ -22,7 +24,7 @@ INSTALL := $(BIN)/python -m pip install --quiet
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: help run test check format bench tables clean distclean
+.PHONY: help run test test-rllib check format bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,6 +52,17 @@ run: $(VENV)/.installed-run
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+# RLlib pins a Gymnasium that is older than the one of constraints.txt.
+$(RLLIB)/.installed: export PIP_CONSTRAINT := constraints-rllib.txt
+$(RLLIB)/.installed: export PIP_BUILD_CONSTRAINT := constraints-rllib.txt
+$(RLLIB)/.installed: pyproject.toml constraints-rllib.txt
+	$(PYTHON) -m venv $(RLLIB)
+	$(RLLIB)/bin/python -m pip install --quiet -e . 'ray[rllib]' torch pytest
+	@touch $@
+
+test-rllib: $(RLLIB)/.installed
+	$(RLLIB)/bin/python -m pytest tests/env tests/rllib
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,8 +81,8 @@ tables: $(VENV)/.installed-run
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev
-	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +
+	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(RLLIB)/.installed
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(RLLIB)/*' -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(RLLIB)

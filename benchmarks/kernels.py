@@ -121,13 +121,17 @@ def run_fleet(
         if over:
             for i in range(count):
                 if flags[i] & OVER:
-                    load_copy(addresses, count, i, bases[i], sources[ended % len(sources)], observations[i])
+                    load_copy(
+                        addresses, count, i, bases[i], sources[ended % len(sources)], observations, masks, invalid
+                    )
                     ended += 1
     return ended
 
 
 @jit
-def advance_fleet(addresses: Any, bases: Any, sources: Any, actions: Any, steps: int, observations: Any) -> int:
+def advance_fleet(
+    addresses: Any, bases: Any, sources: Any, actions: Any, steps: int, observations: Any, masks: Any, invalid: Any
+) -> int:
     """The same without observation, reward and mask: transitions only."""
     count = len(bases)
     views = array_at(addresses[0], (count,), VIEW)
@@ -139,7 +143,7 @@ def advance_fleet(addresses: Any, bases: Any, sources: Any, actions: Any, steps:
             look_ahead(views, setups, i, count)
             advance(views[i], states[i], setups[i], actions[step % len(actions), i])
             if finished(views[i], setups[i]):
-                load_copy(addresses, count, i, bases[i], sources[ended % len(sources)], observations[i])
+                load_copy(addresses, count, i, bases[i], sources[ended % len(sources)], observations, masks, invalid)
                 ended += 1
     return ended
 
@@ -159,7 +163,7 @@ class CompiledFleet:
         for i in range(count):
             # The largest first: compiled code cannot make a copy's block grow.
             for instance in (largest, instances[i % len(instances)]):
-                self._fleet.load(i, instance, self._out.observations[i])
+                self._fleet.load(i, instance, self._out)
         self._sources = np.array([instance.start.setup_address for instance in instances])
 
     def _arguments(self, actions: NDArray[np.int64], steps: int) -> tuple[Any, ...]:
@@ -177,7 +181,9 @@ class CompiledFleet:
     def advance(self, actions: NDArray[np.int64], steps: int) -> int:
         """Only transitions."""
         call = advance_fleet
-        return call(*self._arguments(actions, steps), self._out.observations)
+        return call(
+            *self._arguments(actions, steps), self._out.observations, self._out.masks, self._out.invalid
+        )  # fmt: skip
 
 
 def plain_episode(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario, merged, whole
 from llmsched_env.core.features import NUM_FEATURES
-from llmsched_env.core.fleet import COPY_BYTES, Fleet, Steps, first_unknown
-from llmsched_env.core.loops import INVALID_SHIFT, OVER
+from llmsched_env.core.fleet import COPY_BYTES, Fleet, Steps
+from llmsched_env.core.loops import OVER
 from llmsched_env.core.measure import COUNTS, MEASURED
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
 from llmsched_env.instances import draw_case, instance
@@ -30,7 +30,8 @@ Observations = NDArray[np.float32]
 Actions = NDArray[np.int64]
 Infos = dict[str, Any]
 
-BITS = np.arange(2)
+FINAL_MASKS = tuple(f"_{name}" for name in (*MEASURED, "action_mask", "invalid_actions"))
+
 MOST_COPIES, MOST_THREADS, MOST_SEED = 2**24, 256, 2**128
 
 
@@ -55,6 +56,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         UnknownNameError: an argument, preset or mode that does not exist.
     """
 
+    _fleet: Fleet | None = None  # here too: Gymnasium may close what could not be made
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(
@@ -111,12 +113,11 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         for i in chosen.tolist():
             if seeds[i] is not None or self._streams[i] is None:
                 self._streams[i] = seeding.np_random(seeds[i])[0]
-        observations = self._fleet.observe()
-        drawn = self._begin(self._fleet, chosen, cases, observations)
-        flags = self._fleet.flags
-        infos = self._infos(_masks(flags), flags >> INVALID_SHIFT)
+        out = self._fleet.observe()
+        drawn = self._begin(self._fleet, chosen, cases, out)
+        infos = self._infos(out)
         infos["case"], infos["_case"] = drawn, _where(chosen, self.num_envs)
-        return observations, infos
+        return out.observations, infos
 
     def step(
         self, actions: Any
@@ -137,13 +138,13 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         fleet = self._running()
         if type(actions) is not np.ndarray or actions.dtype != np.int64 or actions.shape != (self.num_envs,):
             actions = _checked(actions, self.num_envs)
-        unknown = first_unknown(actions)
-        if unknown >= 0:
-            raise InvalidActionError(
-                f"action {actions[unknown]} of copy {unknown} is not in Discrete(2): 0 is decode, 1 is prefill."
-            )
         out, over = fleet.step(actions)
-        infos = self._infos(out.masks, out.invalid)
+        if over < 0:
+            copy = -1 - over
+            raise InvalidActionError(
+                f"action {actions[copy]} of copy {copy} is not in Discrete(2): 0 is decode, 1 is prefill."
+            )
+        infos = self._infos(out)
         if over:
             self._autoreset(fleet, out, infos)
         return out.observations, out.rewards, out.terminated, out.truncated, infos
@@ -158,18 +159,16 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         final: Infos = dict(zip(MEASURED, fleet.measure(ended), strict=True))
         for name in COUNTS:
             final[name] = final[name].astype(np.int64)
-        final["action_mask"] = np.where(where[:, np.newaxis], out.masks, np.int8(0))
-        final["invalid_actions"] = np.where(where, out.invalid, 0)
-        final.update({f"_{name}": where for name in final})
+        for name in ("action_mask", "invalid_actions"):
+            final[name] = np.zeros_like(infos[name])
+            final[name][ended] = infos[name][ended]
+        final.update(dict.fromkeys(FINAL_MASKS, where))
         infos["final_obs"], infos["final_info"] = observations, final
-        infos["case"] = self._begin(fleet, ended, None, out.observations)
+        infos["case"] = self._begin(fleet, ended, None, out)
         infos["_final_obs"] = infos["_final_info"] = infos["_case"] = where
-        flags = fleet.flags[ended]
-        out.masks[ended] = _masks(flags)
-        out.invalid[ended] = flags >> INVALID_SHIFT
 
     def _begin(
-        self, fleet: Fleet, copies: NDArray[np.int64], cases: Sequence[int] | None, observations: Observations
+        self, fleet: Fleet, copies: NDArray[np.int64], cases: Sequence[int] | None, out: Steps
     ) -> NDArray[np.int64]:
         """Load a case into each of ``copies``, drawn where none is given; returns their numbers, 0 for other copies."""
         drawn = np.zeros(self.num_envs, np.int64)
@@ -182,16 +181,15 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             drawn[i] = case
         # Only now: a case that does not exist has changed nothing.
         for i, problem in found:
-            fleet.load(i, problem, observations[i])
+            fleet.load(i, problem, out)
         return drawn
 
-    def _infos(self, masks: NDArray[np.int8], invalid: NDArray[np.int64]) -> Infos:
-        everywhere = self._everywhere
+    def _infos(self, out: Steps) -> Infos:
         return {
-            "action_mask": masks,
-            "_action_mask": everywhere,
-            "invalid_actions": invalid,
-            "_invalid_actions": everywhere,
+            "action_mask": out.masks,
+            "_action_mask": self._everywhere,
+            "invalid_actions": out.invalid,
+            "_invalid_actions": self._everywhere,
         }
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -200,7 +198,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         Raises:
             EpisodeOverError: before ``reset`` or after ``close``.
         """
-        return _masks(self._running().flags).astype(np.bool_)
+        return (self._running().flags[:, np.newaxis] >> np.arange(2) & 1).astype(np.bool_)
 
     def _running(self) -> Fleet:
         if self._fleet is None or self.closed:
@@ -285,10 +283,6 @@ def _checked(actions: Any, count: int) -> Actions:
             f"shape ({count},)."
         )
     return found.astype(np.int64)
-
-
-def _masks(flags: NDArray[np.int64]) -> NDArray[np.int8]:
-    return (flags[:, np.newaxis] >> BITS & 1).astype(np.int8)
 
 
 def _where(copies: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ from llmsched_env.core.memory import bits_at, clients_at, ring_at, tournament_at
 from llmsched_env.core.pointers import array_at, prefetch
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["COPY_BYTES", "Fleet", "Steps", "first_unknown", "load_copy", "look_ahead", "step_copies"]
+__all__ = ["COPY_BYTES", "Fleet", "Steps", "load_copy", "look_ahead", "step_copies"]
 
 CACHE_LINE_BYTES = 64
 VIEW_BYTES, STATE_BYTES = VIEW.itemsize, STATE.itemsize
@@ -61,18 +61,25 @@ class Steps:
         self.invalid = np.empty(count, np.int64)
 
 
-@jit
+@inlined
 def first_unknown(actions: NDArray[np.int64]) -> int:
     """Index of the first action that is not in the action space, or -1."""
     unknown = 0
     for i in range(len(actions)):
         unknown |= actions[i] >> 1
-    if unknown == 0:
-        return -1
-    for i in range(len(actions)):
-        if actions[i] >> 1 != 0:
-            return i
+    if unknown != 0:
+        for i in range(len(actions)):
+            if actions[i] >> 1 != 0:
+                return i
     return -1
+
+
+@inlined
+def _tell(flag: int, masks: NDArray[np.int8], invalid: NDArray[np.int64], copy: int) -> None:
+    """Write what the flags of a copy say about its next action."""
+    masks[copy, 0] = flag & 1
+    masks[copy, 1] = flag >> 1 & 1
+    invalid[copy] = flag >> INVALID_SHIFT
 
 
 @inlined
@@ -104,7 +111,13 @@ def step_copies(
     masks: NDArray[np.int8],
     invalid: NDArray[np.int64],
 ) -> int:
-    """Step copies ``first`` to ``last`` - 1; returns how many of them are over."""
+    """Step copies ``first`` to ``last`` - 1; returns how many of them are over.
+
+    Where some action of ``actions``, (count,), is not in the action space, nothing is done: -1 - the first one's index.
+    """
+    unknown = first_unknown(actions)
+    if unknown >= 0:
+        return -1 - unknown
     count = len(actions)
     views = array_at(addresses[0], (count,), VIEW)
     states = array_at(addresses[1], (count,), STATE)
@@ -120,9 +133,7 @@ def step_copies(
         rewards[i] = reward
         terminated[i] = flag & TERMINATED != 0
         truncated[i] = flag & TRUNCATED != 0
-        masks[i, 0] = flag & 1
-        masks[i, 1] = flag >> 1 & 1
-        invalid[i] = flag >> INVALID_SHIFT
+        _tell(flag, masks, invalid, i)
         over += 1 if flag & OVER else 0
     return over
 
@@ -149,7 +160,9 @@ def load_copy(
     copy: int,
     base: int,
     source: int,
-    observation: NDArray[np.float32],
+    observations: NDArray[np.float32],
+    masks: NDArray[np.int8],
+    invalid: NDArray[np.int64],
 ) -> None:
     """Put the episode whose `SETUP` lies at ``source`` into ``copy``, its queues at ``base``."""
     setup = array_at(source, (1,), SETUP)[0]
@@ -167,7 +180,8 @@ def load_copy(
     if k.stealing:
         tournament_at(k)[:, :] = tournament_at(setup)
     flags = array_at(addresses[3], (count,), np.int64)
-    _, flags[copy] = step_episode(v, s, k, OBSERVE, observation)
+    _, flags[copy] = step_episode(v, s, k, OBSERVE, observations[copy])
+    _tell(flags[copy], masks, invalid, copy)
 
 
 @jit
@@ -179,11 +193,16 @@ def place_copies(addresses: Addresses, bases: NDArray[np.int64]) -> None:
 
 
 @jit
-def observe_copies(addresses: Addresses, out: NDArray[np.float32]) -> None:
-    """Write the observation of every copy to ``out``, (count, 26)."""
-    views = array_at(addresses[0], (len(out),), VIEW)
-    for i in range(len(out)):
-        observe(views[i], out[i])
+def observe_copies(
+    addresses: Addresses, observations: NDArray[np.float32], masks: NDArray[np.int8], invalid: NDArray[np.int64]
+) -> None:
+    """Write what every copy looks like as it stands."""
+    count = len(observations)
+    views = array_at(addresses[0], (count,), VIEW)
+    flags = array_at(addresses[3], (count,), np.int64)
+    for i in range(count):
+        observe(views[i], observations[i])
+        _tell(flags[i], masks, invalid, i)
 
 
 @jit
@@ -241,8 +260,8 @@ class Fleet:
         self.bases = rows.ctypes.data + rows.strides[0] * np.arange(self.count)
         place_copies(self.addresses, self.bases)
 
-    def load(self, copy: int, instance: Instance, observation: NDArray[np.float32]) -> None:
-        """Begin an episode of ``instance`` in ``copy``, and write its first observation, (26,)."""
+    def load(self, copy: int, instance: Instance, out: Steps) -> None:
+        """Begin an episode of ``instance`` in ``copy``, and write what it looks like to its row of ``out``."""
         start = instance.start
         size = start.queue_bytes
         if self._rows.shape[1] < size:
@@ -250,10 +269,16 @@ class Fleet:
             rows[:, : self._rows.shape[1]] = self._rows
             self._move_to(rows)
         self._instances[copy] = instance
-        load_copy(self.addresses, self.count, copy, int(self.bases[copy]), start.setup_address, observation)
+        load_copy(
+            self.addresses, self.count, copy, int(self.bases[copy]), start.setup_address,
+            out.observations, out.masks, out.invalid,
+        )  # fmt: skip
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Steps, int]:
-        """Step every copy; returns what came of it, and how many copies are over."""
+        """Step every copy; returns what came of it, and how many copies are over.
+
+        Where some action is not in the action space, nothing is done: -1 - the index of the first one.
+        """
         out = Steps(self.count)
         arrays = (
             out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid
@@ -264,12 +289,13 @@ class Fleet:
             self._pool.submit(step_copies, self.addresses, first, last, actions, *arrays)
             for first, last in self._shares
         ]
-        return out, sum(share.result() for share in shares)
+        over = [share.result() for share in shares]
+        return out, min(over) if min(over) < 0 else sum(over)
 
-    def observe(self) -> NDArray[np.float32]:
-        """(count, 26): the observations as every copy stands."""
-        out = np.empty((self.count, NUM_FEATURES), np.float32)
-        observe_copies(self.addresses, out)
+    def observe(self) -> Steps:
+        """What every copy looks like as it stands; no rewards and no ends."""
+        out = Steps(self.count)
+        observe_copies(self.addresses, out.observations, out.masks, out.invalid)
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from strategies import seeded_case
 
 from llmsched_env.config import REWARDS
 from llmsched_env.core.features import NUM_FEATURES
-from llmsched_env.core.fleet import Fleet
+from llmsched_env.core.fleet import Fleet, Steps
 from llmsched_env.core.loops import OBSERVE, OVER, step
 from llmsched_env.policy import CompiledRule, compile_rule, features
 from llmsched_env.simulator import Simulator
@@ -59,16 +59,16 @@ def fleet_digest(seed: int) -> str:
     """Three copies stepped together, each begun anew with the next case where it is over."""
     cases = [seeded_case(3 * seed + i).instance(skip_forced=i == 1) for i in range(5)]
     fleet, rng, digest = Fleet(3), np.random.default_rng(seed), hashlib.sha256()
-    first = np.empty((3, NUM_FEATURES), np.float32)
+    out = Steps(3)
     for copy in range(3):
-        fleet.load(copy, cases[copy], first[copy])
+        fleet.load(copy, cases[copy], out)
     for step_number in range(250):
         out, over = fleet.step(rng.integers(0, 2, 3))
         ended = np.flatnonzero(fleet.flags & OVER)
         assert len(ended) == over
         digest.update(fleet.measure(ended).tobytes())
         for copy in ended:
-            fleet.load(copy, cases[step_number % 5], out.observations[copy])
+            fleet.load(copy, cases[step_number % 5], out)
         for part in (out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid):
             digest.update(part.tobytes())
     return digest.hexdigest()
