@@ -169,6 +169,14 @@ class CompiledFleet:
     def _arguments(self, actions: NDArray[np.int64], steps: int) -> tuple[Any, ...]:
         return self._fleet.addresses, self._fleet.bases, self._sources, actions, steps
 
+    def spread(self, actions: NDArray[np.int64], steps: int) -> None:
+        """``steps`` steps of every copy, each begun anew after some of them: copies then stand all over an episode."""
+        begun_at = np.random.default_rng(0).integers(steps, size=self._fleet.count)
+        for step in range(steps):
+            for i in np.flatnonzero(begun_at == step).tolist():
+                self._fleet.load(i, self._instances[(i + 1) % len(self._instances)], self._out)
+            self.run(actions[step % len(actions)][np.newaxis], 1)
+
     def run(self, actions: NDArray[np.int64], steps: int) -> int:
         """``steps`` steps of every copy, with everything that a vector environment returns; the episodes ended."""
         out = self._out

@@ -25,8 +25,9 @@ IDS = ("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0")
 PREFILL_SHARE = 0.07
 """Of random actions: about as many prefills as a good rule orders."""
 ACTION_ROWS = 64
-STEPS_BEFORE = 3_000
-"""Steps before anything is timed: by then copies are spread over their episodes, as in training."""
+STEPS_BEFORE = 2_400
+"""Steps before anything is timed, about an episode. Each copy begins anew at another of them, so that copies stand
+anywhere in an episode, as after a while of training: its beginning and its end are cheaper than the rest."""
 COPIES = (1, 4, 16, 64, 256, 1_024, 4_096)
 UNIT = "M steps/s"
 
@@ -51,19 +52,30 @@ def _warmed(identity: str) -> list[Any]:
     return [instance(scenario, case) for case in range(pool_size(scenario) or 0)]
 
 
-def _stepper(env: Any, actions: NDArray[np.int64], steps: int, *, before: int = 0) -> Callable[[], None]:
+def _spread(env: Any, actions: NDArray[np.int64]) -> Any:
+    """Reset ``env`` and bring its copies to where they are after a while of training."""
+    env.reset(seed=0)
+    begun_at = np.random.default_rng(0).integers(STEPS_BEFORE, size=env.num_envs)
+    for step in range(STEPS_BEFORE):
+        now = begun_at == step
+        if now.any():
+            env.reset(options={"reset_mask": now})
+        env.step(actions[step % ACTION_ROWS])
+    return env
+
+
+def _stepper(env: Any, actions: NDArray[np.int64], steps: int) -> Callable[[], None]:
     """Take ``steps`` rows of ``actions`` in turn, going on where the last call stopped."""
     rows = list(actions)
     row = 0
 
-    def run(count: int = steps) -> None:
+    def run() -> None:
         nonlocal row
         step, number = env.step, len(rows)
-        for _ in range(count):
+        for _ in range(steps):
             step(rows[row % number])
             row += 1
 
-    run(before)
     return run
 
 
@@ -83,14 +95,13 @@ def copies_points(*, budget: int, repeats: int) -> list[CopiesPoint]:
         cases = _warmed(identity)
         for copies in COPIES:
             steps, actions = _steps_for(copies, budget), _actions(copies)
-            ours = gymnasium.make_vec(identity, num_envs=copies)
+            ours = _spread(gymnasium.make_vec(identity, num_envs=copies), actions)
             cartpole = gymnasium.make_vec("CartPole-v1", num_envs=copies, vectorization_mode="vector_entry_point")
-            for env in (ours, cartpole):
-                env.reset(seed=0)
+            cartpole.reset(seed=0)
             fleet = CompiledFleet(cases, copies)
-            fleet.run(actions, STEPS_BEFORE)
+            fleet.spread(actions, STEPS_BEFORE)
             timings = repeat(
-                _stepper(ours, actions, steps, before=STEPS_BEFORE),
+                _stepper(ours, actions, steps),
                 lambda f=fleet, a=actions, s=steps: f.run(a, s),
                 _stepper(cartpole, _actions(copies, 0.5), steps),
                 repeats=repeats,
@@ -119,13 +130,12 @@ def _beside_others(budget: int, repeats: int) -> Iterator[Figure]:
     section = "The same, beside other ways to step copies (LLMSched/GSM8K-v0)"
     identity, copies = IDS[0], 64
     steps, actions = _steps_for(copies, budget // 10), _actions(copies)
-    ours = gymnasium.make_vec(identity, num_envs=copies)
+    ours = _spread(gymnasium.make_vec(identity, num_envs=copies), actions)
     slow = gymnasium.make_vec(
         identity, num_envs=copies, vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
     )  # fmt: skip
-    for env in (ours, slow):
-        env.reset(seed=0)
+    slow.reset(seed=0)
     calls = [_stepper(ours, actions, steps), _stepper(slow, actions, max(1, steps // 20))]
     names = ["SyncVectorEnv over single environments"]
     shares = [1, max(1, steps // 20) / steps]
@@ -157,14 +167,13 @@ def _parts(budget: int, repeats: int) -> Iterator[Figure]:
         for copies in (64, 1_024):
             section = f"Where the time of a copy's step goes ({identity}, {copies:,} copies)"
             steps, actions = _steps_for(copies, budget), _actions(copies)
-            env = gymnasium.make_vec(identity, num_envs=copies)
-            env.reset(seed=0)
+            env = _spread(gymnasium.make_vec(identity, num_envs=copies), actions)
             fleet, bare = CompiledFleet(cases, copies), CompiledFleet(cases, copies)
-            fleet.run(actions, STEPS_BEFORE)
-            bare.advance(actions, STEPS_BEFORE)
+            for some in (fleet, bare):
+                some.spread(actions, STEPS_BEFORE)
             none, out = _nothing(copies), Steps(copies)
             timings = repeat(
-                _stepper(env, actions, steps, before=STEPS_BEFORE),
+                _stepper(env, actions, steps),
                 lambda f=fleet, a=actions, s=steps: f.run(a, s),
                 lambda f=bare, a=actions, s=steps: f.advance(a, s),
                 lambda n=none, o=out, s=steps: _calls(n, o, s),
@@ -218,10 +227,9 @@ def learning_figures(*, budget: int, repeats: int, timesteps: int) -> Iterator[F
     for env in (ours, theirs):
         env.seed(0)
         env.reset()
+    _stepper(ours, actions, STEPS_BEFORE)()
     few = max(1, steps // 20)
-    timings = repeat(
-        _stepper(ours, actions, steps, before=STEPS_BEFORE), _stepper(theirs, actions, few), repeats=repeats
-    )
+    timings = repeat(_stepper(ours, actions, steps), _stepper(theirs, actions, few), repeats=repeats)
     rates = [count * copies / timing.best_s / 1e6 for count, timing in zip((steps, few), timings, strict=True)]
     yield Figure(section, f"{copies} copies", rates[0], UNIT, target=3.0)
     yield Figure(section, f"{copies} copies", rates[0], UNIT, rates[1], "DummyVecEnv over single environments")
@@ -266,7 +274,7 @@ def size_points(*, budget: int, repeats: int) -> dict[str, list[tuple[int, float
             scenario = Scenario(workload="gsm8k-smooth", split="train", queue="shared", **changes)
             fleet = CompiledFleet([instance(scenario, case) for case in range(8)], copies)
             steps = _steps_for(copies, budget)
-            fleet.run(actions, STEPS_BEFORE)
+            fleet.spread(actions, STEPS_BEFORE)
             (timing,) = repeat(lambda f=fleet, s=steps: f.run(actions, s), repeats=repeats)
             found[kind].append((size, steps * copies / timing.best_s / 1e6))
     return found

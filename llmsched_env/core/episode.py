@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmsched_env.config import REWARDS
 from llmsched_env.core import layout
 from llmsched_env.core.bitset import words_needed
-from llmsched_env.core.layout import ITERATION, MAX_LEVELS, SERVED, SETUP, STATE, VIEW, Records
+from llmsched_env.core.layout import ITERATION, SERVED, SETUP, STATE, VIEW, Records
 from llmsched_env.core.stealing import blocks_needed
 from llmsched_env.core.transition import start_episode
 from llmsched_env.cost import CostModel
@@ -40,6 +40,7 @@ class Instance:
         release_ns: (n,) int64 in release order.
         request_of: (n,) int32: number of the request at each position.
         setup: (1,) `SETUP`.
+        levels: (num_levels, LEVEL_COLUMNS) int64: prefill levels of the cost model.
         start: the memory of an episode before its first iteration; a reset copies it.
     """
 
@@ -47,6 +48,7 @@ class Instance:
     release_ns: NDArray[np.int64]
     request_of: NDArray[np.int32]
     setup: Records
+    levels: NDArray[np.int64]
     start: Memory
 
     @property
@@ -76,7 +78,7 @@ class Instance:
         world = self.setup.copy()
         for name in ("reward", "reward_scale", "skip_forced", *(x for x in SETUP.names or () if x.endswith("address"))):
             world[name] = 0
-        for array in (self.requests, self.release_ns, self.request_of, world):
+        for array in (self.requests, self.release_ns, self.request_of, self.levels, world):
             h.update(np.ascontiguousarray(array).tobytes())
         return h.hexdigest()
 
@@ -118,7 +120,7 @@ class Instance:
 
         Raises:
             WorkloadError: too many tokens for the clock.
-            ConfigError: too many levels, or a prompt that no level holds.
+            ConfigError: a prompt that no level holds.
         """
         n = len(requests)
         total = int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))
@@ -136,23 +138,24 @@ class Instance:
         rows[:, layout.ESTIMATE] = estimates[by_position]
         rows[:, layout.QUEUE] = queue[by_position]
         setup = _setup(requests, cost, num_clients, shared, stealing, estimates)
-        _check_clock(rows, requests.release_ns, setup, f"cost model {cost.name!r}")
+        levels = np.array(cost.prefill_levels, np.int64).reshape(-1, layout.LEVEL_COLUMNS)
+        _check_clock(rows, requests.release_ns, setup, levels, f"cost model {cost.name!r}")
         k = setup[0]
         k.max_iterations = max_iterations
         k.reward = REWARDS.index(reward)
         k.skip_forced = skip_forced
         k.bound_ns = bound_ns
         k.reward_scale = float(bound_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
-        memory = Memory.empty(setup, (rows, requests.release_ns, position_of))
+        memory = Memory.empty(setup, (rows, requests.release_ns, position_of, levels))
         memory.view[0].mean_output_tokens = requests.mean_output_tokens
         if shared:
             memory.clients[0, layout.END] = n
         else:
             memory.clients[:, layout.END] = np.searchsorted(rows[:, layout.QUEUE], np.arange(num_clients), side="right")
         start_episode(memory.view[0], memory.state[0], memory.setup[0])
-        for array in (rows, by_position, position_of, setup, *memory.arrays):
+        for array in (rows, by_position, position_of, setup, levels, *memory.arrays):
             array.setflags(write=False)
-        return cls(rows, requests.release_ns, by_position, setup, memory)
+        return cls(rows, requests.release_ns, by_position, setup, levels, memory)
 
     def with_outputs(self, outputs: NDArray[np.int32]) -> Instance:
         """The same case with other true lengths; estimates, queues and the bound stay.
@@ -166,7 +169,7 @@ class Instance:
         _check_sum(int(outputs.sum(dtype=np.int64)))
         rows, setup = self.requests.copy(), self.setup.copy()
         rows[:, layout.OUTPUT] = outputs
-        _check_clock(rows, self.release_ns, setup, "these output lengths")
+        _check_clock(rows, self.release_ns, setup, self.levels, "these output lengths")
         setup[0].ring_mask = _ring_mask(outputs, rows[:, layout.ESTIMATE])
         start = self.start.moved(setup, rows)
         for array in (rows, setup, *start.arrays):
@@ -186,14 +189,16 @@ def _ring_mask(outputs: NDArray[np.int32], estimates: NDArray[np.int32]) -> int:
     return (1 << int(max(outputs.max(), estimates.max()) - 1).bit_length()) - 1
 
 
-def _check_clock(rows: NDArray[np.int32], release_ns: NDArray[np.int64], setup: Records, cost: str) -> None:
+def _check_clock(
+    rows: NDArray[np.int32], release_ns: NDArray[np.int64], setup: Records, levels: NDArray[np.int64], cost: str
+) -> None:
     """Raise where even some schedule that serves one request at a time could overflow the clock."""
     k = setup[0]
     decodes, prompts = (rows[:, column].astype(np.float64) for column in (layout.OUTPUT, layout.PROMPT))
     decodes -= 1.0
     longest_s = 1e-9 * (
         float(release_ns[-1])
-        + float(max(k.alpha_prefill_ns, k.level_ns.max())) * len(rows)
+        + float(max(k.alpha_prefill_ns, levels[:, layout.LEVEL_NS].max(initial=0))) * len(rows)
         + float(k.beta_prefill_ns) * float(prompts.sum())
         + (float(k.alpha_decode_ns) + float(k.beta_decode_ns)) * float(decodes.sum())
         + float(k.gamma_decode_ns) * float((decodes * (prompts + decodes)).sum())
@@ -208,8 +213,6 @@ def _check_clock(rows: NDArray[np.int32], release_ns: NDArray[np.int64], setup: 
 def _setup(
     requests: Requests, cost: CostModel, num_clients: int, shared: bool, stealing: bool, estimates: NDArray[np.int32]
 ) -> Records:
-    if len(cost.prefill_levels) > MAX_LEVELS:
-        raise ConfigError(f"{len(cost.prefill_levels)} prefill levels exceed {MAX_LEVELS}, the most that there may be.")
     longest_prompt = int(requests.prompt_tokens.max())
     if cost.prefill_levels and longest_prompt > cost.prefill_levels[-1][0]:
         raise ConfigError(
@@ -223,14 +226,13 @@ def _setup(
     k.ring_mask = _ring_mask(requests.output_tokens, estimates)
     k.shared_queue = shared
     k.stealing = stealing and not shared
+    k.first_release_ns = requests.release_ns[0]
+    k.arrivals = requests.release_ns[-1] > requests.release_ns[0]
     k.affine = cost.is_affine
     for name in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns"):
         k[name] = getattr(cost, name)
     k.token_cap = cost.prefill_token_cap
     k.num_levels = len(cost.prefill_levels)
-    for i, (tokens, time_ns) in enumerate(cost.prefill_levels):
-        k.level_tokens[i] = tokens
-        k.level_ns[i] = time_ns
     return setup
 
 
@@ -274,7 +276,7 @@ class Memory:
         record: bool = False,
     ) -> None:
         self.view, self.state, self.clients, self.ring, self.bits, self.tournament = arrays
-        self._case = case  # requests, release times and release order: shared, kept alive for their addresses
+        self._case = case  # requests, release times, release order and levels: shared, kept alive for their addresses
         self.setup = template.copy()
         self.log = np.zeros(FIRST_LOG_CAPACITY if record else 0, ITERATION)
         self.served = np.zeros(len(case[0]) if record else 0, SERVED)
@@ -282,7 +284,7 @@ class Memory:
 
     def _bind(self) -> None:
         k = self.setup[0]
-        requests, release_ns, release_order = self._case
+        requests, release_ns, release_order, levels = self._case
         self.setup_address = int(self.setup.ctypes.data)
         k.view_address = self.view.ctypes.data
         k.state_address = self.state.ctypes.data
@@ -298,6 +300,7 @@ class Memory:
         k.requests_address = requests.ctypes.data
         k.release_address = release_ns.ctypes.data
         k.release_order_address = release_order.ctypes.data
+        k.levels_address = levels.ctypes.data
         k.log_address = self.log.ctypes.data
         k.log_capacity = len(self.log)
         k.served_address = self.served.ctypes.data if len(self.served) else 0

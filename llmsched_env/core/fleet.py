@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from llmsched_env.core.episode import Instance
 from llmsched_env.core.features import NUM_FEATURES, observe
-from llmsched_env.core.layout import BUCKET, CLIENT_COLUMNS, DUE_LIMITS, RING_COLUMNS, SETUP, STATE, VIEW
+from llmsched_env.core.layout import (
+    BUCKET,
+    CLIENT_COLUMNS,
+    DUE_LIMITS,
+    HEAD,
+    REQUEST_COLUMNS,
+    RING_COLUMNS,
+    SETUP,
+    STATE,
+    VIEW,
+)
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, OBSERVE, OVER, TERMINATED, TRUNCATED, step_episode
 from llmsched_env.core.measure import MEASURED, measure
 from llmsched_env.core.memory import bits_at, clients_at, ring_at, tournament_at
@@ -27,8 +37,8 @@ __all__ = ["COPY_BYTES", "Fleet", "Steps", "load_copy", "look_ahead", "step_copi
 
 CACHE_LINE_BYTES = 64
 VIEW_BYTES, STATE_BYTES = VIEW.itemsize, STATE.itemsize
-CLIENT_BYTES, RING_BYTES = 4 * CLIENT_COLUMNS, 4 * RING_COLUMNS
-AHEAD, CLOSER = 6, 3
+CLIENT_BYTES, RING_BYTES, REQUEST_BYTES = 4 * CLIENT_COLUMNS, 4 * RING_COLUMNS, 4 * REQUEST_COLUMNS
+AHEAD = 3
 DUE_WINDOWS = (0, *DUE_LIMITS)
 
 COPY_BYTES = VIEW_BYTES + STATE_BYTES + SETUP.itemsize, CLIENT_BYTES
@@ -84,18 +94,26 @@ def _tell(flag: int, masks: NDArray[np.int8], invalid: NDArray[np.int64], copy: 
 
 @inlined
 def look_ahead(views: Any, setups: Any, i: int, last: int) -> None:
-    """Ask for what the copies after ``i`` will touch: with a thousand copies it has left the near caches."""
-    if i + AHEAD < last:
-        k = setups[i + AHEAD]
-        now = views[i + AHEAD].decodes + 1
+    """Ask for what the copies after ``i`` will touch, since with a thousand copies it has left the near caches.
+
+    In three stages, since each reads what the one before has asked for: the ring; a client whose request ends in the
+    next decode; the request at the head of its queue.
+    """
+    if i + 3 * AHEAD < last:
+        k = setups[i + 3 * AHEAD]
+        now = views[i + 3 * AHEAD].decodes + 1
         for window in DUE_WINDOWS:
             prefetch(k.ring_address + RING_BYTES * ((now + window) & k.ring_mask))
-    if i + CLOSER < last:
-        k = setups[i + CLOSER]
-        now = views[i + CLOSER].decodes + 1
-        client = ring_at(k)[now & k.ring_mask, BUCKET]
+    if i + 2 * AHEAD < last:
+        k = setups[i + 2 * AHEAD]
+        client = ring_at(k)[(views[i + 2 * AHEAD].decodes + 1) & k.ring_mask, BUCKET]
         if client >= 0:
             prefetch(k.clients_address + CLIENT_BYTES * client)
+    if i + AHEAD < last:
+        k = setups[i + AHEAD]
+        client = ring_at(k)[(views[i + AHEAD].decodes + 1) & k.ring_mask, BUCKET]
+        if client >= 0:
+            prefetch(k.requests_address + REQUEST_BYTES * clients_at(k)[client, HEAD])
 
 
 @jit

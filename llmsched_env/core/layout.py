@@ -1,8 +1,8 @@
 """How one simulated episode lies in memory: numbers only, so that compiled code and plain Python read the same thing.
 
-An episode is eight arrays. `view` holds what any policy may know, `state` what only the transition may; `clients`,
-`ring`, `bits` and `tournament` are its data structures; `requests` and `release_ns` are the case, read-only and shared
-by all copies. Copying the first six copies an episode, which is all that a planner or a reset needs.
+An episode is some arrays. `view` holds what any policy may know, `state` what only the transition may; `clients`,
+`ring`, `bits` and `tournament` are its data structures; `requests`, `release_ns` and `levels` are the case, read-only
+and shared by all copies. Copying the first six copies an episode, which is all that a planner or a reset needs.
 
 Positions. Requests are laid out in *queue order*: queue by queue, within a queue in the order in which they are to be
 taken. A request is named by its position throughout the core, and a shared queue is read front to back.
@@ -34,18 +34,12 @@ Records = NDArray[np.void]
 _I8, _F8 = np.int64, np.float64
 
 
-def _record(*fields: tuple[str, type], levels: int = 0) -> np.dtype[np.void]:
-    listed: list[tuple[str, object]] = [(name, kind) for name, kind in fields]
-    if levels:
-        listed += [("level_tokens", (_I8, (levels,))), ("level_ns", (_I8, (levels,)))]
-    return np.dtype((np.record, np.dtype(listed, align=True)))
+def _record(*fields: tuple[str, type]) -> np.dtype[np.void]:
+    return np.dtype((np.record, np.dtype([*fields], align=True)))
 
 
 DUE_LIMITS = (1, 4, 16, 64, 256)
 """Upper ends, in decodes from now, of the windows in which `view` counts the completions that are expected."""
-
-MAX_LEVELS = 32
-"""Most prefill levels that a cost model may have."""
 
 
 class View(Protocol):
@@ -94,55 +88,62 @@ class View(Protocol):
 
 VIEW = _record(*((name, _F8 if kind == "float" else _I8) for name, kind in View.__annotations__.items()))
 
-# What only the transition may know: bookkeeping, and the totals that rewards and metrics are differences of.
+# What only the transition may know: bookkeeping, and the totals that rewards and metrics are differences of. First
+# what every decode touches, in one cache line.
 STATE = _record(
-    ("next_release", _I8),  # index into release order
     ("next_release_ns", _I8),  # its time; the largest integer where none is left
+    ("busy_client_ns", _I8),  # sum over clients of the time in which they took part
+    ("request_ns", _I8),  # integral of (waiting + active) over time
+    ("idle_client_decodes", _I8),  # sum over decodes of idle clients
+    ("min_active", _I8),
+    ("charged", _I8),  # reward charge that was already paid out
+    ("invalid_actions", _I8),
+    ("logged", _I8),  # iterations written to the log
+    ("next_release", _I8),  # index into release order
     ("oldest_position", _I8),  # index into release order: all before it have started
     ("own_ready", _I8),  # client queues: idle clients whose own queue is not empty, and what its head holds
     ("own_tokens", _I8),
     ("own_work", _I8),
     ("window_from", _I8),  # shared queue: where the previewed batch ends
     ("window_full", _I8),  # shared queue: the next request would exceed the cap
-    ("busy_client_ns", _I8),  # sum over clients of the time in which they took part
     ("prefill_time_ns", _I8),
     ("jump_ns", _I8),  # time in which nothing was there to do
-    ("idle_client_decodes", _I8),  # sum over decodes of idle clients
-    ("request_ns", _I8),  # integral of (waiting + active) over time
-    ("charged", _I8),  # reward charge that was already paid out
-    ("invalid_actions", _I8),
     ("steals", _I8),
     ("max_batch_tokens", _I8),
     ("min_batch_tokens", _I8),
-    ("min_active", _I8),
     ("max_active", _I8),
-    ("logged", _I8),  # iterations written to the log
 )
 
-# What does not change during an episode: the case, the world, and where the arrays of this copy lie.
+# What does not change during an episode: the case, the world, and where the arrays of this copy lie. First
+# what every step reads, in two cache lines.
 SETUP = _record(
     ("num_requests", _I8),
     ("num_clients", _I8),
-    ("ring_mask", _I8),
-    ("shared_queue", _I8),
-    ("stealing", _I8),
-    ("affine", _I8),
-    ("alpha_prefill_ns", _I8),
-    ("beta_prefill_ns", _I8),
-    ("alpha_decode_ns", _I8),
-    ("beta_decode_ns", _I8),
-    ("gamma_decode_ns", _I8),
-    ("token_cap", _I8),
-    ("num_levels", _I8),
     ("max_iterations", _I8),  # horizon; 0: none
+    ("skip_forced", _I8),
     ("reward", _I8),  # index into config.REWARDS
     ("reward_scale", _F8),
+    ("affine", _I8),
+    ("alpha_prefill_ns", _I8),
+    ("alpha_decode_ns", _I8),
+    ("gamma_decode_ns", _I8),
+    ("ring_mask", _I8),
+    ("ring_address", _I8),
+    ("clients_address", _I8),
+    ("log_capacity", _I8),
+    ("served_address", _I8),
+    ("requests_address", _I8),
+    ("shared_queue", _I8),
+    ("stealing", _I8),
+    ("first_release_ns", _I8),
+    ("arrivals", _I8),  # whether a request is released later than that
+    ("beta_prefill_ns", _I8),
+    ("beta_decode_ns", _I8),
+    ("token_cap", _I8),
+    ("num_levels", _I8),
     ("bound_ns", _I8),  # LB1
-    ("skip_forced", _I8),
     ("view_address", _I8),
     ("state_address", _I8),
-    ("clients_address", _I8),
-    ("ring_address", _I8),
     ("bit_words", _I8),  # of the sets
     ("waiting_address", _I8),  # the set of waiting positions
     ("idle_address", _I8),  # the set of idle clients
@@ -150,13 +151,10 @@ SETUP = _record(
     ("stale_address", _I8),  # stealing: the set of blocks of clients that the tournament must weigh again
     ("tournament_address", _I8),  # stealing: who has the most work
     ("num_nodes", _I8),  # of the tournament; 0 without stealing
-    ("requests_address", _I8),
     ("release_address", _I8),
     ("release_order_address", _I8),
     ("log_address", _I8),  # recordings: 0 where they are off
-    ("log_capacity", _I8),
-    ("served_address", _I8),
-    levels=MAX_LEVELS,
+    ("levels_address", _I8),
 )
 
 # Columns of `clients` (int32, one row a client: an event touches one cache line).
@@ -187,6 +185,11 @@ OUTPUT = 1
 ESTIMATE = 2
 QUEUE = 3  # queue that holds it
 REQUEST_COLUMNS = 4
+
+# Columns of `levels` (int64, one row a prefill level; none where prefills are affine).
+CAPACITY_TOKENS = 0
+LEVEL_NS = 1
+LEVEL_COLUMNS = 2
 
 # Optional recordings: one entry an iteration, one entry a position. Length 0 switches them off.
 ITERATION = _record(("start_ns", _I8), ("end_ns", _I8), ("prefill", _I8), ("clients", _I8))

@@ -14,6 +14,7 @@ import numpy as np
 from llmsched_env.core.layout import (
     CLIENT_COLUMNS,
     ITERATION,
+    LEVEL_COLUMNS,
     REQUEST_COLUMNS,
     RING_COLUMNS,
     SERVED,
@@ -26,6 +27,7 @@ __all__ = [
     "bits_at",
     "clients_at",
     "copy_episode",
+    "levels_at",
     "log_at",
     "release_ns_at",
     "release_order_at",
@@ -76,6 +78,12 @@ def release_order_at(k: Any) -> Any:
 def release_ns_at(k: Any) -> Any:
     """(n,) int64."""
     return array_at(k.release_address, (k.num_requests,), np.int64)
+
+
+@inlined
+def levels_at(k: Any) -> Any:
+    """(num_levels, LEVEL_COLUMNS) int64."""
+    return array_at(k.levels_address, (k.num_levels, LEVEL_COLUMNS), np.int64)
 
 
 @inlined

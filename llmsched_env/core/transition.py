@@ -19,11 +19,13 @@ from llmsched_env.core.bitset import contains, find_from, insert
 from llmsched_env.core.layout import (
     BATCH,
     BUCKET,
+    CAPACITY_TOKENS,
     DUE,
     ESTIMATE,
     EXPECTED,
     HEAD,
     HELD,
+    LEVEL_NS,
     NEXT,
     OUTPUT,
     PROMPT,
@@ -31,6 +33,7 @@ from llmsched_env.core.layout import (
 )
 from llmsched_env.core.memory import (
     clients_at,
+    levels_at,
     log_at,
     release_ns_at,
     release_order_at,
@@ -58,10 +61,11 @@ def prefill_duration(k: Record, tokens: int) -> int:
     """Duration in ns of a prefill of ``tokens`` prompt tokens (affine, or the smallest level that holds them)."""
     if k.num_levels == 0:
         return k.alpha_prefill_ns + k.beta_prefill_ns * tokens
+    levels = levels_at(k)
     level = 0
-    while level < k.num_levels - 1 and k.level_tokens[level] < tokens:
+    while level < k.num_levels - 1 and levels[level, CAPACITY_TOKENS] < tokens:
         level += 1
-    return k.level_ns[level]
+    return levels[level, LEVEL_NS]
 
 
 @jit
@@ -364,7 +368,9 @@ def _settle(v: Record, s: Record, k: Record) -> None:
     v.prefill_ns = prefill_duration(k, v.batch_tokens)
     v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * v.active + k.gamma_decode_ns * v.context_tokens
     v.oldest_release_ns = v.clock_ns
-    if v.waiting > 0:
+    if v.waiting > 0 and k.arrivals == 0:
+        v.oldest_release_ns = k.first_release_ns
+    elif v.waiting > 0:
         release_order = release_order_at(k)
         while not contains(k.waiting_address, k.num_requests, release_order[s.oldest_position]):
             s.oldest_position += 1

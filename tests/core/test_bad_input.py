@@ -9,7 +9,6 @@ import pytest
 from strategies import Case
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.layout import MAX_LEVELS
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import (
@@ -100,13 +99,6 @@ def test_levels_that_a_prompt_exceeds():
     case = Case((30,), (1,), 1, levels=((10, 5), (20, 9)), token_cap=20)
     with pytest.raises(ConfigError, match=r"of 30 tokens exceeds the largest (prefill )?level, 20"):
         case.instance()
-
-
-def test_more_levels_than_the_core_has_room_for():
-    levels = tuple((i, i) for i in range(1, MAX_LEVELS + 2))
-    assert Case((1,), (1,), 1, levels=levels[:-1], token_cap=5).instance().num_requests == 1
-    with pytest.raises(ConfigError, match=f"{MAX_LEVELS + 1} prefill levels exceed {MAX_LEVELS}"):
-        Case((1,), (1,), 1, levels=levels, token_cap=5).instance()
 
 
 def test_a_cap_that_no_level_holds():
