@@ -1,6 +1,6 @@
 # make run     the comparison on both cases, with tables and pictures in results/
 # make test    the tests
-# make test-rllib  the RLlib example, and the environment under RLlib's older Gymnasium, in .venv-rllib
+# make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
 # make check   lint, types, layers
 # make bench   speed, and the tables of docs/performance.md
 # make help    this text
@@ -61,7 +61,7 @@ $(RLLIB)/.installed: pyproject.toml constraints-rllib.txt
 	@touch $@
 
 test-rllib: $(RLLIB)/.installed
-	$(RLLIB)/bin/python -m pytest tests/env tests/rllib
+	$(RLLIB)/bin/python -m pytest tests/env tests/rllib tests/evaluation/test_ray.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -74,6 +74,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-dev
+	@$(INSTALL) -e '.[bench]' || echo 'EnvPool has no wheel for this machine: its figure is left out.'
 	$(BIN)/python benchmarks/speed.py
 
 tables: $(VENV)/.installed-run

@@ -80,7 +80,7 @@ def _stepper(env: Any, actions: NDArray[np.int64], steps: int) -> Callable[[], N
 
 
 def _steps_for(copies: int, budget: int) -> int:
-    return max(20, budget // copies)
+    return max(20, min(5_000, budget // copies))
 
 
 def copies_points(*, budget: int, repeats: int) -> list[CopiesPoint]:
@@ -177,7 +177,7 @@ def _parts(budget: int, repeats: int) -> Iterator[Figure]:
                 lambda f=fleet, a=actions, s=steps: f.run(a, s),
                 lambda f=bare, a=actions, s=steps: f.advance(a, s),
                 lambda n=none, o=out, s=steps: _calls(n, o, s),
-                lambda c=copies, s=steps: [Steps(c) for _ in range(s)],
+                lambda c=copies, s=steps: _allocate(c, s),
                 repeats=repeats,
             )
             whole, compiled, transition, call, arrays = (t.best_s / steps / copies * 1e9 for t in timings)
@@ -204,6 +204,11 @@ def _calls(arguments: tuple[Any, ...], out: Steps, steps: int) -> None:
     arrays = out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid
     for _ in range(steps):
         step_copies(*arguments, *arrays)
+
+
+def _allocate(copies: int, steps: int) -> None:
+    for _ in range(steps):
+        Steps(copies)
 
 
 def _copy_bytes() -> int:
