@@ -1,5 +1,19 @@
 """Rules, planners and whole methods to be compared with: ``python -m baselines`` runs them."""
 
-from baselines.registry import BASELINES, METHODS, POLICIES, entry, make_policy
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from baselines.registry import BASELINES, METHODS, POLICIES, entry, make_policy
 
 __all__ = ["BASELINES", "METHODS", "POLICIES", "entry", "make_policy"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that ``python -m baselines.tuned`` runs a module that was not imported before.
+    if name in __all__:
+        from baselines import registry
+
+        return getattr(registry, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,9 +82,11 @@ def _planners(cases: int) -> dict[str, Any]:
                 play(Beam(width, rounds=1 if width == 1 else 2), scenario, case)
                 times.append(time.perf_counter() - start)
             beam_ms[f"width {width} {workload}"] = float(np.median(times)) * 1e3
-        decision_times(Rollout(), scenario, [cases])
-        p99_ns = np.quantile(decision_times(Rollout(), scenario, range(max(1, cases // 4))), 0.99)
-        rollout_p99_ms[workload] = float(p99_ns) / 1e6
+        blind = scenario.replace(lengths="hidden", queue="shared", order="fcfs")
+        for name, world in ((workload, scenario), (f"{workload}, lengths hidden (4 drawn futures)", blind)):
+            decision_times(Rollout(), world, [cases])
+            p99_ns = np.quantile(decision_times(Rollout(), world, range(max(1, cases // 4))), 0.99)
+            rollout_p99_ms[name] = float(p99_ns) / 1e6
     return {"beam_ms": beam_ms, "rollout_p99_ms": rollout_p99_ms}
 
 
