@@ -61,7 +61,8 @@ $(RLLIB)/.installed: pyproject.toml constraints-rllib.txt
 	@touch $@
 
 test-rllib: $(RLLIB)/.installed
-	$(RLLIB)/bin/python -m pytest tests/env tests/rllib tests/evaluation/test_ray.py
+	$(RLLIB)/bin/python -m pytest tests/env tests/rllib
+	$(RLLIB)/bin/python -m pytest tests/evaluation/test_ray.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

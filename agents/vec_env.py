@@ -52,16 +52,16 @@ class SB3VecEnv(VecEnv):
         Raises:
             ConfigError: options that name a case for some copies only, or something else.
         """
-        named = [options for options in self._options if options]
-        options = None
-        if named:
-            if any(set(options) != {"case"} for options in self._options):
-                raise ConfigError(f"options = {self._options}: give a 'case' for every copy, and nothing else.")
-            options = {"case": [options["case"] for options in self._options]}
-        observations, infos = self._copies.reset(seed=self._seeds, options=options)
-        self.reset_infos = [{"case": case} for case in infos["case"].tolist()]
+        given, seeds = self._options, self._seeds
         self._reset_seeds()
         self._reset_options()
+        options = None
+        if any(given):
+            if any(set(options) != {"case"} for options in given):
+                raise ConfigError(f"options = {given}: give a 'case' for every copy, and nothing else.")
+            options = {"case": [options["case"] for options in given]}
+        observations, infos = self._copies.reset(seed=seeds, options=options)
+        self.reset_infos = [{"case": case} for case in infos["case"].tolist()]
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:

@@ -148,6 +148,20 @@ def advance_fleet(
     return ended
 
 
+@jit
+def run_to_share(addresses: Any, actions: Any, shares: Any) -> None:
+    """Step each copy, alone, until that share of its requests is complete."""
+    count = len(shares)
+    views = array_at(addresses[0], (count,), VIEW)
+    states = array_at(addresses[1], (count,), STATE)
+    setups = array_at(addresses[2], (count,), SETUP)
+    for i in range(count):
+        step = 0
+        while views[i].completed < shares[i] * setups[i].num_requests:
+            advance(views[i], states[i], setups[i], actions[step % len(actions), i])
+            step += 1
+
+
 class CompiledFleet:
     """``count`` copies in a loop without Python: the ceiling of the vector environment.
 
@@ -168,6 +182,12 @@ class CompiledFleet:
 
     def _arguments(self, actions: NDArray[np.int64], steps: int) -> tuple[Any, ...]:
         return self._fleet.addresses, self._fleet.bases, self._sources, actions, steps
+
+    def scatter(self, actions: NDArray[np.int64]) -> None:
+        """Bring every copy to a random depth of an episode, however long those are; up to nine tenths of it."""
+        count = self._fleet.count
+        depths = np.random.default_rng(0).random(count) * 0.9
+        run_to_share(self._fleet.addresses, actions, depths)
 
     def spread(self, actions: NDArray[np.int64], steps: int) -> None:
         """``steps`` steps of every copy, each begun anew after some of them: copies then stand all over an episode."""

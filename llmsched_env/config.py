@@ -11,7 +11,18 @@ from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.workload import SPLITS, Workload, workload
 
-__all__ = ["ASSIGNMENTS", "LENGTHS", "MAX_CLIENTS", "ORDERS", "QUEUES", "REWARDS", "Scenario", "merged", "whole"]
+__all__ = [
+    "ASSIGNMENTS",
+    "LENGTHS",
+    "MAX_CLIENTS",
+    "ORDERS",
+    "QUEUES",
+    "REWARDS",
+    "Scenario",
+    "checked_options",
+    "merged",
+    "whole",
+]
 
 QUEUES = ("client", "shared")
 ASSIGNMENTS = ("mip", "lpt", "round_robin")
@@ -145,6 +156,21 @@ def merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
                 "environment id: leave one out, or pass the scenario to the environment's class itself."
             )
     return found
+
+
+def checked_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
+    """The options of a reset.
+
+    Raises:
+        ConfigError: not a dictionary.
+        UnknownNameError: an option that does not exist.
+    """
+    if not isinstance(options, dict | None):
+        raise ConfigError(f"options = {options!r} is not a dictionary: give one, with {' or '.join(sorted(known))}.")
+    for name in options or {}:
+        if name not in known:
+            raise UnknownNameError("reset option", name, known)
+    return options or {}
 
 
 def whole(name: str, value: object, least: int, most: int) -> int:

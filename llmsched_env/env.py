@@ -14,7 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import Scenario, merged
+from llmsched_env.config import Scenario, checked_options, merged
 from llmsched_env.core.features import FEATURES, NUM_FEATURES
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, OVER, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
@@ -128,13 +128,11 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         Raises:
             ConfigError: an unknown option, or a case number below 0.
         """
+        named = checked_options(options, {"case"}).get("case")
+        if named is not None:
+            instance(self.scenario, named)  # one that does not exist is found before anything has changed
         super().reset(seed=seed)
-        unknown = set(options or {}) - {"case"}
-        if unknown:
-            raise UnknownNameError("reset option", sorted(unknown)[0], {"case"})
-        case = (options or {}).get("case")
-        if case is None:
-            case = draw_case(self.scenario, self.np_random)
+        case = draw_case(self.scenario, self.np_random) if named is None else int(named)
         problem = instance(self.scenario, case)
         if self._simulator is not None and self._simulator.instance is problem:
             self._simulator.reset()
@@ -144,7 +142,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         observation, _ = self._advance(OBSERVE)
         self._unpaid = True
         info = self._info()
-        info["case"] = int(case)
+        info["case"] = case
         if self.render_mode == "human":
             self.render()
         return observation, info

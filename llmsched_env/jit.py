@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,7 +87,15 @@ class _CheckedCacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
         return dict(overloads) if current else {}
 
 
+_settings_lock = threading.Lock()
+
+
 def _cached(compile_with: Callable[..., Any]) -> Any:
+    with _settings_lock:
+        return _cached_alone(compile_with)
+
+
+def _cached_alone(compile_with: Callable[..., Any]) -> Any:
     # numba reads its global CACHE_DIR, and the class of its cache files, when a function is decorated, so they are set
     # for just that long: the cache of a user's own numba code stays as it was.
     settings: Any = numba.config

@@ -16,12 +16,13 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from llmsched_env.config import Scenario, merged, whole
+from llmsched_env.config import Scenario, checked_options, merged, whole
+from llmsched_env.core.episode import Instance
 from llmsched_env.core.features import NUM_FEATURES
-from llmsched_env.core.fleet import COPY_BYTES, Fleet, Steps
+from llmsched_env.core.fleet import CLIENT_BYTES, COPY_BYTES, Fleet, Steps
 from llmsched_env.core.loops import OVER
 from llmsched_env.core.measure import COUNTS, MEASURED
-from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
+from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
 from llmsched_env.instances import draw_case, instance
 
 __all__ = ["LLMSchedVectorEnv"]
@@ -32,6 +33,9 @@ Infos = dict[str, Any]
 
 FINAL_MASKS = tuple(f"_{name}" for name in (*MEASURED, "action_mask", "invalid_actions"))
 
+Stream = tuple[np.random.Generator, int]
+"""Where a copy draws its cases from, and what that was seeded with."""
+
 MOST_COPIES, MOST_THREADS, MOST_SEED = 2**24, 256, 2**128
 
 
@@ -41,13 +45,14 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
     Copy i gives exactly what the single environment gives that is seeded with ``seed + i`` and takes the same actions.
     Each reset draws the copy's next case. Episodes that end are reset in the same step (`AutoresetMode.SAME_STEP`):
     the observation returned is the first of the next episode; the last one of the ended episode is in
-    ``infos["final_obs"]``, what it achieved in ``infos["final_info"]``. All arrays returned are new, and never
-    overwritten.
+    ``infos["final_obs"]``, what it achieved in ``infos["final_info"]``. What is returned is never overwritten: all
+    arrays are new, but for masks that say "every copy", which are read-only.
 
     Args:
         num_envs: copies, at least 1.
         scenario: of all copies, or one a copy. They may differ in all but the observation's size, which is fixed.
-        threads: that share a step. Results do not depend on it; it pays from a thousand copies on.
+        threads: that share a step. Results do not depend on it. Measure whether it pays: handing a step over costs
+            tens of microseconds.
         render_mode: only ``None``: a single environment draws.
         **arguments: those of `Scenario`, as for the single environment.
 
@@ -76,13 +81,12 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
                 "gymnasium.make, or pass vectorization_mode='sync'."
             )
         self.scenarios = _one_each(scenario, arguments, self.num_envs)
-        _check_memory(self.scenarios)
+        _check_memory(self.num_envs, CLIENT_BYTES * max(one.num_clients for one in self.scenarios))
         self.single_observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
         self.single_action_space = spaces.Discrete(2)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._fleet: Fleet | None = None
-        self._streams: list[np.random.Generator | None] = [None] * self.num_envs
+        self._streams: list[Stream | None] = [None] * self.num_envs
         self._everywhere = np.ones(self.num_envs, np.bool_)
         self._everywhere.setflags(write=False)
 
@@ -104,19 +108,22 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         """
         if self.closed:
             raise EpisodeOverError("the vector environment is closed: make another one.")
-        chosen, cases = self._reset_options(options or {})
+        chosen, cases = self._reset_options(options)
         seeds = self._seeds(seed)
-        if self._fleet is None:
-            if len(chosen) < self.num_envs:
-                raise EpisodeOverError("no copy has begun: call reset() once without reset_mask.")
-            self._fleet = Fleet(self.num_envs, threads=self._threads)
+        if self._fleet is None and len(chosen) < self.num_envs:
+            raise EpisodeOverError("no copy has begun: call reset() once without reset_mask.")
+        streams = self._streams.copy()
         for i in chosen.tolist():
-            if seeds[i] is not None or self._streams[i] is None:
-                self._streams[i] = seeding.np_random(seeds[i])[0]
-        out = self._fleet.observe()
-        drawn = self._begin(self._fleet, chosen, cases, out)
+            if seeds[i] is not None or streams[i] is None:
+                streams[i] = seeding.np_random(seeds[i])
+        # Only what succeeds changes anything: cases that do not exist are found before the first copy begins anew.
+        begun = self._cases(chosen, cases, streams)
+        fleet = self._fleet or Fleet(self.num_envs, threads=self._threads)
+        out = Steps(self.num_envs) if self._fleet is None else fleet.observe()
+        self._begin(fleet, begun, out)
+        self._fleet, self._streams = fleet, streams
         infos = self._infos(out)
-        infos["case"], infos["_case"] = drawn, _where(chosen, self.num_envs)
+        infos["case"], infos["_case"] = self._numbers(begun), _where(chosen, self.num_envs)
         return out.observations, infos
 
     def step(
@@ -136,7 +143,12 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             EpisodeOverError: before ``reset`` or after ``close``.
         """
         fleet = self._running()
-        if type(actions) is not np.ndarray or actions.dtype != np.int64 or actions.shape != (self.num_envs,):
+        if not (
+            type(actions) is np.ndarray
+            and actions.dtype == np.int64
+            and actions.shape == (self.num_envs,)
+            and actions.flags.carray  # else compiled code would be compiled once more
+        ):
             actions = _checked(actions, self.num_envs)
         out, over = fleet.step(actions)
         if over < 0:
@@ -146,7 +158,11 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             )
         infos = self._infos(out)
         if over:
-            self._autoreset(fleet, out, infos)
+            try:
+                self._autoreset(fleet, out, infos)
+            except BaseException:
+                self._fleet = None  # some copies are over: only a reset goes on from here
+                raise
         return out.observations, out.rewards, out.terminated, out.truncated, infos
 
     def _autoreset(self, fleet: Fleet, out: Steps, infos: Infos) -> None:
@@ -164,25 +180,41 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             final[name][ended] = infos[name][ended]
         final.update(dict.fromkeys(FINAL_MASKS, where))
         infos["final_obs"], infos["final_info"] = observations, final
-        infos["case"] = self._begin(fleet, ended, None, out)
+        begun = self._cases(ended, None, self._streams)
+        self._begin(fleet, begun, out)
+        infos["case"] = self._numbers(begun)
         infos["_final_obs"] = infos["_final_info"] = infos["_case"] = where
 
-    def _begin(
-        self, fleet: Fleet, copies: NDArray[np.int64], cases: Sequence[int] | None, out: Steps
-    ) -> NDArray[np.int64]:
-        """Load a case into each of ``copies``, drawn where none is given; returns their numbers, 0 for other copies."""
-        drawn = np.zeros(self.num_envs, np.int64)
+    def _cases(
+        self, copies: NDArray[np.int64], cases: Sequence[int] | None, streams: Sequence[Stream | None]
+    ) -> list[tuple[int, int, Instance]]:
+        """(copy, case number, case) for each of ``copies``, the number drawn where none is given."""
         found = []
         for i in copies.tolist():
-            scenario, stream = self.scenarios[i], self._streams[i]
+            scenario, stream = self.scenarios[i], streams[i]
             assert stream is not None
-            case = draw_case(scenario, stream) if cases is None else cases[i]
-            found.append((i, instance(scenario, case)))
-            drawn[i] = case
-        # Only now: a case that does not exist has changed nothing.
-        for i, problem in found:
+            case = draw_case(scenario, stream[0]) if cases is None else cases[i]
+            found.append((i, case, instance(scenario, case)))
+        return found
+
+    def _begin(self, fleet: Fleet, begun: Sequence[tuple[int, int, Instance]], out: Steps) -> None:
+        """Begin these cases in these copies.
+
+        Raises:
+            ConfigError: they need more memory than there is.
+        """
+        largest = max(problem.start.queue_bytes for _, _, problem in begun)
+        if largest > fleet.row_bytes:
+            _check_memory(self.num_envs, largest)
+            fleet.make_room(largest)
+        for i, _, problem in begun:
             fleet.load(i, problem, out)
-        return drawn
+
+    def _numbers(self, begun: Sequence[tuple[int, int, Instance]]) -> NDArray[np.int64]:
+        numbers = np.zeros(self.num_envs, np.int64)
+        for i, case, _ in begun:
+            numbers[i] = case
+        return numbers
 
     def _infos(self, out: Steps) -> Infos:
         return {
@@ -206,6 +238,20 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             raise EpisodeOverError(f"the vector environment is {what}.")
         return self._fleet
 
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """(num_envs,) what each copy was seeded with; -1 before its first reset."""
+        return tuple(-1 if stream is None else stream[1] for stream in self._streams)
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]
+        """(num_envs,) where each copy draws its cases from; ``None`` before its first reset."""
+        return tuple(None if stream is None else stream[0] for stream in self._streams)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._everywhere.setflags(write=False)
+
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads and free the episodes."""
         if self._fleet is not None:
@@ -215,7 +261,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if not isinstance(seed, Iterable):
+        if not isinstance(seed, Iterable) or np.ndim(seed) == 0:  # type: ignore[arg-type]
             first = whole("seed", seed, 0, MOST_SEED)
             return [first + i for i in range(self.num_envs)]
         seeds = [None if one is None else whole("seed", one, 0, MOST_SEED) for one in seed]
@@ -223,12 +269,10 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             raise ConfigError(f"{len(seeds)} seeds are given for {self.num_envs} copies: give one each, or one number.")
         return seeds
 
-    def _reset_options(self, options: dict[str, Any]) -> tuple[NDArray[np.int64], list[int] | None]:
+    def _reset_options(self, options: dict[str, Any] | None) -> tuple[NDArray[np.int64], list[int] | None]:
         """The copies to reset, and the case of every copy where they are given."""
-        unknown = set(options) - {"case", "reset_mask"}
-        if unknown:
-            raise UnknownNameError("reset option", sorted(unknown)[0], {"case", "reset_mask"})
-        mask = options.get("reset_mask", self._everywhere)
+        options = checked_options(options, {"case", "reset_mask"})
+        mask = options.get("reset_mask", np.ones(self.num_envs, np.bool_))
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
             raise ConfigError(f"reset_mask = {mask!r} is not an array of {self.num_envs} bool.")
         if not mask.any():
@@ -236,7 +280,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         cases = options.get("case")
         if cases is None:
             return np.flatnonzero(mask), None
-        if np.ndim(cases) == 0:
+        if not isinstance(cases, Sequence | np.ndarray) or isinstance(cases, str) or np.shape(cases) == ():
             cases = [cases] * self.num_envs
         if len(cases) != self.num_envs:
             raise ConfigError(f"{len(cases)} cases are given for {self.num_envs} copies: give one each, or one number.")
@@ -246,20 +290,27 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
 def _one_each(scenario: Any, arguments: dict[str, Any], count: int) -> tuple[Scenario, ...]:
     if scenario is None or isinstance(scenario, Scenario):
         return (merged(scenario, arguments),) * count
+    if isinstance(scenario, str) or not isinstance(scenario, Sequence):
+        raise ConfigError(
+            f"scenario = {scenario!r} is neither a Scenario nor a list of them: make one with Scenario(...)."
+        )
     scenarios = tuple(scenario)
     if len(scenarios) != count:
         raise ConfigError(f"{len(scenarios)} scenarios are given for {count} copies: give one each, or one for all.")
     return tuple(merged(one, arguments) for one in scenarios)
 
 
-def _check_memory(scenarios: Sequence[Scenario]) -> None:
-    fixed, per_client = COPY_BYTES
-    needed = sum(fixed + per_client * scenario.num_clients for scenario in scenarios)
-    limit = _memory_bytes()
+def _check_memory(copies: int, queue_bytes: int) -> None:
+    """Before it is too late: on most systems an allocation succeeds, and the process is killed when it is used.
+
+    Raises:
+        ConfigError: more copies than memory holds.
+    """
+    needed, limit = copies * (COPY_BYTES + queue_bytes), _memory_bytes()
     if needed > limit:
         raise ConfigError(
-            f"{len(scenarios)} copies need at least {needed / 2**30:.1f} GiB, but this machine has "
-            f"{limit / 2**30:.1f} GiB: make fewer, or with fewer clients."
+            f"{copies} copies need {needed / 2**30:.1f} GiB, but this machine has {limit / 2**30:.1f} GiB: make fewer, "
+            "or with fewer clients."
         )
 
 
@@ -276,12 +327,17 @@ def _memory_bytes() -> float:
 
 
 def _checked(actions: Any, count: int) -> Actions:
-    found = np.asarray(actions)
+    try:
+        found = np.asarray(actions)
+    except ValueError:  # ragged
+        found = np.array(None)
     if found.dtype.kind not in "iu" or found.shape != (count,):
         raise InvalidActionError(
             f"actions of shape {found.shape} and type {found.dtype} are given: one whole number a copy is needed, "
             f"shape ({count},)."
         )
+    if found.dtype == np.uint64:
+        found = np.minimum(found, 2)  # no wrap
     return found.astype(np.int64)
 
 

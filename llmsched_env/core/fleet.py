@@ -2,11 +2,13 @@
 
 What each step touches first lies together by kind (views, states, setups); the queues of a copy are one row of a large
 array, whose rows grow when a case needs more. A reset copies the start of an instance over the copy's row: no solver,
-no allocation, no Python object per client or request.
+no Python object per client or request, and, unless rows have to grow, no allocation.
 """
 
 from __future__ import annotations
 
+import copy
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -18,6 +20,7 @@ from llmsched_env.core.episode import Instance
 from llmsched_env.core.features import NUM_FEATURES, observe
 from llmsched_env.core.layout import (
     BUCKET,
+    CASE_ADDRESSES,
     CLIENT_COLUMNS,
     DUE_LIMITS,
     HEAD,
@@ -33,7 +36,7 @@ from llmsched_env.core.memory import bits_at, clients_at, ring_at, tournament_at
 from llmsched_env.core.pointers import array_at, prefetch
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["COPY_BYTES", "Fleet", "Steps", "load_copy", "look_ahead", "step_copies"]
+__all__ = ["CLIENT_BYTES", "COPY_BYTES", "Fleet", "Steps", "load_copy", "look_ahead", "step_copies"]
 
 CACHE_LINE_BYTES = 64
 VIEW_BYTES, STATE_BYTES = VIEW.itemsize, STATE.itemsize
@@ -41,8 +44,8 @@ CLIENT_BYTES, RING_BYTES, REQUEST_BYTES = 4 * CLIENT_COLUMNS, 4 * RING_COLUMNS, 
 AHEAD = 3
 DUE_WINDOWS = (0, *DUE_LIMITS)
 
-COPY_BYTES = VIEW_BYTES + STATE_BYTES + SETUP.itemsize, CLIENT_BYTES
-"""What a copy takes at least, and more for each client."""
+COPY_BYTES = VIEW_BYTES + STATE_BYTES + SETUP.itemsize
+"""What a copy takes beside its queues."""
 
 Addresses = tuple[int, int, int, int]
 """Of the views, the states, the setups and the flags (int64) of all copies."""
@@ -260,7 +263,7 @@ class Fleet:
         self.setups = np.zeros(count, SETUP)
         self.flags = np.full(count, TERMINATED, np.int64)
         self._instances: list[Instance | None] = [None] * count  # kept alive: the core reads their requests
-        self._rows = np.empty((count, 0), np.uint8)
+        self._rows = _new_rows(count, 0)
         self._threads = min(threads, count)
         self._open()
         self._move_to(self._rows)
@@ -271,24 +274,36 @@ class Fleet:
         )  # fmt: skip
         bounds = np.linspace(0, self.count, self._threads + 1).astype(int).tolist()
         self._shares = list(pairwise(bounds))
+        self._start_threads()
+
+    def _start_threads(self) -> None:
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        self._pid = os.getpid()
 
     def _move_to(self, rows: NDArray[np.uint8]) -> None:
         self._rows = rows
         self.bases = rows.ctypes.data + rows.strides[0] * np.arange(self.count)
         place_copies(self.addresses, self.bases)
 
-    def load(self, copy: int, instance: Instance, out: Steps) -> None:
-        """Begin an episode of ``instance`` in ``copy``, and write what it looks like to its row of ``out``."""
-        start = instance.start
-        size = start.queue_bytes
-        if self._rows.shape[1] < size:
-            rows = _rows(self.count, size)
+    @property
+    def row_bytes(self) -> int:
+        """Room for the queues of a copy."""
+        return self._rows.shape[1]
+
+    def make_room(self, queue_bytes: int) -> None:
+        """Make every row hold at least ``queue_bytes``."""
+        if self._rows.shape[1] < queue_bytes:
+            rows = _new_rows(self.count, queue_bytes)
             rows[:, : self._rows.shape[1]] = self._rows
             self._move_to(rows)
-        self._instances[copy] = instance
+
+    def load(self, number: int, instance: Instance, out: Steps) -> None:
+        """Begin an episode of ``instance`` in copy ``number``, and write what it looks like to its row of ``out``."""
+        start = instance.start
+        self.make_room(start.queue_bytes)
+        self._instances[number] = instance
         load_copy(
-            self.addresses, self.count, copy, int(self.bases[copy]), start.setup_address,
+            self.addresses, self.count, number, int(self.bases[number]), start.setup_address,
             out.observations, out.masks, out.invalid,
         )  # fmt: skip
 
@@ -303,6 +318,8 @@ class Fleet:
         )  # fmt: skip
         if self._pool is None:
             return out, step_copies(self.addresses, 0, self.count, actions, *arrays)
+        if self._pid != os.getpid():  # threads do not survive a fork
+            self._start_threads()
         shares = [
             self._pool.submit(step_copies, self.addresses, first, last, actions, *arrays)
             for first, last in self._shares
@@ -329,22 +346,26 @@ class Fleet:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        del kept["addresses"], kept["_pool"], kept["bases"]
+        del kept["addresses"], kept["_pool"], kept["bases"], kept["_pid"]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         for k, instance in zip(self.setups, self._instances, strict=True):
             if instance is not None:
-                for name in ("requests_address", "release_address", "release_order_address"):
+                for name in CASE_ADDRESSES:
                     k[name] = instance.start.setup[0][name]
         self._open()
-        rows = _rows(self.count, self._rows.shape[1])
-        rows[:] = self._rows
+        rows = _new_rows(self.count, self._rows.shape[1])
+        rows[:, : self._rows.shape[1]] = self._rows
         self._move_to(rows)
 
+    def __copy__(self) -> Fleet:
+        # A shallow copy would share the setups, which can lead to one fleet's rows only.
+        return copy.deepcopy(self)
 
-def _rows(count: int, size: int) -> NDArray[np.uint8]:
+
+def _new_rows(count: int, size: int) -> NDArray[np.uint8]:
     """(count, at least size) bytes. Rows begin with a cache line, each in another part of the caches."""
     lines = -(-size // CACHE_LINE_BYTES) | 1
     flat = np.empty((count * lines + 1) * CACHE_LINE_BYTES, np.uint8)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CASE_ADDRESSES",
     "CLIENT_COLUMNS",
     "DUE_LIMITS",
     "ITERATION",
@@ -88,8 +89,8 @@ class View(Protocol):
 
 VIEW = _record(*((name, _F8 if kind == "float" else _I8) for name, kind in View.__annotations__.items()))
 
-# What only the transition may know: bookkeeping, and the totals that rewards and metrics are differences of. First
-# what every decode touches, in one cache line.
+# What only the transition may know: bookkeeping, and the totals that rewards and metrics are differences of. First,
+# and side by side, what every decode touches.
 STATE = _record(
     ("next_release_ns", _I8),  # its time; the largest integer where none is left
     ("busy_client_ns", _I8),  # sum over clients of the time in which they took part
@@ -114,8 +115,8 @@ STATE = _record(
     ("max_active", _I8),
 )
 
-# What does not change during an episode: the case, the world, and where the arrays of this copy lie. First
-# what every step reads, in two cache lines.
+# What does not change during an episode: the case, the world, and where the arrays of this copy lie. First, and
+# side by side, what every step reads.
 SETUP = _record(
     ("num_requests", _I8),
     ("num_clients", _I8),
@@ -156,6 +157,9 @@ SETUP = _record(
     ("log_address", _I8),  # recordings: 0 where they are off
     ("levels_address", _I8),
 )
+
+CASE_ADDRESSES = ("requests_address", "release_address", "release_order_address", "levels_address")
+"""Fields of `SETUP` that lead to the case, which copies share; the others lead to what a copy owns."""
 
 # Columns of `clients` (int32, one row a client: an event touches one cache line).
 RUNNING = 0  # position of the running request, -1 when idle

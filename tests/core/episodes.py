@@ -56,21 +56,27 @@ def run_digest(seed: int) -> str:
 
 
 def fleet_digest(seed: int) -> str:
-    """Three copies stepped together, each begun anew with the next case where it is over."""
-    cases = [seeded_case(3 * seed + i).instance(skip_forced=i == 1) for i in range(5)]
-    fleet, rng, digest = Fleet(3), np.random.default_rng(seed), hashlib.sha256()
-    out = Steps(3)
-    for copy in range(3):
-        fleet.load(copy, cases[copy], out)
-    for step_number in range(250):
-        out, over = fleet.step(rng.integers(0, 2, 3))
+    """Twelve copies stepped together, each begun anew with the next case where it is over."""
+    cases = [
+        seeded_case(3 * seed + i, **({"gamma_decode_ns": 2, "levels": LEVELS} if i == 4 else {})).instance(
+            reward=REWARDS[i % len(REWARDS)], skip_forced=i == 1, max_iterations=70 if i == 2 else 0
+        )
+        for i in range(5)
+    ]
+    fleet, rng, digest, out, ends = Fleet(12), np.random.default_rng(seed), hashlib.sha256(), Steps(12), 0
+    for number in range(12):
+        fleet.load(number, cases[number % 5], out)
+    for step_number in range(400):
+        out, over = fleet.step(rng.integers(0, 2, 12))
         ended = np.flatnonzero(fleet.flags & OVER)
         assert len(ended) == over
+        ends += over
         digest.update(fleet.measure(ended).tobytes())
-        for copy in ended:
-            fleet.load(copy, cases[step_number % 5], out)
+        for number in ended:
+            fleet.load(number, cases[step_number % 5], out)
         for part in (out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid):
             digest.update(part.tobytes())
+    assert ends >= 6
     return digest.hexdigest()
 
 
