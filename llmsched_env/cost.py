@@ -5,11 +5,12 @@ Every coefficient is a whole number of nanoseconds, so that the clock is exact a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from llmsched_env.errors import ConfigError, UnknownNameError
 
-__all__ = ["PRESETS", "CostModel", "cost_model"]
+__all__ = ["PRESETS", "CostModel", "capacity_requests_per_s", "cost_model"]
 
 MAX_COEFFICIENT_NS = 10**12
 """A thousand seconds for one iteration's share: beyond it a unit was mistaken."""
@@ -197,3 +198,47 @@ def cost_model(model: str | CostModel) -> CostModel:
         return PRESETS[model]
     except (KeyError, TypeError):
         raise UnknownNameError("cost preset", model, PRESETS) from None
+
+
+def capacity_requests_per_s(
+    model: str | CostModel, num_clients: int, mean_prompt_tokens: float, mean_output_tokens: float
+) -> float:
+    """The rate of arrivals that no schedule can keep up with, in requests per second.
+
+    With J clients, E[P] the mean prompt and E[N] the mean output,
+
+        capacity = 1 / (beta_p E[P] + (E[N] - 1) (alpha_d / J + beta_d))
+
+    Each prompt token costs beta_p, and each output token after the first at least its share of a decode with all J
+    clients active. The fixed time of prefills is left out (it vanishes as they grow), so what a schedule can reach
+    lies below: load is measured against this number, and load 1 is already too much.
+
+    Args:
+        model: preset name or model; affine.
+        num_clients: J, at least 1.
+        mean_prompt_tokens: E[P], at least 1.
+        mean_output_tokens: E[N], at least 1.
+
+    Raises:
+        UnknownNameError: no such preset.
+        ConfigError: an argument out of range; a model with prefill levels or a context term, for which the formula
+            does not hold; a request that costs nothing.
+    """
+    model = cost_model(model)
+    if not model.is_affine:
+        raise ConfigError(
+            f"cost model {model.name!r} has prefill levels or a context term, and the formula for capacity holds for "
+            f"affine models: pass an affine one, or give arrivals as requests per second."
+        )
+    if isinstance(num_clients, bool) or not isinstance(num_clients, int) or num_clients < 1:
+        raise ConfigError(f"num_clients = {num_clients!r} is out of range: pass an int of at least 1.")
+    for key, value in (("mean_prompt_tokens", mean_prompt_tokens), ("mean_output_tokens", mean_output_tokens)):
+        if not (value >= 1.0 and math.isfinite(value)):
+            raise ConfigError(f"{key} = {value!r} is out of range: pass a finite number of at least 1.")
+    decode_share_ns = model.alpha_decode_ns / num_clients + model.beta_decode_ns
+    request_ns = model.beta_prefill_ns * mean_prompt_tokens + (mean_output_tokens - 1.0) * decode_share_ns
+    if request_ns <= 0.0:
+        raise ConfigError(
+            f"cost model {model.name!r} serves outputs of one token at no cost a request: capacity has no limit."
+        )
+    return 1e9 / request_ns

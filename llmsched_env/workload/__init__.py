@@ -1,26 +1,45 @@
 """What is to be served: requests, the workloads that they are drawn from, and the splits that keep studies honest."""
 
+from llmsched_env.workload.arrivals import (
+    ArrivalProcess,
+    DiurnalArrivals,
+    GammaArrivals,
+    OnOffArrivals,
+    PoissonArrivals,
+)
 from llmsched_env.workload.from_csv import CsvWorkload, read_requests_csv
 from llmsched_env.workload.gsm8k import Gsm8kSmoothWorkload, Gsm8kWorkload
 from llmsched_env.workload.lengths import LengthLaw
 from llmsched_env.workload.protocol import POOL_SIZES, SPLITS, Workload
+from llmsched_env.workload.quantiles import QuantileLaw, QuantileWorkload
 from llmsched_env.workload.registry import WORKLOADS, workload
 from llmsched_env.workload.requests import MAX_TOKENS, Requests
+from llmsched_env.workload.serving import ServingWorkload
 from llmsched_env.workload.synthetic import GammaWorkload, LognormalWorkload, MixtureWorkload
+from llmsched_env.workload.traces import TraceWorkload
 
 __all__ = [
     "MAX_TOKENS",
     "POOL_SIZES",
     "SPLITS",
     "WORKLOADS",
+    "ArrivalProcess",
     "CsvWorkload",
+    "DiurnalArrivals",
+    "GammaArrivals",
     "GammaWorkload",
     "Gsm8kSmoothWorkload",
     "Gsm8kWorkload",
     "LengthLaw",
     "LognormalWorkload",
     "MixtureWorkload",
+    "OnOffArrivals",
+    "PoissonArrivals",
+    "QuantileLaw",
+    "QuantileWorkload",
     "Requests",
+    "ServingWorkload",
+    "TraceWorkload",
     "Workload",
     "read_requests_csv",
     "workload",

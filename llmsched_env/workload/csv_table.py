@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmsched_env.errors import FileFormatError, PathError
 
-__all__ = ["Cell", "CsvTable", "read_table"]
+__all__ = ["Cell", "CsvTable", "read_table", "read_text"]
 
 EXACT = Context(prec=60, traps=[InvalidOperation, Overflow])
 """Decimal arithmetic that no user's context changes; rounds half to even."""
@@ -89,7 +89,7 @@ def read_table(path: Path | str, *, required: Sequence[str], optional: Sequence[
         FileFormatError: not UTF-8, empty, a column that is missing, doubled or misspelt.
     """
     path = Path(path)
-    text = _read_text(path)
+    text = read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         first = next((record for record in reader if record), None)
@@ -193,20 +193,26 @@ def _bad_quotes(path: Path, error: csv.Error, line: int) -> FileFormatError:
     return FileFormatError(path, f"cannot be split into cells ({error}): close or remove its quotes.", line=line)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, kind: str = "CSV") -> str:
+    """The text of a UTF-8 file, without a byte order mark; ``kind`` is what messages call it.
+
+    Raises:
+        PathError: no such file, a folder, or no permission.
+        FileFormatError: not UTF-8, or with null characters.
+    """
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
-        raise PathError(f"cannot read {path}: {reason}. Give the path of a readable CSV file.") from error
+        raise PathError(f"cannot read {path}: {reason}. Give the path of a readable {kind} file.") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise FileFormatError(
-            path, f"byte 0x{data[error.start]:02x} is not UTF-8: save the file as CSV UTF-8.", line=line
+            path, f"byte 0x{data[error.start]:02x} is not UTF-8: save the file as {kind} UTF-8.", line=line
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise FileFormatError(path, "has a null character: save the file as CSV UTF-8.", line=line)
+        raise FileFormatError(path, f"has a null character: save the file as {kind} UTF-8.", line=line)
     return text

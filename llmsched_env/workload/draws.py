@@ -27,6 +27,9 @@ class Stream(IntEnum):
     CAP = 2
     PROMPT = 3
     OUTPUT = 4
+    ARRIVAL = 5
+    STATE = 6
+    WINDOW = 7
 
 
 def raw_words(family: str, split: str, number: int, stream: Stream, count: int) -> Words:

@@ -20,7 +20,7 @@ from llmsched_env.workload.draws import Stream, permutation, raw_words, with_rep
 from llmsched_env.workload.protocol import check_case, check_num_requests, check_split
 from llmsched_env.workload.requests import MAX_TOKENS, Requests
 
-__all__ = ["CsvWorkload", "read_requests_csv"]
+__all__ = ["CsvWorkload", "file_version", "read_requests_csv"]
 
 FAMILY = "csv"
 TOKENS = ("prompt_tokens", "output_tokens", "predicted_tokens")
@@ -64,12 +64,12 @@ def _read_fast(table: CsvTable) -> Columns | None:
     """All known columns, a chunk at a time; ``None`` at the first sign of anything unusual."""
     parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in table.index}
     try:
-        for chunk in _chunks(table):
+        for chunk in chunks(table):
             cells = list(zip(*chunk, strict=True))
             if len(cells) != len(table.header):
                 return None
             for name, i in table.index.items():
-                values = _fast_seconds(cells[i]) if name == "arrival_s" else _fast_tokens(cells[i])
+                values = fast_seconds(cells[i]) if name == "arrival_s" else fast_tokens(cells[i])
                 if values is None:
                     return None
                 parts[name].append(values)
@@ -77,28 +77,39 @@ def _read_fast(table: CsvTable) -> Columns | None:
         return None
     if not parts["prompt_tokens"]:
         return None
-    columns = {name: np.concatenate(chunks) for name, chunks in parts.items()}
+    columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     if "arrival_s" in columns and bool((np.diff(columns["arrival_s"]) < 0).any()):
         return None
     return columns
 
 
-def _chunks(table: CsvTable) -> Iterator[list[list[str]]]:
+def chunks(table: CsvTable) -> Iterator[list[list[str]]]:
+    """Data records, ``CHUNK_ROWS`` at a time, unchecked and without blank lines."""
     records = filter(None, table.records())
     while chunk := list(itertools.islice(records, CHUNK_ROWS)):
         yield chunk
 
 
-def _fast_tokens(cells: tuple[str, ...]) -> NDArray[np.int64] | None:
+def fast_tokens(cells: tuple[str, ...], least: int = 1) -> NDArray[np.int64] | None:
+    """(n,) token counts of at least ``least``, or ``None`` where a cell is unusual.
+
+    Raises:
+        ValueError: a cell that is no integer.
+    """
     # int() also takes underscores and other scripts' digits; the careful pass refuses both.
     joined = "".join(cells)
     if not joined.isascii() or "_" in joined:
         return None
     values = np.array(list(map(int, cells)), np.int64)
-    return values if values.min() >= 1 and values.max() <= MAX_TOKENS else None
+    return values if values.min() >= least and values.max() <= MAX_TOKENS else None
 
 
-def _fast_seconds(cells: tuple[str, ...]) -> NDArray[np.int64] | None:
+def fast_seconds(cells: tuple[str, ...]) -> NDArray[np.int64] | None:
+    """(n,) seconds as ns, or ``None`` where a cell is unusual.
+
+    Raises:
+        decimal.InvalidOperation: a cell that is no number.
+    """
     joined = "".join(cells)
     # An exponent could make a number of a million digits: left to the careful pass, which checks the range first.
     if not joined.isascii() or "_" in joined or "e" in joined or "E" in joined:
@@ -131,6 +142,20 @@ def _number(cell: Cell) -> int:
     if cell.column in TOKENS:
         return cell.whole_number(1, MAX_TOKENS)
     return cell.scaled_number(NS_DIGITS, 0, MAX_ARRIVAL_S, "seconds since the start, which is 0")
+
+
+def file_version(path: Path, kind: str = "CSV") -> tuple[int, int]:
+    """Time of modification in ns and size in bytes; ``kind`` is what messages call the file.
+
+    Raises:
+        PathError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PathError(f"cannot read {path}: {reason}. Give the path of a readable {kind} file.") from error
+    return status.st_mtime_ns, status.st_size
 
 
 @dataclass(frozen=True)
@@ -203,12 +228,7 @@ class CsvWorkload:
         Raises:
             PathError: the file cannot be read.
         """
-        try:
-            status = self.path.stat()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise PathError(f"cannot read {self.path}: {reason}. Give the path of a readable CSV file.") from error
-        return status.st_mtime_ns, status.st_size
+        return file_version(self.path)
 
     def _file(self) -> Requests:
         return _read_once(self.path.absolute(), *self.version, self.path)

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from types import MappingProxyType
 
-from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
 from llmsched_env.workload.from_csv import CsvWorkload
 from llmsched_env.workload.gsm8k import Gsm8kSmoothWorkload, Gsm8kWorkload
 from llmsched_env.workload.protocol import Workload
+from llmsched_env.workload.serving import AZURE_SYNTHETIC, ServingWorkload
 from llmsched_env.workload.synthetic import GammaWorkload, LognormalWorkload, MixtureWorkload
+from llmsched_env.workload.trace_formats import detect_format
+from llmsched_env.workload.traces import TraceWorkload
 
 __all__ = ["WORKLOADS", "workload"]
 
@@ -20,32 +23,56 @@ _BUILT_IN: tuple[Workload, ...] = (
     LognormalWorkload(),
     GammaWorkload(),
     MixtureWorkload(),
+    ServingWorkload(),
+    AZURE_SYNTHETIC,
 )
 
 WORKLOADS = MappingProxyType({item.name: item for item in _BUILT_IN})
 """Name -> workload with its default parameters."""
 
 
-def workload(source: str | os.PathLike[str] | Workload) -> Workload:
-    """A workload by name, by the path of a CSV file (a ``Path``, or a string that ends in ``.csv``), or itself.
+PREFIXES = MappingProxyType({"azure": "azure", "burstgpt": "burstgpt", "mooncake": "mooncake", "trace": "auto"})
+"""What may stand before a colon and a path -> format of the trace."""
 
-    A path is not opened yet.
+
+def workload(source: str | os.PathLike[str] | Workload) -> Workload:
+    """A workload by name, by the path of a file, or itself.
+
+    A file is named by a ``Path``, a string that ends in ``.csv`` or ``.jsonl``, or a string that begins with
+    ``azure:``, ``burstgpt:``, ``mooncake:`` or ``trace:`` (any format). Without such a prefix the file's first line
+    decides, where there is one to read: a published trace becomes a :class:`TraceWorkload`, all else a
+    :class:`CsvWorkload`. Nothing more is read yet.
 
     Raises:
-        UnknownNameError: a string that is neither a name nor ends in ``.csv``.
+        UnknownNameError: a string that is neither a name nor a file.
         ConfigError: an object that is not a workload.
     """
     if isinstance(source, str):
         if source in WORKLOADS:
             return WORKLOADS[source]
-        if source.lower().endswith(".csv"):
-            return CsvWorkload(Path(source))
-        raise UnknownNameError("workload", source, [*WORKLOADS, "PATH.csv"])
+        prefix, colon, path = source.partition(":")
+        if colon and path and prefix in PREFIXES:
+            return TraceWorkload(Path(path), PREFIXES[prefix])  # type: ignore[arg-type]
+        if source.lower().endswith((".csv", ".jsonl")):
+            return _file(Path(source))
+        raise UnknownNameError(
+            "workload", source, [*WORKLOADS, "PATH.csv", "PATH.jsonl", *(f"{prefix}:PATH" for prefix in PREFIXES)]
+        )
     if isinstance(source, os.PathLike):
-        return CsvWorkload(Path(source))
+        return _file(Path(source))
     if isinstance(source, type) or not isinstance(source, Workload):
         raise ConfigError(
-            f"{source!r} is not a workload: pass a name ({', '.join(WORKLOADS)}), the path of a CSV file, or an object "
-            f"with name, pool_size and requests."
+            f"{source!r} is not a workload: pass a name ({', '.join(WORKLOADS)}), the path of a CSV file or a trace, "
+            f"or an object with name, pool_size and requests."
         )
     return source
+
+
+def _file(path: Path) -> Workload:
+    if path.suffix.lower() == ".jsonl":
+        return TraceWorkload(path, "mooncake")
+    try:
+        published = detect_format(path) != "csv"
+    except LLMSchedError:  # for the reader of CSV files to explain, at the first use
+        published = False
+    return TraceWorkload(path) if published else CsvWorkload(path)

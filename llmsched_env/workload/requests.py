@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.errors import WorkloadError
+from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.workload.rescale import rescaled
 
 __all__ = ["MAX_TOKENS", "Requests"]
 
 MAX_TOKENS = 2**24
 """Longest prompt or output accepted, in tokens: sums over 2**20 of them still fit the core's integers."""
+
+NS_PER_S = 10**9
+LATEST_NS = 2**62
+"""Latest release time that a change of rate may produce."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +98,68 @@ class Requests:
         out: NDArray[np.int32] = self.output_tokens - np.int32(1)
         return out
 
+    @property
+    def rate_per_s(self) -> float:
+        """Mean rate of arrivals: the n - 1 gaps over the time from the first release to the last.
+
+        Raises:
+            WorkloadError: no two requests are released at different times.
+        """
+        return (len(self) - 1) * NS_PER_S / self._span_ns()
+
+    def at_rate(self, requests_per_s: float) -> Requests:
+        """The same requests, time stretched so that :attr:`rate_per_s` is as asked.
+
+        With S the span from first to last release and T = (n - 1) / rate rounded to the nanosecond, a request that
+        came s after the first one comes floor(s T / S) after it, in exact integers: order is kept, and the new span
+        is T. The time of the first release is stretched likewise.
+
+        Args:
+            requests_per_s: positive, at most 10**9 (a gap of 1 ns).
+
+        Raises:
+            ConfigError: a rate that is not a finite number in range, or so low that times leave 64 bits.
+            WorkloadError: no two requests are released at different times, so that there is no rate to change.
+        """
+        rate = _positive("requests_per_s", requests_per_s)
+        if rate > NS_PER_S:
+            raise ConfigError(f"requests_per_s = {rate:g} is out of range: gaps are at least 1 ns, rates at most 1e9.")
+        span = self._span_ns()
+        wanted = round(Fraction((len(self) - 1) * NS_PER_S) / Fraction(rate))
+        first = int(self.release_ns[0])
+        new_first = first * wanted // span
+        if new_first + wanted > LATEST_NS:
+            raise ConfigError(
+                f"requests_per_s = {rate:g} is too low for {len(self)} requests: the last would be released after more "
+                f"than {LATEST_NS} ns. Raise the rate or take fewer requests."
+            )
+        release = rescaled(self.release_ns - first, wanted, span) + np.int64(new_first)
+        release.setflags(write=False)
+        return replace(self, release_ns=release)
+
+    def at_load(self, load: float, capacity_requests_per_s: float) -> Requests:
+        """The same requests at a fraction of a capacity: :meth:`at_rate` of the product.
+
+        Args:
+            load: positive and finite. At 1 or more the queue grows for as long as requests come: a finite case still
+                ends, an endless one never settles.
+            capacity_requests_per_s: what the server could take at most, as from
+                :func:`llmsched_env.cost.capacity_requests_per_s`.
+
+        Raises:
+            ConfigError: load or capacity is not a positive finite number, or their product is no rate.
+            WorkloadError: as in :meth:`at_rate`.
+        """
+        return self.at_rate(_positive("load", load) * _positive("capacity_requests_per_s", capacity_requests_per_s))
+
+    def _span_ns(self) -> int:
+        span = int(self.release_ns[-1]) - int(self.release_ns[0])
+        if span == 0:
+            raise WorkloadError(
+                f"{len(self)} requests that are released at one time have no rate: give at least two release times."
+            )
+        return span
+
     def digest(self) -> str:
         """Content hash (hex): equal requests have equal digests, on any machine."""
         h = hashlib.sha256()
@@ -99,6 +168,14 @@ class Requests:
             h.update(len(data).to_bytes(8, "little") + data)
         h.update(repr(self.mean_output_tokens).encode())
         return h.hexdigest()
+
+
+def _positive(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ConfigError(f"{name} = {value!r} is not a number.")
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name} = {value} is out of range: pass a positive finite number.")
+    return float(value)
 
 
 def _integers(name: str, values: ArrayLike) -> NDArray[Any]:

@@ -10,6 +10,9 @@ import pytest
 from llmsched_env.errors import FileFormatError
 from llmsched_env.workload import POOL_SIZES, SPLITS, WORKLOADS, Gsm8kWorkload, read_requests_csv, workload
 from llmsched_env.workload.gsm8k import ROWS
+from llmsched_env.workload.registry import PREFIXES
+from llmsched_env.workload.trace_formats import COLUMNS, FORMATS
+from llmsched_env.workload.traces import STRETCHES, TraceWorkload
 
 DOC = (Path(__file__).parents[2] / "docs" / "workloads.md").read_text(encoding="utf-8")
 
@@ -29,6 +32,8 @@ def rows_after(heading: str) -> list[list[str]]:
 def test_table_of_workloads():
     named = {row[0]: row[-1] for row in rows_after("mine = workload")}
     assert named.pop("PATH.csv") == type(workload("PATH.csv")).__name__
+    for prefix in PREFIXES:
+        assert named.pop(f"{prefix}:PATH") == type(workload(f"{prefix}:PATH")).__name__
     assert named == {name: type(item).__name__ for name, item in WORKLOADS.items()}
 
 
@@ -60,6 +65,26 @@ def test_quantiles_of_the_smooth_law():
         assert table[length - 2] < share <= table[length - 1]
 
 
+def test_table_of_azure_synthetic():
+    table = {row[0]: row[1:] for row in rows_after("### `azure-synthetic`")}
+    lengths = workload("azure-synthetic").lengths
+    for key, law in (("prompt", lengths.prompt_law), ("output", lengths.output_law)):
+        shown = [float(number) for number in table[f"{key} tokens: mean, sd"][1].split(",")]
+        assert shown == [round(value, 2) for value in law.moments()]
+        assert f"{len(law.tokens)} quantiles" in DOC
+
+
+def test_table_of_formats_and_stretches():
+    table = {row[0]: row[1] for row in rows_after("## Recorded traces")}
+    assert tuple(table) == FORMATS
+    for name, cells in table.items():
+        assert all(f"`{column}`" in f"`{cells}`" for column in COLUMNS[name])
+    percents = re.search(r"first (\d+) %,\s+`validation` the next (\d+) %, `test` the last (\d+) %", DOC)
+    assert percents is not None
+    assert [int(part) for part in percents.groups()] == [high - low for low, high in STRETCHES.values()]
+    assert f"({TraceWorkload('x').num_requests} by default)" in DOC
+
+
 def test_error_shown(tmp_path):
     path = tmp_path / "requests.csv"
     path.write_text("prompt_tokens,output_tokens\n1,2\n3,five\n")
@@ -72,10 +97,11 @@ def test_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("requests.csv").write_text("prompt_tokens,output_tokens\n1,2\n")
     blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {"__name__": "docs"}
     for block in blocks:
         exec(compile(block, "docs/workloads.md", "exec", dont_inherit=True), names)
     assert len(names["larger"]) == 100_000
+    assert names["busy"].rate_per_s == pytest.approx(0.9 * names["capacity"])
     own = workload(names["Constant"]())
     assert len(own.requests("test", 0)) == 100

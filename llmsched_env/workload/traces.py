@@ -1,0 +1,174 @@
+"""Recorded traces: windows of a file that the user names, the splits disjoint stretches of its time."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, get_args
+
+import numpy as np
+
+from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
+from llmsched_env.workload.draws import Stream, raw_words, with_replacement
+from llmsched_env.workload.from_csv import file_version
+from llmsched_env.workload.protocol import check_case, check_num_requests, check_split
+from llmsched_env.workload.requests import Requests
+from llmsched_env.workload.synthetic import population_mean
+from llmsched_env.workload.trace_formats import FORMATS, Trace, TraceFormat, detect_format, read_trace
+
+__all__ = ["STRETCHES", "TraceWorkload"]
+
+FAMILY = "trace"
+
+STRETCHES = MappingProxyType({"train": (0, 60), "validation": (60, 80), "test": (80, 100)})
+"""Split -> the percents of the recording's time at which it begins and ends."""
+
+
+@dataclass(frozen=True)
+class TraceWorkload:
+    """Windows of a recorded trace.
+
+    The time of the recording is cut in three: ``train`` is the first 60 %, ``validation`` the next 20 %, ``test`` the
+    last 20 %; what comes at a cut belongs to the later stretch. A case is a *window*: consecutive requests of its
+    split's stretch, times counted from its first request. With m requests in the stretch and w in a window, cases 0 to
+    floor(m / w) - 1 are the windows that follow one another from the beginning of the stretch, with no request in two
+    of them: the default pool. Higher numbers are windows that begin anywhere in it, by chance. Another ``num_requests``
+    is another w.
+
+    ``mean_output_tokens`` is the mean of the train stretch, in every split. The file is read at the first use, and
+    again when its size or time of modification has changed.
+
+    Attributes:
+        path: the file.
+        format: ``"azure"`` (Azure LLM inference 2023, 2024), ``"burstgpt"``, ``"mooncake"``, ``"csv"`` (this package's
+            own, with ``arrival_s``), or ``"auto"``: by the file's first line.
+        num_requests: w, natural size of a window.
+        skip_failed: leave out rows with 0 output tokens, counted in :attr:`skipped`; ``False`` makes them an error;
+            ``None``: leave them out in BurstGPT, where they are requests that failed, and nowhere else.
+
+    Raises:
+        ConfigError: a path that is not a path, or a size out of range.
+        UnknownNameError: no such format.
+    """
+
+    path: Path
+    format: Literal["auto"] | TraceFormat = "auto"
+    num_requests: int = 2000
+    skip_failed: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | os.PathLike):
+            raise ConfigError(f"path = {self.path!r} is not a path: pass a str or a Path.")
+        object.__setattr__(self, "path", Path(self.path))
+        if self.format != "auto" and self.format not in get_args(TraceFormat):
+            raise UnknownNameError("trace format", self.format, ("auto", *FORMATS))
+        check_num_requests(self.num_requests)
+        if self.skip_failed not in (True, False, None):
+            raise ConfigError(f"skip_failed = {self.skip_failed!r} is not True, False or None.")
+
+    @property
+    def name(self) -> str:
+        """What tables call it: the file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Time of modification in ns and size in bytes: what tells one state of the file from another.
+
+        Raises:
+            PathError: the file cannot be read.
+        """
+        return file_version(self.path, "trace")
+
+    @property
+    def skipped(self) -> int:
+        """Rows of the file that were left out because they have no output; the file is read for this."""
+        return self._trace().skipped
+
+    def pool_size(self, split: str) -> int | None:
+        """Windows of natural size that fit the split's stretch without overlap; the file is read for this.
+
+        Raises:
+            UnknownNameError: no such split.
+            PathError, FileFormatError: the file cannot be read or understood.
+            WorkloadError: the stretch is too short for one window.
+        """
+        first, end = self.stretch(check_split(split))
+        self._check_fits(split, end - first, self.num_requests)
+        return (end - first) // self.num_requests
+
+    def stretch(self, split: str) -> tuple[int, int]:
+        """The requests of a split, as (first, past the last), counted in the file without rows left out.
+
+        Raises:
+            UnknownNameError: no such split.
+            PathError, FileFormatError: the file cannot be read or understood.
+            WorkloadError: the recording has no length in time.
+        """
+        split = check_split(split)
+        release = self._trace().release_ns
+        start, span = int(release[0]), int(release[-1]) - int(release[0])
+        if span == 0:
+            raise WorkloadError(
+                f"{self.path} has {len(release)} requests at one time, and splits are stretches of time: "
+                f"give a longer recording."
+            )
+        low, high = STRETCHES[split]
+        first, past = (int(np.searchsorted(release, start - (-span * cut // 100))) for cut in (low, high))  # rounded up
+        return first, len(release) if high == 100 else past
+
+    def requests(self, split: str, number: int, *, num_requests: int | None = None) -> Requests:
+        """The requests of one window; see :class:`~llmsched_env.workload.protocol.Workload`.
+
+        Raises:
+            PathError, FileFormatError: the file cannot be read or understood.
+            WorkloadError: the split's stretch has fewer requests than the window.
+        """
+        split, number = check_case(split, number)
+        count = self.num_requests if num_requests is None else check_num_requests(num_requests)
+        first, end = self.stretch(split)
+        self._check_fits(split, end - first, count)
+        if number < (end - first) // count:
+            first += number * count
+        else:
+            word = raw_words(FAMILY, split, number, Stream.WINDOW, 1)
+            first += int(with_replacement(word, end - first - count + 1)[0])
+        trace, rows = self._trace(), slice(first, first + count)
+        return Requests.of(
+            trace.prompt_tokens[rows],
+            trace.output_tokens[rows],
+            release_ns=trace.release_ns[rows] - trace.release_ns[first],
+            predicted_tokens=None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
+            mean_output_tokens=self._mean_output_tokens(),
+        )
+
+    def _mean_output_tokens(self) -> float:
+        first, end = self.stretch("train")
+        return population_mean(int(self._trace().output_tokens[first:end].sum()) / (end - first))
+
+    def _check_fits(self, split: str, available: int, count: int) -> None:
+        if available < count:
+            low, high = STRETCHES[split]
+            raise WorkloadError(
+                f"{self.path} is too short: its {split} stretch ({low} to {high} % of the time) has {available} "
+                f"requests and a case takes {count}. Pass num_requests of at most {available}, or a longer recording."
+            )
+
+    def _trace(self) -> Trace:
+        return _read_once(self.path.absolute(), *self.version, self.path, self.format, self.skip_failed)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_once(
+    absolute: Path,
+    modified_ns: int,
+    size_bytes: int,
+    shown: Path,
+    kind: Literal["auto"] | TraceFormat,
+    skip_failed: bool | None,
+) -> Trace:
+    found = detect_format(shown) if kind == "auto" else kind
+    return read_trace(shown, found, skip_failed=found == "burstgpt" if skip_failed is None else skip_failed)
