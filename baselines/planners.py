@@ -105,6 +105,8 @@ class Rollout:
         self._rule = self._base.compiled(start)
         self._rng = np.random.default_rng(start.seed)
         self._lengths = None if self._outlook.known else _Lengths.of(start.scenario, self._outlook)
+        self._future: Simulator | None = None
+        self._twin: Simulator | None = None
 
     def act(self, view: View) -> int:
         """The action after which the base rule is charged less; a decode on ties, the base rule's own in doubt."""
@@ -116,14 +118,19 @@ class Rollout:
 
     def _futures(self) -> Iterable[Simulator]:
         if self._lengths is None:
-            return [self._outlook.future()]
+            self._future = self._outlook.future(self._future)
+            return [self._future]
         drawn = self._lengths.draw(self._outlook.emitted, self._count, self._rng)
         return (self._outlook.imagine(outputs) for outputs in drawn)
 
     def _gain(self, future: Simulator) -> int:
         """What a prefill now is charged less than a decode."""
+        if self._twin is not None and self._twin.instance is future.instance:
+            self._twin.restore(future)
+        else:
+            self._twin = future.fork()
         ends = []
-        for action, trial in ((1, future.fork()), (0, future)):
+        for action, trial in ((1, self._twin), (0, future)):
             trial.step(action)
             trial.run(self._rule)
             ends.append(trial.charge)

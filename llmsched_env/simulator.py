@@ -220,15 +220,21 @@ class Outlook:
         by_request[self._simulator.instance.request_of] = self._simulator.instance.requests[:, ESTIMATE]
         return by_request
 
-    def future(self) -> Simulator:
+    def future(self, into: Simulator | None = None) -> Simulator:
         """The episode as it will go on.
+
+        Args:
+            into: an earlier future of this episode, to be overwritten: quicker than a new one.
 
         Raises:
             ConfigError: the scenario hides it.
         """
         if not self.known:
             raise ConfigError("the scenario does not show true output lengths: imagine a future instead.")
-        return self._simulator.fork()
+        if into is None:
+            return self._simulator.fork()
+        into.restore(self._simulator)
+        return into
 
     def imagine(self, outputs: ArrayLike) -> Simulator:
         """The episode as it would go on with these lengths, by request number, if nothing more arrived.
