@@ -87,24 +87,20 @@ class _CheckedCacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
         return dict(overloads) if current else {}
 
 
-_settings_lock = threading.Lock()
+_settings_lock = threading.RLock()
 
 
 def _cached(compile_with: Callable[..., Any]) -> Any:
-    with _settings_lock:
-        return _cached_alone(compile_with)
-
-
-def _cached_alone(compile_with: Callable[..., Any]) -> Any:
     # numba reads its global CACHE_DIR, and the class of its cache files, when a function is decorated, so they are set
-    # for just that long: the cache of a user's own numba code stays as it was.
+    # for just that long, one thread at a time: the cache of a user's own numba code stays as it was.
     settings: Any = numba.config
-    previous = settings.CACHE_DIR, caching.IndexDataCacheFile
-    settings.CACHE_DIR = str(cache_dir() / "compiled" / sources_digest()[:16])
-    caching.IndexDataCacheFile = _CheckedCacheFile
-    try:
-        return compile_with(cache=True)
-    except RuntimeError:  # no source file to key a cache by: an interactive session
-        return compile_with()
-    finally:
-        settings.CACHE_DIR, caching.IndexDataCacheFile = previous
+    with _settings_lock:
+        previous = settings.CACHE_DIR, caching.IndexDataCacheFile
+        settings.CACHE_DIR = str(cache_dir() / "compiled" / sources_digest()[:16])
+        caching.IndexDataCacheFile = _CheckedCacheFile
+        try:
+            return compile_with(cache=True)
+        except RuntimeError:  # no source file to key a cache by: an interactive session
+            return compile_with()
+        finally:
+            settings.CACHE_DIR, caching.IndexDataCacheFile = previous

@@ -62,7 +62,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
     """
 
     _fleet: Fleet | None = None  # here too: Gymnasium may close what could not be made
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as the base class declares it
 
     def __init__(
         self,
@@ -152,10 +152,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             actions = _checked(actions, self.num_envs)
         out, over = fleet.step(actions)
         if over < 0:
-            copy = -1 - over
-            raise InvalidActionError(
-                f"action {actions[copy]} of copy {copy} is not in Discrete(2): 0 is decode, 1 is prefill."
-            )
+            raise _outside(actions, -1 - over)
         infos = self._infos(out)
         if over:
             try:
@@ -205,7 +202,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         """
         largest = max(problem.start.queue_bytes for _, _, problem in begun)
         if largest > fleet.row_bytes:
-            _check_memory(self.num_envs, largest)
+            _check_memory(self.num_envs, largest + fleet.row_bytes)  # both are there while rows move
             fleet.make_room(largest)
         for i, _, problem in begun:
             fleet.load(i, problem, out)
@@ -239,11 +236,11 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         return self._fleet
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]  # one a copy, as SyncVectorEnv has it
         """(num_envs,) what each copy was seeded with; -1 before its first reset."""
         return tuple(-1 if stream is None else stream[1] for stream in self._streams)
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # the base class lets it be set, here streams belong to copies
     def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]
         """(num_envs,) where each copy draws its cases from; ``None`` before its first reset."""
         return tuple(None if stream is None else stream[0] for stream in self._streams)
@@ -261,7 +258,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if not isinstance(seed, Iterable) or np.ndim(seed) == 0:  # type: ignore[arg-type]
+        if not isinstance(seed, Iterable) or np.ndim(seed) == 0:  # type: ignore[arg-type]  # an array of no dimension
             first = whole("seed", seed, 0, MOST_SEED)
             return [first + i for i in range(self.num_envs)]
         seeds = [None if one is None else whole("seed", one, 0, MOST_SEED) for one in seed]
@@ -336,9 +333,15 @@ def _checked(actions: Any, count: int) -> Actions:
             f"actions of shape {found.shape} and type {found.dtype} are given: one whole number a copy is needed, "
             f"shape ({count},)."
         )
-    if found.dtype == np.uint64:
-        found = np.minimum(found, 2)  # no wrap
+    if found.dtype == np.uint64 and found.max() > 1:  # it would wrap
+        raise _outside(found, int(np.argmax(found > 1)))
     return found.astype(np.int64)
+
+
+def _outside(actions: NDArray[Any], copy: int) -> InvalidActionError:
+    return InvalidActionError(
+        f"action {actions[copy]} of copy {copy} is not in Discrete(2): 0 is decode, 1 is prefill."
+    )
 
 
 def _where(copies: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

@@ -65,3 +65,24 @@ def test_an_edit_anywhere_in_the_package_is_noticed(tmp_path):
     assert swapped != text
     config.write_text(swapped)
     assert run(tmp_path / "cache", package=tmp_path) == "0", "stale machine code: reward 1 is now latency"
+
+
+THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+import numba
+from numba.core import caching
+from llmsched_env.core.rules import compile_rule
+from baselines.iteration import _always_prefill
+before = numba.config.CACHE_DIR, caching.IndexDataCacheFile
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda _: compile_rule(_always_prefill), range(200)))
+assert (numba.config.CACHE_DIR, caching.IndexDataCacheFile) == before
+"""
+
+
+def test_threads_that_compile_leave_the_settings_of_numba_alone(tmp_path: Path) -> None:
+    environment = {**os.environ, "LLMSCHED_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

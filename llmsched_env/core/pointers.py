@@ -14,7 +14,7 @@ from numba.extending import intrinsic, overload
 __all__ = ["array_at", "prefetch"]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic  # type: ignore[untyped-decorator]  # numba is untyped
 def _as_pointer(typing_context: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
@@ -41,7 +41,7 @@ def prefetch(address: Any) -> None:
     """Ask for the cache line at ``address``, to be there soon; says nothing about whether it may be read."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic  # type: ignore[untyped-decorator]  # numba is untyped
 def _prefetch(typing_context: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -54,7 +54,7 @@ def _prefetch(typing_context: Any, address: Any) -> Any:
     return types.void(types.int64), codegen
 
 
-@overload(prefetch)  # type: ignore[untyped-decorator]
+@overload(prefetch)  # type: ignore[untyped-decorator]  # numba is untyped
 def _compiled_prefetch(address: Any) -> Any:
     def compiled(address: Any) -> Any:
         _prefetch(address)

@@ -239,7 +239,7 @@ def _workload_is(scenario: Scenario, key: str | None) -> str:
 
 def _pickled(name: str, what: object) -> bytes:
     try:
-        return cloudpickle.dumps(what)  # type: ignore[no-any-return]
+        return cloudpickle.dumps(what)  # type: ignore[no-any-return]  # cloudpickle is untyped
     except Exception as error:  # whatever the attributes of a user's object raise
         raise ConfigError(
             f"policy {name!r} cannot be copied to a worker ({type(error).__name__}: {error}): keep open files, locks "
@@ -256,7 +256,7 @@ def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> tuple[int, Ro
     sys.path += [place for place in study.places if place not in sys.path]
     try:
         policy, scenario = pickle.loads(study.pickled)
-    except Exception as error:
+    except Exception as error:  # whatever importing and making a user's object raises
         raise WorkerError(
             f"a worker cannot make its copy of the policy ({type(error).__name__}: {error}): its module has to be "
             "where workers import from too, at the same version."
@@ -264,7 +264,7 @@ def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> tuple[int, Ro
     try:
         rows = study.measure(policy, scenario, cases, study.seed, None)
         study.keep(cases, rows)
-    except Exception as error:
+    except Exception as error:  # of a user's policy: sent back as it is, if it can be
         if _travels(error):
             raise
         raise WorkerError(f"{type(error).__name__}: {error}\nIn the worker:\n{traceback.format_exc()}") from None
@@ -275,7 +275,7 @@ def _travels(error: Exception) -> bool:
     """Whether an error is the same after it was sent to another process; else the engine would break at it."""
     try:
         return type(pickle.loads(pickle.dumps(error))) is type(error)
-    except Exception:
+    except Exception:  # whatever a class of errors raises when it is pickled
         return False
 
 
@@ -348,7 +348,7 @@ def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: 
     try:
         outputs = parallel(joblib.delayed(_work)(study, number, block) for number, block in tasks)
         yield from outputs
-    except Exception as error:
+    except Exception as error:  # engines have errors of their own
         _explain(error, sharing)
         raise
     finally:

@@ -370,7 +370,7 @@ class TestBadInput:
         env.reset(seed=0)
         untouched.reset(seed=0)
         for outside in (2, -1, 2**40, 2**64 - 1):
-            with pytest.raises(InvalidActionError, match=r"action -?\d+ of copy 2"):
+            with pytest.raises(InvalidActionError, match=f"action {outside} of copy 2"):
                 env.step(np.array([0, 1, outside], np.uint64 if outside > 2**62 else np.int64))
         assert_same(env.step([1, 1, 1]), untouched.step(np.ones(3, np.uint8)))
 
