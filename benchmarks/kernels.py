@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 
 from llmsched_env.core.episode import Block, Instance
 from llmsched_env.core.features import NUM_FEATURES, observe
-from llmsched_env.core.fleet import Fleet, Steps, load_copy, look_ahead, step_copies
-from llmsched_env.core.layout import SETUP, STATE, VIEW
+from llmsched_env.core.fleet import (
+    Fleet,
+    Steps,
+    flags_at,
+    load_copy,
+    look_ahead,
+    setups_at,
+    states_at,
+    step_copies,
+    views_at,
+)
 from llmsched_env.core.loops import OVER, choose, finished, run_rule
 from llmsched_env.core.memory import copy_episode
-from llmsched_env.core.pointers import array_at
 from llmsched_env.core.transition import advance
 from llmsched_env.jit import jit
 from llmsched_env.policy import CompiledRule
@@ -105,57 +113,39 @@ class Episodes:
 
 
 @jit
-def run_fleet(
-    addresses: Any, bases: Any, sources: Any, actions: Any, steps: int,
-    observations: Any, rewards: Any, terminated: Any, truncated: Any, masks: Any, invalid: Any,
-) -> int:  # fmt: skip
+def run_fleet(fleet: int, out: int, sources: Any, actions: Any, steps: int) -> int:
     """Step every copy ``steps`` times and begin anew where an episode ends; returns the episodes that ended."""
-    count = len(bases)
-    flags = array_at(addresses[3], (count,), np.int64)
+    flags = flags_at(fleet)
     ended = 0
     for step in range(steps):
-        over = step_copies(
-            addresses, 0, count, actions[step % len(actions)],
-            observations, rewards, terminated, truncated, masks, invalid,
-        )  # fmt: skip
-        if over:
-            for i in range(count):
+        if step_copies(fleet, out, 0, len(flags), actions[step % len(actions)]):
+            for i in range(len(flags)):
                 if flags[i] & OVER:
-                    load_copy(
-                        addresses, count, i, bases[i], sources[ended % len(sources)], observations, masks, invalid
-                    )
+                    load_copy(fleet, out, i, sources[ended % len(sources)])
                     ended += 1
     return ended
 
 
 @jit
-def advance_fleet(
-    addresses: Any, bases: Any, sources: Any, actions: Any, steps: int, observations: Any, masks: Any, invalid: Any
-) -> int:
+def advance_fleet(fleet: int, out: int, sources: Any, actions: Any, steps: int) -> int:
     """The same without observation, reward and mask: transitions only."""
-    count = len(bases)
-    views = array_at(addresses[0], (count,), VIEW)
-    states = array_at(addresses[1], (count,), STATE)
-    setups = array_at(addresses[2], (count,), SETUP)
+    views, states, setups = views_at(fleet), states_at(fleet), setups_at(fleet)
     ended = 0
     for step in range(steps):
-        for i in range(count):
-            look_ahead(views, setups, i, count)
+        for i in range(len(views)):
+            look_ahead(views, setups, i, len(views))
             advance(views[i], states[i], setups[i], actions[step % len(actions), i])
             if finished(views[i], setups[i]):
-                load_copy(addresses, count, i, bases[i], sources[ended % len(sources)], observations, masks, invalid)
+                load_copy(fleet, out, i, sources[ended % len(sources)])
                 ended += 1
     return ended
 
 
 @jit
-def run_to_share(addresses: Any, actions: Any, shares: Any) -> None:
+def run_to_share(fleet: int, actions: Any, shares: Any) -> None:
     """Step each copy, alone, until that share of its requests is complete."""
-    count = len(shares)
-    views = array_at(addresses[0], (count,), VIEW)
-    states = array_at(addresses[1], (count,), STATE)
-    setups = array_at(addresses[2], (count,), SETUP)
-    for i in range(count):
+    views, states, setups = views_at(fleet), states_at(fleet), setups_at(fleet)
+    for i in range(len(shares)):
         step = 0
         while views[i].completed < shares[i] * setups[i].num_requests:
             advance(views[i], states[i], setups[i], actions[step % len(actions), i])
@@ -181,13 +171,13 @@ class CompiledFleet:
         self._sources = np.array([instance.start.setup_address for instance in instances])
 
     def _arguments(self, actions: NDArray[np.int64], steps: int) -> tuple[Any, ...]:
-        return self._fleet.addresses, self._fleet.bases, self._sources, actions, steps
+        return self._fleet.address, self._out.address, self._sources, actions, steps
 
     def scatter(self, actions: NDArray[np.int64]) -> None:
         """Bring every copy to a random depth of an episode, however long those are; up to nine tenths of it."""
         count = self._fleet.count
         depths = np.random.default_rng(0).random(count) * 0.9
-        run_to_share(self._fleet.addresses, actions, depths)
+        run_to_share(self._fleet.address, actions, depths)
 
     def spread(self, actions: NDArray[np.int64], steps: int) -> None:
         """``steps`` steps of every copy, each begun anew after some of them: copies then stand all over an episode."""
@@ -199,19 +189,13 @@ class CompiledFleet:
 
     def run(self, actions: NDArray[np.int64], steps: int) -> int:
         """``steps`` steps of every copy, with everything that a vector environment returns; the episodes ended."""
-        out = self._out
         call = run_fleet
-        return call(
-            *self._arguments(actions, steps),
-            out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid,
-        )  # fmt: skip
+        return call(*self._arguments(actions, steps))
 
     def advance(self, actions: NDArray[np.int64], steps: int) -> int:
         """Only transitions."""
         call = advance_fleet
-        return call(
-            *self._arguments(actions, steps), self._out.observations, self._out.masks, self._out.invalid
-        )  # fmt: skip
+        return call(*self._arguments(actions, steps))
 
 
 def plain_episode(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import llmsched_env  # noqa: F401  # registers the environments
 from llmsched_env.config import Scenario
-from llmsched_env.core.fleet import Steps, step_copies
+from llmsched_env.core.fleet import Fleet, Steps, step_copies
 from llmsched_env.core.layout import SETUP, STATE, VIEW
 from llmsched_env.instances import instance, pool_size
 
@@ -171,13 +171,14 @@ def _parts(budget: int, repeats: int) -> Iterator[Figure]:
             fleet, bare = CompiledFleet(cases, copies), CompiledFleet(cases, copies)
             for some in (fleet, bare):
                 some.spread(actions, STEPS_BEFORE)
-            none, out = _nothing(copies), Steps(copies)
+            empty, out = Fleet(copies), Steps(copies)
+            nothing = empty.address, out.address, 0, 0, np.zeros(copies, np.int64)
             timings = repeat(
                 _stepper(env, actions, steps),
                 lambda f=fleet, a=actions, s=steps: f.run(a, s),
                 lambda f=bare, a=actions, s=steps: f.advance(a, s),
-                lambda n=none, o=out, s=steps: _calls(n, o, s),
-                lambda c=copies, s=steps: _allocate(c, s),
+                lambda n=nothing, s=steps: _calls(n, s),
+                lambda f=empty, s=steps: _allocate(f, s),
                 repeats=repeats,
             )
             whole, compiled, transition, call, arrays = (t.best_s / steps / copies * 1e9 for t in timings)
@@ -185,7 +186,7 @@ def _parts(budget: int, repeats: int) -> Iterator[Figure]:
                 ("transition and reset", transition),
                 ("observation, reward, mask, and writing them", compiled - transition),
                 ("the call into compiled code", call),
-                ("new arrays to return", arrays),
+                ("arrays to return", arrays),
                 ("the rest in Python: checks, infos, ends of episodes", whole - compiled - call - arrays),
             ):
                 yield Figure(section, name, ns, "ns", whole, "a copy's step")
@@ -195,20 +196,14 @@ def _parts(budget: int, repeats: int) -> Iterator[Figure]:
     )
 
 
-def _nothing(copies: int) -> tuple[Any, ...]:
-    """Arguments of a call that steps no copy."""
-    return (0, 0, 0, 0), 0, 0, np.zeros(copies, np.int64)
-
-
-def _calls(arguments: tuple[Any, ...], out: Steps, steps: int) -> None:
-    arrays = out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid
+def _calls(arguments: tuple[Any, ...], steps: int) -> None:
     for _ in range(steps):
-        step_copies(*arguments, *arrays)
+        step_copies(*arguments)
 
 
-def _allocate(copies: int, steps: int) -> None:
+def _allocate(fleet: Fleet, steps: int) -> None:
     for _ in range(steps):
-        Steps(copies)
+        fleet._new_steps()
 
 
 def _copy_bytes() -> int:

@@ -164,16 +164,16 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
 
     def _autoreset(self, fleet: Fleet, out: Steps, infos: Infos) -> None:
         """Report the episodes that ended, and begin the next."""
-        ended = np.flatnonzero(fleet.flags & OVER)
+        (ended,) = (fleet.flags & OVER).nonzero()
         where = _where(ended, self.num_envs)
-        observations = np.full(self.num_envs, None, object)
+        observations = np.empty(self.num_envs, object)  # of None
         for i in ended.tolist():
             observations[i] = out.observations[i].copy()
         final: Infos = dict(zip(MEASURED, fleet.measure(ended), strict=True))
         for name in COUNTS:
             final[name] = final[name].astype(np.int64)
         for name in ("action_mask", "invalid_actions"):
-            final[name] = np.zeros_like(infos[name])
+            final[name] = np.zeros(infos[name].shape, infos[name].dtype)
             final[name][ended] = infos[name][ended]
         final.update(dict.fromkeys(FINAL_MASKS, where))
         infos["final_obs"], infos["final_info"] = observations, final

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ from llmsched_env.core.layout import (
     CASE_ADDRESSES,
     CLIENT_COLUMNS,
     DUE_LIMITS,
+    FLEET,
     HEAD,
     REQUEST_COLUMNS,
     RING_COLUMNS,
     SETUP,
     STATE,
+    STEPS,
     VIEW,
 )
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, OBSERVE, OVER, TERMINATED, TRUNCATED, step_episode
@@ -36,42 +39,76 @@ from llmsched_env.core.memory import bits_at, clients_at, ring_at, tournament_at
 from llmsched_env.core.pointers import array_at, prefetch
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["CLIENT_BYTES", "COPY_BYTES", "Fleet", "Steps", "load_copy", "look_ahead", "step_copies"]
+__all__ = [
+    "CLIENT_BYTES",
+    "COPY_BYTES",
+    "Fleet",
+    "Steps",
+    "flags_at",
+    "load_copy",
+    "look_ahead",
+    "setups_at",
+    "states_at",
+    "step_copies",
+    "views_at",
+]
 
 CACHE_LINE_BYTES = 64
 VIEW_BYTES, STATE_BYTES = VIEW.itemsize, STATE.itemsize
 CLIENT_BYTES, RING_BYTES, REQUEST_BYTES = 4 * CLIENT_COLUMNS, 4 * RING_COLUMNS, 4 * REQUEST_COLUMNS
 AHEAD = 3
+RETURNED = 2
+"""Steps whose arrays are kept for another use: who compares a step with the one before still gets old memory."""
 DUE_WINDOWS = (0, *DUE_LIMITS)
 
 COPY_BYTES = VIEW_BYTES + STATE_BYTES + SETUP.itemsize
 """What a copy takes beside its queues."""
 
-Addresses = tuple[int, int, int, int]
-"""Of the views, the states, the setups and the flags (int64) of all copies."""
-
 
 class Steps:
-    """What one step of ``count`` copies returns: new arrays, which nobody overwrites.
+    """What one step of ``count`` copies returns.
 
     Attributes:
         observations: (count, 26) float32.
         rewards: (count,) float64.
+        invalid: (count,) int64: infeasible actions of the episode so far.
+        masks: (count, 2) int8: which actions are feasible next.
         terminated: (count,) bool.
         truncated: (count,) bool.
-        masks: (count, 2) int8: which actions are feasible next.
-        invalid: (count,) int64: infeasible actions of the episode so far.
+        address: of a `STEPS` record that leads to them, for compiled code.
     """
 
-    __slots__ = ("invalid", "masks", "observations", "rewards", "terminated", "truncated")
+    __slots__ = (
+        "_block", "_record", "_unseen", "address", "invalid", "masks", "observations", "rewards", "terminated",
+        "truncated",
+    )  # fmt: skip
 
     def __init__(self, count: int) -> None:
-        self.observations = np.empty((count, NUM_FEATURES), np.float32)
-        self.rewards = np.empty(count)
-        self.terminated = np.empty(count, np.bool_)
-        self.truncated = np.empty(count, np.bool_)
-        self.masks = np.empty((count, 2), np.int8)
-        self.invalid = np.empty(count, np.int64)
+        sizes = 8 * count, 8 * count, 4 * NUM_FEATURES * count, 2 * count, count, count
+        places = (*accumulate(sizes, initial=0),)
+        self._block = np.empty(places[-1], np.uint8)
+        self.rewards = np.ndarray((count,), np.float64, self._block, places[0])
+        self.invalid = np.ndarray((count,), np.int64, self._block, places[1])
+        self.observations = np.ndarray((count, NUM_FEATURES), np.float32, self._block, places[2])
+        self.masks = np.ndarray((count, 2), np.int8, self._block, places[3])
+        self.terminated = np.ndarray((count,), np.bool_, self._block, places[4])
+        self.truncated = np.ndarray((count,), np.bool_, self._block, places[5])
+        first = self._block.ctypes.data
+        self._record = np.array([count, *(first + place for place in places[:-1])])  # as STEPS has them
+        self.address = int(self._record.ctypes.data)
+        self._unseen = self._references()
+
+    def _references(self) -> int:
+        # A view of an array refers to the block that owns the memory, not to the array that it was made from.
+        return (
+            getrefcount(self._block) + getrefcount(self.observations) + getrefcount(self.rewards)
+            + getrefcount(self.invalid) + getrefcount(self.masks) + getrefcount(self.terminated)
+            + getrefcount(self.truncated)
+        )  # fmt: skip
+
+    def forgotten(self) -> bool:
+        """Whether nobody else refers to one of the arrays, or to a part of one."""
+        return self._references() == self._unseen
 
 
 @inlined
@@ -88,11 +125,48 @@ def first_unknown(actions: NDArray[np.int64]) -> int:
 
 
 @inlined
-def _tell(flag: int, masks: NDArray[np.int8], invalid: NDArray[np.int64], copy: int) -> None:
+def views_at(fleet: int) -> Any:
+    """(count,) `VIEW` of the `FLEET` at this address."""
+    f = array_at(fleet, (1,), FLEET)[0]
+    return array_at(f.views_address, (f.count,), VIEW)
+
+
+@inlined
+def states_at(fleet: int) -> Any:
+    """(count,) `STATE`."""
+    f = array_at(fleet, (1,), FLEET)[0]
+    return array_at(f.states_address, (f.count,), STATE)
+
+
+@inlined
+def setups_at(fleet: int) -> Any:
+    """(count,) `SETUP`."""
+    f = array_at(fleet, (1,), FLEET)[0]
+    return array_at(f.setups_address, (f.count,), SETUP)
+
+
+@inlined
+def flags_at(fleet: int) -> Any:
+    """(count,) int64."""
+    f = array_at(fleet, (1,), FLEET)[0]
+    return array_at(f.flags_address, (f.count,), np.int64)
+
+
+@inlined
+def _observations_at(out: int) -> Any:
+    """(count, 26) float32 of the `STEPS` at this address."""
+    o = array_at(out, (1,), STEPS)[0]
+    return array_at(o.observations_address, (o.count, NUM_FEATURES), np.float32)
+
+
+@inlined
+def _tell(out: int, copy: int, flag: int) -> None:
     """Write what the flags of a copy say about its next action."""
+    o = array_at(out, (1,), STEPS)[0]
+    masks = array_at(o.masks_address, (o.count, 2), np.int8)
     masks[copy, 0] = flag & 1
     masks[copy, 1] = flag >> 1 & 1
-    invalid[copy] = flag >> INVALID_SHIFT
+    array_at(o.invalid_address, (o.count,), np.int64)[copy] = flag >> INVALID_SHIFT
 
 
 @inlined
@@ -120,30 +194,21 @@ def look_ahead(views: Any, setups: Any, i: int, last: int) -> None:
 
 
 @jit
-def step_copies(
-    addresses: Addresses,
-    first: int,
-    last: int,
-    actions: NDArray[np.int64],
-    observations: NDArray[np.float32],
-    rewards: NDArray[np.float64],
-    terminated: NDArray[np.bool_],
-    truncated: NDArray[np.bool_],
-    masks: NDArray[np.int8],
-    invalid: NDArray[np.int64],
-) -> int:
+def step_copies(fleet: int, out: int, first: int, last: int, actions: NDArray[np.int64]) -> int:
     """Step copies ``first`` to ``last`` - 1; returns how many of them are over.
 
     Where some action of ``actions``, (count,), is not in the action space, nothing is done: -1 - the first one's index.
+    ``fleet`` and ``out`` are the addresses of a `FLEET` and of the `STEPS` to write to.
     """
     unknown = first_unknown(actions)
     if unknown >= 0:
         return -1 - unknown
-    count = len(actions)
-    views = array_at(addresses[0], (count,), VIEW)
-    states = array_at(addresses[1], (count,), STATE)
-    setups = array_at(addresses[2], (count,), SETUP)
-    flags = array_at(addresses[3], (count,), np.int64)
+    views, states, setups, flags = views_at(fleet), states_at(fleet), setups_at(fleet), flags_at(fleet)
+    o = array_at(out, (1,), STEPS)[0]
+    observations = _observations_at(out)
+    rewards = array_at(o.rewards_address, (o.count,), np.float64)
+    terminated = array_at(o.terminated_address, (o.count,), np.bool_)
+    truncated = array_at(o.truncated_address, (o.count,), np.bool_)
     over = 0
     for i in range(first, last):
         look_ahead(views, setups, i, last)
@@ -154,16 +219,19 @@ def step_copies(
         rewards[i] = reward
         terminated[i] = flag & TERMINATED != 0
         truncated[i] = flag & TRUNCATED != 0
-        _tell(flag, masks, invalid, i)
+        _tell(out, i, flag)
         over += 1 if flag & OVER else 0
     return over
 
 
 @inlined
-def _place(addresses: Addresses, k: Any, copy: int, base: int) -> None:
-    """Point the setup of ``copy`` at its own view, state and block."""
-    k.view_address = addresses[0] + copy * VIEW_BYTES
-    k.state_address = addresses[1] + copy * STATE_BYTES
+def _place(fleet: int, copy: int) -> None:
+    """Point the setup of ``copy`` at its own view, state and row."""
+    f = array_at(fleet, (1,), FLEET)[0]
+    k = setups_at(fleet)[copy]
+    k.view_address = f.views_address + copy * VIEW_BYTES
+    k.state_address = f.states_address + copy * STATE_BYTES
+    base = f.rows_address + copy * f.row_bytes
     move = base - k.waiting_address
     k.waiting_address += move
     k.idle_address += move
@@ -175,68 +243,45 @@ def _place(addresses: Addresses, k: Any, copy: int, base: int) -> None:
 
 
 @jit
-def load_copy(
-    addresses: Addresses,
-    count: int,
-    copy: int,
-    base: int,
-    source: int,
-    observations: NDArray[np.float32],
-    masks: NDArray[np.int8],
-    invalid: NDArray[np.int64],
-) -> None:
-    """Put the episode whose `SETUP` lies at ``source`` into ``copy``, its queues at ``base``."""
+def load_copy(fleet: int, out: int, copy: int, source: int) -> None:
+    """Put the episode whose `SETUP` lies at ``source`` into ``copy``, and write what it looks like to ``out``."""
     setup = array_at(source, (1,), SETUP)[0]
-    v = array_at(addresses[0], (count,), VIEW)[copy]
-    s = array_at(addresses[1], (count,), STATE)[copy]
-    setups = array_at(addresses[2], (count,), SETUP)
-    k = setups[copy]
-    array_at(addresses[0], (count,), VIEW)[copy] = array_at(setup.view_address, (1,), VIEW)[0]
-    array_at(addresses[1], (count,), STATE)[copy] = array_at(setup.state_address, (1,), STATE)[0]
+    views, states, setups, flags = views_at(fleet), states_at(fleet), setups_at(fleet), flags_at(fleet)
+    views[copy] = array_at(setup.view_address, (1,), VIEW)[0]
+    states[copy] = array_at(setup.state_address, (1,), STATE)[0]
     setups[copy] = setup
-    _place(addresses, k, copy, base)
+    _place(fleet, copy)
+    k = setups[copy]
     clients_at(k)[:, :] = clients_at(setup)
     ring_at(k)[:, :] = ring_at(setup)
     bits_at(k)[:] = bits_at(setup)
     if k.stealing:
         tournament_at(k)[:, :] = tournament_at(setup)
-    flags = array_at(addresses[3], (count,), np.int64)
-    _, flags[copy] = step_episode(v, s, k, OBSERVE, observations[copy])
-    _tell(flags[copy], masks, invalid, copy)
+    _, flags[copy] = step_episode(views[copy], states[copy], k, OBSERVE, _observations_at(out)[copy])
+    _tell(out, copy, flags[copy])
 
 
 @jit
-def place_copies(addresses: Addresses, bases: NDArray[np.int64]) -> None:
-    """Point every setup at the queues at its base: after a move."""
-    setups = array_at(addresses[2], (len(bases),), SETUP)
-    for i in range(len(bases)):
-        _place(addresses, setups[i], i, bases[i])
+def place_copies(fleet: int) -> None:
+    """Point every setup at the queues in its row: after a move."""
+    for i in range(len(setups_at(fleet))):
+        _place(fleet, i)
 
 
 @jit
-def observe_copies(
-    addresses: Addresses, observations: NDArray[np.float32], masks: NDArray[np.int8], invalid: NDArray[np.int64]
-) -> None:
+def observe_copies(fleet: int, out: int) -> None:
     """Write what every copy looks like as it stands."""
-    count = len(observations)
-    views = array_at(addresses[0], (count,), VIEW)
-    flags = array_at(addresses[3], (count,), np.int64)
-    for i in range(count):
+    views, flags, observations = views_at(fleet), flags_at(fleet), _observations_at(out)
+    for i in range(len(views)):
         observe(views[i], observations[i])
-        _tell(flags[i], masks, invalid, i)
+        _tell(out, i, flags[i])
 
 
 @jit
-def measure_copies(addresses: Addresses, copies: NDArray[np.int64], out: NDArray[np.float64]) -> None:
+def measure_copies(fleet: int, copies: NDArray[np.int64], out: NDArray[np.float64]) -> None:
     """Write what each of ``copies`` achieved to its column of ``out``, (13, count)."""
-    count = out.shape[1]
     for i in copies:
-        measure(
-            array_at(addresses[0], (count,), VIEW)[i],
-            array_at(addresses[1], (count,), STATE)[i],
-            array_at(addresses[2], (count,), SETUP)[i],
-            out[:, i],
-        )
+        measure(views_at(fleet)[i], states_at(fleet)[i], setups_at(fleet)[i], out[:, i])
 
 
 class Fleet:
@@ -251,9 +296,8 @@ class Fleet:
         views: (count,) `VIEW`.
         states: (count,) `STATE`.
         setups: (count,) `SETUP`.
-        addresses: of these and of ``flags``, for compiled code.
-        bases: (count,) int64: where the block of each copy begins.
         flags: (count,) int64: of the last step or reset, as `llmsched_env.core.loops.step_episode` returns them.
+        address: of a `FLEET` record that leads to them, for compiled code.
     """
 
     def __init__(self, count: int, *, threads: int = 1) -> None:
@@ -269,9 +313,14 @@ class Fleet:
         self._move_to(self._rows)
 
     def _open(self) -> None:
-        self.addresses: Addresses = (
-            self.views.ctypes.data, self.states.ctypes.data, self.setups.ctypes.data, self.flags.ctypes.data
-        )  # fmt: skip
+        self._record = np.zeros(1, FLEET)
+        record = self._record[0]
+        record.count = self.count
+        for name in ("views", "states", "setups", "flags"):
+            record[f"{name}_address"] = getattr(self, name).ctypes.data
+        self.address = int(self._record.ctypes.data)
+        self._returned: list[Steps | None] = [None] * RETURNED
+        self._turn = 0
         bounds = np.linspace(0, self.count, self._threads + 1).astype(int).tolist()
         self._shares = list(pairwise(bounds))
         self._start_threads()
@@ -282,8 +331,16 @@ class Fleet:
 
     def _move_to(self, rows: NDArray[np.uint8]) -> None:
         self._rows = rows
-        self.bases = rows.ctypes.data + rows.strides[0] * np.arange(self.count)
-        place_copies(self.addresses, self.bases)
+        self._record[0].rows_address, self._record[0].row_bytes = rows.ctypes.data, rows.shape[1]
+        place_copies(self.address)
+
+    def _new_steps(self) -> Steps:
+        """Arrays to return, of which nobody holds a part: those of some steps ago where they were dropped, else new."""
+        self._turn = turn = (self._turn + 1) % RETURNED
+        out = self._returned[turn]
+        if out is None or not out.forgotten():
+            out = self._returned[turn] = Steps(self.count)
+        return out
 
     @property
     def row_bytes(self) -> int:
@@ -302,26 +359,20 @@ class Fleet:
         start = instance.start
         self.make_room(start.queue_bytes)
         self._instances[number] = instance
-        load_copy(
-            self.addresses, self.count, number, int(self.bases[number]), start.setup_address,
-            out.observations, out.masks, out.invalid,
-        )  # fmt: skip
+        load_copy(self.address, out.address, number, start.setup_address)
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Steps, int]:
         """Step every copy; returns what came of it, and how many copies are over.
 
         Where some action is not in the action space, nothing is done: -1 - the index of the first one.
         """
-        out = Steps(self.count)
-        arrays = (
-            out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid
-        )  # fmt: skip
+        out = self._new_steps()
         if self._pool is None:
-            return out, step_copies(self.addresses, 0, self.count, actions, *arrays)
+            return out, step_copies(self.address, out.address, 0, self.count, actions)
         if self._pid != os.getpid():  # threads do not survive a fork
             self._start_threads()
         shares = [
-            self._pool.submit(step_copies, self.addresses, first, last, actions, *arrays)
+            self._pool.submit(step_copies, self.address, out.address, first, last, actions)
             for first, last in self._shares
         ]
         over = [share.result() for share in shares]
@@ -329,14 +380,14 @@ class Fleet:
 
     def observe(self) -> Steps:
         """What every copy looks like as it stands; no rewards and no ends."""
-        out = Steps(self.count)
-        observe_copies(self.addresses, out.observations, out.masks, out.invalid)
+        out = self._new_steps()
+        observe_copies(self.address, out.address)
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:
         """(13, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
         out = np.zeros((len(MEASURED), self.count))
-        measure_copies(self.addresses, copies, out)
+        measure_copies(self.address, copies, out)
         return out
 
     def close(self) -> None:
@@ -346,7 +397,8 @@ class Fleet:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        del kept["addresses"], kept["_pool"], kept["bases"], kept["_pid"]
+        for name in ("address", "_record", "_returned", "_pool", "_pid"):
+            del kept[name]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:

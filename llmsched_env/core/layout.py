@@ -19,11 +19,13 @@ __all__ = [
     "CASE_ADDRESSES",
     "CLIENT_COLUMNS",
     "DUE_LIMITS",
+    "FLEET",
     "ITERATION",
     "RING_COLUMNS",
     "SERVED",
     "SETUP",
     "STATE",
+    "STEPS",
     "TOURNAMENT_COLUMNS",
     "VIEW",
     "Records",
@@ -156,6 +158,28 @@ SETUP = _record(
     ("release_order_address", _I8),
     ("log_address", _I8),  # recordings: 0 where they are off
     ("levels_address", _I8),
+)
+
+# Many copies, side by side: where the parts of each lie.
+FLEET = _record(
+    ("count", _I8),
+    ("views_address", _I8),
+    ("states_address", _I8),
+    ("setups_address", _I8),
+    ("flags_address", _I8),  # int64 a copy, as loops.step_episode returns them
+    ("rows_address", _I8),  # the queues of copy i: a row of so many bytes
+    ("row_bytes", _I8),
+)
+
+# What a step of many copies returns: where its arrays lie.
+STEPS = _record(
+    ("count", _I8),
+    ("rewards_address", _I8),
+    ("invalid_address", _I8),
+    ("observations_address", _I8),
+    ("masks_address", _I8),
+    ("terminated_address", _I8),
+    ("truncated_address", _I8),
 )
 
 CASE_ADDRESSES = ("requests_address", "release_address", "release_order_address", "levels_address")

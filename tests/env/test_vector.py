@@ -189,6 +189,37 @@ def test_what_is_returned_is_never_overwritten(small):
         assert_same(one, other)
 
 
+@pytest.mark.parametrize(
+    "keep",
+    [lambda array: array, lambda array: array[1:], lambda array: array[1:].T, memoryview],
+    ids=["itself", "slice", "slice of a slice", "memoryview"],
+)
+@pytest.mark.parametrize("part", ["observations", "rewards", "terminations", "truncations", "masks", "invalid"])
+def test_a_part_that_is_kept_is_never_overwritten(small, part, keep):
+    """Memory that nobody holds is used again: a part of one array must be enough to keep it."""
+    env = LLMSchedVectorEnv(3, small)
+    env.reset(seed=0)
+    kept = []
+    for actions in np.random.default_rng(0).integers(0, 2, (40, 3)):
+        *arrays, infos = env.step(actions)
+        parts = ("observations", "rewards", "terminations", "truncations", "masks", "invalid")
+        found = dict(zip(parts, (*arrays, infos["action_mask"], infos["invalid_actions"]), strict=True))[part]
+        kept.append((keep(found), np.array(keep(found))))
+        del arrays, infos, found
+    for held, then in kept:
+        np.testing.assert_array_equal(np.asarray(held), then)
+
+
+def test_memory_that_nobody_holds_is_used_again(small):
+    env = LLMSchedVectorEnv(3, small)
+    env.reset(seed=0)
+    places = set()
+    for _ in range(20):
+        observations, *_ = env.step(np.ones(3, np.int64))
+        places.add(observations.ctypes.data)
+    assert len(places) == 2
+
+
 def test_writing_to_what_is_returned_changes_nothing(small):
     env, untouched = (LLMSchedVectorEnv(3, small.replace(max_iterations=40)) for _ in range(2))
     env.reset(seed=2)[0][:] = -1
