@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 
 from agents.training import Training, train
 from baselines.registry import make_policy
+from llmsched_env import ENVIRONMENTS
 from llmsched_env.errors import LLMSchedError
 
 RIVALS = ("lagrangian", "lagrangian_tuned", "tuned_threshold", "max_wait_tuned", "interleave_tuned")
@@ -36,7 +37,7 @@ class Args:
         cases: validation cases to compare on
         clients: clients J
         requests: requests a case, drawn with replacement; 0: the workload's own number
-        queue: queues: client or shared
+        queue: queues: client or shared; nothing: the scenario's own
     """
 
     algo: str = "ppo"
@@ -48,7 +49,7 @@ class Args:
     cases: int = 20
     clients: int = 200
     requests: int = 0
-    queue: str = "client"
+    queue: str = ""
 
     @classmethod
     def parse(cls, argv: Sequence[str]) -> Args:
@@ -69,7 +70,9 @@ class Args:
         Raises:
             LLMSchedError: what they ask for cannot be done.
         """
-        arguments: dict[str, Any] = {"num_clients": self.clients, "queue": self.queue}
+        arguments: dict[str, Any] = {"num_clients": self.clients}
+        if self.queue:
+            arguments["queue"] = self.queue
         if self.requests:
             arguments["num_requests"] = self.requests
         return Training(
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         record = train(
             args.training(),
-            [make_policy(name) for name in RIVALS],
+            [make_policy(name) for name in _rivals(args.scenario)],
             command=f"python train.py {shlex.join(words)}".strip(),
         )
     except LLMSchedError as error:
@@ -98,12 +101,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _rivals(identity: str) -> tuple[str, ...]:
+    """Rules to compare with. Where orders are actions their prefills are first come first served."""
+    serving = ENVIRONMENTS.get(identity, {}).get("ttft_s") is not None
+    return (*RIVALS, "min_batch_tuned", "deadline_tuned") if serving else RIVALS
+
+
 def _show(validation: dict[str, Any]) -> None:
-    print(f"\n{validation['cases']} validation cases, with 95 % intervals. Makespan in s:")
+    metric = validation["objective"]
+    print(f"\n{validation['cases']} validation cases, with 95 % intervals. {metric}:")
     for name, row in validation["policies"].items():
-        print(f"{name:>28}  {_interval(row['makespan_s'])}")
-    print("Slower (faster where negative) than a rival, in s, case by case:")
-    for agent, differences in validation["agent_minus_rival_s"].items():
+        print(f"{name:>28}  {_interval(row[metric])}")
+    print(f"{metric} of the agent minus that of a rival, case by case:")
+    for agent, differences in validation["agent_minus_rival"].items():
         for rival, difference in differences.items():
             print(f"{agent + ' - ' + rival:>40}  {_interval(difference)}")
 

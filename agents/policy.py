@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agents.libraries import algorithm
-from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.core.features import feature_table
 from llmsched_env.errors import ConfigError, FileFormatError, PathError
 from llmsched_env.policy import Start, View, features
 
 __all__ = ["Model", "SB3Policy"]
+
+SHAPES = tuple((len(feature_table(promises)),) for promises in (False, True))
+"""Of observations, without and with promises."""
 
 
 class Model(Protocol):
@@ -47,10 +50,10 @@ class SB3Policy:
 
     def __init__(self, model: Model, name: str = "sb3", *, sampled: bool = False) -> None:
         shape = tuple(model.observation_space.shape)
-        if shape != (NUM_FEATURES,):
+        if shape not in SHAPES:
             raise ConfigError(
-                f"agent {name!r} was trained on observations of shape {shape}, this version gives ({NUM_FEATURES},): "
-                "train it again."
+                f"agent {name!r} was trained on observations of shape {shape}, this version gives "
+                f"{' or '.join(map(str, SHAPES))}: train it again."
             )
         self.name = name
         self._model = model
@@ -80,7 +83,18 @@ class SB3Policy:
         return cls(model, name or algo)
 
     def reset(self, start: Start) -> None:
-        """Begin an episode."""
+        """Begin an episode.
+
+        Raises:
+            ConfigError: the agent was trained without promises and the scenario makes them, or the other way round.
+        """
+        shape = (len(feature_table(start.scenario.serving)),)
+        if tuple(self._model.observation_space.shape) != shape:
+            raise ConfigError(
+                f"agent {self.name!r} was trained on observations of shape {self._model.observation_space.shape}, this "
+                f"scenario gives {shape}: take one that was trained {'with' if start.scenario.serving else 'without'} "
+                "promises."
+            )
         if self._sampled:
             self._model.set_random_seed(start.seed % 2**32)  # all that the library takes
 

@@ -162,20 +162,22 @@ def _compare(training: Training, agents: Sequence[Policy], rivals: Sequence[Poli
             found[policy.name] = evaluate(
                 policy, training.validation, training.validation_cases, seed=training.seed, progress=bar.update
             )
-    makespan_s = {name: evaluation.columns["makespan_s"] for name, evaluation in found.items()}
+    objective = training.validation.objective
+    reached = {name: evaluation.columns[objective] for name, evaluation in found.items()}
     return {
         "cases": training.validation_cases,
+        "objective": objective,
         "policies": {
             name: {
                 "kind": evaluation.kind,
                 "clairvoyant": evaluation.clairvoyant,
-                **{metric: evaluation.estimate(metric).as_json() for metric in METRICS},
+                **{metric: evaluation.estimate(metric).as_json() for metric in dict.fromkeys((objective, *METRICS))},
             }
             for name, evaluation in found.items()
         },
-        "agent_minus_rival_s": {
+        "agent_minus_rival": {
             agent.name: {
-                rival.name: mean_estimate(np.subtract(makespan_s[agent.name], makespan_s[rival.name])).as_json()
+                rival.name: mean_estimate(np.subtract(reached[agent.name], reached[rival.name])).as_json()
                 for rival in rivals
             }
             for agent in agents

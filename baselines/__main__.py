@@ -1,4 +1,7 @@
-"""``python -m baselines``: the paper's ablation, then every rule and planner, on the same cases."""
+"""``python -m baselines``: the paper's ablation, then every rule and planner, on the same cases.
+
+With promises: every rule under every order that the scenario has, at several loads.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from baselines.lagrangian import lagrangian
-from baselines.registry import METHODS, POLICIES, Entry, entry
-from baselines.tuned import best_tuned
+from baselines.registry import BASELINES, Entry, default_names, entry, planner_of
+from baselines.serving import draw_serving, show_serving
+from baselines.tuned import LOADS, best_tuned
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import LENGTHS, ORDERS, QUEUES, Scenario
+from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError, UnknownNameError
 from llmsched_env.evaluation import CoverageWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.parallel import Sharing
-from llmsched_env.evaluation.report import ablation_table, ranking_table, two_by_two_table, write_files
+from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
+from llmsched_env.instances import instance
 from llmsched_env.storage import output_folder, write_whole
-from llmsched_env.workload import SPLITS
+from llmsched_env.workload import SPLITS, predictor
 
 PICTURED = ("baseline", "hybrid")
 CURVES = ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
@@ -63,14 +69,36 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
     kwargs = gymnasium.spec(options.scenario).kwargs
     changes = {
         name: getattr(options, name)
-        for name in ("workload", "cost", "queue", "order", "lengths")
+        for name in ("workload", "cost", "queue", "order", "lengths", "predictor", "ttft_s", "tpot_s")
         if getattr(options, name) is not None
     }
     if options.clients is not None:
         changes["num_clients"] = options.clients
     if options.requests is not None:
         changes["num_requests"] = options.requests
+    if changes.get("lengths", "predicted") != "predicted":
+        kwargs = {name: value for name, value in kwargs.items() if name != "predictor"}  # nobody would read it
     return Scenario(**{**kwargs, "split": options.split, **changes})
+
+
+def loads_of(text: str | None, scenario: Scenario) -> list[float | None]:
+    """The loads to compare at, the scenario's own first.
+
+    Raises:
+        ConfigError: not numbers, or loads where nothing is promised.
+    """
+    others: tuple[float, ...] = ()
+    if text is None:
+        others = LOADS if scenario.load is not None and scenario.serving else ()
+    elif not scenario.serving:
+        raise ConfigError(f"--loads {text!r}: take a scenario with promises, as LLMSched/ServingOrder-v0.")
+    else:
+        try:
+            others = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise ConfigError(f"--loads {text!r}: give numbers above 0, as 0.8,0.9.") from None
+        scenario = scenario.replace(load=others[0])
+    return list(dict.fromkeys((scenario.load, *others)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--queue", metavar="KIND", help=f"queues of the rules and planners: {', '.join(QUEUES)}")
     add("--order", metavar="ORDER", help=f"order of those queues: {', '.join(ORDERS)}")
     add("--lengths", metavar="KIND", help=f"what they may know of output lengths: {', '.join(LENGTHS)}")
-    add("--policies", metavar="A,B,...", help="names, or module:factory for your own (default: all)")
+    add("--predictor", metavar="NAME", help="who predicts them: population, prompt, noisy, noisy:0.8, ...")
+    add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with promises: {LOADS} and the scenario's)")
+    add("--ttft-s", type=float, metavar="S", help="promised time to first token, in seconds")
+    add("--tpot-s", type=float, metavar="S", help="promised time per output token, in seconds")
+    add("--policies", metavar="A,B,...", help="names, rule@order, or module:factory for your own (default: all)")
     add("--json", type=Path, metavar="PATH", help="also write the comparison as JSON there")
     add("--out", type=Path, metavar="DIR", help="folder for tables, configuration and pictures")
     add(
@@ -106,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments)
     if options.list:
-        print("\n".join([*METHODS, *POLICIES]))
+        print("\n".join(BASELINES))
+        print(f"Rules under an order: rule@order, with {', '.join(ORDER_CODES)}.")
         return 0
     try:
         run(options, "python -m baselines " + shlex.join(arguments))
@@ -130,12 +163,16 @@ def chunk_folder(options: argparse.Namespace) -> Path | None:
 def run(options: argparse.Namespace, command: str) -> None:
     """Check everything, then compare, print and write."""
     scenario, cases = scenario_of(options), parse_cases(options.cases)
-    names = [name.strip() for name in options.policies.split(",")] if options.policies else [*METHODS, *POLICIES]
-    entries = [entry(name, scenario) for name in dict.fromkeys(names) if name]
-    if not entries:
+    loads = loads_of(options.loads, scenario)
+    places = [scenario if load == scenario.load else scenario.replace(load=load) for load in loads]
+    names = options.policies.split(",") if options.policies else default_names(scenario)
+    names = [name for name in dict.fromkeys(name.strip() for name in names) if name]
+    if not names:
         raise ConfigError(f"--policies {options.policies!r} names no policy: see --list.")
+    fields = [[entry(name, place) for name in names] for place in places]
     workers = 1 if options.workers is None else options.workers
     Sharing(workers, options.engine)  # complains now, before the long work
+    instance(scenario, int(cases[0]))
     if options.out is not None:
         output_folder(options.out)
     if options.json is not None:
@@ -143,15 +180,12 @@ def run(options: argparse.Namespace, command: str) -> None:
         if options.json.is_dir():
             raise PathError(f"cannot write {options.json}: it is a folder. Give the path of a file.")
 
-    ends: list[Entry] = []
-    if any(item.kind != "method" for item in entries):
-        shown = {item.name: item for item in entries}
-        ends = [shown.get(name) or entry(name, scenario) for name in (best_tuned(scenario), "beam")]
-    reference, planner = ends or (None, None)
+    ends = [_ends(place, entries) for place, entries in zip(places, fields, strict=True)]
+    runs = sum(len({item.name for item in [*entries, *some]}) for entries, some in zip(fields, ends, strict=True))
     seconds = 0.1 if sys.stderr.isatty() else 10.0  # a log file is not a terminal
-    runs = {item.name for item in [*entries, *ends]}
+    comparisons = []
     with (
-        tqdm(total=len(runs) * len(cases), unit="episode", leave=False, mininterval=seconds) as bar,
+        tqdm(total=runs * len(cases), unit="episode", leave=False, mininterval=seconds) as bar,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("once", CoverageWarning)
@@ -160,32 +194,52 @@ def run(options: argparse.Namespace, command: str) -> None:
             bar.set_description(name, refresh=False)
             bar.update(episodes)
 
-        comparison = compare(
-            entries, options.scenario, scenario, cases,
-            reference=reference, planner=planner, seed=options.seed, progress=progress,
-            workers=workers, engine=options.engine, folder=chunk_folder(options),
-        )  # fmt: skip
-    show(comparison)
+        for place, entries, some in zip(places, fields, ends, strict=True):
+            reference, planner = some or (None, None)
+            comparisons.append(
+                compare(
+                    entries, options.scenario, place, cases,
+                    reference=reference, planner=planner, seed=options.seed, progress=progress,
+                    workers=workers, engine=options.engine, folder=chunk_folder(options),
+                    timed=place is places[0],
+                )
+            )  # fmt: skip
+    show(comparisons)
     if options.json is not None:
         with write_whole(options.json) as path:
-            path.write_text(json.dumps(comparison.as_json(), indent=1) + "\n")
+            path.write_text(json.dumps(as_json(comparisons), indent=1) + "\n")
     if options.out is not None:
-        written = [*write_files(comparison, options.out, command=command), *draw(comparison, options.out)]
+        pictures = draw_serving(comparisons, options.out) if scenario.serving else draw(comparisons[0], options.out)
+        written = [*write_files(comparisons, options.out, command=command), *pictures]
         print(f"\nWritten to {options.out}: {', '.join(path.name for path in written)}")
         if options.workers is not None:
             print(f"Cases, for another run of this command: {chunk_folder(options)} (may be deleted)")
 
 
-def show(comparison: Comparison) -> None:
+def _ends(scenario: Scenario, entries: Sequence[Entry]) -> list[Entry]:
+    """What scores 0 and 1, where something is scored: the best tuned rule and the planner."""
+    if all(item.kind == "method" for item in entries):
+        return []
+    shown = {item.name: item for item in entries}
+    return [shown.get(name) or entry(name, scenario) for name in (best_tuned(scenario), planner_of(scenario))]
+
+
+def show(comparisons: Sequence[Comparison]) -> None:
     """Print the tables."""
+    comparison = comparisons[0]
     where = comparison.scenario
     order = f"{where.queue} queues ({where.assignment})" if where.queue == "client" else "one shared queue"
+    picked = "the order chosen at each prefill" if where.choose_order else where.order
+    told = f", {predictor(where.predictor).name}" if where.predictor is not None else ""
     print(
         f"{comparison.scenario_id}, split {where.split}, {len(comparison.cases)} cases, "
         f"{where.num_clients} clients, cost model {where.cost_model.name}"
         + (f", {where.num_requests} requests" if where.num_requests else "")
-        + f"\nWorkload {where.source.name}. The scenario's queues: {order}, {where.order}, lengths {where.lengths}\n"
+        + f"\nWorkload {where.source.name}. The scenario's queues: {order}, {picked}, lengths {where.lengths}{told}\n"
     )
+    if where.serving:
+        show_serving(comparisons)
+        return
     if any(row.kind == "method" for row in comparison.rows):
         print("Methods. 'blind' sees no output length; 'lengths' is given the true ones.\n")
         print(ablation_table(comparison), "\n")

@@ -19,12 +19,14 @@ from llmsched_env.policy import Start
 __all__ = [
     "RandomRule",
     "cadence",
+    "deadline",
     "decode_first",
     "delay_factor",
     "eb_threshold",
     "eb_threshold_finite",
     "interleave",
     "max_wait",
+    "min_batch",
     "prefill_first",
     "static_batching",
     "tgi",
@@ -46,6 +48,15 @@ def _fill_then_drain(view: Any, parameters: Any, memory: Any) -> Any:
 
 def _at_least_idle(view: Any, parameters: Any, memory: Any) -> Any:
     return 1 if view.idle >= parameters[0] or view.ready >= view.waiting else 0
+
+
+def _at_least_ready(view: Any, parameters: Any, memory: Any) -> Any:
+    return 1 if view.ready >= parameters[0] else 0
+
+
+def _before_the_deadline(view: Any, parameters: Any, memory: Any) -> Any:
+    waited = view.clock_ns - view.in_time_release_ns
+    return 1 if view.ready >= parameters[0] or waited >= parameters[1] * view.ttft_ns else 0
 
 
 def _after_decodes(view: Any, parameters: Any, memory: Any) -> Any:
@@ -109,6 +120,30 @@ def threshold(idle_clients: int = 14) -> Rule:
         idle_clients: k. k = 1 is :func:`prefill_first`; the default is near the optimum of the paper's case.
     """
     return Rule("threshold", _at_least_idle, (float(idle_clients),))
+
+
+def min_batch(requests: int = 4) -> Rule:
+    """Prefill iff R >= k: idle clients for k waiting requests, or A = 0. Mimics no system.
+
+    :func:`threshold` without its 'or everything that waits fits', which is nearly always so where requests come over
+    time and the queue is short.
+
+    Args:
+        requests: k.
+    """
+    return Rule("min_batch", _at_least_ready, (float(requests),))
+
+
+def deadline(requests: int = 12, ttft_share: float = 0.8) -> Rule:
+    """As :func:`min_batch`, or when some request has waited for a share of its promised TTFT. Mimics no system.
+
+    The oldest request counts that is not late; needs promises.
+
+    Args:
+        requests: k.
+        ttft_share: of the promised time to first token.
+    """
+    return Rule("deadline", _before_the_deadline, (float(requests), ttft_share))
 
 
 def eb_threshold() -> Rule:

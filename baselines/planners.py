@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import logging
 import math
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +15,13 @@ from baselines.iteration import decode_first, prefill_first, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from baselines.search import beam_search, follow
+from baselines.shelf import kept_plan
 from llmsched_env.config import Scenario
 from llmsched_env.core.episode import Block
-from llmsched_env.errors import ConfigError, PathError
-from llmsched_env.jit import sources_digest
+from llmsched_env.errors import ConfigError
+from llmsched_env.instances import estimates
 from llmsched_env.policy import CompiledRule, Policy, RuleFunction, Start, View, compile_rule
 from llmsched_env.simulator import Outlook, Simulator
-from llmsched_env.storage import cache_dir, write_whole
 from llmsched_env.workload.requests import MAX_TOKENS
 
 __all__ = ["AlwaysWorst", "Beam", "Rollout"]
@@ -39,8 +35,6 @@ SAMPLED_LENGTHS = 2**13
 MOST_SAMPLED_CASES = 64
 UNBOUNDED_FIRST = 2**20
 """First training case to sample where a workload has no natural number of cases."""
-
-_log = logging.getLogger(__name__)
 
 NOTHING = np.empty(0, np.int64)
 
@@ -170,15 +164,15 @@ def _population(scenario: Scenario, version: object) -> NDArray[np.float64]:
 
     A file of one's own has one case in every split: there it is the file that is sampled, as its mean is told.
     """
-    source = scenario.source
+    source, train = scenario.source, scenario.replace(split="train")
     first = source.pool_size("train") or UNBOUNDED_FIRST
     parts: list[NDArray[np.float64]] = []
     while sum(map(len, parts)) < SAMPLED_LENGTHS and len(parts) < MOST_SAMPLED_CASES:
-        requests = source.requests("train", first + len(parts))
+        case = first + len(parts)
+        requests = source.requests("train", case)
         lengths = requests.output_tokens.astype(np.float64)
         if scenario.lengths == "predicted":
-            assert requests.predicted_tokens is not None, "the scenario was refused"
-            lengths /= requests.predicted_tokens
+            lengths /= estimates(train, case, requests)
         parts.append(lengths)
     sample = np.sort(np.concatenate(parts))
     sample.setflags(write=False)
@@ -218,16 +212,12 @@ class Beam:
         return int(self._rule.function(view, self._rule.parameters, self._kept))
 
     def _plan(self, simulator: Simulator, start: Start) -> NDArray[np.int64]:
-        at_start = simulator.view.prefills + simulator.view.decodes == 0
-        shelf = _shelf(simulator, self.width, self.rounds) if at_start else None
-        if shelf is not None and shelf.exists():
-            plan = _read(shelf, simulator)
-            if plan is not None:
-                return plan
-        best = self._search_all(simulator, start)
-        if shelf is not None:
-            _write(shelf, best)
-        return best.plan
+        return kept_plan(
+            simulator,
+            f"beam {self.width} {self.rounds}",
+            lambda: self._search_all(simulator, start).plan,
+            lambda plan: _Schedule.of(simulator, _as_rule(plan)).loss,
+        )
 
     def _search_all(self, simulator: Simulator, start: Start) -> _Schedule:
         rules = [rule.compiled(start) for rule in _references(start)]
@@ -311,40 +301,6 @@ class _Schedule:
             prefix, len(prefix), plan, progress, lost,
         )  # fmt: skip
         return cls(plan[:length].copy(), progress, lost)
-
-
-def _shelf(simulator: Simulator, width: int, rounds: int) -> Path:
-    """Where the plan of this case is kept: named by the case, the search and the sources of both."""
-    said = f"{simulator.instance.digest()} {width} {rounds} {sources_digest()} {_own_digest()}"
-    return cache_dir() / "plans" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
-
-
-@functools.cache
-def _own_digest() -> str:
-    names = ("planners", "search", "rule", "iteration", "lagrangian")
-    return hashlib.sha256(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)).hexdigest()
-
-
-def _read(shelf: Path, simulator: Simulator) -> NDArray[np.int64] | None:
-    """The plan, if it is whole and still loses what it says; else it is made again."""
-    try:
-        with shelf.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            plan: NDArray[np.int64] = stored["plan"].astype(np.int64)
-            loss = int(stored["loss"])
-        if _Schedule.of(simulator, _as_rule(plan)).loss == loss:
-            return plan
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
-    _log.warning("stored plan %s is damaged: planning again.", shelf)
-    return None
-
-
-def _write(shelf: Path, schedule: _Schedule) -> None:
-    try:
-        with write_whole(shelf) as path, path.open("wb") as file:
-            np.savez(file, plan=schedule.plan, loss=schedule.loss)
-    except PathError as error:
-        _log.warning("plan not kept: %s", error)
 
 
 def _simulator(policy: Policy, start: Start) -> Simulator:

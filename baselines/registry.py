@@ -6,17 +6,30 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from baselines import iteration, lagrangian, planners
-from baselines.tuned import TUNABLE, Tuned
+from baselines.foresight import Foresight
+from baselines.tuned import PROMISE_TUNABLE, TUNABLE, Tuned, paired
 from llmsched_env.config import Scenario
+from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy
 
-__all__ = ["BASELINES", "METHODS", "POLICIES", "Entry", "Method", "entry", "make_policy"]
+__all__ = [
+    "BASELINES",
+    "METHODS",
+    "POLICIES",
+    "PROMISE_POLICIES",
+    "Entry",
+    "Method",
+    "default_names",
+    "entry",
+    "make_policy",
+    "planner_of",
+]
 
 Factory = Callable[[], Policy]
 
@@ -86,7 +99,38 @@ POLICIES: dict[str, Factory] = {
 }
 """Rules and planners: each runs on the scenario's own queues."""
 
-BASELINES: dict[str, Factory] = {**{name: method.policy for name, method in METHODS.items()}, **POLICIES}
+PROMISE_POLICIES: dict[str, Factory] = {
+    "min_batch": iteration.min_batch,
+    "deadline": iteration.deadline,
+    **{name: functools.partial(Tuned, name) for name in PROMISE_TUNABLE},
+    "foresight": Foresight,
+}
+"""For scenarios with promises, beside the rules."""
+
+BASELINES: dict[str, Factory] = {
+    **{name: method.policy for name, method in METHODS.items()},
+    **POLICIES,
+    **PROMISE_POLICIES,
+}
+
+BATCH_PLANNERS = ("always_worst", "rollout", "beam", "beam_1")
+"""Planners that minimise a makespan, which says nothing where requests come over time."""
+
+
+def default_names(scenario: Scenario) -> list[str]:
+    """What a comparison in a scenario runs: every policy that makes sense there, each rule under each order."""
+    if not scenario.serving:
+        return [*METHODS, *POLICIES]
+    names = [name for name in (*POLICIES, *PROMISE_POLICIES) if name not in BATCH_PLANNERS]
+    if not scenario.choose_order:
+        return names
+    rules = [name for name in names if name != "foresight"]
+    return [*(paired(name, order) for name in rules for order in ORDER_CODES), "foresight"]
+
+
+def planner_of(scenario: Scenario) -> str:
+    """What scores 1."""
+    return "foresight" if scenario.serving else "beam"
 
 
 @dataclass(frozen=True)
@@ -116,8 +160,32 @@ def make_policy(name: str) -> Policy:
 
 
 def entry(name: str, scenario: Scenario) -> Entry:
-    """The row for a name: a method on its own queues, anything else on the scenario's."""
+    """The row for a name: a method on its own queues, anything else on the scenario's.
+
+    ``rule@order`` is a rule under an order; where orders are actions, a rule without one is under "fcfs". Planners that
+    know the future are given true lengths for their orders, too.
+
+    Raises:
+        UnknownNameError: no such name or order.
+        ConfigError: a policy that cannot be made, or that makes no sense in the scenario.
+    """
+    if "@" in name and ":" not in name:
+        rule, _, order = name.partition("@")
+        if order not in ORDER_CODES:
+            raise UnknownNameError("order", order, ORDER_CODES)
+        found = entry(rule, scenario.replace(order=order, choose_order=False))
+        if found.kind != "rule":
+            raise ConfigError(f"{name!r}: {rule!r} is no rule, and brings its own order.")
+        return replace(found, name=name)
     policy = make_policy(name)
+    if scenario.serving and (name in METHODS or name in BATCH_PLANNERS):
+        raise ConfigError(f"policy {name!r} minimises the makespan of a batch: leave it out where promises are made.")
+    if not scenario.serving and name in PROMISE_POLICIES and name not in ("min_batch",):
+        raise ConfigError(f"policy {name!r} needs promises: take a scenario with ttft_s and tpot_s.")
+    if scenario.serving and policy.clairvoyant:
+        scenario = scenario.replace(lengths="known")
+    if scenario.choose_order and name in BASELINES and policy.kind == "rule":
+        scenario = scenario.replace(choose_order=False)
     if name in METHODS:
         method = METHODS[name]
         return Entry(name, "method", policy, scenario.replace(**method.queues), method.text)

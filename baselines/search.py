@@ -81,9 +81,9 @@ def _finish(v: Any, s: Any, k: Any, rule: Any, parameters: Any, memory: Any, lim
     """Loss at the end of the episode under ``rule``; given up once it exceeds ``limit``."""
     kept = memory.copy()
     while v.completed < k.num_requests:
-        action = choose(v, rule, parameters, kept)
+        action = choose(v, k, rule, parameters, kept)
         advance(v, s, k, action)
-        if action == PREFILL and excess(v, s, k) > limit:
+        if action != DECODE and excess(v, s, k) > limit:
             return NOT_DONE
     return excess(v, s, k)
 

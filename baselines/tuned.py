@@ -1,4 +1,4 @@
-"""Rules whose one number was chosen on training cases: the honest bar for a learned policy.
+"""Rules whose numbers were chosen on training cases: the honest bar for a learned policy.
 
 ``python -m baselines.tuned`` makes ``tuned.json`` again; a scenario that is not in it is tuned when first met, on fewer
 training cases. Nothing is ever tuned on validation or test cases. The exception is a file of one's own: it is one case
@@ -11,7 +11,7 @@ import argparse
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,65 +19,108 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from baselines.iteration import interleave, max_wait, threshold
+from baselines.iteration import deadline, interleave, max_wait, min_batch, tgi, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
+from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
-from llmsched_env.errors import LLMSchedError, PathError
+from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.policy import CompiledRule, Start
 from llmsched_env.storage import output_folder, write_whole
 
-__all__ = ["TUNABLE", "Tuned", "best_tuned", "tuned_value"]
+__all__ = ["LOADS", "TUNABLE", "Tuned", "best_tuned", "paired", "tunable", "tuned_value"]
 
 STORED = Path(__file__).with_name("tuned.json")
 STORED_CASES = 64
 QUICK_CASES = 16
+LOADS = (0.7, 0.8, 0.9, 0.97)
+"""Of a comparison over loads."""
+
 COMMAND = "python -m baselines.tuned"
 
 _log = logging.getLogger(__name__)
 
 
 class Tunable(NamedTuple):
-    """A rule with one number to choose, and where to look for it."""
+    """A rule with numbers to choose, and where to look for them."""
 
-    make: Callable[[float], Rule]
-    grid: Callable[[Scenario], Sequence[float]]
+    make: Callable[..., Rule]
+    grid: Callable[[Scenario], Sequence[tuple[float, ...]]]
 
 
-def _counts(scenario: Scenario) -> Sequence[float]:
+def _single(values: Iterable[float]) -> list[tuple[float, ...]]:
+    return [(float(value),) for value in values]
+
+
+def _counts(scenario: Scenario) -> Sequence[tuple[float, ...]]:
     shares = np.concatenate([np.arange(1, 31) * 0.005, [0.175, 0.2, 0.25, 0.3, 0.4, 0.5]])
-    return sorted({float(max(1, round(share * scenario.num_clients))) for share in shares})
+    return _single(sorted({max(1, round(share * scenario.num_clients)) for share in shares}))
 
 
-def _multipliers(scenario: Scenario) -> Sequence[float]:
-    return [float(x) for x in np.round(np.geomspace(0.01, 10.0, 37), 4)]
+def _multipliers(scenario: Scenario) -> Sequence[tuple[float, ...]]:
+    return _single(np.round(np.geomspace(0.01, 10.0, 37), 4))
 
 
-_DECODES = [float(x) for x in (*range(1, 21), 24, 28, 32, 40, 48, 64, 96)]
+def _decodes(scenario: Scenario) -> Sequence[tuple[float, ...]]:
+    return _single((*range(1, 21), 24, 28, 32, 40, 48, 64, 96))
+
+
+def _ratios(scenario: Scenario) -> Sequence[tuple[float, ...]]:
+    return _single(np.round(np.geomspace(0.01, 1.0, 25), 4))
+
+
+def _deadlines(scenario: Scenario) -> Sequence[tuple[float, ...]]:
+    counts = sorted({max(1, round(share * scenario.num_clients)) for share in (0.02, 0.04, 0.06, 0.08, 0.12, 0.2)})
+    return [(float(count), share) for count in counts for share in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)]
+
 
 TUNABLE: dict[str, Tunable] = {
     "tuned_threshold": Tunable(lambda value: threshold(int(value)), _counts),
     "lagrangian_tuned": Tunable(lagrangian, _multipliers),
-    "max_wait_tuned": Tunable(lambda value: max_wait(int(value)), lambda scenario: _DECODES),
-    "interleave_tuned": Tunable(lambda value: interleave(2, int(value)), lambda scenario: _DECODES),
+    "max_wait_tuned": Tunable(lambda value: max_wait(int(value)), _decodes),
+    "interleave_tuned": Tunable(lambda value: interleave(2, int(value)), _decodes),
 }
+"""For every scenario."""
+
+PROMISE_TUNABLE: dict[str, Tunable] = {
+    "min_batch_tuned": Tunable(lambda value: min_batch(int(value)), _counts),
+    "tgi_tuned": Tunable(tgi, _ratios),
+    "deadline_tuned": Tunable(lambda count, share: deadline(int(count), share), _deadlines),
+}
+"""For those with promises, beside the others."""
+
+
+def tunable(scenario: Scenario) -> dict[str, Tunable]:
+    """What can be tuned for a scenario, by name."""
+    return {**TUNABLE, **PROMISE_TUNABLE} if scenario.serving else TUNABLE
 
 
 class Choice(NamedTuple):
-    """What tuning found: the number, and the mean makespan in s that it reached on the training cases."""
+    """What tuning found: the numbers, and the mean of the objective that they reached on the training cases."""
 
-    value: float
-    makespan_s: float
+    values: tuple[float, ...]
+    mean: float
     cases: int
+
+    def loss(self, scenario: Scenario) -> float:
+        """The mean, such that less is better."""
+        return -self.mean if scenario.serving else self.mean
+
+
+IRRELEVANT = ("split", "reward", "skip_forced", "max_iterations", "prefill_token_cap", "choose_order")
 
 
 def _key(scenario: Scenario, name: str) -> str:
-    said = scenario.describe()
-    for irrelevant in ("split", "reward", "skip_forced", "max_iterations", "prefill_token_cap"):
-        del said[irrelevant]
-    return json.dumps({"policy": name, **said}, sort_keys=True, default=str)
+    """What a choice depends on: the rule, and what the scenario changes of the default one."""
+    said, usual = scenario.describe(), Scenario().describe()
+    irrelevant = {*IRRELEVANT}
+    if scenario.serving and scenario.order in ("fcfs", "late_last"):
+        irrelevant |= {"lengths", "predictor", "sd_weight"}  # no rule that is tuned looks at them
+    changed = {field: value for field, value in said.items() if value != usual[field] and field not in irrelevant}
+    return json.dumps({"policy": name, **changed}, sort_keys=True, default=str)
 
 
 @functools.cache
@@ -89,35 +132,64 @@ def _stored() -> dict[str, dict[str, Any]]:
 
 
 def tune(name: str, scenario: Scenario, cases: int) -> Choice:
-    """The best number of the grid by mean makespan on the first training cases; the smallest on ties."""
-    train = scenario.replace(split="train", max_iterations=None)
-    best = Choice(float("nan"), float("inf"), cases)
-    for value in tqdm(TUNABLE[name].grid(scenario), desc=f"tuning {name}", leave=False, disable=None):
-        makespan_s = evaluate(TUNABLE[name].make(value), train, cases).estimate("makespan_s").mean
-        if makespan_s < best.makespan_s:
-            best = Choice(value, makespan_s, cases)
-    return best
+    """The best numbers of the grid by the mean objective on the first training cases; the first ones on ties."""
+    train = scenario.replace(split="train", max_iterations=None, choose_order=False)
+    rule, metric = tunable(scenario)[name], scenario.objective
+    choices = [
+        Choice(values, evaluate(rule.make(*values), train, cases, latencies=False).estimate(metric).mean, cases)
+        for values in tqdm(rule.grid(scenario), desc=f"tuning {name}", leave=False, disable=None)
+    ]
+    return min(choices, key=lambda choice: choice.loss(scenario))
 
 
 def tuned_value(name: str, scenario: Scenario) -> Choice:
-    """The tuned number of rule ``name`` for a scenario: the stored one, or tuned now."""
+    """The tuned numbers of rule ``name`` for a scenario: the stored ones, or tuned now."""
     return _tuned_value(name, scenario, getattr(scenario.source, "version", None))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=4096)
 def _tuned_value(name: str, scenario: Scenario, version: object) -> Choice:
     entry = _stored().get(_key(scenario, name))
     if entry is not None and version is None:
-        return Choice(entry["value"], entry["makespan_s"], entry["cases"])
-    if version is not None:
+        return Choice(tuple(entry["values"]), entry["mean"], entry["cases"])
+    if version is not None and not _has_training_cases(scenario):
         _log.warning("%s is tuned on reorderings of the file that it is judged on: it has no training cases.", name)
     _log.info("tuning %s on %d training cases of a scenario that is not in tuned.json", name, QUICK_CASES)
-    return tune(name, scenario, QUICK_CASES)
+    return tune(name, scenario, _quick_cases(scenario))
+
+
+def _has_training_cases(scenario: Scenario) -> bool:
+    """Whether a file's splits are apart: stretches of a recorded trace are, reorderings of one table are not."""
+    return bool(getattr(scenario.source, "disjoint_splits", False))
+
+
+def _quick_cases(scenario: Scenario) -> int:
+    """A trace may have fewer windows in its training stretch."""
+    return min(QUICK_CASES, scenario.source.pool_size("train") or QUICK_CASES)
 
 
 def best_tuned(scenario: Scenario) -> str:
-    """Name of the tuned rule that did best on training cases: what scores count from."""
-    return min(TUNABLE, key=lambda name: tuned_value(name, scenario).makespan_s)
+    """Name of the tuned rule that did best on training cases: what scores count from.
+
+    Where orders are actions, of the pairs of a rule and an order: ``rule@order``.
+    """
+    if not scenario.choose_order:
+        return min(tunable(scenario), key=lambda name: tuned_value(name, scenario).loss(scenario))
+    best = {
+        order: best_tuned(in_order)
+        for order in ORDER_CODES
+        for in_order in [scenario.replace(order=order, choose_order=False)]
+    }
+    order = min(
+        best,
+        key=lambda order: tuned_value(best[order], scenario.replace(order=order, choose_order=False)).loss(scenario),
+    )
+    return paired(best[order], order)
+
+
+def paired(rule: str, order: str) -> str:
+    """The name of a rule under an order."""
+    return rule if order == "fcfs" else f"{rule}@{order}"
 
 
 def _replaced(view: Any, parameters: Any, memory: Any) -> Any:
@@ -125,14 +197,17 @@ def _replaced(view: Any, parameters: Any, memory: Any) -> Any:
 
 
 class Tuned(Rule):
-    """A tunable rule with the number that training cases chose for the scenario that it is started in."""
+    """A tunable rule with the numbers that training cases chose for the scenario that it is started in."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, _replaced)
 
     def compiled(self, start: Start) -> CompiledRule:
-        """The rule with its tuned number."""
-        return TUNABLE[self.name].make(tuned_value(self.name, start.scenario).value).compiled(start)
+        """The rule with its tuned numbers."""
+        rule = tunable(start.scenario).get(self.name)
+        if rule is None:
+            raise ConfigError(f"policy {self.name!r} needs promises: give ttft_s and tpot_s.")
+        return rule.make(*tuned_value(self.name, start.scenario).values).compiled(start)
 
 
 def default_scenarios() -> list[Scenario]:
@@ -144,10 +219,18 @@ def default_scenarios() -> list[Scenario]:
         {"queue": "shared", "order": "fcfs"},
     ]
     presets = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
-    return [
+    batch = [
         Scenario(workload=name, cost=cost, **queue)
         for name, cost, queue in product(("gsm8k", "gsm8k-smooth"), presets, queues)
     ]
+    blind = Scenario(**ENVIRONMENTS["LLMSched/GSM8K-Blind-v0"])
+    return [*batch, blind, *serving_scenarios()]
+
+
+def serving_scenarios() -> list[Scenario]:
+    """Those of the serving ids, at the loads of a comparison, under each order."""
+    scenario = Scenario(**ENVIRONMENTS["LLMSched/ServingOrder-v0"])
+    return [scenario.replace(load=load, order=order, choose_order=False) for load in LOADS for order in ORDER_CODES]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,14 +251,14 @@ def _tune_all(cases: int, out: Path) -> None:
     output_folder(out.resolve().parent)
     if out.is_dir():
         raise PathError(f"cannot write {out}: it is a folder. Give the path of a file.")
-    jobs = [(name, scenario) for scenario in default_scenarios() for name in TUNABLE]
+    jobs = [(name, scenario) for scenario in default_scenarios() for name in tunable(scenario)]
     entries = []
     for name, scenario in tqdm(jobs, desc="tuning", unit="rule"):
         choice = tune(name, scenario, cases)
         entries.append({"key": _key(scenario, name), **choice._asdict()})
     provenance = {
         "made_by": f"{COMMAND} --cases {cases}",
-        "tuned_on": f"split train, cases 0-{cases - 1}, mean makespan",
+        "tuned_on": f"split train, cases 0-{cases - 1}, mean makespan (goodput where promises are made)",
         "entries": entries,
     }
     with write_whole(out) as path:

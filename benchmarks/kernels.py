@@ -57,7 +57,7 @@ def run_observed(
         k = setups[2 * pair + 1]
         while not finished(v, k):
             observe(v, out[total % ROWS])
-            advance(v, s, k, choose(v, rule, parameters, memory))
+            advance(v, s, k, choose(v, k, rule, parameters, memory))
             total += 1
     return total
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+import llmsched_env  # noqa: F401  # registers the environments
 from baselines import METHODS, entry
 from baselines.iteration import threshold
 from baselines.lagrangian import lagrangian, lagrangian_literal
 from baselines.registry import Entry
 from baselines.tuned import best_tuned
-from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
 from llmsched_env.evaluation.report import PAPER
@@ -70,7 +70,7 @@ def contestants(scenario: Scenario) -> list[Entry]:
 def measure(cases: int) -> dict[tuple[str, str], dict[str, Evaluation]]:
     """Evaluations by name, for every preset of the band and every id."""
     results: dict[tuple[str, str], dict[str, Evaluation]] = {}
-    worlds = [(preset, scenario_id) for preset in BAND for scenario_id in ENVIRONMENTS]
+    worlds = [(preset, scenario_id) for preset in BAND for scenario_id in COLUMNS]
     for preset, scenario_id in tqdm(worlds, unit="world"):
         scenario = default_scenario(scenario_id, preset)
         results[preset, scenario_id] = {

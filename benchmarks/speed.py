@@ -19,6 +19,7 @@ from core_figures import ScalingPoint, episode_figures, scaling_figures, scaling
 from environment_figures import environment_figures
 from measuring import Figure, as_json, machine, pin, table
 from profile_figures import profile_figures
+from serving_figures import serving_figures
 from study_figures import large_figures, planner_figures, start_figures, study_figures
 from tqdm import tqdm
 from vector_figures import CopiesPoint, copies_points, learning_figures, size_points, vector_figures
@@ -55,6 +56,7 @@ def figures(*, quick: bool, curves: Curves) -> Iterator[Iterator[Figure]]:
     curves.scaling += scaling_points(repeats=3 if quick else 12)
     yield scaling_figures(curves.scaling)
     yield large_figures()
+    yield serving_figures(repeats=repeats)
     yield study_figures(cases=10 if quick else 100)
     yield planner_figures(cases=4 if quick else 20)
     yield start_figures()

@@ -203,7 +203,7 @@ def _calls(arguments: tuple[Any, ...], steps: int) -> None:
 
 def _allocate(fleet: Fleet, steps: int) -> None:
     for _ in range(steps):
-        fleet._new_steps()
+        fleet._next_steps()
 
 
 def _copy_bytes() -> int:

@@ -14,9 +14,23 @@ __all__ = ["ENVIRONMENTS", "Scenario", "__version__", "register_environments"]
 
 __version__ = "0.1.0"
 
+_SERVING: dict[str, Any] = {
+    "workload": "serving",
+    "queue": "shared",
+    "order": "fcfs",
+    "lengths": "hidden",
+    "load": 0.9,
+    "ttft_s": 2.0,
+    "tpot_s": 0.1,
+    "reward": "goodput",
+}
+
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "LLMSched/GSM8K-v0": {"workload": "gsm8k"},
     "LLMSched/GSM8K-Smooth-v0": {"workload": "gsm8k-smooth"},
+    "LLMSched/GSM8K-Blind-v0": {"workload": "gsm8k", "queue": "shared", "order": "fcfs", "lengths": "hidden"},
+    "LLMSched/Serving-v0": _SERVING,
+    "LLMSched/ServingOrder-v0": {**_SERVING, "lengths": "predicted", "predictor": "noisy", "choose_order": True},
 }
 """Every environment id, and what it changes of the default `Scenario`."""
 

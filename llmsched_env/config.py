@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, UnknownNameError
-from llmsched_env.workload import SPLITS, Workload, workload
+from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
+from llmsched_env.workload.predictors import check_sd_weight
 
 __all__ = [
     "ASSIGNMENTS",
+    "DEADLINE_ORDERS",
     "LENGTHS",
     "MAX_CLIENTS",
     "ORDERS",
@@ -21,6 +24,7 @@ __all__ = [
     "Scenario",
     "checked_options",
     "merged",
+    "real",
     "whole",
 ]
 
@@ -29,9 +33,16 @@ ASSIGNMENTS = ("mip", "lpt", "round_robin")
 ORDERS = ("fcfs", "longest_first", "shortest_first")
 """Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
 
+DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
+"""The same where requests are promised a time to first token, with those behind all others that cannot keep it."""
+
 LENGTHS = ("known", "predicted", "hidden")
-REWARDS = ("excess", "makespan", "idle", "latency")
+REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
 MAX_CLIENTS = 2**20
+MAX_LOAD = 10.0
+MAX_TTFT_S = 1e6
+MAX_TPOT_S = 500.0
+"""Times the longest output it still fits 64 bits of nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +58,25 @@ class Scenario:
         prefill_token_cap: most prompt tokens in one prefill; ``None`` for the cost model's own.
         queue: "client" for a queue at each client, filled by ``assignment``; "shared" for one queue.
         assignment: "mip", "lpt" or "round_robin" (client queues only).
-        order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue.
+        order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue. With promises also
+            "late_last", "late_last_longest" and "late_last_shortest": behind all others goes who cannot have the first
+            token in time any more.
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).
-        lengths: what a scheduler knows of output lengths. "known": the truth. "predicted": the workload's
-            ``predicted_tokens``. "hidden": nothing but the population's mean. Assignment, order, stealing and the
-            observation all use the same estimate.
-        reward: "excess", "makespan", "idle" or "latency" (see llmsched_env.core.reward).
+        lengths: what a scheduler knows of output lengths. "known": the truth. "predicted": what ``predictor`` says.
+            "hidden": nothing but the population's mean. Assignment, order, stealing and the observation all use the
+            same estimate.
+        predictor: "population", "prompt", "noisy", "noisy:0.8", ..., or a `Predictor`; ``None`` for the workload's own
+            ``predicted_tokens`` (lengths "predicted" only).
+        sd_weight: k: a predictor's mean + k standard deviations is the estimate.
+        load: rate of arrivals as a share of what the clients can take at most, for the case's own lengths; ``None``
+            for the workload's own times.
+        ttft_s: promised time to first token, with ``tpot_s`` and one shared queue; ``None`` for no promises.
+        tpot_s: promised time per output token after the first.
+        uncounted_share: share of the requests at the beginning (the warm-up), and as many at the end (the cut end),
+            that are served like the others but left out of goodput and latencies.
+        choose_order: each order is an action of its own: 1 is a prefill by "fcfs", 2 "late_last", 3 "shortest_first", 4
+            "late_last_shortest", 5 "longest_first", 6 "late_last_longest". Needs promises.
+        reward: "excess", "makespan", "idle", "latency" or "goodput" (see llmsched_env.core.reward).
         skip_forced: a step goes on through iterations that offer no choice.
         max_iterations: truncate an episode there; ``None`` for no horizon.
 
@@ -72,6 +96,13 @@ class Scenario:
     order: str = "longest_first"
     stealing: bool = True
     lengths: str = "known"
+    predictor: str | Predictor | None = None
+    sd_weight: float = 0.0
+    load: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    uncounted_share: float = 0.1
+    choose_order: bool = False
     reward: str = "excess"
     skip_forced: bool = False
     max_iterations: int | None = None
@@ -81,7 +112,7 @@ class Scenario:
             ("split", SPLITS),
             ("queue", QUEUES),
             ("assignment", ASSIGNMENTS),
-            ("order", ORDERS),
+            ("order", ORDERS + DEADLINE_ORDERS),
             ("lengths", LENGTHS),
             ("reward", REWARDS),
         ):
@@ -95,9 +126,11 @@ class Scenario:
         ):
             if getattr(self, name) is not None or name == "num_clients":
                 object.__setattr__(self, name, whole(name, getattr(self, name), 1, most))
-        for name in ("stealing", "skip_forced"):
+        for name in ("stealing", "skip_forced", "choose_order"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is neither True nor False.")
+        self._check_serving()
+        self._check_prediction()
         self.cost_model  # noqa: B018  # checks the preset and the cap now, not at the first reset
         try:
             hash(self.source)
@@ -105,6 +138,61 @@ class Scenario:
             raise ConfigError(
                 f"workload {self.source!r} cannot be hashed, but its cases are kept by it: make it a frozen dataclass."
             ) from None
+
+    def _check_serving(self) -> None:
+        for name, most in (("load", MAX_LOAD), ("ttft_s", MAX_TTFT_S), ("tpot_s", MAX_TPOT_S)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, real(name, getattr(self, name), most))
+        if not 0 <= (share := self.uncounted_share) < 0.5:
+            raise ConfigError(f"uncounted_share = {share!r} is out of range: it lies in [0, 0.5), at each end.")
+        if (self.ttft_s is None) != (self.tpot_s is None):
+            raise ConfigError(f"ttft_s = {self.ttft_s}, tpot_s = {self.tpot_s}: promise both or none.")
+        if self.serving and self.queue != "shared":
+            raise ConfigError(f"ttft_s = {self.ttft_s} with queue = {self.queue!r}: promises need queue='shared'.")
+        if not self.serving:
+            for name, value in (("order", DEADLINE_ORDERS), ("choose_order", (True,)), ("reward", ("goodput",))):
+                if getattr(self, name) in value:
+                    raise ConfigError(f"{name} = {getattr(self, name)!r} needs promises: give ttft_s and tpot_s.")
+        elif self.choose_order and self.order != "fcfs":
+            raise ConfigError(
+                f"order = {self.order!r} with choose_order=True: the order is the action's; leave it out."
+            )
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests are promised a TTFT and a TPOT."""
+        return self.ttft_s is not None
+
+    @property
+    def shows_lengths(self) -> bool:
+        """Whether a scheduler is given the true output lengths, be it as a prediction without error."""
+        exact = self.predictor is not None and getattr(predictor(self.predictor), "exact", False)
+        return self.lengths == "known" or exact
+
+    @property
+    def objective(self) -> str:
+        """The metric that policies are tuned and scored by: ``goodput`` with promises, else ``makespan_s``."""
+        return "goodput" if self.serving else "makespan_s"
+
+    @property
+    def num_actions(self) -> int:
+        """A decode, and one prefill for each order to choose from."""
+        return 1 + (len(ORDERS + DEADLINE_ORDERS) if self.choose_order else 1)
+
+    def _check_prediction(self) -> None:
+        object.__setattr__(self, "sd_weight", check_sd_weight(self.sd_weight))
+        if self.predictor is not None:
+            predictor(self.predictor)
+            if self.lengths != "predicted":
+                raise ConfigError(
+                    f"predictor = {self.predictor!r} but lengths = {self.lengths!r}: nobody would read what it says. "
+                    "Set lengths='predicted', or leave it out."
+                )
+        elif self.sd_weight != 0:
+            raise ConfigError(
+                f"sd_weight = {self.sd_weight} but there is no predictor to state a standard deviation: give one "
+                "(predictor='prompt'), or leave it out."
+            )
 
     @property
     def cost_model(self) -> CostModel:
@@ -133,6 +221,7 @@ class Scenario:
         """The arguments as plain JSON values."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["workload"] = self.source.name
+        plain["predictor"] = None if self.predictor is None else predictor(self.predictor).name
         plain["cost"] = dataclasses.asdict(self.cost_model)
         return plain
 
@@ -184,4 +273,18 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     number = int(value.__index__())
     if not least <= number <= most:
         raise ConfigError(f"{name} = {value} is out of range: it lies in [{least}, {most}].")
+    return number
+
+
+def real(name: str, value: object, most: float) -> float:
+    """``value`` as a float above 0, at most ``most``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(f"{name} = {value!r} is not a number.")
+    number = float(value)
+    if not 0 < number <= most:
+        raise ConfigError(f"{name} = {value} is out of range: it is above 0 and at most {most:g}.")
     return number

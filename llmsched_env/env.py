@@ -14,11 +14,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
+from llmsched_env.actions import outside_space
 from llmsched_env.config import Scenario, checked_options, merged
-from llmsched_env.core.features import FEATURES, NUM_FEATURES
+from llmsched_env.core.features import FEATURES, PROMISE_FEATURES, feature_table
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, OVER, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
-from llmsched_env.errors import EpisodeOverError, InvalidActionError, UnknownNameError
+from llmsched_env.errors import EpisodeOverError, UnknownNameError
 from llmsched_env.instances import draw_case, instance
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics
 from llmsched_env.simulator import Simulator
@@ -29,11 +30,9 @@ Observation = NDArray[np.float32]
 Info = dict[str, Any]
 
 
-def _mask(flags: int) -> NDArray[np.int8]:
-    return np.array([flags & 1, flags >> 1 & 1], np.int8)
-
-
-MASKS = tuple(_mask(flags) for flags in range(4))
+def _masks(num_actions: int) -> tuple[NDArray[np.int8], ...]:
+    """Of each of the four flags that say what is feasible."""
+    return tuple(np.array([flags & 1] + [flags >> 1] * (num_actions - 1), np.int8) for flags in range(4))
 
 
 class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
@@ -49,8 +48,10 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Action Space
 
-    `Discrete(2)`: 0 runs a decode, 1 a prefill. An infeasible action is replaced by the feasible one and counted in
-    `info["invalid_actions"]`; `info["action_mask"]` and `action_masks()` tell in advance.
+    `Discrete(2)`: 0 runs a decode, 1 a prefill. With `choose_order` it is `Discrete(7)`: 0 runs a decode, 1 to 6 a
+    prefill that takes waiting requests by one of six orders. An infeasible action is replaced by a feasible one (a
+    prefill by the first order) and counted in `info["invalid_actions"]`; `info["action_mask"]` and `action_masks()`
+    tell in advance.
 
     ## Observation Space
 
@@ -60,6 +61,10 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     prefill now would hold, T_p and T_d what a prefill and a decode now would last, m the mean output length.
 
     {observation_table}
+
+    Where promises are made (`ttft_s` S1, `tpot_s` S2) the observation is `Box(0, 1, (33,), float32)` and goes on with
+
+    {promise_table}
 
     ## Rewards
 
@@ -71,6 +76,9 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     - `makespan`: -dt / LB1. Sums to -makespan / LB1; use it with gamma = 1 only.
     - `idle`: client-time lost / (J * LB1). Sums to -makespan * (1 - utilization) / LB1.
     - `latency`: -integral of (waiting + active) dt / (n * LB1). Sums to -mean end-to-end latency / LB1.
+    - `goodput` (with promises): -1 / counted for each counted request that breaks a promise, as soon as that is certain
+      whatever its length: when its first token cannot come in time any more, comes too late, or when it has ended too
+      slowly. Sums to goodput - 1.
 
     ## Starting State
 
@@ -84,8 +92,8 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Information
 
-    Always `action_mask` (2,) int8 and `invalid_actions`, the count so far; `case` after a reset; after the last step
-    {metric_names} and `bound_s` (docs/metrics.md has their formulas).
+    Always `action_mask` (an int8 for each action) and `invalid_actions`, the count so far; `case` after a reset; after
+    the last step {metric_names} and `bound_s` (docs/metrics.md has their formulas).
 
     ## Arguments
 
@@ -115,8 +123,10 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
-        self.action_space = spaces.Discrete(2)
+        self.observation_space = spaces.Box(0.0, 1.0, (len(feature_table(self.scenario.serving)),), np.float32)
+        self.action_space = spaces.Discrete(self.scenario.num_actions)
+        self._masks = _masks(self.scenario.num_actions)
+        self._num_actions, self._num_features = self.scenario.num_actions, self.observation_space.shape[0]
         self._simulator: Simulator | None = None
         self._flags = TERMINATED
         self._unpaid = False  # reset has run through the whole episode, the first step reports its end
@@ -151,14 +161,14 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         """Run one iteration (with ``skip_forced``, and those after it that offer no choice).
 
         Raises:
-            InvalidActionError: not 0 or 1.
+            InvalidActionError: not in the action space.
             EpisodeOverError: before ``reset``, or after the end.
         """
         flags = self._flags
         if flags & OVER and not self._unpaid:
             raise EpisodeOverError("the episode has not begun or is over: call reset() before step().")
-        if type(action) is not int or not 0 <= action <= 1:
-            action = _checked(action)
+        if type(action) is not int or not 0 <= action < self._num_actions:
+            action = _checked(action, self._num_actions)
         if self._unpaid:
             self._unpaid = False
             if flags & OVER:
@@ -171,7 +181,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         return observation, reward, flags & TERMINATED != 0, flags & TRUNCATED != 0, info
 
     def _advance(self, action: int) -> tuple[Observation, float]:
-        observation = np.empty(NUM_FEATURES, np.float32)
+        observation = np.empty(self._num_features, np.float32)
         reward, self._flags = core_step(*self._arrays, action, observation)
         while self._flags & LOG_FULL:
             simulator = self._simulator
@@ -183,15 +193,15 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
 
     def _info(self) -> Info:
         flags = self._flags
-        info: Info = {"action_mask": MASKS[flags & 3].copy(), "invalid_actions": flags >> INVALID_SHIFT}
+        info: Info = {"action_mask": self._masks[flags & 3].copy(), "invalid_actions": flags >> INVALID_SHIFT}
         if flags & OVER and not self._unpaid:
             assert self._simulator is not None
             info.update(final_metrics(self._simulator))
         return info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """(2,) bool: which actions are feasible now (the name that sb3-contrib looks for)."""
-        return MASKS[self._flags & 3].astype(np.bool_)
+        """(num_actions,) bool: which actions are feasible now (the name that sb3-contrib looks for)."""
+        return self._masks[self._flags & 3].astype(np.bool_)
 
     @property
     def simulator(self) -> Simulator:
@@ -227,13 +237,13 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             self._window = None
 
 
-def _checked(action: Any) -> int:
+def _checked(action: Any, num_actions: int) -> int:
     try:
         index = operator.index(action)
     except TypeError:
         index = -1
-    if index not in (0, 1):
-        raise InvalidActionError(f"action {action!r} is not in Discrete(2): 0 is decode, 1 is prefill.")
+    if index not in range(num_actions):
+        raise outside_space(f"action {action!r}", num_actions)
     return index
 
 
@@ -251,7 +261,10 @@ def _described(documented: type) -> dict[str, str]:
 
 def _specification(template: str) -> str:
     described = _described(Scenario)
-    features = [(i, f"`{f.name}`", f.formula, 0, 1) for i, f in enumerate(FEATURES)]
+    features, more = (
+        [(i, f"`{f.name}`", f.formula, 0, 1) for i, f in enumerate(table, start)]
+        for table, start in ((FEATURES, 0), (PROMISE_FEATURES, len(FEATURES)))
+    )
     arguments = [
         (f"`{field.name}`", f"`{field.default!r}`", described.get(field.name, ""))
         for field in dataclasses.fields(Scenario)
@@ -262,6 +275,7 @@ def _specification(template: str) -> str:
     ]
     return template.format(
         observation_table=_table(("", "feature", "value", "min", "max"), *features),
+        promise_table=_table(("", "feature", "value", "min", "max"), *more),
         metric_names=", ".join(f"`{name}`" for name in EPISODE_METRICS),
         argument_table=_table(("argument", "default", "meaning"), *arguments),
         version_table=_table(("id", "differs from the defaults in", "history"), *versions),

@@ -11,13 +11,14 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.episode import Instance
-from llmsched_env.errors import WorkloadError
+from llmsched_env.core.episode import Instance, Promises
+from llmsched_env.cost import capacity_requests_per_s
+from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.offline import lb1_ns, stored_assignment
-from llmsched_env.workload import Requests
+from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["draw_case", "estimates", "instance", "pool_size"]
+__all__ = ["draw_case", "estimates", "instance", "pool_size", "promises"]
 
 BYTES_KEPT = 2**29
 """Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -51,7 +52,9 @@ def instance(scenario: Scenario, case: int) -> Instance:
 
 def _build(scenario: Scenario, case: int) -> Instance:
     requests = scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests)
-    guess = estimates(scenario, requests)
+    if scenario.load is not None:
+        requests = _at_load(scenario, requests)
+    guess = estimates(scenario, case, requests)
     cost = scenario.cost_model
     queues = None
     if scenario.queue == "client":
@@ -70,23 +73,68 @@ def _build(scenario: Scenario, case: int) -> Instance:
         reward=scenario.reward,
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
+        promises=promises(scenario, len(requests)),
     )
 
 
-def estimates(scenario: Scenario, requests: Requests) -> NDArray[np.int32]:
+def _at_load(scenario: Scenario, requests: Requests) -> Requests:
+    """The requests at the scenario's load, by the formula of DESIGN's capacity for their own mean lengths.
+
+    Raises:
+        ConfigError: a cost model for which there is no such formula, or requests that do not come over time.
+    """
+    assert scenario.load is not None
+    if requests.release_ns[0] == requests.release_ns[-1]:
+        raise ConfigError(
+            f"load = {scenario.load}: the requests of workload {scenario.source.name!r} are all released at one time, "
+            "which no rate describes. Take one with arrivals ('serving', 'azure-synthetic', a trace), or no load."
+        )
+    capacity = capacity_requests_per_s(
+        scenario.cost_model,
+        scenario.num_clients,
+        float(requests.prompt_tokens.mean()),
+        float(requests.output_tokens.mean()),
+    )
+    return requests.at_load(scenario.load, capacity)
+
+
+def promises(scenario: Scenario, num_requests: int) -> Promises | None:
+    """What the requests of a case are promised, and which of them count; ``None`` where nothing is promised."""
+    if scenario.ttft_s is None or scenario.tpot_s is None:
+        return None
+    left_out = int(num_requests * scenario.uncounted_share)
+    return Promises(
+        round(scenario.ttft_s * 1e9),
+        round(scenario.tpot_s * 1e9),
+        left_out,
+        num_requests - left_out,
+        scenario.choose_order,
+    )
+
+
+def estimates(scenario: Scenario, case: int, requests: Requests) -> NDArray[np.int32]:
     """(n,) int32, at least 1: output lengths as the scenario lets a scheduler see them.
 
     Raises:
-        WorkloadError: ``lengths="predicted"`` and the workload brings no predictions.
+        WorkloadError: ``lengths="predicted"`` without a predictor, and the workload brings no predictions; a predictor
+            that does not say as much as it should.
     """
     if scenario.lengths == "known":
         return requests.output_tokens
     if scenario.lengths == "hidden":
         return np.full(len(requests), max(1, round(requests.mean_output_tokens)), np.int32)
+    if scenario.predictor is not None:
+        found = predictor(scenario.predictor).predict(scenario.source, scenario.split, case, requests)
+        if len(found) != len(requests):
+            raise WorkloadError(
+                f"predictor {scenario.predictor!r} predicts {len(found)} lengths for {len(requests)} requests: "
+                "it has to return one per request."
+            )
+        return estimated_tokens(found, scenario.sd_weight)
     if requests.predicted_tokens is None:
         raise WorkloadError(
             f"lengths='predicted' but workload {scenario.source.name!r} has no predictions: give a file with a "
-            "column predicted_tokens, or lengths='hidden'."
+            "column predicted_tokens, or predictor='prompt', or lengths='hidden'."
         )
     return requests.predicted_tokens
 

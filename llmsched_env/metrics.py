@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from operator import index
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.core import layout
+from llmsched_env.core.episode import MAX_CLOCK_S
+from llmsched_env.core.layout import Records
 from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, measure
 from llmsched_env.errors import ConfigError
 from llmsched_env.simulator import Simulator
 
-__all__ = ["EPISODE_METRICS", "final_metrics", "request_metrics", "worst_token_gaps_ns"]
+__all__ = [
+    "EPISODE_METRICS",
+    "SERVING_METRICS",
+    "final_metrics",
+    "request_metrics",
+    "serving_metrics",
+    "worst_token_gaps_ns",
+]
+
+SERVING_METRICS = (
+    "goodput",
+    "ttft_kept",
+    "tpot_kept",
+    "ttft_s",
+    "ttft_p50_s",
+    "ttft_p99_s",
+    "tpot_s",
+    "tpot_p50_s",
+    "tpot_p99_s",
+    "worst_token_gap_s",
+    "longest_wait_s",
+    "queueing_s",
+    "latency_s",
+    "latency_p99_s",
+    "served_requests_per_s",
+    "served_tokens_per_s",
+)
+"""What :func:`serving_metrics` gives, in order."""
+
+NS_PER_S = 10**9
 
 
 def final_metrics(simulator: Simulator) -> dict[str, Any]:
@@ -28,28 +61,136 @@ def final_metrics(simulator: Simulator) -> dict[str, Any]:
 
 
 def request_metrics(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
-    """(n,) seconds a request, by request number: ``ttft_s``, ``tpot_s``, ``worst_token_gap_s``, ``latency_s``.
+    """(n,) seconds a request, by number: ``queueing_s``, ``ttft_s``, ``tpot_s``, ``worst_token_gap_s``, ``latency_s``.
 
     NaN for what a request has not reached (``tpot_s`` and the gap: also where it has one token only).
 
     Raises:
         ConfigError: the episode was not recorded.
     """
-    served, release_ns = simulator.served, simulator.instance.release_ns
+    return _seconds(simulator, *_recorded(simulator))
+
+
+def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first: int, last: int) -> dict[str, float]:
+    """How well an episode served the requests that are counted: the scalars of `SERVING_METRICS`.
+
+    Counted are the requests numbered ``first <= i < last``, in release order. The others are served and not counted:
+    those before find a system that is still empty (warm-up), those after one that drains. Only the two throughputs
+    are of a stretch of time, from the first counted release to the last, whichever requests are served in it.
+
+    NaN throughout unless every counted request is complete, and recorded from its release on (a fork's recording
+    begins late): a mean over those that are would flatter a policy that lets others wait. Beyond that, the times
+    between tokens are NaN where no counted request has two, the throughputs where the counted are released at once.
+
+    Args:
+        simulator: a recorded episode.
+        ttft_s: the promised time to first token: kept iff it takes at most so many seconds, rounded to the nanosecond.
+        tpot_s: the promised time per output token, likewise; a request with one token keeps it.
+        first: number of the first counted request.
+        last: number after the last counted request.
+
+    Returns:
+        Shares in [0, 1] (``goodput``, ``*_kept``), seconds (``*_s``) and rates per second, as plain floats.
+
+    Raises:
+        ConfigError: the episode was not recorded, no such requests, or a promise that is no time within the clock.
+    """
+    ttft_ns, tpot_ns = _promise_ns("ttft_s", ttft_s), _promise_ns("tpot_s", tpot_s)
+    served, output = _recorded(simulator)
+    release_ns = simulator.instance.release_ns
+    counted = _counted(first, last, len(served))
+    begin_ns, end_ns = int(release_ns[counted][0]), int(release_ns[counted][-1])
+    if _recorded_from_ns(simulator) > begin_ns or not served["completion_ns"][counted].all():
+        return dict.fromkeys(SERVING_METRICS, math.nan)
+
+    waited_ns = served["first_token_ns"][counted] - release_ns[counted]
+    decoding_ns = served["completion_ns"][counted] - served["first_token_ns"][counted]
+    ttft_kept = waited_ns <= ttft_ns
+    # d <= p (N - 1) in a form that cannot overflow: the quotient, rounded up, is at most p.
+    tpot_kept = -(-decoding_ns // np.maximum(1, output[counted] - 1)) <= tpot_ns
+    times = {name: column[counted] for name, column in _seconds(simulator, served, output).items()}
+    tpot, gaps = (times[name][output[counted] > 1] for name in ("tpot_s", "worst_token_gap_s"))
+
+    completions = served["completion_ns"]
+    requests = np.count_nonzero((completions > begin_ns) & (completions <= end_ns))
+    log = simulator.log  # a prefill yields a token to each client that takes part, a decode to each active one
+    within = slice(*np.searchsorted(log["end_ns"], (begin_ns, end_ns), side="right"))
+    window_s = (end_ns - begin_ns) / NS_PER_S or math.nan
+    found = (
+        np.mean(ttft_kept & tpot_kept),
+        np.mean(ttft_kept),
+        np.mean(tpot_kept),
+        *_mean_and_quantiles(times["ttft_s"], 0.5, 0.99),
+        *_mean_and_quantiles(tpot, 0.5, 0.99),
+        gaps.max() if len(gaps) else math.nan,
+        times["queueing_s"].max(),
+        times["queueing_s"].mean(),
+        *_mean_and_quantiles(times["latency_s"], 0.99),
+        requests / window_s,
+        int(log["clients"][within].sum()) / window_s,
+    )
+    return {name: float(value) for name, value in zip(SERVING_METRICS, found, strict=True)}
+
+
+def _recorded(simulator: Simulator) -> tuple[Records, NDArray[np.int64]]:
+    """(n,) `SERVED` and (n,) output lengths, both by request number."""
+    served = simulator.served
     if not len(served):
         raise ConfigError("this episode was not recorded: make it with Simulator(instance, record=True).")
     output = np.empty(len(served), np.int64)
     output[simulator.instance.request_of] = simulator.instance.requests[:, layout.OUTPUT]
+    return served, output
+
+
+def _recorded_from_ns(simulator: Simulator) -> int:
+    """When the recording begins: later than the episode in a fork."""
+    log = simulator.log
+    if len(log) == simulator.view.prefills + simulator.view.decodes:
+        return 0
+    return int(log["start_ns"][0]) if len(log) else int(simulator.view.clock_ns)
+
+
+def _seconds(simulator: Simulator, served: Records, output: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    release_ns = simulator.instance.release_ns
     started, finished = served["first_token_ns"] > 0, served["completion_ns"] > 0
     several = started & finished & (output > 1)
     decoding_ns = served["completion_ns"] - served["first_token_ns"]
     gaps_ns = worst_token_gaps_ns(simulator, output)
     return {
-        "ttft_s": np.where(started, served["first_token_ns"] - release_ns, np.nan) / 1e9,
-        "tpot_s": np.where(several, decoding_ns, np.nan) / np.maximum(1, output - 1) / 1e9,
-        "worst_token_gap_s": np.where(several, gaps_ns, np.nan) / 1e9,
-        "latency_s": np.where(finished, served["completion_ns"] - release_ns, np.nan) / 1e9,
+        "queueing_s": np.where(started, served["prefill_start_ns"] - release_ns, np.nan) / NS_PER_S,
+        "ttft_s": np.where(started, served["first_token_ns"] - release_ns, np.nan) / NS_PER_S,
+        "tpot_s": np.where(several, decoding_ns, np.nan) / np.maximum(1, output - 1) / NS_PER_S,
+        "worst_token_gap_s": np.where(several, gaps_ns, np.nan) / NS_PER_S,
+        "latency_s": np.where(finished, served["completion_ns"] - release_ns, np.nan) / NS_PER_S,
     }
+
+
+def _promise_ns(name: str, seconds: float) -> int:
+    if not 0 < seconds <= MAX_CLOCK_S or round(seconds * NS_PER_S) < 1:
+        raise ConfigError(
+            f"{name} = {seconds} is out of range: a promise is a time from 1e-09 to {MAX_CLOCK_S:.0e} seconds, "
+            "the ticks and the end of the clock."
+        )
+    return round(seconds * NS_PER_S)
+
+
+def _counted(first: int, last: int, num_requests: int) -> slice:
+    try:
+        counted = slice(index(first), index(last))
+    except TypeError:
+        raise ConfigError(f"first = {first!r}, last = {last!r}: give whole numbers of requests.") from None
+    if not 0 <= counted.start < counted.stop <= num_requests:
+        raise ConfigError(
+            f"first = {first}, last = {last} counts no requests of this case: those numbered first <= i < last are "
+            f"counted, so give 0 <= first < last <= {num_requests}."
+        )
+    return counted
+
+
+def _mean_and_quantiles(values: NDArray[np.float64], *shares: float) -> NDArray[np.float64]:
+    if not len(values):
+        return np.full(1 + len(shares), np.nan)
+    return np.array([values.mean(), *np.quantile(values, shares)])
 
 
 def worst_token_gaps_ns(simulator: Simulator, output: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import NUM_FEATURES, observe
+from llmsched_env.core.features import feature_table, observe
 from llmsched_env.core.layout import View
 from llmsched_env.core.rules import CompiledRule, RuleFunction, compile_rule
 
@@ -21,7 +21,7 @@ __all__ = ["Action", "CompiledRule", "Policy", "RuleFunction", "Start", "View", 
 
 
 class Action(IntEnum):
-    """The kind of the next iteration."""
+    """The kind of the next iteration. Where orders are actions, every number above 0 is a prefill."""
 
     DECODE = 0
     PREFILL = 1
@@ -69,11 +69,14 @@ class Policy(Protocol):
         """Begin an episode."""
 
     def act(self, view: View) -> int:
-        """Choose the next iteration; both kinds are feasible."""
+        """Choose the next iteration: 0 a decode, 1 a prefill (or more, where orders are actions).
+
+        Both kinds are feasible; where orders are actions it may be prefills only.
+        """
 
 
 def features(view: View) -> NDArray[np.float32]:
-    """(26,) float32: the observation that the environments give for this view."""
-    out = np.empty(NUM_FEATURES, np.float32)
+    """(26,) float32, (33,) with promises: the observation that the environments give for this view."""
+    out = np.empty(len(feature_table(view.ttft_ns > 0)), np.float32)
     observe(view, out)
     return out

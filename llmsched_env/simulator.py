@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llmsched_env.actions import outside_space
 from llmsched_env.core.episode import Instance, Memory
 from llmsched_env.core.futures import count_emitted, end_arrivals, refill
 from llmsched_env.core.layout import ESTIMATE, OUTPUT, Records, View
-from llmsched_env.core.loops import advance_once, run_rule
+from llmsched_env.core.loops import advance_once, has_choice, run_rule
 from llmsched_env.core.reward import charge
 from llmsched_env.core.rules import CompiledRule
-from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
+from llmsched_env.errors import ConfigError, EpisodeOverError
 from llmsched_env.workload.requests import MAX_TOKENS
 
 __all__ = ["Outlook", "Simulator"]
@@ -136,17 +137,25 @@ class Simulator:
         """Whether some idle client has something to take."""
         return bool(self.view.ready > 0)
 
+    @property
+    def has_choice(self) -> bool:
+        """Whether more than one action is feasible and makes a difference."""
+        return bool(has_choice(self.view, self._memory.setup[0]))
+
     def step(self, action: int) -> None:
-        """Run one iteration; an infeasible action is replaced by the feasible one and counted.
+        """Run one iteration; an infeasible action is replaced by a feasible one and counted.
+
+        Args:
+            action: 0 is a decode; 1 a prefill; where orders are actions, 1 to 6 are prefills by each of them.
 
         Raises:
             EpisodeOverError: every request is complete.
-            InvalidActionError: not 0 (decode) or 1 (prefill).
+            InvalidActionError: not one of these.
         """
         if self.done:
             raise EpisodeOverError("every request of this episode is complete: call reset first.")
-        if action not in (0, 1):
-            raise InvalidActionError(f"action {action!r} is not in the action space: 0 is decode, 1 is prefill.")
+        if action not in range(self.instance.num_actions):
+            raise outside_space(f"action {action!r}", self.instance.num_actions)
         memory = self._memory
         if len(memory.log) and memory.state[0].logged >= len(memory.log):
             memory.grow_log()

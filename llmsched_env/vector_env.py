@@ -16,9 +16,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from llmsched_env.actions import outside_space
 from llmsched_env.config import Scenario, checked_options, merged, whole
 from llmsched_env.core.episode import Instance
-from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.core.features import feature_table
 from llmsched_env.core.fleet import CLIENT_BYTES, COPY_BYTES, Fleet, Steps
 from llmsched_env.core.loops import OVER
 from llmsched_env.core.measure import COUNTS, MEASURED
@@ -50,7 +51,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
 
     Args:
         num_envs: copies, at least 1.
-        scenario: of all copies, or one a copy. They may differ in all but the observation's size, which is fixed.
+        scenario: of all copies, or one a copy. They may differ in all but the sizes of observation and action space.
         threads: that share a step. Results do not depend on it. Measure whether it pays: handing a step over costs
             tens of microseconds.
         render_mode: only ``None``: a single environment draws.
@@ -82,8 +83,9 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             )
         self.scenarios = _one_each(scenario, arguments, self.num_envs)
         _check_memory(self.num_envs, CLIENT_BYTES * max(one.num_clients for one in self.scenarios))
-        self.single_observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
-        self.single_action_space = spaces.Discrete(2)
+        self._num_actions, self._num_features = _one_size(self.scenarios)
+        self.single_observation_space = spaces.Box(0.0, 1.0, (self._num_features,), np.float32)
+        self.single_action_space = spaces.Discrete(self._num_actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._streams: list[Stream | None] = [None] * self.num_envs
@@ -100,7 +102,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             options: ``case``: a case number for all copies, or one a copy. ``reset_mask``: (num_envs,) bool.
 
         Returns:
-            (num_envs, 26) observations (those of the other copies as they stand) and infos.
+            (num_envs, features) observations (those of the other copies as they stand) and infos.
 
         Raises:
             ConfigError: a list of the wrong length, an option of the wrong shape or type, or a case number below 0.
@@ -118,8 +120,8 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
                 streams[i] = seeding.np_random(seeds[i])
         # Only what succeeds changes anything: cases that do not exist are found before the first copy begins anew.
         begun = self._cases(chosen, cases, streams)
-        fleet = self._fleet or Fleet(self.num_envs, threads=self._threads)
-        out = Steps(self.num_envs) if self._fleet is None else fleet.observe()
+        fleet = self._fleet or Fleet(self.num_envs, self._num_actions, self._num_features, threads=self._threads)
+        out = fleet.new_steps() if self._fleet is None else fleet.observe()
         self._begin(fleet, begun, out)
         self._fleet, self._streams = fleet, streams
         infos = self._infos(out)
@@ -132,11 +134,11 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         """One step of every copy; those that end begin anew.
 
         Args:
-            actions: (num_envs,) whole numbers, 0 decode or 1 prefill.
+            actions: (num_envs,) whole numbers, 0 decode or 1 prefill (with ``choose_order`` 1 to 6).
 
         Returns:
-            (num_envs, 26) observations, (num_envs,) rewards, terminations and truncations, and infos: arrays of one
-            entry a copy, each with a mask ``_name`` of the copies for which it holds.
+            (num_envs, features) observations, (num_envs,) rewards, terminations and truncations, and infos: arrays of
+            one entry a copy, each with a mask ``_name`` of the copies for which it holds.
 
         Raises:
             InvalidActionError: of the wrong shape or type, or an action that is not in the action space.
@@ -149,10 +151,10 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             and actions.shape == (self.num_envs,)
             and actions.flags.carray  # else compiled code would be compiled once more
         ):
-            actions = _checked(actions, self.num_envs)
+            actions = _checked(actions, self.num_envs, self._num_actions)
         out, over = fleet.step(actions)
         if over < 0:
-            raise _outside(actions, -1 - over)
+            raise _outside(actions, -1 - over, self._num_actions)
         infos = self._infos(out)
         if over:
             try:
@@ -222,12 +224,13 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         }
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """(num_envs, 2) bool: which actions are feasible now.
+        """(num_envs, num_actions) bool: which actions are feasible now.
 
         Raises:
             EpisodeOverError: before ``reset`` or after ``close``.
         """
-        return (self._running().flags[:, np.newaxis] >> np.arange(2) & 1).astype(np.bool_)
+        kinds = np.minimum(np.arange(self._num_actions), 1)  # a decode, and prefills
+        return (self._running().flags[:, np.newaxis] >> kinds & 1).astype(np.bool_)
 
     def _running(self) -> Fleet:
         if self._fleet is None or self.closed:
@@ -297,6 +300,21 @@ def _one_each(scenario: Any, arguments: dict[str, Any], count: int) -> tuple[Sce
     return tuple(merged(one, arguments) for one in scenarios)
 
 
+def _one_size(scenarios: Iterable[Scenario]) -> tuple[int, int]:
+    """Actions and features, the same in every scenario.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    sizes = {(one.num_actions, len(feature_table(one.serving))) for one in scenarios}
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"scenarios with {' and '.join(f'{a} actions and {f} features' for a, f in sorted(sizes))} do not go side "
+            "by side: give all of them promises, and choose_order, or none."
+        )
+    return sizes.pop()
+
+
 def _check_memory(copies: int, queue_bytes: int) -> None:
     """Before it is too late: on most systems an allocation succeeds, and the process is killed when it is used.
 
@@ -323,7 +341,7 @@ def _memory_bytes() -> float:
         return limit
 
 
-def _checked(actions: Any, count: int) -> Actions:
+def _checked(actions: Any, count: int, num_actions: int) -> Actions:
     try:
         found = np.asarray(actions)
     except ValueError:  # ragged
@@ -333,15 +351,13 @@ def _checked(actions: Any, count: int) -> Actions:
             f"actions of shape {found.shape} and type {found.dtype} are given: one whole number a copy is needed, "
             f"shape ({count},)."
         )
-    if found.dtype == np.uint64 and found.max() > 1:  # it would wrap
-        raise _outside(found, int(np.argmax(found > 1)))
+    if found.dtype == np.uint64 and found.max() >= num_actions:  # it would wrap
+        raise _outside(found, int(np.argmax(found >= num_actions)), num_actions)
     return found.astype(np.int64)
 
 
-def _outside(actions: NDArray[Any], copy: int) -> InvalidActionError:
-    return InvalidActionError(
-        f"action {actions[copy]} of copy {copy} is not in Discrete(2): 0 is decode, 1 is prefill."
-    )
+def _outside(actions: NDArray[Any], copy: int, num_actions: int) -> InvalidActionError:
+    return outside_space(f"action {actions[copy]} of copy {copy}", num_actions)
 
 
 def _where(copies: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from llmsched_env.config import ORDERS
-from llmsched_env.core.episode import Instance
+from llmsched_env.core.episode import Instance, Promises
+from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.cost import CostModel
 from llmsched_env.offline import lb1_ns
 from llmsched_env.workload import Requests
@@ -41,6 +42,10 @@ class Case:
     gamma_decode_ns: int = 0
     token_cap: int = 1000
     levels: tuple[tuple[int, int], ...] = ()
+    ttft_ns: int = 0  # 0: nothing is promised
+    tpot_ns: int = 0
+    uncounted: int = 0
+    choose_order: bool = False
 
     def __post_init__(self) -> None:
         if not self.estimates:
@@ -62,6 +67,13 @@ class Case:
         )
 
     @property
+    def promises(self) -> Promises | None:
+        if not self.ttft_ns:
+            return None
+        last = len(self.prompts) - self.uncounted
+        return Promises(self.ttft_ns, self.tpot_ns, self.uncounted, last, self.choose_order)
+
+    @property
     def requests(self) -> Requests:
         return Requests.of(list(self.prompts), list(self.outputs), release_ns=list(self.releases_ns))
 
@@ -76,6 +88,7 @@ class Case:
             order=self.order,
             stealing=self.stealing,
             bound_ns=lb1_ns(self.requests, self.num_clients, self.cost),
+            promises=self.promises,
             **options,
         )
 
@@ -128,6 +141,25 @@ def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longe
     )
 
 
+@st.composite
+def promised_cases(draw: st.DrawFn) -> Case:
+    """The same on a shared queue, over time, with promises that some keep and others do not."""
+    case = draw(cases())
+    n = len(case.prompts)
+    gaps = draw(st.lists(st.sampled_from([0, 0, 1, 40, 150, 150, 400, 1000]), min_size=n, max_size=n))
+    return replace(
+        case,
+        releases_ns=tuple(accumulate(gaps)),
+        queues=None,
+        stealing=False,
+        order=draw(st.sampled_from(list(ORDER_CODES))),
+        ttft_ns=draw(st.sampled_from([60, 200, 300, 500, 1000, 3000])),
+        tpot_ns=draw(st.sampled_from([30, 60, 90, 150, 400])),
+        uncounted=draw(st.integers(0, (n - 1) // 2)),
+        choose_order=draw(st.booleans()),
+    )
+
+
 def seeded_case(seed: int, **changes: Any) -> Case:
     """A case of medium size without Hypothesis: 40 requests on 7 clients, noisy estimates, arrivals for odd seeds."""
     rng = np.random.default_rng(seed)
@@ -149,3 +181,6 @@ def seeded_case(seed: int, **changes: Any) -> Case:
 
 ACTIONS = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 """A sequence of actions, to be repeated until an episode ends."""
+
+ORDERED_ACTIONS = st.lists(st.one_of(st.just(0), st.integers(1, len(ORDER_CODES))), min_size=1, max_size=40)
+"""The same where orders may be actions; where they are not, every prefill is one."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llmsched_env.config import REWARDS
 from llmsched_env.core import layout
 from llmsched_env.core.bitset import words_needed
+from llmsched_env.core.features import feature_table
 from llmsched_env.core.layout import ITERATION, SERVED, SETUP, STATE, VIEW, Records
 from llmsched_env.core.stealing import blocks_needed
 from llmsched_env.core.transition import start_episode
@@ -19,7 +20,7 @@ from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["Block", "Instance", "Memory"]
+__all__ = ["Block", "Instance", "Memory", "Promises"]
 
 FIRST_LOG_CAPACITY = 4096
 
@@ -69,7 +70,7 @@ class Instance:
     @property
     def nbytes(self) -> int:
         """Memory that it takes, in bytes."""
-        arrays = (self.requests, self.release_ns, self.request_of, self.setup, *self.start.arrays)
+        arrays = (self.requests, self.release_ns, self.request_of, self.setup, *self.start.arrays, self.start.ranking)
         return sum(int(array.nbytes) for array in arrays)
 
     def digest(self) -> str:
@@ -102,6 +103,7 @@ class Instance:
         reward: str = "excess",
         skip_forced: bool = False,
         max_iterations: int = 0,
+        promises: Promises | None = None,
     ) -> Instance:
         """Lay a case out.
 
@@ -117,6 +119,8 @@ class Instance:
             reward: one of `llmsched_env.config.REWARDS`.
             skip_forced: whether a step goes on to the next choice.
             max_iterations: horizon, 0 for none.
+            promises: what requests are promised; with one shared queue only, and then ``order`` may also be one of
+                those in which late ones go last.
 
         Raises:
             WorkloadError: too many tokens for the clock.
@@ -129,7 +133,7 @@ class Instance:
         queue = np.zeros(n, np.int32) if client_of is None else client_of
         number = np.arange(n)
         keys: dict[str, NDArray[Any]] = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}
-        by_position = np.lexsort((number, keys[order], queue)).astype(np.int32)
+        by_position = np.lexsort((number, keys["fcfs" if promises else order], queue)).astype(np.int32)
         position_of = np.empty(n, np.int32)
         position_of[by_position] = np.arange(n, dtype=np.int32)
         rows = np.empty((n, layout.REQUEST_COLUMNS), np.int32)
@@ -146,7 +150,16 @@ class Instance:
         k.skip_forced = skip_forced
         k.bound_ns = bound_ns
         k.reward_scale = float(bound_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
-        memory = Memory.empty(setup, (rows, requests.release_ns, position_of, levels))
+        k.num_actions = 2
+        ranking = np.empty((0, 2 * layout.RANKINGS), np.int32)
+        if promises is not None:
+            _promise(k, promises, layout.ORDER_CODES[order], levels)
+            if reward == "goodput":
+                k.reward_scale = promises.last - promises.first
+            if k.ranked:
+                ranking = _ranking(estimates)
+                ranking.setflags(write=False)
+        memory = Memory.empty(setup, (rows, requests.release_ns, position_of, levels, ranking))
         memory.view[0].mean_output_tokens = requests.mean_output_tokens
         if shared:
             memory.clients[0, layout.END] = n
@@ -156,6 +169,16 @@ class Instance:
         for array in (rows, by_position, position_of, setup, levels, *memory.arrays):
             array.setflags(write=False)
         return cls(rows, requests.release_ns, by_position, setup, levels, memory)
+
+    @property
+    def num_actions(self) -> int:
+        """A decode, and one prefill for each order to choose from."""
+        return int(self.setup[0]["num_actions"])
+
+    @property
+    def num_features(self) -> int:
+        """Entries of an observation."""
+        return len(feature_table(bool(self.setup[0]["serving"])))
 
     def with_outputs(self, outputs: NDArray[np.int32]) -> Instance:
         """The same case with other true lengths; estimates, queues and the bound stay.
@@ -175,6 +198,47 @@ class Instance:
         for array in (rows, setup, *start.arrays):
             array.setflags(write=False)
         return replace(self, requests=rows, setup=setup, start=start)
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What requests are promised, and which of them count.
+
+    Attributes:
+        ttft_ns: time to first token.
+        tpot_ns: time per output token.
+        first: number of the first request that counts.
+        last: number after that of the last.
+        choose_order: whether each order is an action of its own.
+    """
+
+    ttft_ns: int
+    tpot_ns: int
+    first: int
+    last: int
+    choose_order: bool = False
+
+
+def _promise(k: Any, promises: Promises, order: int, levels: NDArray[np.int64]) -> None:
+    k.serving = True
+    k.ttft_ns, k.tpot_ns = promises.ttft_ns, promises.tpot_ns
+    k.least_prefill_ns = levels[0, layout.LEVEL_NS] if len(levels) else k.alpha_prefill_ns
+    k.first_counted, k.last_counted = promises.first, promises.last
+    k.order = 0 if promises.choose_order else order
+    if promises.choose_order:
+        k.num_actions = 1 + len(layout.ORDER_CODES)
+    k.ranked = promises.choose_order or order > 1
+    k.ranked_bytes = 8 * words_needed(int(k.num_requests)) if k.ranked else 0
+
+
+def _ranking(estimates: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(n, 2 * RANKINGS) int32, as llmsched_env.core.memory.ranking_at describes it; ties by release."""
+    table = np.empty((len(estimates), 2 * layout.RANKINGS), np.int32)
+    for ranking, keys in enumerate((estimates, -estimates)):
+        by_rank = np.argsort(keys, kind="stable")
+        table[by_rank, ranking] = np.arange(len(estimates))
+        table[:, layout.RANKINGS + ranking] = by_rank
+    return table
 
 
 def _check_sum(output_tokens: int) -> None:
@@ -255,6 +319,9 @@ _BOUND = tuple(
         "release_address",
         "release_order_address",
         "levels_address",
+        "ranking_address",
+        "ranked_address",
+        "started_address",
         "log_address",
         "log_capacity",
         "served_address",
@@ -273,8 +340,9 @@ class Memory:
         clients: (J, CLIENT_COLUMNS) int32.
         ring: (R, RING_COLUMNS) int32, R a power of two, not below the longest output.
         bits: (words,) uint64: the waiting positions, the idle clients, those of them whose own queue is not empty, and
-            the blocks of clients that the tournament must weigh again.
+            the blocks of clients that the tournament must weigh again; with orders by length, those of orders.py.
         tournament: (2 * leaves, TOURNAMENT_COLUMNS) int64: who has the most work; empty without stealing.
+        started: (J,) int64: time of the first token of each client's request; empty without promises.
         setup_address: where ``setup`` lies, for compiled code.
         log: (capacity,) `ITERATION`: one entry an iteration; empty where nothing is recorded.
         served: (n,) `SERVED`, by position; empty where nothing is recorded.
@@ -289,6 +357,7 @@ class Memory:
         "served",
         "setup",
         "setup_address",
+        "started",
         "state",
         "tournament",
         "view",
@@ -302,20 +371,21 @@ class Memory:
         *,
         record: bool = False,
     ) -> None:
-        self.view, self.state, self.clients, self.ring, self.bits, self.tournament = arrays
-        self._case = case  # requests, release times, release order and levels: shared, kept alive for their addresses
+        self.view, self.state, self.clients, self.ring, self.bits, self.tournament, self.started = arrays
+        self._case = case  # requests, releases, their order, levels, ranking: shared, kept alive for their addresses
         self.setup = template.copy()
         self.log = np.zeros(FIRST_LOG_CAPACITY if record else 0, ITERATION)
         self.served = np.zeros(len(case[0]) if record else 0, SERVED)
         self._bind()
 
     def _bind(self) -> None:
-        requests, release_ns, release_order, levels = self._case
+        requests, release_ns, release_order, levels, ranking = self._case
         self.setup_address = int(self.setup.ctypes.data)
         words = self.setup.view(np.int64)  # fields of a record by name take twenty times as long
         clients = words_needed(len(self.clients))
         waiting = self.bits.ctypes.data
         idle = waiting + 8 * words_needed(len(requests))
+        stale = idle + 16 * clients
         for field, value in zip(
             _BOUND,
             (
@@ -327,13 +397,16 @@ class Memory:
                 waiting,
                 idle,
                 idle + 8 * clients,
-                idle + 16 * clients,
+                stale,
                 self.tournament.ctypes.data,
                 len(self.tournament),
                 requests.ctypes.data,
                 release_ns.ctypes.data,
                 release_order.ctypes.data,
                 levels.ctypes.data,
+                ranking.ctypes.data,
+                stale + 8 * words_needed(blocks_needed(len(self.clients))),
+                self.started.ctypes.data,
                 self.log.ctypes.data,
                 len(self.log),
                 self.served.ctypes.data if len(self.served) else 0,
@@ -353,25 +426,32 @@ class Memory:
             np.zeros(1, STATE),
             np.zeros((num_clients, layout.CLIENT_COLUMNS), np.int32),
             np.zeros((ring_size, layout.RING_COLUMNS), np.int32),
-            np.zeros(words_needed(len(case[0])) + 2 * words_needed(num_clients) + words_needed(blocks), np.uint64),
+            np.zeros(_words(len(case[0]), num_clients, blocks, 2 * layout.RANKINGS if k["ranked"] else 0), np.uint64),
             np.zeros((2 * blocks if k["stealing"] else 0, layout.TOURNAMENT_COLUMNS), np.int64),
+            np.zeros(num_clients if k["serving"] else 0, np.int64),
         )
         return cls(template, case, arrays)
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What makes up the episode's state: view, state, clients, ring, bits, tournament."""
-        return self.view, self.state, self.clients, self.ring, self.bits, self.tournament
+        """What makes up the episode's state: view, state, clients, ring, bits, tournament, started."""
+        return self.view, self.state, self.clients, self.ring, self.bits, self.tournament, self.started
 
     @property
     def queue_bytes(self) -> int:
-        """Size of clients, ring, bits and tournament."""
+        """Size of clients, ring, bits, tournament and started."""
         return sum(int(array.nbytes) for array in self.arrays[2:])
 
     @property
     def call_arrays(self) -> tuple[Any, Any, Any]:
         """What compiled code takes: view, state, setup."""
         return self.view, self.state, self.setup
+
+    @property
+    def ranking(self) -> NDArray[np.int32]:
+        """(n, 2 * RANKINGS) int32 of the case; empty where no order goes by length."""
+        found: NDArray[np.int32] = self._case[4]
+        return found
 
     def copy(self, *, record: bool = False) -> Memory:
         """An independent copy, writable; its recordings are empty."""
@@ -408,8 +488,13 @@ class Memory:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.setup, self._case, arrays, self.log, self.served = state
-        self.view, self.state, self.clients, self.ring, self.bits, self.tournament = arrays
+        self.view, self.state, self.clients, self.ring, self.bits, self.tournament, self.started = arrays
         self._bind()
+
+
+def _words(num_requests: int, num_clients: int, blocks: int, ranked: int) -> int:
+    """Words of all sets."""
+    return (1 + ranked) * words_needed(num_requests) + 2 * words_needed(num_clients) + words_needed(blocks)
 
 
 class Block:

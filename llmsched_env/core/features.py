@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.jit import jit
 
-__all__ = ["FEATURES", "NUM_FEATURES", "Feature", "observe"]
+__all__ = ["FEATURES", "NUM_FEATURES", "PROMISE_FEATURES", "Feature", "feature_table", "observe"]
 
 
 class Feature(NamedTuple):
@@ -55,12 +55,56 @@ FEATURES: tuple[Feature, ...] = (
     Feature("oldest_wait", "a / (a + m * T_d): age of the oldest waiting request against a mean request's decodes"),
 )
 
+PROMISE_FEATURES: tuple[Feature, ...] = (
+    Feature("late", "L / (L + J): waiting requests that are late, whose TTFT cannot be kept any more"),
+    Feature("in_time_wait", "min(1, age of the oldest waiting request that is not late / S1); 0 where there is none"),
+    Feature("prefill_price", "T_p / (T_p + S1): that prefill's duration against the promised TTFT"),
+    Feature("decode_price", "T_d / (T_d + S2): a decode's duration now against the promised TPOT"),
+    Feature("pace", "p / (p + S2), p the mean time per output token of the active clients so far"),
+    Feature("pace_after", "the same if that prefill came now, and then a decode"),
+    Feature(
+        "slack",
+        "(1 + x / (abs x + A S2 m)) / 2, x = S2 * (tokens emitted and expected of the active clients) - time of the "
+        "emitted - T_d * the expected",
+    ),
+)
+"""What follows where requests are promised a TTFT S1 and a TPOT S2."""
+
 NUM_FEATURES = len(FEATURES)
+
+
+def feature_table(promises: bool) -> tuple[Feature, ...]:
+    """The observation, entry by entry, without or with promises."""
+    return FEATURES + PROMISE_FEATURES if promises else FEATURES
+
+
+@jit
+def _observe_promises(v: Any, out: NDArray[np.float32]) -> None:
+    """Write `PROMISE_FEATURES` to ``out[26:]``."""
+    active = np.float64(v.active)
+    ttft_ns = np.float64(v.ttft_ns)
+    tpot_ns = np.float64(v.tpot_ns)
+    prefill_ns = np.float64(v.prefill_ns) if v.batch_requests > 0 else 0.0
+    decode_ns = np.float64(v.decode_ns) if v.active > 0 else 0.0
+    tokens = np.float64(v.decoding_tokens)
+    spent_ns = np.float64(v.decoding_ns)
+    out[26] = v.late / (v.late + np.float64(v.num_clients))
+    out[27] = min(1.0, (v.clock_ns - v.in_time_release_ns) / ttft_ns)
+    out[28] = prefill_ns / (prefill_ns + ttft_ns)
+    out[29] = decode_ns / (decode_ns + tpot_ns)
+    out[30] = spent_ns / (spent_ns + tpot_ns * tokens) if spent_ns > 0 else 0.0
+    after_ns = spent_ns + active * (prefill_ns + decode_ns)
+    out[31] = after_ns / (after_ns + tpot_ns * (tokens + active)) if after_ns > 0 else 0.0
+    slack_ns = tpot_ns * (tokens + v.remaining) - spent_ns - decode_ns * v.remaining
+    scale_ns = abs(slack_ns) + active * tpot_ns * v.mean_output_tokens
+    out[32] = 0.5 + 0.5 * slack_ns / scale_ns if scale_ns > 0 else 0.5
 
 
 @jit
 def observe(v: Any, out: NDArray[np.float32]) -> None:
-    """Write the features of view ``v`` to ``out``, (26,) float32."""
+    """Write the features of view ``v`` to ``out``, (26,) float32, or (33,) where promises are made."""
+    if v.ttft_ns > 0:
+        _observe_promises(v, out)
     clients = np.float64(v.num_clients)
     share = 1.0 / clients
     mean = v.mean_output_tokens

@@ -31,11 +31,12 @@ from llmsched_env.core.layout import (
     SETUP,
     STATE,
     STEPS,
+    TOURNAMENT_COLUMNS,
     VIEW,
 )
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, OBSERVE, OVER, TERMINATED, TRUNCATED, step_episode
 from llmsched_env.core.measure import MEASURED, measure
-from llmsched_env.core.memory import bits_at, clients_at, ring_at, tournament_at
+from llmsched_env.core.memory import bits_at, clients_at, ring_at, started_at, tournament_at
 from llmsched_env.core.pointers import array_at, prefetch
 from llmsched_env.jit import inlined, jit
 
@@ -55,6 +56,7 @@ __all__ = [
 
 CACHE_LINE_BYTES = 64
 VIEW_BYTES, STATE_BYTES = VIEW.itemsize, STATE.itemsize
+NODE_BYTES = 8 * TOURNAMENT_COLUMNS
 CLIENT_BYTES, RING_BYTES, REQUEST_BYTES = 4 * CLIENT_COLUMNS, 4 * RING_COLUMNS, 4 * REQUEST_COLUMNS
 AHEAD = 3
 RETURNED = 2
@@ -68,11 +70,16 @@ COPY_BYTES = VIEW_BYTES + STATE_BYTES + SETUP.itemsize
 class Steps:
     """What one step of ``count`` copies returns.
 
+    Args:
+        count: copies.
+        num_actions: of each.
+        num_features: of each.
+
     Attributes:
-        observations: (count, 26) float32.
+        observations: (count, num_features) float32.
         rewards: (count,) float64.
         invalid: (count,) int64: infeasible actions of the episode so far.
-        masks: (count, 2) int8: which actions are feasible next.
+        masks: (count, num_actions) int8: which actions are feasible next.
         terminated: (count,) bool.
         truncated: (count,) bool.
         address: of a `STEPS` record that leads to them, for compiled code.
@@ -83,18 +90,19 @@ class Steps:
         "truncated",
     )  # fmt: skip
 
-    def __init__(self, count: int) -> None:
-        sizes = 8 * count, 8 * count, 4 * NUM_FEATURES * count, 2 * count, count, count
+    def __init__(self, count: int, num_actions: int = 2, num_features: int = NUM_FEATURES) -> None:
+        sizes = 8 * count, 8 * count, 4 * num_features * count, num_actions * count, count, count
         places = (*accumulate(sizes, initial=0),)
         self._block = np.empty(places[-1], np.uint8)
         self.rewards = np.ndarray((count,), np.float64, self._block, places[0])
         self.invalid = np.ndarray((count,), np.int64, self._block, places[1])
-        self.observations = np.ndarray((count, NUM_FEATURES), np.float32, self._block, places[2])
-        self.masks = np.ndarray((count, 2), np.int8, self._block, places[3])
+        self.observations = np.ndarray((count, num_features), np.float32, self._block, places[2])
+        self.masks = np.ndarray((count, num_actions), np.int8, self._block, places[3])
         self.terminated = np.ndarray((count,), np.bool_, self._block, places[4])
         self.truncated = np.ndarray((count,), np.bool_, self._block, places[5])
         first = self._block.ctypes.data
-        self._record = np.array([count, *(first + place for place in places[:-1])])  # as STEPS has them
+        record = [count, num_actions, num_features, *(first + place for place in places[:-1])]  # as STEPS has them
+        self._record = np.array(record)
         self.address = int(self._record.ctypes.data)
         self._unseen = self._references()
 
@@ -112,14 +120,15 @@ class Steps:
 
 
 @inlined
-def first_unknown(actions: NDArray[np.int64]) -> int:
+def first_unknown(actions: NDArray[np.int64], num_actions: int) -> int:
     """Index of the first action that is not in the action space, or -1."""
-    unknown = 0
+    least, most = 0, 0
     for i in range(len(actions)):
-        unknown |= actions[i] >> 1
-    if unknown != 0:
+        least = min(least, actions[i])
+        most = max(most, actions[i])
+    if least < 0 or most >= num_actions:
         for i in range(len(actions)):
-            if actions[i] >> 1 != 0:
+            if not 0 <= actions[i] < num_actions:
                 return i
     return -1
 
@@ -154,18 +163,19 @@ def flags_at(fleet: int) -> Any:
 
 @inlined
 def _observations_at(out: int) -> Any:
-    """(count, 26) float32 of the `STEPS` at this address."""
+    """(count, num_features) float32 of the `STEPS` at this address."""
     o = array_at(out, (1,), STEPS)[0]
-    return array_at(o.observations_address, (o.count, NUM_FEATURES), np.float32)
+    return array_at(o.observations_address, (o.count, o.num_features), np.float32)
 
 
 @inlined
 def _tell(out: int, copy: int, flag: int) -> None:
     """Write what the flags of a copy say about its next action."""
     o = array_at(out, (1,), STEPS)[0]
-    masks = array_at(o.masks_address, (o.count, 2), np.int8)
+    masks = array_at(o.masks_address, (o.count, o.num_actions), np.int8)
     masks[copy, 0] = flag & 1
-    masks[copy, 1] = flag >> 1 & 1
+    for action in range(1, o.num_actions):
+        masks[copy, action] = flag >> 1 & 1
     array_at(o.invalid_address, (o.count,), np.int64)[copy] = flag >> INVALID_SHIFT
 
 
@@ -200,11 +210,11 @@ def step_copies(fleet: int, out: int, first: int, last: int, actions: NDArray[np
     Where some action of ``actions``, (count,), is not in the action space, nothing is done: -1 - the first one's index.
     ``fleet`` and ``out`` are the addresses of a `FLEET` and of the `STEPS` to write to.
     """
-    unknown = first_unknown(actions)
+    o = array_at(out, (1,), STEPS)[0]
+    unknown = first_unknown(actions, o.num_actions)
     if unknown >= 0:
         return -1 - unknown
     views, states, setups, flags = views_at(fleet), states_at(fleet), setups_at(fleet), flags_at(fleet)
-    o = array_at(out, (1,), STEPS)[0]
     observations = _observations_at(out)
     rewards = array_at(o.rewards_address, (o.count,), np.float64)
     terminated = array_at(o.terminated_address, (o.count,), np.bool_)
@@ -237,9 +247,11 @@ def _place(fleet: int, copy: int) -> None:
     k.idle_address += move
     k.own_ready_address += move
     k.stale_address += move
+    k.ranked_address += move
     k.ring_address = base + 8 * k.bit_words
     k.clients_address = k.ring_address + RING_BYTES * (k.ring_mask + 1)
     k.tournament_address = k.clients_address + CLIENT_BYTES * k.num_clients
+    k.started_address = k.tournament_address + NODE_BYTES * k.num_nodes
 
 
 @jit
@@ -257,6 +269,8 @@ def load_copy(fleet: int, out: int, copy: int, source: int) -> None:
     bits_at(k)[:] = bits_at(setup)
     if k.stealing:
         tournament_at(k)[:, :] = tournament_at(setup)
+    if k.serving:
+        started_at(k)[:] = started_at(setup)
     _, flags[copy] = step_episode(views[copy], states[copy], k, OBSERVE, _observations_at(out)[copy])
     _tell(out, copy, flags[copy])
 
@@ -279,7 +293,7 @@ def observe_copies(fleet: int, out: int) -> None:
 
 @jit
 def measure_copies(fleet: int, copies: NDArray[np.int64], out: NDArray[np.float64]) -> None:
-    """Write what each of ``copies`` achieved to its column of ``out``, (13, count)."""
+    """Write what each of ``copies`` achieved to its column of ``out``, (16, count)."""
     for i in copies:
         measure(views_at(fleet)[i], states_at(fleet)[i], setups_at(fleet)[i], out[:, i])
 
@@ -289,6 +303,8 @@ class Fleet:
 
     Args:
         count: copies.
+        num_actions: of each.
+        num_features: of each.
         threads: that share a step; results do not depend on it.
 
     Attributes:
@@ -300,8 +316,8 @@ class Fleet:
         address: of a `FLEET` record that leads to them, for compiled code.
     """
 
-    def __init__(self, count: int, *, threads: int = 1) -> None:
-        self.count = count
+    def __init__(self, count: int, num_actions: int = 2, num_features: int = NUM_FEATURES, *, threads: int = 1) -> None:
+        self.count, self.num_actions, self.num_features = count, num_actions, num_features
         self.views = np.zeros(count, VIEW)
         self.states = np.zeros(count, STATE)
         self.setups = np.zeros(count, SETUP)
@@ -334,12 +350,16 @@ class Fleet:
         self._record[0].rows_address, self._record[0].row_bytes = rows.ctypes.data, rows.shape[1]
         place_copies(self.address)
 
-    def _new_steps(self) -> Steps:
+    def new_steps(self) -> Steps:
+        """New arrays."""
+        return Steps(self.count, self.num_actions, self.num_features)
+
+    def _next_steps(self) -> Steps:
         """Arrays to return, of which nobody holds a part: those of some steps ago where they were dropped, else new."""
         self._turn = turn = (self._turn + 1) % RETURNED
         out = self._returned[turn]
         if out is None or not out.forgotten():
-            out = self._returned[turn] = Steps(self.count)
+            out = self._returned[turn] = self.new_steps()
         return out
 
     @property
@@ -366,7 +386,7 @@ class Fleet:
 
         Where some action is not in the action space, nothing is done: -1 - the index of the first one.
         """
-        out = self._new_steps()
+        out = self._next_steps()
         if self._pool is None:
             return out, step_copies(self.address, out.address, 0, self.count, actions)
         if self._pid != os.getpid():  # threads do not survive a fork
@@ -380,12 +400,12 @@ class Fleet:
 
     def observe(self) -> Steps:
         """What every copy looks like as it stands; no rewards and no ends."""
-        out = self._new_steps()
+        out = self._next_steps()
         observe_copies(self.address, out.address)
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(13, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
+        """(16, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
         out = np.zeros((len(MEASURED), self.count))
         measure_copies(self.address, copies, out)
         return out

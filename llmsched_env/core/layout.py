@@ -21,6 +21,8 @@ __all__ = [
     "DUE_LIMITS",
     "FLEET",
     "ITERATION",
+    "ORDER_CODES",
+    "RANKINGS",
     "RING_COLUMNS",
     "SERVED",
     "SETUP",
@@ -40,6 +42,19 @@ _I8, _F8 = np.int64, np.float64
 def _record(*fields: tuple[str, type]) -> np.dtype[np.void]:
     return np.dtype((np.record, np.dtype([*fields], align=True)))
 
+
+ORDER_CODES = {
+    "fcfs": 0,
+    "late_last": 1,
+    "shortest_first": 2,
+    "late_last_shortest": 3,
+    "longest_first": 4,
+    "late_last_longest": 5,
+}
+"""Orders that a prefill can be told: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
+
+RANKINGS = 2
+"""Rankings by estimated output: shortest first, longest first."""
 
 DUE_LIMITS = (1, 4, 16, 64, 256)
 """Upper ends, in decodes from now, of the windows in which `view` counts the completions that are expected."""
@@ -87,6 +102,12 @@ class View(Protocol):
     beta_decode_ns: int  # time of an active client in a decode
     token_cap: int  # most prompt tokens in one prefill
     mean_output_tokens: float  # of the population that the case was drawn from
+    ttft_ns: int  # promised time to first token; 0 where nothing is promised, and then the following are 0, too
+    tpot_ns: int  # promised time per output token
+    late: int  # waiting requests whose TTFT cannot be kept any more
+    in_time_release_ns: int  # of the oldest waiting request that is not late; the clock where there is none
+    decoding_ns: int  # time since their first token, summed over the active clients
+    decoding_tokens: int  # tokens that they have emitted in it
 
 
 VIEW = _record(*((name, _F8 if kind == "float" else _I8) for name, kind in View.__annotations__.items()))
@@ -115,6 +136,14 @@ STATE = _record(
     ("max_batch_tokens", _I8),
     ("min_batch_tokens", _I8),
     ("max_active", _I8),
+    ("late_until", _I8),  # promises: requests released before this one (a number) are late
+    ("lost", _I8),  # counted requests that have broken a promise
+    ("lost_ttft", _I8),  # ... of which TTFT
+    ("lost_tpot", _I8),  # ... of which TPOT; some break both
+    ("counted_started", _I8),  # counted requests that have their first token, and their TTFT in sum
+    ("ttft_ns", _I8),
+    ("counted_decoded", _I8),  # counted requests complete with more than one token, and their TPOT in sum
+    ("tpot_ns", _F8),
 )
 
 # What does not change during an episode: the case, the world, and where the arrays of this copy lie. First, and
@@ -158,6 +187,19 @@ SETUP = _record(
     ("release_order_address", _I8),
     ("log_address", _I8),  # recordings: 0 where they are off
     ("levels_address", _I8),
+    ("num_actions", _I8),  # a decode, and one prefill for each order to choose from
+    ("order", _I8),  # of action 1, one of ORDER_CODES; of action a: a - 1 more
+    ("serving", _I8),  # whether there are promises
+    ("ttft_ns", _I8),
+    ("tpot_ns", _I8),
+    ("least_prefill_ns", _I8),  # no prefill is shorter
+    ("first_counted", _I8),  # goodput counts requests from this number
+    ("last_counted", _I8),  # ... to before this one
+    ("started_address", _I8),  # promises: time of the first token of each client's request
+    ("ranked", _I8),  # whether some order goes by length
+    ("ranking_address", _I8),  # ... then: ranks of positions and positions of ranks,
+    ("ranked_address", _I8),  # ... and the sets of waiting ranks (orders.py),
+    ("ranked_bytes", _I8),  # ... of so many bytes each
 )
 
 # Many copies, side by side: where the parts of each lie.
@@ -174,6 +216,8 @@ FLEET = _record(
 # What a step of many copies returns: where its arrays lie.
 STEPS = _record(
     ("count", _I8),
+    ("num_actions", _I8),
+    ("num_features", _I8),
     ("rewards_address", _I8),
     ("invalid_address", _I8),
     ("observations_address", _I8),
@@ -182,7 +226,13 @@ STEPS = _record(
     ("truncated_address", _I8),
 )
 
-CASE_ADDRESSES = ("requests_address", "release_address", "release_order_address", "levels_address")
+CASE_ADDRESSES = (
+    "requests_address",
+    "release_address",
+    "release_order_address",
+    "levels_address",
+    "ranking_address",
+)
 """Fields of `SETUP` that lead to the case, which copies share; the others lead to what a copy owns."""
 
 # Columns of `clients` (int32, one row a client: an event touches one cache line).

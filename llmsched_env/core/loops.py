@@ -13,7 +13,7 @@ from llmsched_env.core.rules import call_rule
 from llmsched_env.core.transition import DECODE, PREFILL, advance
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["advance_once", "choose", "feasible", "run_rule", "step", "step_episode"]
+__all__ = ["advance_once", "choose", "feasible", "has_choice", "run_rule", "step", "step_episode"]
 
 OBSERVE = -1
 CONTINUE = -2
@@ -27,17 +27,30 @@ INVALID_SHIFT = 5
 
 @jit
 def feasible(v: Any) -> int:
-    """Bit 0: a decode is feasible; bit 1: a prefill is. 0 when the episode is complete."""
+    """Bit 0: a decode is feasible; bit 1: prefills are. 0 when the episode is complete."""
     return (1 if v.active > 0 else 0) + (2 if v.ready > 0 else 0)
 
 
 @inlined
-def choose(v: Any, rule: Any, parameters: Any, memory: Any) -> int:
-    """The next action: the rule's where there is a choice, else the one that is feasible."""
-    options = feasible(v)
-    if options == 3:
-        return call_rule(rule, v, parameters, memory)
-    return DECODE if options == 1 else PREFILL
+def has_choice(v: Any, k: Any) -> bool:
+    """Whether more than one action is feasible and makes a difference."""
+    if v.ready == 0:
+        return False
+    return v.active > 0 or (k.num_actions > 2 and v.waiting > 1)
+
+
+@inlined
+def choose(v: Any, k: Any, rule: Any, parameters: Any, memory: Any) -> int:
+    """The next action: the rule's where there is a choice, else the one that is feasible.
+
+    A decode where the rule names no action; a prefill by the first order where it wants a decode and none can be.
+    """
+    if not has_choice(v, k):
+        return DECODE if v.ready == 0 else PREFILL
+    action = call_rule(rule, v, parameters, memory)
+    if action < 0 or action >= k.num_actions:
+        action = DECODE
+    return PREFILL if action == DECODE and v.active == 0 else action
 
 
 @jit
@@ -50,11 +63,9 @@ def finished(v: Any, k: Any) -> bool:
 def skip_forced(v: Any, s: Any, k: Any) -> None:
     """Advance through iterations that offer no choice, up to a choice or the end."""
     while not finished(v, k):
-        options = feasible(v)
-        if options == 3 or (k.log_capacity > 0 and s.logged >= k.log_capacity):
+        if has_choice(v, k) or (k.log_capacity > 0 and s.logged >= k.log_capacity):
             return
-        action = DECODE if options == 1 else PREFILL
-        advance(v, s, k, action)
+        advance(v, s, k, DECODE if v.ready == 0 else PREFILL)
 
 
 @inlined
@@ -121,5 +132,5 @@ def run_rule(
     while not finished(v, k):
         if k.log_capacity > 0 and s.logged >= k.log_capacity:
             break
-        advance(v, s, k, choose(v, rule, parameters, memory))
+        advance(v, s, k, choose(v, k, rule, parameters, memory))
     return v.prefills + v.decodes - before

@@ -24,6 +24,9 @@ EPISODE_METRICS = (
     "mean_latency_s",
     "throughput_tokens_per_s",
     "completed",
+    "goodput",
+    "ttft_s",
+    "tpot_s",
 )
 """What an episode achieved."""
 
@@ -38,10 +41,11 @@ MOST = float(2**63 - 1)
 
 @jit
 def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
-    """Write `MEASURED` of the episode to ``out``, (13,) float64.
+    """Write `MEASURED` of the episode to ``out``, (16,) float64.
 
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
-    client time beyond 292 client-years, request time beyond 292 request-years.
+    client time beyond 292 client-years, request time beyond 292 request-years. The last three are NaN where nothing is
+    promised; goodput also while the episode is not complete.
     """
     clock_ns = np.float64(v.clock_ns)
     slots_ns = np.float64(k.num_clients) * clock_ns
@@ -63,4 +67,8 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
     out[9] = s.request_ns / requests / 1e9 if requests * clock_ns <= MOST else np.nan
     out[10] = tokens / clock_ns * 1e9 if clock_ns > 0 else 0.0
     out[11] = v.completed
-    out[12] = k.bound_ns / 1e9
+    counted = k.last_counted - k.first_counted
+    out[12] = 1.0 - s.lost / counted if k.serving and done else np.nan
+    out[13] = s.ttft_ns / s.counted_started / 1e9 if s.counted_started > 0 else np.nan
+    out[14] = s.tpot_ns / s.counted_decoded / 1e9 if s.counted_decoded > 0 else np.nan
+    out[15] = k.bound_ns / 1e9

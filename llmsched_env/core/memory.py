@@ -15,6 +15,7 @@ from llmsched_env.core.layout import (
     CLIENT_COLUMNS,
     ITERATION,
     LEVEL_COLUMNS,
+    RANKINGS,
     REQUEST_COLUMNS,
     RING_COLUMNS,
     SERVED,
@@ -29,11 +30,13 @@ __all__ = [
     "copy_episode",
     "levels_at",
     "log_at",
+    "ranking_at",
     "release_ns_at",
     "release_order_at",
     "requests_at",
     "ring_at",
     "served_at",
+    "started_at",
     "tournament_at",
 ]
 
@@ -87,6 +90,18 @@ def levels_at(k: Any) -> Any:
 
 
 @inlined
+def ranking_at(k: Any) -> Any:
+    """(n, 2 * RANKINGS) int32: rank of each position in each ranking, then position of each rank; ``k.ranked`` only."""
+    return array_at(k.ranking_address, (k.num_requests, 2 * RANKINGS), np.int32)
+
+
+@inlined
+def started_at(k: Any) -> Any:
+    """(J,) int64: when the running request of each client had its first token; only where ``k.serving``."""
+    return array_at(k.started_address, (k.num_clients,), np.int64)
+
+
+@inlined
 def log_at(k: Any) -> Any:
     """(log_capacity,) `ITERATION`."""
     return array_at(k.log_address, (k.log_capacity,), ITERATION)
@@ -108,3 +123,5 @@ def copy_episode(views: Any, states: Any, setups: Any, source: int, target: int)
     bits_at(setups[target])[:] = bits_at(setups[source])
     if setups[source].stealing:
         tournament_at(setups[target])[:, :] = tournament_at(setups[source])
+    if setups[source].serving:
+        started_at(setups[target])[:] = started_at(setups[source])

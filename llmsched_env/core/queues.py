@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from llmsched_env.core.bitset import find_from, insert, remove
 from llmsched_env.core.layout import END, ESTIMATE, HEAD, PROMPT, QUEUE, QUEUE_WORK, RUNNING
 from llmsched_env.core.memory import clients_at, release_ns_at, release_order_at, requests_at
+from llmsched_env.core.orders import enlist, following
 from llmsched_env.core.stealing import changed
 from llmsched_env.jit import inlined, jit
 
@@ -38,19 +39,20 @@ def leave_heads(s: Record, k: Record, requests: Ints, position: int) -> None:
 
 
 @inlined
-def take(s: Record, k: Record, queue: int, client: int) -> None:
-    """Remove the head of ``queue`` for idle ``client``, which is busy from here on."""
+def take(s: Record, k: Record, queue: int, position: int, client: int) -> None:
+    """Remove the request at ``position``, for own queues its head, from ``queue`` for ``client``: busy from here on."""
     clients = clients_at(k)
     requests = requests_at(k)
-    position = clients[queue, HEAD]
     remove(k.waiting_address, k.num_requests, position)
     remove(k.idle_address, k.num_clients, client)
-    following = find_from(k.waiting_address, k.num_requests, position + 1)
-    if k.shared_queue:
-        clients[0, HEAD] = following
+    if clients[queue, HEAD] != position:
         return
-    if following >= clients[queue, END]:
-        following = -1
+    head = find_from(k.waiting_address, k.num_requests, position + 1)
+    if k.shared_queue:
+        clients[0, HEAD] = head
+        return
+    if head >= clients[queue, END]:
+        head = -1
     clients[queue, QUEUE_WORK] -= requests[position, ESTIMATE]
     if k.stealing:
         changed(k, queue)
@@ -61,9 +63,9 @@ def take(s: Record, k: Record, queue: int, client: int) -> None:
         if clients[queue, RUNNING] < 0:
             # A robbed idle client offers its next request instead.
             leave_heads(s, k, requests, position)
-            if following >= 0:
-                join_heads(s, k, requests, following)
-    clients[queue, HEAD] = following
+            if head >= 0:
+                join_heads(s, k, requests, head)
+    clients[queue, HEAD] = head
 
 
 @jit
@@ -80,6 +82,8 @@ def release(v: Record, s: Record, k: Record) -> None:
         s.request_ns += v.clock_ns - release_ns[s.next_release]
         s.next_release += 1
         insert(k.waiting_address, k.num_requests, position)
+        if k.ranked:
+            enlist(k, position)
         v.waiting += 1
         v.waiting_tokens += requests[position, PROMPT]
         v.waiting_work += estimate
@@ -105,18 +109,39 @@ def release(v: Record, s: Record, k: Record) -> None:
             clients[queue, HEAD] = position
 
 
+@jit
+def _preview_in_order(v: Record, s: Record, k: Record) -> None:
+    """The batch of a shared queue in an order in which it may change at any place: composed anew."""
+    requests = requests_at(k)
+    v.batch_requests = 0
+    v.batch_tokens = 0
+    v.batch_work = 0
+    position = -1
+    while v.batch_requests < v.ready:
+        position = following(s, k, k.order, position)
+        prompt = requests[position, PROMPT]
+        if v.batch_requests > 0 and v.batch_tokens + prompt > k.token_cap:
+            return
+        v.batch_requests += 1
+        v.batch_tokens += prompt
+        v.batch_work += requests[position, ESTIMATE]
+
+
 @inlined
 def preview(v: Record, s: Record, k: Record) -> None:
     """What a prefill now would hold.
 
-    Shared queue: exactly that batch, extended as clients fall idle. Client queues: the heads of the idle clients' own
-    queues, plus an average waiting request for each steal, cut in proportion at the cap; an expectation, since only
-    composing the batch tells whom a thief would rob.
+    Shared queue: exactly that batch in the order of action 1, extended as clients fall idle. Client queues: the heads
+    of the idle clients' own queues, plus an average waiting request for each steal, cut in proportion at the cap; an
+    expectation, since only composing the batch tells whom a thief would rob.
     """
     clients = clients_at(k)
     requests = requests_at(k)
     if k.shared_queue:
         v.ready = min(v.idle, v.waiting)
+        if k.order != 0:
+            _preview_in_order(v, s, k)
+            return
         while v.batch_requests < v.ready and s.window_full == 0:
             position = (
                 clients[0, HEAD]

@@ -11,6 +11,7 @@ excess   alpha_p * J * prefills + alpha_d * idle client-decodes     J * LB1     
 makespan clock                                                      LB1           -makespan / LB1
 idle     J * clock - busy client time                               J * LB1       -makespan * (1 - util) / LB1
 latency  integral of (waiting + active) over time                   n * LB1       -mean end-to-end latency / LB1
+goodput  counted requests that have broken a promise                counted       goodput - 1
 ======== ========================================================== ============= ===============================
 
 The constant of `excess` is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed: no policy can change it.
@@ -26,7 +27,7 @@ from llmsched_env.jit import jit
 
 __all__ = ["charge", "excess"]
 
-EXCESS, IDLE, LATENCY = (REWARDS.index(name) for name in ("excess", "idle", "latency"))
+EXCESS, IDLE, LATENCY, GOODPUT = (REWARDS.index(name) for name in ("excess", "idle", "latency", "goodput"))
 
 
 @jit
@@ -40,11 +41,13 @@ def excess(v: Any, s: Any, k: Any) -> int:
 
 @jit
 def charge(v: Any, s: Any, k: Any) -> int:
-    """The total C of the episode so far, in ns (makespan), client-ns (excess, idle) or request-ns (latency)."""
+    """The total C so far: ns (makespan), client-ns (excess, idle), request-ns (latency) or requests (goodput)."""
     if k.reward == IDLE:
         return k.num_clients * v.clock_ns - s.busy_client_ns
     if k.reward == LATENCY:
         return s.request_ns
+    if k.reward == GOODPUT:
+        return s.lost
     if k.reward == EXCESS:
         return excess(v, s, k)
     return v.clock_ns

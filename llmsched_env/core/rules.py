@@ -44,7 +44,7 @@ class RuleFunction:
 
     def __call__(self, view: Any, parameters: Any, memory: Any) -> int:
         """The action, computed by the Python function."""
-        return int(int(self.python(view, parameters, memory)) == 1)
+        return int(self.python(view, parameters, memory))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return compile_rule, (self.python,)
@@ -55,7 +55,7 @@ def compile_rule(function: Callable[[Any, Any, Any], Any]) -> RuleFunction:
 
     It may read the fields of `View`, ``parameters[i]`` (float) and ``memory[i]`` (int), write ``memory[i]``, and use
     arithmetic, comparisons, loops and ``math``; not ``len`` of the latter two, which are plain pointers in it. Indices
-    are not checked, and every action but 1 is a decode. Keep what it calls in its own file: the compiled form is kept
+    are not checked, and what is no action is a decode. Keep what it calls in its own file: the compiled form is kept
     on disk until that file changes.
 
     Raises:

@@ -41,6 +41,8 @@ from llmsched_env.core.memory import (
     ring_at,
     served_at,
 )
+from llmsched_env.core.orders import following
+from llmsched_env.core.promises import end_decoding, leave_queue, note_late, start_decoding
 from llmsched_env.core.queues import join_heads, preview, release, take
 from llmsched_env.core.stealing import blocks_needed, changed, victim
 from llmsched_env.jit import inlined, jit
@@ -91,6 +93,8 @@ def start_episode(v: Record, s: Record, k: Record) -> None:
     v.alpha_decode_ns = k.alpha_decode_ns
     v.beta_decode_ns = k.beta_decode_ns
     v.token_cap = k.token_cap
+    v.ttft_ns = k.ttft_ns
+    v.tpot_ns = k.tpot_ns
     s.min_active = k.num_clients
     s.min_batch_tokens = np.int64(2**62)
     _settle(v, s, k)
@@ -105,9 +109,10 @@ def advance(
 ) -> None:
     """Run one iteration, then release what has arrived, or jump to the next arrival where nothing is left to do.
 
-    An infeasible action is replaced by the feasible one and counted. The episode must not be over.
+    Action 0 is a decode; 1 and above are prefills, one for each order to choose from. An infeasible action is replaced
+    by a feasible one, a prefill by the first order, and counted. The episode must not be over.
     """
-    if action == PREFILL:
+    if action >= PREFILL:
         if v.ready == 0:
             s.invalid_actions += 1
             action = DECODE
@@ -117,18 +122,18 @@ def advance(
     start_ns = v.clock_ns
     busy = v.active
     changed = True
-    if action == PREFILL:
-        busy = _prefill(v, s, k)
+    if action >= PREFILL:
+        busy = _prefill(v, s, k, k.order + action - PREFILL)
     else:
         changed = _decode(v, s, k)
     if k.log_capacity > 0:
         entry = log_at(k)[s.logged]
         entry.start_ns = start_ns
         entry.end_ns = v.clock_ns
-        entry.prefill = action
+        entry.prefill = action >= PREFILL
         entry.clients = busy
         s.logged += 1
-    if changed or s.next_release_ns <= v.clock_ns:
+    if changed or s.next_release_ns <= v.clock_ns or k.serving:
         _settle(v, s, k)
 
 
@@ -148,6 +153,9 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
     v.consecutive_prefills = 0
     v.context_tokens += active
     s.min_active = min(s.min_active, active)
+    if k.serving:
+        v.decoding_ns += duration * active
+        v.decoding_tokens += active
 
     # What is expected moves one decode nearer: each window takes in its far end and gives up its near one.
     now = v.decodes
@@ -193,19 +201,21 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
 
 
 @inlined
-def _prefill(v: Record, s: Record, k: Record) -> int:
-    """Returns the number of clients that took part."""
+def _prefill(v: Record, s: Record, k: Record, order: int) -> int:
+    """Take in ``order``, one of `ORDER_CODES` (0 without promises). Returns the number of clients that took part."""
     clients = clients_at(k)
     requests = requests_at(k)
     start_ns = v.clock_ns
     waiting = v.waiting
-    in_system = waiting + v.active
+    active = v.active
+    in_system = waiting + active
     tokens = 0
     work = 0
     count = 0
     # Whoever may take something: with queues of their own and no stealing, only those whose queue is not empty.
     takers = k.idle_address if k.shared_queue or k.stealing else k.own_ready_address
     client = find_from(takers, k.num_clients, 0)
+    position = -1
     while client >= 0 and waiting > 0:
         if k.shared_queue:
             queue = 0
@@ -213,12 +223,14 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
             queue = client
         else:
             queue = victim(v, k)
-        position = clients[queue, HEAD]
+        position = clients[queue, HEAD] if order == 0 else following(s, k, order, position)
         prompt = requests[position, PROMPT]
         if count > 0 and tokens + prompt > k.token_cap:
             break
         estimate = requests[position, ESTIMATE]
-        take(s, k, queue, client)
+        take(s, k, queue, position, client)
+        if k.serving:
+            leave_queue(v, s, k, position)
         clients[client, RUNNING] = position
         clients[client, DUE] = v.decodes + estimate - 1
         clients[count, BATCH] = client
@@ -236,8 +248,10 @@ def _prefill(v: Record, s: Record, k: Record) -> int:
     v.idle_charge = 0
     v.last_prefill_ns = duration
     v.idle -= count
-    v.active += count
+    v.active = active + count
     v.waiting = waiting
+    if k.serving:
+        v.decoding_ns += duration * active
     v.waiting_tokens -= tokens
     v.waiting_work -= work
     v.context_tokens += tokens + count
@@ -279,6 +293,8 @@ def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
         entry.prefill_start_ns = start_ns
         entry.first_token_ns = v.clock_ns
         entry.decode = v.decodes
+    if k.serving:
+        start_decoding(v, s, k, client, position)
     if decodes == 0:
         _complete(v, s, k, client)
         return True
@@ -334,6 +350,8 @@ def _complete(v: Record, s: Record, k: Record, client: int) -> None:
     requests = requests_at(k)
     if k.served_address != 0:
         served_at(k)[clients[client, RUNNING]].completion_ns = v.clock_ns
+    if k.serving:
+        end_decoding(v, s, k, client)
     clients[client, RUNNING] = -1
     clients[client, DUE] = 0
     insert(k.idle_address, k.num_clients, client)
@@ -364,6 +382,8 @@ def _settle(v: Record, s: Record, k: Record) -> None:
             v.clock_ns = target
             release(v, s, k)
     s.next_release_ns = release_ns[s.next_release] if s.next_release < k.num_requests else NEVER
+    if k.serving:
+        note_late(v, s, k)
     preview(v, s, k)
     v.prefill_ns = prefill_duration(k, v.batch_tokens)
     v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * v.active + k.gamma_decode_ns * v.context_tokens

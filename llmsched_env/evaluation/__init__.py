@@ -3,10 +3,11 @@
 from llmsched_env.errors import WorkerError
 from llmsched_env.evaluation.rollout import CoverageWarning, Evaluation, decision_times, evaluate, play
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
-from llmsched_env.metrics import EPISODE_METRICS, final_metrics, request_metrics
+from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, request_metrics, serving_metrics
 
 __all__ = [
     "EPISODE_METRICS",
+    "SERVING_METRICS",
     "CoverageWarning",
     "Estimate",
     "Evaluation",
@@ -18,4 +19,5 @@ __all__ = [
     "play",
     "request_metrics",
     "score_estimate",
+    "serving_metrics",
 ]

@@ -24,6 +24,16 @@ __all__ = ["Comparison", "Contestant", "Row", "compare"]
 NO_SCORE = Estimate(float("nan"), float("nan"), float("nan"))
 
 JSON_METRICS = ("makespan_s", "utilization", "gap_to_bound", "prefills", "decodes")
+PROMISE_METRICS = (
+    "goodput",
+    "ttft_s",
+    "ttft_p99_s",
+    "tpot_s",
+    "tpot_p99_s",
+    "worst_token_gap_s",
+    "longest_wait_s",
+    "served_requests_per_s",
+)
 PACKAGES = ("llmsched-env", "gymnasium", "numpy", "numba", "pulp", "highspy", "scipy")
 
 
@@ -67,7 +77,7 @@ class Row:
         clairvoyant: whether policy or queues used true lengths.
         evaluation: its episodes.
         decision_ns: (decisions,) how long single decisions took, from Python.
-        score: (rule - policy) / (rule - planner) of the mean makespans on the scenario's own queues.
+        score: (rule - policy) / (rule - planner) of the means of the scenario's objective, on its own queues.
     """
 
     name: str
@@ -127,19 +137,21 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """The comparison as plain JSON values."""
+        metrics = (*JSON_METRICS, *PROMISE_METRICS) if self.scenario.serving else JSON_METRICS
         return {
             "scenario": self.scenario_id,
             "split": self.scenario.split,
             "cases": len(self.cases),
             "seed": self.seed,
             "bound_s": {"mean": self.bound_s},
+            **({"load": self.scenario.load} if self.scenario.load is not None else {}),
             "score_reference": self.reference,
             "score_planner": self.planner,
             "policies": {
                 row.name: {
                     "kind": row.kind,
                     "clairvoyant": row.clairvoyant,
-                    **{metric: row.estimate(metric).as_json() for metric in JSON_METRICS},
+                    **{metric: row.estimate(metric).as_json() for metric in metrics},
                     "score": row.score.as_json(),
                     "decision_us": row.decision_us(),
                 }
@@ -173,6 +185,7 @@ def compare(
     workers: int = 1,
     engine: str = "loky",
     folder: Path | str | None = None,
+    timed: bool = True,
 ) -> Comparison:
     """Run every contestant on the same cases.
 
@@ -189,6 +202,7 @@ def compare(
             taken in this process.
         engine: what runs them.
         folder: where finished chunks of cases are kept, of all contestants.
+        timed: measure how long single decisions take, in an episode more.
 
     Raises:
         ConfigError: two contestants of one name.
@@ -210,10 +224,11 @@ def compare(
             )  # fmt: skip
         return done[key]
 
+    sign = -1.0 if scenario.objective == "goodput" else 1.0  # scores are of what is to be small
     ends = (
         None
         if reference is None or planner is None
-        else [run(end).columns["makespan_s"] for end in (reference, planner)]
+        else [sign * run(end).columns[scenario.objective] for end in (reference, planner)]
     )
     rows = []
     for contestant in contestants:
@@ -225,8 +240,10 @@ def compare(
                 contestant.text,
                 evaluation.clairvoyant,
                 evaluation,
-                decision_times(contestant.policy, contestant.scenario, cases[:1].tolist(), seed=seed),
-                NO_SCORE if ends is None else score_estimate(evaluation.columns["makespan_s"], *ends),
+                decision_times(contestant.policy, contestant.scenario, cases[:1].tolist(), seed=seed)
+                if timed
+                else np.empty(0, np.int64),
+                NO_SCORE if ends is None else score_estimate(sign * evaluation.columns[scenario.objective], *ends),
             )
         )
     zero = None if reference is None else reference.name

@@ -1,7 +1,7 @@
 """Pictures of a study, as PNG files: timelines, gap to the bound by policy, the effect of the multiplier.
 
 Each function writes one file, whole or not at all, and returns its path. They need matplotlib (the extra ``viz``),
-use no global state of it, and open no window.
+use no global state of it, and open no window. Those of serving are in `serving_pictures`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.errors import ConfigError
+from llmsched_env.evaluation.drawing import FAINT, INK, LINES, MARKERS, RULE, new_figure, plain, save
+from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.simulator import Simulator
-from llmsched_env.storage import write_whole
 from llmsched_env.viewer.cells import COLOURS, KINDS, colours, shares
 from llmsched_env.viewer.extras import viz_module
 
@@ -24,40 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "gap_by_policy", "multiplier_effect", "timelines"]
+__all__ = ["Curve", "Line", "gap_by_correlation", "gap_by_policy", "multiplier_effect", "timelines"]
 
-DPI = 150
-INK, FAINT, RULE = "#263238", "#69757d", "#d6dbdf"
 BLIND, CLAIRVOYANT = "#d55e00", "#2b6ca3"
-MARKERS = {"method": "o", "rule": "s", "planner": "D", "agent": "^"}
-LINES = ("#2b6ca3", "#d55e00", "#00866a", "#8a5a9e", "#a07800", "#555555")
 
 COLUMNS = 1000
 """Cells along the time axis of the whole timeline; about as many as the picture has pixels there."""
 
 LONG_TAIL = 8.0
 """The gap axis turns logarithmic where the largest gap is that many times the median one."""
-
-
-def _figure(width: float, height: float) -> Figure:
-    module = viz_module("matplotlib.figure", "matplotlib", "Drawing a picture")
-    return module.Figure(figsize=(width, height), dpi=DPI, layout="constrained")  # type: ignore[no-any-return]
-
-
-def _save(figure: Figure, path: Path | str) -> Path:
-    with write_whole(path) as temporary:
-        # No software version in the file: the same data give the same bytes.
-        figure.savefig(temporary, format="png", metadata={"Software": None}, facecolor="white")
-    return Path(path)
-
-
-def _plain(axes: Axes) -> None:
-    """Fewer lines: no box, faint ticks."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(RULE)
-    axes.tick_params(colors=FAINT, labelsize=8, labelcolor=INK)
 
 
 def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> Path:
@@ -82,7 +58,7 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> 
         raise ConfigError("timelines needs episodes that have begun: run the simulators first.")
     last_ns = max(ends_ns)
     magnified_ns = _tail(simulators, last_ns)
-    figure = _figure(10.0, 0.95 + 2.2 * len(simulators))
+    figure = new_figure(10.0, 0.95 + 2.2 * len(simulators))
     grid = figure.subplots(len(simulators), 2, squeeze=False, sharex="col", width_ratios=[3.2, 1.0])
     for (title, simulator), (whole, tail) in zip(simulators, grid, strict=True):
         _timeline(whole, simulator, (0.0, 1.02 * last_ns), COLUMNS)
@@ -102,7 +78,7 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> 
     for axes in grid[-1]:
         axes.set_xlabel("time (s)", fontsize=9, color=INK)
     _legend_of_kinds(figure)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _tail(simulators: Sequence[tuple[str, Simulator]], last_ns: float) -> tuple[float, float]:
@@ -120,7 +96,7 @@ def _timeline(axes: Axes, simulator: Simulator, window_ns: tuple[float, float], 
         cells, extent=(begin, end, num_clients, 0), aspect="auto", interpolation="nearest", interpolation_stage="rgba"
     )
     axes.set_xlim(begin, end)
-    _plain(axes)
+    plain(axes)
 
 
 def _numbers(simulator: Simulator) -> str:
@@ -182,7 +158,7 @@ def gap_by_policy(path: Path | str, rows: Sequence[Any], *, title: str = "Gap to
     lines = sorted((_GapRow.of(row) for row in rows), key=lambda row: row.mean)
     if not lines:
         raise ConfigError("gap_by_policy needs at least one row, and was given none.")
-    figure = _figure(8.0, 1.5 + 0.235 * len(lines))
+    figure = new_figure(8.0, 1.5 + 0.235 * len(lines))
     axes = figure.subplots()
     percent = 100 * np.array([(row.lo, row.mean, row.hi) for row in lines])  # (policies, 3)
     logarithmic = _gap_axis(axes, percent)
@@ -203,7 +179,7 @@ def gap_by_policy(path: Path | str, rows: Sequence[Any], *, title: str = "Gap to
         )
     axes.set_yticks(range(len(lines)), [row.name for row in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    _plain(axes)
+    plain(axes)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(
@@ -213,7 +189,7 @@ def gap_by_policy(path: Path | str, rows: Sequence[Any], *, title: str = "Gap to
     )
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     _legend_of_policies(figure, lines)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @dataclass(frozen=True)
@@ -310,7 +286,7 @@ def multiplier_effect(
             f"multiplier_effect was given {len(series)} curves of {value!r}: it draws 'gap' or 'makespan'."
         )
     factor, label = (100.0, "gap to the lower bound (%)") if value == "gap" else (1.0, "makespan (s)")
-    figure = _figure(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     for i, curve in enumerate(series):
         at = np.asarray(curve.multipliers, np.float64)
@@ -326,7 +302,7 @@ def multiplier_effect(
     ticker = viz_module("matplotlib.ticker", "matplotlib", "Drawing a picture")
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.axvline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)))
-    _plain(axes)
+    plain(axes)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(
@@ -335,4 +311,60 @@ def multiplier_effect(
     axes.set_ylabel(label, fontsize=9, color=INK)
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.legend(facecolor="white", edgecolor="none", framealpha=0.9, fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of :func:`gap_by_correlation`.
+
+    Attributes:
+        name: for the legend.
+        correlations: (points,) on the horizontal axis.
+        gaps: (points,) gaps as fractions.
+    """
+
+    name: str
+    correlations: Sequence[float]
+    gaps: Sequence[Estimate]
+
+
+def gap_by_correlation(
+    path: Path | str, panels: Mapping[str, Sequence[Line]], reference: tuple[str, Estimate], *, title: str
+) -> Path:
+    """Mean gap to the bound against the quality of a prediction, one panel beside the other on one gap axis.
+
+    Args:
+        path: the PNG file.
+        panels: what the horizontal axis of each panel is -> its lines.
+        reference: name and gap of what knows nothing, drawn across.
+        title: above the picture.
+
+    Raises:
+        ConfigError: no panel.
+        MissingExtraError: matplotlib is not installed.
+        PathError: the file cannot be written.
+    """
+    if not panels:
+        raise ConfigError("gap_by_correlation needs at least one panel, and was given none.")
+    figure = new_figure(1.2 + 4.2 * len(panels), 4.0)
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    name, (mean, low, high) = reference[0], (100 * value for value in reference[1])
+    for axes, (label, lines) in zip(row, panels.items(), strict=True):
+        axes.axhspan(low, high, color=INK, alpha=0.12, linewidth=0)
+        axes.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=name)
+        for i, line in enumerate(lines):
+            lo, middle, hi = 100 * np.array([(gap.low, gap.mean, gap.high) for gap in line.gaps]).T
+            colour = LINES[i % len(LINES)]
+            axes.fill_between(line.correlations, lo, hi, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(line.correlations, middle, color=colour, linewidth=1.6, marker=".", markersize=5, label=line.name)
+        plain(axes)
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_ylim(bottom=0.0)
+        axes.set_xlabel(label, fontsize=9, color=INK)
+    row[0].set_ylabel("gap to the lower bound (%), 95 % bands", fontsize=9, color=INK)
+    row[0].set_title(title, loc="left", fontsize=11, color=INK)
+    handles, names = row[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
+    return save(figure, path)

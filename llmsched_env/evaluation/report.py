@@ -8,15 +8,29 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS
-from llmsched_env.evaluation.comparison import Comparison, Row
+from llmsched_env.evaluation.comparison import Comparison
 from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.storage import write_whole
 
-__all__ = ["PAPER", "ablation_table", "is_papers_case", "ranking_table", "two_by_two_table", "write_files"]
+__all__ = [
+    "PAPER",
+    "ServingRow",
+    "ablation_table",
+    "as_json",
+    "grid",
+    "interval",
+    "is_papers_case",
+    "ranking_table",
+    "serving_table",
+    "two_by_two_table",
+    "write_files",
+]
 
 PAPER: Mapping[str, tuple[float, float]] = {"baseline": (201.00, 0.802), "hybrid": (190.58, 0.891)}
 """Total time in s and utilization as the paper prints them (arXiv 2502.15763); its bound is about 180 s."""
@@ -27,7 +41,35 @@ PAPER_PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low"
 COLUMNS = ("policy", "kind", "clairvoyant", "metric", "mean", "ci95_low", "ci95_high")
 
 
-def _interval(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> str:
+class ServingRow(Protocol):
+    """What :func:`serving_table` shows of a policy."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        ...
+
+    @property
+    def clairvoyant(self) -> bool:
+        """Whether policy or queues used true lengths."""
+        ...
+
+    @property
+    def score(self) -> Estimate:
+        """0 is the best tuned pair of rule and order, 1 the planner; NaN without them."""
+        ...
+
+    def estimate(self, metric: str) -> Estimate:
+        """Mean and interval of one of `llmsched_env.metrics.SERVING_METRICS`."""
+        ...
+
+    def decision_us(self) -> Mapping[str, float | None]:
+        """p50, p99 and maximum of its decision times; ``None`` where it never had a choice."""
+        ...
+
+
+def interval(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> str:
+    """``mean [low, high]`` in other units; a dash where there is no number."""
     if math.isnan(estimate.mean):
         return "–"
     text = f"{estimate.mean * scale:.{digits}f}"
@@ -36,7 +78,7 @@ def _interval(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> str:
     return f"{text} [{estimate.low * scale:.{digits}f}, {estimate.high * scale:.{digits}f}]"
 
 
-def _grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up in a terminal too."""
     widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *body]
@@ -45,8 +87,12 @@ def _grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _knows(row: Row) -> str:
+def _knows(row: ServingRow) -> str:
     return "lengths" if row.clairvoyant else "blind"
+
+
+def _decisions(row: ServingRow) -> str:
+    return " / ".join("–" if x is None else f"{x:.3g}" for x in row.decision_us().values())
 
 
 def ablation_table(comparison: Comparison) -> str:
@@ -62,16 +108,16 @@ def ablation_table(comparison: Comparison) -> str:
                 row.name,
                 row.text,
                 _knows(row),
-                _interval(row.estimate("makespan_s")),
-                _interval(row.estimate("utilization"), 100, 1),
-                _interval(row.estimate("gap_to_bound"), 100),
+                interval(row.estimate("makespan_s")),
+                interval(row.estimate("utilization"), 100, 1),
+                interval(row.estimate("gap_to_bound"), 100),
                 f"{printed[0]:.2f} s, {printed[1]:.1%}" if printed else "",
             ]
         )
     body.append(["bound (LB1)", "no schedule is faster", "", f"{comparison.bound_s:.2f}", "", "0.00", "about 180 s"])
     header = ["method", "what it is", "knows", "makespan s [95 % CI]", "utilization %", "gap to bound %", "paper"]
     columns = len(header) if paper else len(header) - 1
-    return _grid(header[:columns], [row[:columns] for row in body])
+    return grid(header[:columns], [row[:columns] for row in body])
 
 
 def is_papers_case(scenario: Scenario) -> bool:
@@ -86,17 +132,16 @@ def ranking_table(comparison: Comparison) -> str:
     rows.sort(key=lambda row: row.estimate("makespan_s").mean)
     body = []
     for row in rows:
-        times = row.decision_us()
         body.append(
             [
                 row.name,
                 row.kind,
                 _knows(row),
-                _interval(row.estimate("gap_to_bound"), 100),
-                _interval(row.score),
+                interval(row.estimate("gap_to_bound"), 100),
+                interval(row.score),
                 f"{row.estimate('prefills').mean:.0f}",
                 f"{row.estimate('decodes').mean:.0f}",
-                " / ".join("–" if x is None else f"{x:.3g}" for x in times.values()),
+                _decisions(row),
             ]
         )
     header = [
@@ -109,7 +154,56 @@ def ranking_table(comparison: Comparison) -> str:
         "decodes",
         "decision µs p50/p99/max",
     ]
-    return _grid(header, body)
+    return grid(header, body)
+
+
+def serving_table(rows: Sequence[ServingRow]) -> str:
+    """Policies by goodput, best first: both promises, their tails, and who starves.
+
+    Goodput hides by how much a promise is broken: the worst token gap and the longest wait stand in every table, as
+    means over the cases of each case's maximum.
+    """
+    body = []
+    for row in sorted(rows, key=_by_goodput):
+        gap_s, wait_s = (row.estimate(metric) for metric in ("worst_token_gap_s", "longest_wait_s"))
+        body.append(
+            [
+                row.name,
+                _knows(row),
+                interval(row.estimate("goodput"), 100, 1),
+                interval(row.score),
+                _mean_and_p99(row, "ttft", 1.0, 3),
+                _mean_and_p99(row, "tpot", 1000.0, 1),
+                _mean(gap_s, 1.0, 3),
+                _mean(wait_s, 1.0, 2),
+                _decisions(row),
+            ]
+        )
+    header = [
+        "policy",
+        "knows",
+        "goodput % [95 % CI]",
+        "score [95 % CI]",
+        "TTFT s mean / p99",
+        "TPOT ms mean / p99",
+        "worst token gap s",
+        "longest wait s",
+        "decision µs p50/p99/max",
+    ]
+    return grid(header, body)
+
+
+def _by_goodput(row: ServingRow) -> tuple[bool, float]:
+    mean = row.estimate("goodput").mean
+    return math.isnan(mean), -mean
+
+
+def _mean(estimate: Estimate, scale: float, digits: int) -> str:
+    return "–" if math.isnan(estimate.mean) else f"{estimate.mean * scale:.{digits}f}"
+
+
+def _mean_and_p99(row: ServingRow, time: str, scale: float, digits: int) -> str:
+    return " / ".join(_mean(row.estimate(metric), scale, digits) for metric in (f"{time}_s", f"{time}_p99_s"))
 
 
 def two_by_two_table(comparison: Comparison) -> str | None:
@@ -124,28 +218,35 @@ def two_by_two_table(comparison: Comparison) -> str | None:
     body = [
         [
             f"{title} ({_knows(comparison.row(pair[0]))})",
-            *(_interval(comparison.row(name).estimate("makespan_s")) for name in pair),
+            *(interval(comparison.row(name).estimate("makespan_s")) for name in pair),
         ]
         for title, pair in corners.items()
     ]
-    return _grid(["one shared queue", "prefill-first", "Lagrangian rule"], body)
+    return grid(["one shared queue", "prefill-first", "Lagrangian rule"], body)
 
 
-def write_files(comparison: Comparison, folder: Path, *, command: str) -> list[Path]:
+def write_files(comparisons: Sequence[Comparison], folder: Path, *, command: str) -> list[Path]:
     """``comparison.json``, ``table.csv``, ``table.md`` and ``configuration.json``, each whole or not at all.
+
+    Args:
+        comparisons: the scenario's, then the same at other loads.
+        folder: to write to.
+        command: that made them.
 
     Raises:
         PathError: the folder cannot be written.
     """
-    sections = {"Ablation": ablation_table(comparison), "Queue order and rule": two_by_two_table(comparison)}
-    if any(row.kind != "method" for row in comparison.rows):
-        sections["Rules and planners on the scenario's queues"] = ranking_table(comparison)
-    title = f"# {comparison.scenario_id}, split {comparison.scenario.split}, {len(comparison.cases)} cases\n\n"
+    first = comparisons[0]
+    title = f"# {first.scenario_id}, split {first.scenario.split}, {len(first.cases)} cases\n\n"
+    sections = [(name, text) for one in comparisons for name, text in _sections(one)]
+    configuration = {"command": command, **first.provenance()}
+    if len(comparisons) > 1:
+        configuration["loads"] = [one.scenario.load for one in comparisons]
     texts = {
-        "comparison.json": json.dumps(comparison.as_json(), indent=1) + "\n",
-        "configuration.json": json.dumps({"command": command, **comparison.provenance()}, indent=1, default=str) + "\n",
-        "table.csv": _long_csv(comparison),
-        "table.md": title + "".join(f"## {name}\n\n{text}\n\n" for name, text in sections.items() if text),
+        "comparison.json": json.dumps(as_json(comparisons), indent=1) + "\n",
+        "configuration.json": json.dumps(configuration, indent=1, default=str) + "\n",
+        "table.csv": _long_csv(comparisons),
+        "table.md": title + "".join(f"## {name}\n\n{text}\n\n" for name, text in sections),
     }
     for name, text in texts.items():
         with write_whole(folder / name) as path:
@@ -153,13 +254,39 @@ def write_files(comparison: Comparison, folder: Path, *, command: str) -> list[P
     return [folder / name for name in texts]
 
 
-def _long_csv(comparison: Comparison) -> str:
+def as_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """The first comparison as plain JSON values; with several, ``loads`` holds all of them by load."""
+    said = comparisons[0].as_json()
+    if len(comparisons) > 1:
+        said["loads"] = {f"{one.scenario.load:g}": one.as_json() for one in comparisons}
+    return said
+
+
+def _sections(comparison: Comparison) -> list[tuple[str, str]]:
+    if comparison.scenario.serving:
+        load = comparison.scenario.load
+        where = "At the workload's own rate" if load is None else f"At load {load:g}"
+        return [(where, serving_table(comparison.rows))]
+    found = {"Ablation": ablation_table(comparison), "Queue order and rule": two_by_two_table(comparison)}
+    if any(row.kind != "method" for row in comparison.rows):
+        found["Rules and planners on the scenario's queues"] = ranking_table(comparison)
+    return [(name, text) for name, text in found.items() if text]
+
+
+def _long_csv(comparisons: Sequence[Comparison]) -> str:
+    several = len(comparisons) > 1
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in comparison.rows:
-        estimates: dict[str, Any] = {metric: row.estimate(metric) for metric in row.evaluation.columns}
-        estimates["score"] = row.score
-        for metric, estimate in estimates.items():
-            writer.writerow([row.name, row.kind, row.clairvoyant, metric, *estimate])
+    writer.writerow((*(("load",) if several else ()), *COLUMNS))
+    for comparison in comparisons:
+        first = (comparison.scenario.load,) if several else ()
+        for row in comparison.rows:
+            estimates: dict[str, Any] = {
+                metric: row.estimate(metric)
+                for metric, column in row.evaluation.columns.items()
+                if not np.isnan(column).all()  # not measured in this scenario
+            }
+            estimates["score"] = row.score
+            for metric, estimate in estimates.items():
+                writer.writerow([*first, row.name, row.kind, row.clairvoyant, metric, *estimate])
     return out.getvalue()

@@ -17,8 +17,8 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
-from llmsched_env.instances import instance
-from llmsched_env.metrics import EPISODE_METRICS, final_metrics
+from llmsched_env.instances import instance, promises
+from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, serving_metrics
 from llmsched_env.policy import Policy, Start
 from llmsched_env.simulator import Outlook, Simulator
 
@@ -39,7 +39,8 @@ class Evaluation:
         clairvoyant: whether true output lengths were there to see, for the queues or for the policy.
         scenario: where.
         cases: (cases,) case numbers.
-        columns: a (cases,) array a metric: those of `EPISODE_METRICS`, and ``bound_s``.
+        columns: a (cases,) array a metric: those of `EPISODE_METRICS`, ``bound_s``, and with promises those of
+            `SERVING_METRICS`.
     """
 
     policy: str
@@ -79,7 +80,7 @@ def episode_seed(seed: int, case: int) -> int:
 def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -> Start:
     """What ``policy`` is told at the start of this episode: the simulator only where it is marked clairvoyant."""
     mean = float(simulator.view.mean_output_tokens)
-    outlook = Outlook(simulator, known=scenario.lengths == "known") if getattr(policy, "plans", False) else None
+    outlook = Outlook(simulator, known=scenario.shows_lengths) if getattr(policy, "plans", False) else None
     return Start(scenario, mean, seed, simulator if policy.clairvoyant else None, outlook)
 
 
@@ -103,10 +104,12 @@ def play(policy: Policy, scenario: Scenario, case: int, *, seed: int = 0, record
 def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = lambda: 0) -> Iterable[int]:
     horizon = simulator.instance.max_iterations
     while not simulator.done and not (horizon and simulator.view.prefills + simulator.view.decodes >= horizon):
-        if simulator.can_decode and simulator.can_prefill:
+        if simulator.has_choice:
             before = clock()
             action = policy.act(simulator.view)
             yield clock() - before
+            if action == 0 and not simulator.can_decode:
+                action = 1  # as the core takes it
             try:
                 simulator.step(action)
             except InvalidActionError as error:
@@ -127,6 +130,7 @@ def evaluate(
     chunk: int | None = None,
     folder: Path | str | None = None,
     key: str | None = None,
+    latencies: bool = True,
 ) -> Evaluation:
     """Run ``policy`` on cases of ``scenario``: in this process, or shared among others, with the same results.
 
@@ -146,6 +150,8 @@ def evaluate(
         folder: where finished chunks are kept. The same call later reads them and runs only what is missing.
         key: stands for the policy in the names of its chunks, where its state and its sources do not tell it from
             another: change it whenever the policy changes.
+        latencies: measure `SERVING_METRICS` too where promises are made. Without, episodes are not recorded, which is
+            quicker; goodput and the mean TTFT and TPOT are there all the same.
 
     Raises:
         ConfigError: no such cases, a negative seed, a number out of range, or a policy that cannot be copied or told
@@ -163,13 +169,14 @@ def evaluate(
     if seed < 0:
         raise ConfigError(f"seed = {seed} is negative: give one of at least 0.")
     sharing = Sharing(workers, engine, chunk, folder, key)
+    measure = _measure_latencies if latencies and scenario.serving else _measure
     if sharing.plain:
-        rows = _measure(policy, scenario, numbers, seed, progress)
+        rows = measure(policy, scenario, numbers, seed, progress)
     else:
-        rows = measure_in_chunks(_measure, policy, scenario, numbers, seed, sharing, progress)
+        rows = measure_in_chunks(measure, policy, scenario, numbers, seed, sharing, progress)
     if rows.outside is not None:
         warnings.warn(f"{policy.name}: {rows.outside}", CoverageWarning, stacklevel=2)
-    clairvoyant = policy.clairvoyant or scenario.lengths == "known"
+    clairvoyant = policy.clairvoyant or scenario.shows_lengths
     return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, rows.columns)
 
 
@@ -177,12 +184,43 @@ def _measure(
     policy: Policy, scenario: Scenario, cases: NDArray[np.int64], seed: int, progress: Callable[[int], Any] | None
 ) -> Rows:
     """Whole episodes of these cases, one after another."""
-    names = (*EPISODE_METRICS, "bound_s")
+    return _rows(final_metrics, (*EPISODE_METRICS, "bound_s"), policy, scenario, cases, seed, progress)
+
+
+def _measure_latencies(
+    policy: Policy, scenario: Scenario, cases: NDArray[np.int64], seed: int, progress: Callable[[int], Any] | None
+) -> Rows:
+    """The same, recorded."""
+    names = dict.fromkeys((*EPISODE_METRICS, "bound_s", *SERVING_METRICS))
+    assert scenario.ttft_s is not None
+    assert scenario.tpot_s is not None
+    ttft_s, tpot_s = scenario.ttft_s, scenario.tpot_s
+
+    def metrics(simulator: Simulator) -> dict[str, Any]:
+        counted = promises(scenario, simulator.instance.num_requests)
+        assert counted is not None
+        latencies = serving_metrics(simulator, ttft_s=ttft_s, tpot_s=tpot_s, first=counted.first, last=counted.last)
+        return {**final_metrics(simulator), **latencies}
+
+    return _rows(metrics, tuple(names), policy, scenario, cases, seed, progress, record=True)
+
+
+def _rows(
+    measure: Callable[[Simulator], dict[str, Any]],
+    names: Sequence[str],
+    policy: Policy,
+    scenario: Scenario,
+    cases: NDArray[np.int64],
+    seed: int,
+    progress: Callable[[int], Any] | None,
+    *,
+    record: bool = False,
+) -> Rows:
     columns = {name: np.empty(len(cases)) for name in names}
     outside: str | None = None
     for row, case in enumerate(cases):
-        simulator = play(policy, scenario, int(case), seed=episode_seed(seed, int(case)))
-        metrics = final_metrics(simulator)
+        simulator = play(policy, scenario, int(case), seed=episode_seed(seed, int(case)), record=record)
+        metrics = measure(simulator)
         for name in names:
             columns[name][row] = metrics[name]
         outside = outside or _outside(scenario, simulator)

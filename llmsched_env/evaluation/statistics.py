@@ -38,7 +38,7 @@ def mean_estimate(values: ArrayLike) -> Estimate:
 
 
 def score_estimate(policy: ArrayLike, rule: ArrayLike, planner: ArrayLike) -> Estimate:
-    """(rule - policy) / (rule - planner) of the means, with a percentile bootstrap over paired cases (seed 0).
+    """(rule - policy) / (rule - planner) of means of what is to be small; percentile bootstrap over cases (seed 0).
 
     0 is the best tuned rule, 1 the planner. NaN where rule and planner do not differ.
     """

@@ -3,6 +3,7 @@
 - :func:`assign` balances requests over clients (Minimizing Makespan Bin Packing, P||Cmax) and says how near to the
   optimum it came, with a certificate; :func:`stored_assignment` takes the result from the shipped pools or the cache.
 - :func:`lower_bounds` gives LB1, LB2 and LB3: no policy finishes earlier, proved in their docstrings.
+- :func:`goodput_bound` says how many requests any policy can serve in time, at most.
 - :func:`naive_model` and :func:`stage_model` are the paper's MIPs as they stand: exact references on small instances.
 
 All of it is deterministic: seeds and counts decide, never a clock.
@@ -11,6 +12,7 @@ All of it is deterministic: seeds and counts decide, never a clock.
 from llmsched_env.offline.assignment import METHODS, STAGES, Assignment, Budget, assign, naive_model
 from llmsched_env.offline.bounds import LowerBounds, lb1_ns, lb2_ns, lb3_ns, lower_bounds, min_prefills
 from llmsched_env.offline.cmax_bounds import cmax_bound
+from llmsched_env.offline.goodput import goodput_bound
 from llmsched_env.offline.greedy import lpt, round_robin
 from llmsched_env.offline.stage_model import Stage, StagePlan, stage_model
 from llmsched_env.offline.store import stored_assignment
@@ -25,6 +27,7 @@ __all__ = [
     "StagePlan",
     "assign",
     "cmax_bound",
+    "goodput_bound",
     "lb1_ns",
     "lb2_ns",
     "lb3_ns",

@@ -10,6 +10,17 @@ from llmsched_env.workload.arrivals import (
 from llmsched_env.workload.from_csv import CsvWorkload, read_requests_csv
 from llmsched_env.workload.gsm8k import Gsm8kSmoothWorkload, Gsm8kWorkload
 from llmsched_env.workload.lengths import LengthLaw
+from llmsched_env.workload.predictors import (
+    PREDICTORS,
+    NoisyTruth,
+    Population,
+    Prediction,
+    Predictor,
+    PromptRegression,
+    UnevenTruth,
+    estimated_tokens,
+    predictor,
+)
 from llmsched_env.workload.protocol import POOL_SIZES, SPLITS, Workload
 from llmsched_env.workload.quantiles import QuantileLaw, QuantileWorkload
 from llmsched_env.workload.registry import WORKLOADS, workload
@@ -21,6 +32,7 @@ from llmsched_env.workload.traces import TraceWorkload
 __all__ = [
     "MAX_TOKENS",
     "POOL_SIZES",
+    "PREDICTORS",
     "SPLITS",
     "WORKLOADS",
     "ArrivalProcess",
@@ -33,14 +45,22 @@ __all__ = [
     "LengthLaw",
     "LognormalWorkload",
     "MixtureWorkload",
+    "NoisyTruth",
     "OnOffArrivals",
     "PoissonArrivals",
+    "Population",
+    "Prediction",
+    "Predictor",
+    "PromptRegression",
     "QuantileLaw",
     "QuantileWorkload",
     "Requests",
     "ServingWorkload",
     "TraceWorkload",
+    "UnevenTruth",
     "Workload",
+    "estimated_tokens",
+    "predictor",
     "read_requests_csv",
     "workload",
 ]

@@ -30,6 +30,8 @@ class Stream(IntEnum):
     ARRIVAL = 5
     STATE = 6
     WINDOW = 7
+    PREDICTION = 8
+    CERTAINTY = 9
 
 
 def raw_words(family: str, split: str, number: int, stream: Stream, count: int) -> Words:

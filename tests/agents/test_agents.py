@@ -59,8 +59,8 @@ def test_train_writes_a_model_that_acts_as_it_did(tmp_path, algo):
     assert list(policies) == [algo, f"{algo}_sampled", "lagrangian", "prefill_first"]
     assert policies[algo]["kind"] == "agent"
     for rival in ("lagrangian", "prefill_first"):
-        low, high = written["validation"]["agent_minus_rival_s"][algo][rival]["ci95"]
-        mean = written["validation"]["agent_minus_rival_s"][algo][rival]["mean"]
+        low, high = written["validation"]["agent_minus_rival"][algo][rival]["ci95"]
+        mean = written["validation"]["agent_minus_rival"][algo][rival]["mean"]
         assert low <= mean <= high
         assert mean == pytest.approx(policies[algo]["makespan_s"]["mean"] - policies[rival]["makespan_s"]["mean"])
 

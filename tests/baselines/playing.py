@@ -55,6 +55,8 @@ WORLDS = {
     "fixed queues": world(order="fcfs", stealing=False),
     "shared, arrivals": world(mean_gap_ns=150, queue="shared", order="fcfs"),
     "client, arrivals": world(mean_gap_ns=150),
+    "promised": world(mean_gap_ns=300, queue="shared", order="fcfs", ttft_s=1e-6, tpot_s=1.1e-7),
+    "promised, late last": world(mean_gap_ns=300, queue="shared", order="late_last", ttft_s=1e-6, tpot_s=1.1e-7),
 }
 
 
@@ -74,7 +76,7 @@ def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **told: An
 def asked(policy: Any, simulator: Simulator) -> Simulator:
     """Run to the end by asking ``policy``, which was started, wherever there is a choice."""
     while not simulator.done:
-        choice = simulator.can_decode and simulator.can_prefill
+        choice = simulator.has_choice
         simulator.step(int(policy.act(simulator.view)) if choice else int(simulator.can_prefill))
     return simulator
 

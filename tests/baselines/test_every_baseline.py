@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import pickle
 import re
 
@@ -11,8 +12,9 @@ import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
 from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
-from baselines.registry import OWN_KINDS
-from llmsched_env.errors import UnknownNameError
+from baselines.registry import BATCH_PLANNERS, OWN_KINDS, PROMISE_POLICIES, default_names, planner_of
+from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
@@ -53,8 +55,8 @@ def end_of(name, world, case=0, seed=0):
 
 
 def test_names_are_methods_and_policies():
-    assert set(BASELINES) == set(METHODS) | set(POLICIES)
-    assert not set(METHODS) & set(POLICIES)
+    assert set(BASELINES) == set(METHODS) | set(POLICIES) | set(PROMISE_POLICIES)
+    assert len(BASELINES) == len(METHODS) + len(POLICIES) + len(PROMISE_POLICIES)
     for name in ("baseline", "hybrid", "threshold", "tuned_threshold", "lagrangian_tuned", "rollout", "beam"):
         assert name in BASELINES
 
@@ -76,8 +78,13 @@ def test_its_docstring_states_rule_and_source(name):
     assert re.search(CITATIONS.get(name, ""), text, re.DOTALL)
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [
+        *itertools.product(POLICIES, WORLDS),
+        *itertools.product(PROMISE_POLICIES, [w for w in WORLDS if "promised" in w]),
+    ],
+)
 def test_compiled_and_asked_it_does_the_same(name, world):
     policy = make_policy(name)
     ran = play(policy, WORLDS[world], 0, seed=3, record=True)
@@ -179,3 +186,51 @@ def test_parameters_are_those_of_the_start():
         policy.compiled(start_of(WORLDS["shared"].replace(num_clients=clients))).parameters[0] for clients in (6, 600)
     ]
     assert numbers[1] > 50 * numbers[0] >= 50
+
+
+class TestPairs:
+    """A rule under an order, where promises are made."""
+
+    ORDERED = WORLDS["promised"].replace(choose_order=True)
+
+    @pytest.mark.parametrize("order", ORDER_CODES)
+    def test_a_pair_is_the_rule_in_a_scenario_of_that_order(self, order):
+        item = entry(f"min_batch@{order}", self.ORDERED)
+        assert (item.name, item.kind, item.policy.name) == (f"min_batch@{order}", "rule", "min_batch")
+        assert item.scenario == WORLDS["promised"].replace(order=order)
+        assert entry("min_batch", self.ORDERED).scenario == WORLDS["promised"]
+
+    def test_what_a_comparison_runs(self):
+        assert default_names(WORLDS["client"]) == [*METHODS, *POLICIES]
+        plain, ordered = default_names(WORLDS["promised"]), default_names(self.ORDERED)
+        assert set(plain) == (set(POLICIES) | set(PROMISE_POLICIES)) - set(BATCH_PLANNERS)
+        assert len(ordered) == len(set(ordered)) == (len(plain) - 1) * len(ORDER_CODES) + 1
+        assert {"threshold", "threshold@late_last", "foresight"} <= set(ordered)
+        for name in (*plain, *ordered):
+            entry(name, self.ORDERED)
+        assert (planner_of(WORLDS["client"]), planner_of(self.ORDERED)) == ("beam", "foresight")
+
+    def test_a_planner_that_knows_the_future_knows_lengths_and_chooses_orders(self):
+        hidden = self.ORDERED.replace(lengths="hidden")
+        assert entry("foresight", hidden).scenario == hidden.replace(lengths="known")
+
+    @pytest.mark.parametrize(
+        ("name", "error", "words"),
+        [
+            ("threshold@late", UnknownNameError, "unknown order 'late'. Did you mean 'late_last'"),
+            ("thresholt@late_last", UnknownNameError, "unknown policy 'thresholt'"),
+            ("foresight@late_last", ConfigError, "is no rule, and brings its own order"),
+            ("beam", ConfigError, "minimises the makespan of a batch"),
+            ("hybrid", ConfigError, "minimises the makespan of a batch"),
+        ],
+    )
+    def test_names_that_make_no_sense(self, name, error, words):
+        with pytest.raises(error, match=words):
+            entry(name, self.ORDERED)
+
+    @pytest.mark.parametrize("name", ["deadline", "foresight", "deadline_tuned"])
+    def test_where_nothing_is_promised(self, name):
+        with pytest.raises(ConfigError, match="needs promises"):
+            entry(name, WORLDS["client"])
+        with pytest.raises(ConfigError, match=r"promises"):
+            entry("threshold@late_last", WORLDS["client"])

@@ -11,7 +11,7 @@ import pytest
 from playing import COST, WORLDS, Drawn, asked, history, start_of, world
 from strategies import Case, seeded_case
 
-from baselines import make_policy, planners
+from baselines import make_policy, planners, shelf
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
 from llmsched_env.core.layout import OUTPUT
@@ -45,7 +45,7 @@ class Predicted(Drawn):
 @pytest.fixture(autouse=True)
 def plans(tmp_path, monkeypatch):
     """Plans are searched for anew in each test."""
-    monkeypatch.setattr(planners, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(shelf, "cache_dir", lambda: tmp_path)
     return tmp_path / "plans"
 
 
@@ -349,20 +349,20 @@ def test_plans_are_followed_to_the_letter():
 
 def test_a_plan_is_kept_and_a_damaged_one_made_again(plans, caplog):
     first = history(play(Beam(3), SHARED, 0, record=True))
-    (shelf,) = plans.iterdir()
-    written = shelf.stat().st_mtime_ns
+    (kept,) = plans.iterdir()
+    written = kept.stat().st_mtime_ns
     assert history(play(Beam(3), SHARED, 0, record=True)) == first
-    assert shelf.stat().st_mtime_ns == written, "planned again"
-    for damage in (b"", b"no archive", shelf.read_bytes()[:-30]):
-        shelf.write_bytes(damage)
+    assert kept.stat().st_mtime_ns == written, "planned again"
+    for damage in (b"", b"no archive", kept.read_bytes()[:-30]):
+        kept.write_bytes(damage)
         with caplog.at_level(logging.WARNING):
             assert history(play(Beam(3), SHARED, 0, record=True)) == first
         assert "is damaged: planning again" in caplog.text
         caplog.clear()
     # A plan of another case: whole, but it does not lose what it says.
     play(Beam(3), SHARED, 1)
-    (other,) = (path for path in plans.iterdir() if path != shelf)
-    shelf.write_bytes(other.read_bytes())
+    (other,) = (path for path in plans.iterdir() if path != kept)
+    kept.write_bytes(other.read_bytes())
     assert history(play(Beam(3), SHARED, 0, record=True)) == first
 
 

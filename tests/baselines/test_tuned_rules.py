@@ -9,12 +9,24 @@ import pytest
 from playing import WORLDS
 
 from baselines import make_policy, tuned
-from baselines.tuned import TUNABLE, _tuned_value, best_tuned, default_scenarios, tune, tuned_value
+from baselines.tuned import (
+    PROMISE_TUNABLE,
+    TUNABLE,
+    _tuned_value,
+    best_tuned,
+    default_scenarios,
+    tunable,
+    tune,
+    tuned_value,
+)
+from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
-from llmsched_env.errors import UnknownNameError
+from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import evaluate, play, rollout
 
 SHARED = WORLDS["shared"]
+PROMISED = WORLDS["promised"]
 PAPER_FCFS = Scenario(queue="shared", order="fcfs")
 
 
@@ -45,7 +57,7 @@ def stored():
 
 def test_what_is_stored_covers_the_default_scenarios_and_nothing_else():
     keys = [entry["key"] for entry in stored()["entries"]]
-    wanted = {tuned._key(scenario, name) for scenario in default_scenarios() for name in TUNABLE}
+    wanted = {tuned._key(scenario, name) for scenario in default_scenarios() for name in tunable(scenario)}
     assert len(keys) == len(set(keys))
     assert set(keys) == wanted, "run the command that tuned.json names in made_by"
 
@@ -54,16 +66,26 @@ def test_what_is_stored_says_where_it_comes_from():
     said = stored()
     assert said["made_by"].startswith(f"{tuned.COMMAND} --cases ")
     assert said["tuned_on"].startswith("split train, cases 0-")
+    rules = {**TUNABLE, **PROMISE_TUNABLE}
     for entry in said["entries"]:
-        assert entry["value"] in TUNABLE[json.loads(entry["key"])["policy"]].grid(Scenario())
+        assert tuple(entry["values"]) in rules[json.loads(entry["key"])["policy"]].grid(Scenario())
         assert entry["cases"] == tuned.STORED_CASES
 
 
 @pytest.mark.parametrize("name", TUNABLE)
 def test_a_stored_constant_still_reaches_its_makespan(name):
-    value, makespan_s, cases = tuned_value(name, PAPER_FCFS)
-    again = evaluate(TUNABLE[name].make(value), PAPER_FCFS.replace(split="train"), cases).estimate("makespan_s").mean
+    values, makespan_s, cases = tuned_value(name, PAPER_FCFS)
+    again = evaluate(TUNABLE[name].make(*values), PAPER_FCFS.replace(split="train"), cases).estimate("makespan_s").mean
     assert again == pytest.approx(makespan_s, rel=1e-12), "the simulation has changed since: tune again"
+
+
+@pytest.mark.parametrize("name", [*TUNABLE, *PROMISE_TUNABLE])
+def test_a_stored_constant_still_reaches_its_goodput(name):
+    scenario = Scenario(**{**ENVIRONMENTS["LLMSched/Serving-v0"], "load": 0.97})
+    values, goodput, cases = tuned_value(name, scenario)
+    rule = tunable(scenario)[name].make(*values)
+    again = evaluate(rule, scenario.replace(split="train"), cases).estimate("goodput").mean
+    assert again == pytest.approx(goodput, rel=1e-12), "the simulation has changed since: tune again"
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -85,11 +107,35 @@ def test_tuning_is_deterministic_and_finds_the_least():
     assert tune("tuned_threshold", SHARED.replace(split="validation"), 4) == choice
     train = SHARED.replace(split="train")
     means = {
-        value: evaluate(TUNABLE["tuned_threshold"].make(value), train, 4).estimate("makespan_s").mean
-        for value in TUNABLE["tuned_threshold"].grid(SHARED)
+        values: evaluate(TUNABLE["tuned_threshold"].make(*values), train, 4).estimate("makespan_s").mean
+        for values in TUNABLE["tuned_threshold"].grid(SHARED)
     }
-    assert choice.makespan_s == min(means.values()) < max(means.values())
-    assert choice.value == min(value for value, mean in means.items() if mean == choice.makespan_s)
+    assert choice.mean == min(means.values()) < max(means.values())
+    assert choice.values == min(values for values, mean in means.items() if mean == choice.mean)
+
+
+def test_with_promises_it_is_goodput_that_is_tuned():
+    choice = tune("deadline_tuned", PROMISED.replace(choose_order=True), 4)
+    rule = tunable(PROMISED)["deadline_tuned"]
+    means = [
+        evaluate(rule.make(*values), PROMISED.replace(split="train"), 4).estimate("goodput").mean
+        for values in rule.grid(PROMISED)
+    ]
+    assert choice.mean == max(means) > min(means)
+    assert "deadline_tuned" not in tunable(SHARED)
+    with pytest.raises(ConfigError, match="'deadline_tuned' needs promises"):
+        play(make_policy("deadline_tuned"), SHARED, 0)
+
+
+def test_the_best_pair_is_the_best_rule_under_the_best_order():
+    name = best_tuned(PROMISED.replace(choose_order=True))
+    rule, _, order = name.partition("@")
+    means = {
+        (one, under): tuned_value(one, PROMISED.replace(order=under)).mean
+        for one in tunable(PROMISED)
+        for under in ORDER_CODES
+    }
+    assert means[rule, order or "fcfs"] == max(means.values()) > min(means.values())
 
 
 def test_a_stored_scenario_is_found_whatever_does_not_matter(caplog, nothing_remembered):
@@ -104,14 +150,14 @@ def test_a_stored_scenario_is_found_whatever_does_not_matter(caplog, nothing_rem
 
 def test_a_tuned_rule_is_the_rule_with_that_number():
     for name in TUNABLE:
-        value = tuned_value(name, SHARED).value
-        plain = play(TUNABLE[name].make(value), SHARED, 0, record=True)
+        values = tuned_value(name, SHARED).values
+        plain = play(TUNABLE[name].make(*values), SHARED, 0, record=True)
         assert play(make_policy(name), SHARED, 0, record=True).log.tobytes() == plain.log.tobytes()
 
 
 def test_the_reference_is_the_best_on_training_cases():
     best = best_tuned(SHARED)
-    spans = {name: tuned_value(name, SHARED).makespan_s for name in TUNABLE}
+    spans = {name: tuned_value(name, SHARED).mean for name in TUNABLE}
     assert spans[best] == min(spans.values()) < max(spans.values())
 
 
@@ -121,7 +167,7 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     assert tuned.main(["--cases", "2", "--out", str(path)]) == 0
     written = json.loads(path.read_text())
     assert written["made_by"] == "python -m baselines.tuned --cases 2"
-    assert written["tuned_on"] == "split train, cases 0-1, mean makespan"
+    assert written["tuned_on"] == "split train, cases 0-1, mean makespan (goodput where promises are made)"
     assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in TUNABLE]
     assert [*tmp_path.iterdir()] == [path]
 

@@ -5,9 +5,13 @@ Shares nothing with the package, so that what both say is likely to be true.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from strategies import DECODE, PREFILL, Case
+
+CHOICES = ("fcfs", "late_last", "shortest_first", "late_last_shortest", "longest_first", "late_last_longest")
+"""Orders of actions 1, 2, ... where they are to be chosen."""
 
 WINDOWS = {"due_1": (1, 1), "due_4": (2, 4), "due_16": (5, 16), "due_64": (17, 64), "due_256": (65, 256)}
 
@@ -43,6 +47,8 @@ class Reference:
         self.active_at_decodes: list[int] = []
         self.stopped_at_cap = 0
         self.arrived_inside = 0
+        self.chosen: Counter[str] = Counter()
+        self.overtaken = 0  # prefills that did not take the oldest first
         self.let_time_pass()
 
     # What follows from the state.
@@ -59,21 +65,29 @@ class Reference:
     def done(self) -> bool:
         return len(self.completion_ns) == len(self.case.prompts)
 
-    def own(self, client: int, waiting: Iterable[int]) -> list[int]:
-        """What waits in a client's queue, in the order in which it is to be taken."""
-        case = self.case
-        sign = {"fcfs": 0, "longest_first": -1, "shortest_first": 1}[case.order]
-        mine = [i for i in waiting if case.queues is None or case.queues[i] == client]
-        return sorted(mine, key=lambda i: (sign * case.estimates[i], i))
+    def order_of(self, action: int) -> str:
+        return CHOICES[action - 1] if self.case.choose_order else self.case.order
 
-    def compose(self) -> list[tuple[int, int]]:
+    def own(self, client: int, waiting: Iterable[int], action: int = PREFILL) -> list[int]:
+        """What waits in a client's queue, in the order in which it is to be taken."""
+        case, order = self.case, self.order_of(action)
+        sign = -1 if "longest" in order else 1 if "shortest" in order else 0
+        mine = [i for i in waiting if case.queues is None or case.queues[i] == client]
+        return sorted(mine, key=lambda i: ("late_last" in order and self.late(i), sign * case.estimates[i], i))
+
+    def late(self, request: int) -> bool:
+        """Whether its first token cannot come in time any more."""
+        least_ns = self.case.levels[0][1] if self.case.levels else self.case.alpha_prefill_ns
+        return self.clock_ns + least_ns - self.case.releases_ns[request] > self.case.ttft_ns
+
+    def compose(self, action: int = PREFILL) -> list[tuple[int, int]]:
         """The batch of a prefill now: (client, request) in the order in which they are taken."""
         case = self.case
         waiting, running = list(self.waiting), list(self.running)
         batch: list[tuple[int, int]] = []
         tokens = 0
         for client in self.idle:
-            queue = self.own(client, waiting)
+            queue = self.own(client, waiting, action)
             if not queue and case.stealing and waiting:
                 victim = max(range(case.num_clients), key=lambda j: (self.work(j, waiting, running), -j))
                 queue = self.own(victim, waiting)
@@ -164,6 +178,13 @@ class Reference:
             fields["last_prefill_decode"] = kinds[:last_prefill].count(DECODE)
         if self.waiting:
             fields["oldest_release_ns"] = min(case.releases_ns[i] for i in self.waiting)
+        if case.ttft_ns:
+            in_time = [case.releases_ns[i] for i in self.waiting if not self.late(i)]
+            fields["ttft_ns"], fields["tpot_ns"] = case.ttft_ns, case.tpot_ns
+            fields["late"] = len(self.waiting) - len(in_time)
+            fields["in_time_release_ns"] = min(in_time, default=self.clock_ns)
+            fields["decoding_ns"] = sum(self.clock_ns - self.first_token_ns[held.request] for held in self.active)
+            fields["decoding_tokens"] = sum(held.emitted - 1 for held in self.active)
         if case.queues is None:
             batch = [request for _, request in self.compose()]
             fields["batch_requests"] = len(batch)
@@ -173,23 +194,44 @@ class Reference:
                 fields["prefill_ns"] = self.prefill_ns(fields["batch_tokens"])
         return fields
 
+    def counted(self) -> range:
+        return range(self.case.uncounted, len(self.case.prompts) - self.case.uncounted)
+
+    def broken_ttft(self) -> set[int]:
+        """Counted requests that will have or had their first token too late."""
+        case = self.case
+        started = {i for i, at in self.first_token_ns.items() if at - case.releases_ns[i] > case.ttft_ns}
+        return {i for i in self.counted() if i in started or (i in self.waiting and self.late(i))}
+
+    def broken_tpot(self) -> set[int]:
+        """Counted requests that have ended too slowly."""
+        case = self.case
+        return {
+            i
+            for i in self.counted()
+            if i in self.completion_ns
+            and self.completion_ns[i] - self.first_token_ns[i] > case.tpot_ns * (case.outputs[i] - 1)
+        }
+
     # What happens.
 
     def step(self, action: int) -> None:
-        if action == PREFILL and not self.ready:
+        if action != DECODE and not self.ready:
             self.invalid_actions += 1
             action = DECODE
         elif action == DECODE and not self.active:
             self.invalid_actions += 1
             action = PREFILL
-        if action == PREFILL:
-            self.prefill()
+        if action != DECODE:
+            self.prefill(action)
         else:
             self.decode()
         self.let_time_pass()
 
-    def prefill(self) -> None:
-        batch, start_ns = self.compose(), self.clock_ns
+    def prefill(self, action: int) -> None:
+        batch, start_ns = self.compose(action), self.clock_ns
+        self.chosen[self.order_of(action)] += 1
+        self.overtaken += [request for _, request in batch] != self.waiting[: len(batch)]
         tokens = sum(self.case.prompts[request] for _, request in batch)
         self.stopped_at_cap += len(batch) < self.ready
         self.clock_ns += self.prefill_ns(tokens)

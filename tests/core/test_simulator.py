@@ -225,7 +225,7 @@ def test_a_step_after_the_end():
 @pytest.mark.parametrize("action", [2, -1, 0.5, None, "1"])
 def test_an_action_outside_the_space(action):
     simulator = Simulator(Case((1,), (2,), 1).instance())
-    with pytest.raises(InvalidActionError, match="is not in the action space: 0 is decode, 1 is prefill"):
+    with pytest.raises(InvalidActionError, match=r"is not in Discrete\(2\): 0 is decode, 1 is prefill"):
         simulator.step(action)
     assert simulator.view.prefills == 0
 

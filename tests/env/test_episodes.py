@@ -186,7 +186,8 @@ def test_skipping_leaves_only_choices(make):
 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_an_episode_without_a_choice_ends_in_its_first_step(make, reward):
-    env = make(num_clients=1, assignment="round_robin", skip_forced=True, reward=reward)
+    promises = {"queue": "shared", "ttft_s": 1.0, "tpot_s": 0.1} if reward == "goodput" else {}
+    env = make(num_clients=1, assignment="round_robin", skip_forced=True, reward=reward, **promises)
     for _ in range(2):
         _, info = env.reset(seed=0)
         assert info["action_mask"].tolist() == [0, 0]

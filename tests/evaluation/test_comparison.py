@@ -13,7 +13,15 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, PathError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.comparison import compare
-from llmsched_env.evaluation.report import ablation_table, is_papers_case, ranking_table, two_by_two_table, write_files
+from llmsched_env.evaluation.report import (
+    ablation_table,
+    is_papers_case,
+    ranking_table,
+    serving_table,
+    two_by_two_table,
+    write_files,
+)
+from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.policy import Policy
 
 CASES = np.arange(3)
@@ -167,9 +175,60 @@ def test_tables():
     assert two_by_two_table(compared(contestants())) is None
 
 
+@dataclass(frozen=True)
+class Served:
+    """A row of a serving table: the metrics that it needs, with an interval of a tenth where they are above 0."""
+
+    name: str
+    values: dict[str, float]
+    clairvoyant: bool = False
+
+    score = Estimate(0.25, 0.125, 0.375)
+
+    def estimate(self, metric):
+        return Estimate(self.values[metric], 0.9 * self.values[metric], 1.1 * self.values[metric])
+
+    def decision_us(self):
+        return {"p50": 0.5, "p99": None, "max": 1234.5}
+
+
+SERVED = {
+    "goodput": 0.5,
+    "ttft_s": 0.25,
+    "ttft_p99_s": 3.5,
+    "tpot_s": 0.03125,
+    "tpot_p99_s": 0.0405,
+    "worst_token_gap_s": 0.1625,
+    "longest_wait_s": 17.25,
+}
+
+
+def test_serving_table():
+    rows = [
+        Served("cut_short", dict.fromkeys(SERVED, float("nan"))),
+        Served("middling", SERVED),
+        Served("starves", {**SERVED, "goodput": 0.9, "worst_token_gap_s": 42.0}, clairvoyant=True),
+    ]
+    table = serving_table(rows)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert [line[0] for line in cells[2:]] == ["starves", "middling", "cut_short"]
+    assert cells[0] == [
+        "policy", "knows", "goodput % [95 % CI]", "score [95 % CI]", "TTFT s mean / p99", "TPOT ms mean / p99",
+        "worst token gap s", "longest wait s", "decision µs p50/p99/max",
+    ]  # fmt: skip
+    decisions = "0.5 / – / 1.23e+03"
+    assert cells[3] == [
+        "middling", "blind", "50.0 [45.0, 55.0]", "0.25 [0.12, 0.38]", "0.250 / 3.500", "31.2 / 40.5", "0.163", "17.25",
+        decisions,
+    ]  # fmt: skip
+    assert cells[2][1:3] + cells[2][6:7] == ["lengths", "90.0 [81.0, 99.0]", "42.000"]
+    assert [cells[4][2], *cells[4][4:]] == ["–", "– / –", "– / –", "–", "–", decisions]
+    assert len({len(line) for line in table.splitlines()}) == 1, "columns do not line up"
+
+
 def test_files(tmp_path):
     comparison = compared([*methods(), *contestants()])
-    paths = write_files(comparison, tmp_path / "new", command="a command")
+    paths = write_files([comparison], tmp_path / "new", command="a command")
     assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "new").iterdir())
     texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
     assert json.loads(texts["comparison.json"]) == comparison.as_json()
@@ -178,4 +237,4 @@ def test_files(tmp_path):
         assert heading in texts["table.md"]
     (tmp_path / "file").write_text("")
     with pytest.raises(PathError, match="cannot write"):
-        write_files(comparison, tmp_path / "file" / "below", command="")
+        write_files([comparison], tmp_path / "file" / "below", command="")

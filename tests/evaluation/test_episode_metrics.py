@@ -33,7 +33,9 @@ def slow_metrics(simulator, case, request):
     times = token_times(simulator, case, request)
     several = len(times) > 1
     released = case.releases_ns[request]
+    (prefilled,) = (int(row["start_ns"]) for row in simulator.log if row["end_ns"] == times[0])
     return {
+        "queueing_s": (prefilled - released) / 1e9,
         "ttft_s": (times[0] - released) / 1e9,
         "tpot_s": (times[-1] - times[0]) / (len(times) - 1) / 1e9 if several else np.nan,
         "worst_token_gap_s": max(np.diff(times)) / 1e9 if several else np.nan,
@@ -79,6 +81,7 @@ def test_an_episode_on_paper():
 
 def test_requests_on_paper():
     found = request_metrics(played())
+    assert found["queueing_s"] == pytest.approx(np.array([0, 0, 223]) * 1e-9)
     assert found["ttft_s"] == pytest.approx(np.array([120, 120, 333]) * 1e-9)
     assert found["latency_s"] == pytest.approx(np.array([223, 172, 384]) * 1e-9)
     assert found["tpot_s"] == pytest.approx(np.array([(223 - 120) / 2, 52, 51]) * 1e-9)
@@ -145,7 +148,8 @@ def test_what_is_not_reached_is_nan(seed):
     complete, started = served["completion_ns"] > 0, served["first_token_ns"] > 0
     assert 0 < complete.sum() < started.sum() < len(case.prompts), "horizon: no request of each kind"
     found = request_metrics(simulator)
-    assert (np.isnan(found["ttft_s"]) == ~started).all()
+    for name in ("queueing_s", "ttft_s"):
+        assert (np.isnan(found[name]) == ~started).all()
     assert (np.isnan(found["latency_s"]) == ~complete).all()
     several = complete & (np.array(case.outputs) > 1)
     for name in ("tpot_s", "worst_token_gap_s"):
@@ -164,7 +168,7 @@ def test_a_fork_that_records_tells_what_it_saw_begin():
     for episode in (original, twin):
         wander(episode, 4)
     whole, late = request_metrics(original), request_metrics(twin)
-    for name in ("ttft_s", "tpot_s", "worst_token_gap_s"):
+    for name in ("queueing_s", "ttft_s", "tpot_s", "worst_token_gap_s"):
         assert np.isnan(late[name][before]).all()
         assert np.array_equal(late[name][~before], whole[name][~before], equal_nan=True)
     assert np.isfinite(late["worst_token_gap_s"][~before]).any()

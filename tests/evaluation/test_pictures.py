@@ -10,8 +10,18 @@ import pytest
 
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, MissingExtraError, PathError
-from llmsched_env.evaluation import pictures
-from llmsched_env.evaluation.pictures import Curve, gap_by_policy, multiplier_effect, timelines
+from llmsched_env.evaluation import drawing, pictures, serving_pictures
+from llmsched_env.evaluation.drawing import spread
+from llmsched_env.evaluation.pictures import (
+    Curve,
+    Line,
+    gap_by_correlation,
+    gap_by_policy,
+    multiplier_effect,
+    timelines,
+)
+from llmsched_env.evaluation.serving_pictures import LoadCurve, goodput_against_load, latency_distributions
+from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.instances import instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.viewer.cells import COLOURS
@@ -55,13 +65,14 @@ def pixels(path):
 def drawn(monkeypatch):
     """The figure that was saved last."""
     kept = {}
-    save = pictures._save
+    save = drawing.save
 
     def keep(figure, path):
         kept["figure"] = figure
         return save(figure, path)
 
-    monkeypatch.setattr(pictures, "_save", keep)
+    for module in (pictures, serving_pictures):
+        monkeypatch.setattr(module, "save", keep)
     return kept
 
 
@@ -128,6 +139,90 @@ def test_multiplier_effect(tmp_path, drawn, value, factor, label):
     assert len(axes.collections) == 2, "no band for a curve"
 
 
+def load_curve(name="rule", mean=(0.5, 0.99), **changes):
+    points = {"loads": [0.9, 0.6], "mean": mean, "low": [0.4, 0.98], "high": [0.6, 1.0], "kind": "rule"}
+    return LoadCurve(**({"name": name} | points | changes))
+
+
+def load(path, curves, **options):
+    return goodput_against_load(path, curves, **{"promises": (2.0, 0.05), **options})
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_goodput_tells_the_best_and_the_named_apart(tmp_path, drawn):
+    curves = [load_curve(f"rule_{i}", (0.02 * i, 0.9), worst_token_gap_s=[0.3, 0.1]) for i in range(20)]
+    pixels(load(tmp_path / "goodput.png", curves, named=("rule_3",), best=2))
+    goodput, gaps = drawn["figure"].axes
+    assert [text for text in texts(goodput) if text.startswith("rule")] == ["rule_19", "rule_18", "rule_3"]
+    assert any("TTFT ≤ 2 s and TPOT ≤ 50 ms" in text and "grey: 17 others" in text for text in texts(goodput))
+    assert texts(gaps) == ["rule_19", "rule_18", "rule_3"]
+    told = {text.get_color() for text in goodput.texts if text.get_text().startswith("rule")}
+    assert len(told) == 3
+    for axes in (goodput, gaps):
+        colours = [line.get_color() for line in axes.lines]
+        assert (len(colours), len(set(colours)), colours.count(serving_pictures.OTHERS)) == (20, 4, 17)
+        assert set(colours) - {serving_pictures.OTHERS} == told
+    assert len(goodput.collections) == 3, "a band for each that is told apart"
+    assert (goodput.get_yscale(), gaps.get_yscale()) == ("linear", "log")
+
+
+def test_goodput_in_order_of_load(tmp_path, drawn):
+    pixels(load(tmp_path / "goodput.png", [load_curve(low=[np.nan] * 2, high=[np.nan] * 2)]))
+    (axes,) = drawn["figure"].axes
+    assert axes.lines[0].get_xdata() == pytest.approx([0.6, 0.9])
+    assert axes.lines[0].get_ydata() == pytest.approx([99, 50])
+    assert not any("grey" in text for text in texts(axes))
+
+
+def test_the_best_is_judged_where_all_were_run(tmp_path, drawn):
+    # "short" has the higher mean, being spared the hard load; where both were run, "long" is better.
+    short = load_curve("short", (0.85, 0.9), loads=[0.7, 0.6])
+    long = load_curve("long", (0.1, 0.95, 0.99), loads=[1.0, 0.7, 0.6], low=[0, 0, 0], high=[1, 1, 1])
+    pixels(load(tmp_path / "goodput.png", [long, short], best=1))
+    assert texts(drawn["figure"].axes[0])[-1] == "long"
+
+
+def latencies(seed=0, n=1000):
+    rng = np.random.default_rng(seed)
+    return np.exp(rng.normal(0, 1.5, n)), np.where(np.arange(n) < n // 10, np.nan, 0.03 * np.exp(rng.normal(0, 0.1, n)))
+
+
+def test_distributions_say_what_share_keeps_the_promise(tmp_path, drawn):
+    named = [(f"policy_{seed}", *latencies(seed, n)) for seed, n in enumerate((1000, 7, 20_000))]
+    pixels(latency_distributions(tmp_path / "latency.png", named, ttft_s=1.0, tpot_s=0.031))
+    left, right = drawn["figure"].axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ("TTFT (s)", "TPOT (ms)")
+    for axes, column, promise, scale in ((left, 1, 1.0, 1), (right, 2, 0.031, 1000)):
+        assert axes.get_xscale() == "log"
+        curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+        assert len(curves) == 3
+        for entry, curve, text in zip(named, curves, [t for t in axes.texts if "policy" in t.get_text()], strict=True):
+            kept = 100 * np.mean(~(entry[column] > promise))  # one token: kept
+            assert text.get_text() == f"{kept:.1f} %  {entry[0]}"
+            assert text.get_color() == curve.get_color()
+            x, y = curve.get_data()
+            at = int(np.searchsorted(x, scale * promise, side="right")) - 1
+            assert y[at] == pytest.approx(kept, abs=0.1)
+            assert (np.diff(x) >= 0).all()
+            assert (np.diff(y) >= 0).all()
+            assert (y[0], y[-1]) == (0, 100)
+
+
+def test_labels_keep_their_distance():
+    assert spread([0.5], 0.1, 0, 1) == pytest.approx([0.5])
+    assert spread([0.9, 0.1, 0.5], 0.1, 0, 1) == pytest.approx([0.9, 0.1, 0.5]), "moved without need"
+    assert spread([0.5, 0.5], 0.1, 0, 1) == pytest.approx([0.45, 0.55])
+    assert spread([0.52, 0.5, 0.9], 0.1, 0, 1) == pytest.approx([0.56, 0.46, 0.9])
+    assert spread([0.3, 0.46, 0.41], 0.1, 0, 1) == pytest.approx([0.29, 0.49, 0.39]), "a block that joins another"
+    assert spread([1.0, 1.0, 1.0], 0.1, 0, 1) == pytest.approx([0.8, 0.9, 1.0])
+    assert spread([0.0, 0.0], 0.1, 0, 1) == pytest.approx([0.0, 0.1])
+    crowded = spread(np.full(20, 0.3), 0.1, 0, 1)
+    assert np.diff(crowded) == pytest.approx([0.1] * 19)
+
+
 @pytest.mark.parametrize(
     ("draw", "words"),
     [
@@ -138,6 +233,20 @@ def test_multiplier_effect(tmp_path, drawn, value, factor, label):
         (lambda path: multiplier_effect(path, []), "0 curves"),
         (lambda path: multiplier_effect(path, [curve()], value="speed"), "'speed'"),
         (lambda path: multiplier_effect(path, [curve(multipliers=[0, 1, 2])]), "not above 0"),
+        (lambda path: load(path, []), "at least one curve"),
+        (lambda path: load(path, [load_curve(kind="guess")]), "'guess'.*method, rule"),
+        (lambda path: load(path, [load_curve(low=[0.1])]), r"'rule'.*\(2,\), \(1,\).*one value a load"),
+        (lambda path: load(path, [load_curve(loads=[0, 1])]), "loads above 0"),
+        (lambda path: load(path, [load_curve(mean=[0.5, np.nan])]), "means that are finite"),
+        (lambda path: load(path, [load_curve(worst_token_gap_s=[0, 1])]), "logarithmic"),
+        (lambda path: load(path, [load_curve(), load_curve()]), "more than one curve is called 'rule'"),
+        (lambda path: load(path, [load_curve()], named=["role"]), "no curve is called 'role'"),
+        (lambda path: load(path, [load_curve()], named=["rule"] * 7), "6 at most"),
+        (lambda path: latency_distributions(path, [], ttft_s=1, tpot_s=1), "1 to 6 policies, and was given 0"),
+        (lambda path: latency_distributions(path, [("x", [1], [1, 2])], ttft_s=1, tpot_s=1), "'x'.*of each request"),
+        (lambda path: latency_distributions(path, [("x", [np.nan], [1])], ttft_s=1, tpot_s=1), "'x'.*not complete"),
+        (lambda path: latency_distributions(path, [("x", [1], [0])], ttft_s=1, tpot_s=1), "'x'.*not above 0 s"),
+        (lambda path: latency_distributions(path, [("x", [1], [1])], ttft_s=1, tpot_s=np.inf), "tpot_s = inf"),
     ],
 )
 def test_bad_input_leaves_no_file(tmp_path, draw, words):
@@ -170,3 +279,26 @@ def test_matplotlib_missing(tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"needs matplotlib.*llmsched-env\[viz\]"):
         gap_by_policy(tmp_path / "gap.png", [gap("x", 0.1)])
     assert not list(tmp_path.iterdir())
+
+
+def line(name, *means):
+    gaps = [Estimate(mean, mean - 0.002, mean + 0.002) for mean in means]
+    return Line(name, [0.2, 0.6, 1.0][: len(means)], gaps)
+
+
+def test_gap_by_correlation(tmp_path, drawn):
+    panels = {"all": [line("k = 0", 0.04, 0.05, 0.01), line("k = 1", 0.03, 0.02, 0.01)], "half": [line("k = 0", 0.02)]}
+    path = gap_by_correlation(
+        tmp_path / "x.png", panels, ("fcfs", Estimate(0.038, 0.037, 0.039)), title="Longest first"
+    )
+    pixels(path)
+    left, right = drawn["figure"].axes
+    assert [one.get_xlabel() for one in (left, right)] == ["all", "half"]
+    assert [one.get_label() for one in left.lines] == ["fcfs", "k = 0", "k = 1"]
+    np.testing.assert_allclose(left.lines[0].get_ydata(), 3.8)
+    np.testing.assert_allclose(left.lines[1].get_ydata(), [4, 5, 1])
+    np.testing.assert_allclose(left.lines[1].get_xdata(), [0.2, 0.6, 1.0])
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[0] == 0
+    with pytest.raises(ConfigError, match="needs at least one panel"):
+        gap_by_correlation(tmp_path / "y.png", {}, ("fcfs", Estimate(0.038, 0.037, 0.039)), title="")

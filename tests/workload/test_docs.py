@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from llmsched_env.errors import FileFormatError
-from llmsched_env.workload import POOL_SIZES, SPLITS, WORKLOADS, Gsm8kWorkload, read_requests_csv, workload
+from llmsched_env.workload import POOL_SIZES, SPLITS, WORKLOADS, Gsm8kWorkload, predictor, read_requests_csv, workload
 from llmsched_env.workload.gsm8k import ROWS
 from llmsched_env.workload.registry import PREFIXES
 from llmsched_env.workload.trace_formats import COLUMNS, FORMATS
@@ -97,7 +99,7 @@ def test_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("requests.csv").write_text("prompt_tokens,output_tokens\n1,2\n")
     blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, object] = {"__name__": "docs"}
     for block in blocks:
         exec(compile(block, "docs/workloads.md", "exec", dont_inherit=True), names)
@@ -105,3 +107,25 @@ def test_code_runs(tmp_path, monkeypatch):
     assert names["busy"].rate_per_s == pytest.approx(0.9 * names["capacity"])
     own = workload(names["Constant"]())
     assert len(own.requests("test", 0)) == 100
+
+
+def test_table_of_predictors():
+    for make, names, *_ in rows_after("## What is known of lengths"):
+        assert type(predictor(names.split(",")[0].strip("` "))).__name__ == make.partition("(")[0]
+
+
+def test_table_of_what_predictors_reach():
+    table = rows_after("On test cases 0 to 19, seed 0")
+    assert len(table) > 5
+    for name, *shown in table:
+        measured: list[str] = []
+        for source in ("gsm8k", "gsm8k-smooth"):
+            cases = [workload(source).requests("test", number) for number in range(20)]
+            said = [predictor(name).predict(workload(source), "test", i, case) for i, case in enumerate(cases)]
+            pairs = [(one.mean_tokens, case.output_tokens) for one, case in zip(said, cases, strict=True)]
+            known = np.ptp(said[0].mean_tokens) > 0
+            rank = np.mean([spearmanr(*pair)[0] for pair in pairs]) if known else 0.0
+            error = np.sqrt(np.mean([(true - mean) ** 2 for mean, true in pairs]))
+            sd = np.sqrt(np.mean([one.sd_tokens**2 for one in said]))
+            measured += [f"{rank:.2f}".replace("-0.00", "0.00") if known else "–", f"{error:.0f}", f"{sd:.0f}"]
+        assert shown == measured, name

@@ -1,0 +1,103 @@
+"""What the comparison prints and draws where promises are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from baselines.registry import entry
+from llmsched_env.evaluation import play, request_metrics
+from llmsched_env.evaluation.comparison import Comparison, Row
+from llmsched_env.evaluation.report import serving_table
+from llmsched_env.evaluation.rollout import episode_seed
+from llmsched_env.evaluation.serving_pictures import LoadCurve, goodput_against_load, latency_distributions
+from llmsched_env.instances import promises
+
+__all__ = ["draw_serving", "show_serving"]
+
+SHOWN = 15
+"""Rows of a printed table; the files have all of them."""
+
+PLAIN = "prefill_first"
+
+
+def show_serving(comparisons: Sequence[Comparison]) -> None:
+    """Print a table a load."""
+    where = comparisons[0].scenario
+    ends, tpot_ms = f"{where.uncounted_share:.0%}", 1e3 * (where.tpot_s or 0.0)
+    print(
+        f"Promised: first token within {where.ttft_s:g} s (TTFT), then {tpot_ms:g} ms a token (TPOT). Goodput is the\n"
+        f"share of requests for which both are kept. The first and the last {ends} of a case, its warm-up and cut\n"
+        "end, are served but not counted. The worst token gap and the longest wait are means over the cases of each\n"
+        "case's maximum."
+    )
+    for comparison in comparisons:
+        load = comparison.scenario.load
+        rows = sorted(comparison.rows, key=lambda row: -np.nan_to_num(row.estimate("goodput").mean, nan=-1.0))
+        best = rows[:SHOWN]
+        best += [row for row in rows[SHOWN:] if row.name == PLAIN]
+        print(
+            "\n"
+            + ("At the workload's own rate" if load is None else f"Load {load:g}")
+            + f". Score: 0 = {comparison.reference}, 1 = {comparison.planner}."
+            + (f" The best {SHOWN} of {len(rows)}, and {PLAIN}." if len(rows) > len(best) else "")
+            + "\n"
+        )
+        print(serving_table(best))
+
+
+def draw_serving(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
+    """The pictures: goodput against load, and the latencies of three rules in one case."""
+    where = comparisons[0].scenario
+    assert where.ttft_s is not None
+    assert where.tpot_s is not None
+    paths = []
+    if len(comparisons) > 1:
+        paths.append(folder / "goodput_against_load.png")
+        by_load = sorted(comparisons, key=lambda one: one.scenario.load or 0.0)
+        goodput_against_load(
+            paths[-1],
+            [_curve(by_load, row.name) for row in comparisons[0].rows],
+            promises=(where.ttft_s, where.tpot_s),
+            named=_three(comparisons[0]),
+        )
+    paths.append(folder / "latencies.png")
+    latency_distributions(
+        paths[-1],
+        [_latencies(comparisons[0], name) for name in _three(comparisons[0])],
+        ttft_s=where.ttft_s,
+        tpot_s=where.tpot_s,
+    )
+    return paths
+
+
+def _curve(comparisons: Sequence[Comparison], name: str) -> LoadCurve:
+    rows = [comparison.row(name) for comparison in comparisons]
+    mean, low, high = zip(*(row.estimate("goodput") for row in rows), strict=True)
+    gaps_s = [row.estimate("worst_token_gap_s").mean for row in rows]
+    loads = [comparison.scenario.load or 0.0 for comparison in comparisons]
+    return LoadCurve(name, loads, mean, low, high, rows[0].kind, gaps_s)
+
+
+def _three(comparison: Comparison) -> list[str]:
+    """The plain rule, the best rule first come first served, and the best of all that know no future."""
+    rows = [row for row in comparison.rows if row.kind == "rule"] or list(comparison.rows)
+    plain = [row for row in rows if "@" not in row.name]
+
+    def best(among: Sequence[Row]) -> list[str]:
+        return [max(among, key=lambda row: row.estimate("goodput").mean).name] if among else []
+
+    first = [PLAIN] if any(row.name == PLAIN for row in rows) else []
+    return list(dict.fromkeys([*first, *best(plain), *best(rows)]))
+
+
+def _latencies(comparison: Comparison, name: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """TTFT and TPOT in s of the counted requests of the first case."""
+    case, item = int(comparison.cases[0]), entry(name, comparison.scenario)
+    episode = play(item.policy, item.scenario, case, seed=episode_seed(comparison.seed, case), record=True)
+    counted = promises(item.scenario, episode.instance.num_requests)
+    assert counted is not None
+    found = request_metrics(episode)
+    return name, found["ttft_s"][counted.first : counted.last], found["tpot_s"][counted.first : counted.last]

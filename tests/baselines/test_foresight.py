@@ -1,0 +1,89 @@
+"""The planner for promises: never worse than what it improves on, and as good as anything where it sees to the end."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from playing import WORLDS, Drawn, by_act, history
+
+from baselines.foresight import BASE_ORDER, Foresight
+from baselines.iteration import min_batch, prefill_first
+from llmsched_env.errors import ConfigError
+from llmsched_env.evaluation import evaluate, play
+from llmsched_env.instances import instance
+from llmsched_env.simulator import Simulator
+
+PROMISED = WORLDS["promised"]
+ORDERED = PROMISED.replace(choose_order=True)
+FAR = 1e6
+"""Mean requests: beyond the end of every episode here."""
+
+
+@pytest.mark.parametrize("scenario", [PROMISED, WORLDS["promised, late last"]], ids=["fcfs", "late last"])
+@pytest.mark.parametrize("base", [prefill_first, min_batch])
+def test_to_the_end_it_is_never_worse_than_its_base(scenario, base):
+    planned = evaluate(Foresight(base(), horizon_requests=FAR), scenario, 12).columns["goodput"]
+    usual = evaluate(base(), scenario, 12).columns["goodput"]
+    assert (planned >= usual).all()
+    assert planned.mean() > usual.mean() + 0.02
+
+
+def test_with_orders_its_base_lets_late_ones_go_last():
+    planned = evaluate(Foresight(min_batch(), horizon_requests=FAR), ORDERED, 12).columns["goodput"]
+    usual = evaluate(min_batch(), PROMISED.replace(order=BASE_ORDER), 12).columns["goodput"]
+    assert (planned >= usual).all()
+    assert planned.mean() > usual.mean() + 0.01
+    assert len(set(actions_of(Foresight(min_batch()), 0))) > 2, "it never chose another order"
+
+
+def actions_of(policy, case):
+    from llmsched_env.evaluation.rollout import start
+
+    simulator = Simulator(instance(ORDERED, case))
+    policy.reset(start(policy, ORDERED, simulator, 0))
+    actions = []
+    while not simulator.done:
+        actions.append(policy.act(simulator.view) if simulator.has_choice else int(simulator.can_prefill))
+        simulator.step(actions[-1])
+    return actions
+
+
+def test_compiled_and_asked_it_does_the_same():
+    for scenario, case in itertools.product((PROMISED, ORDERED), (0, 1)):
+        ran = play(Foresight(), scenario, case, record=True)
+        assert history(ran) == history(by_act(Foresight(), scenario, case))
+        assert ran.totals.invalid_actions == 0
+
+
+def test_tiny_cases_against_every_schedule():
+    """Orders are fixed here: the best of all sequences of prefills and decodes, by trying them."""
+    drawn = Drawn(200, count=5, longest_output=4)
+    scenario = PROMISED.replace(workload=drawn, num_clients=2, ttft_s=4e-7, tpot_s=9e-8, uncounted_share=0.0)
+    found, optimum, usual = [], [], []
+    for case in range(25):
+        usual.append(int(play(min_batch(1), scenario, case).totals.lost))
+        found.append(int(play(Foresight(min_batch(1), horizon_requests=FAR), scenario, case).totals.lost))
+        optimum.append(least_lost(Simulator(instance(scenario, case))))
+    assert all(loss >= least for loss, least in zip(found, optimum, strict=True))
+    # One step of improvement: some way from the rule to the optimum.
+    assert sum(usual) > sum(found) > sum(optimum) > 0
+
+
+def least_lost(simulator):
+    if simulator.done:
+        return int(simulator.totals.lost)
+    actions = [0, 1] if simulator.has_choice else [int(simulator.can_prefill)]
+    ends = []
+    for action in actions:
+        twin = simulator.fork()
+        twin.step(action)
+        ends.append(least_lost(twin))
+    return min(ends)
+
+
+def test_bad_input():
+    with pytest.raises(ConfigError, match="horizon_requests = 0 is out of range"):
+        Foresight(horizon_requests=0)
+    with pytest.raises(ConfigError, match="plans for promises"):
+        play(Foresight(), WORLDS["client"], 0)
