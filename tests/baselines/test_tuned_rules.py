@@ -115,8 +115,8 @@ def test_tuning_is_deterministic_and_finds_the_least():
 
 
 def test_with_promises_it_is_goodput_that_is_tuned():
-    choice = tune("deadline_tuned", PROMISED.replace(choose_order=True), 4)
-    rule = tunable(PROMISED)["deadline_tuned"]
+    choice = tune("max_wait_tuned", PROMISED.replace(choose_order=True), 4)
+    rule = tunable(PROMISED)["max_wait_tuned"]
     means = [
         evaluate(rule.make(*values), PROMISED.replace(split="train"), 4).estimate("goodput").mean
         for values in rule.grid(PROMISED)
