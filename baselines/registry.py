@@ -183,7 +183,7 @@ def entry(name: str, scenario: Scenario) -> Entry:
     if not scenario.serving and name in PROMISE_POLICIES and name not in ("min_batch",):
         raise ConfigError(f"policy {name!r} needs promises: take a scenario with ttft_s and tpot_s.")
     if scenario.serving and policy.clairvoyant:
-        scenario = scenario.replace(lengths="known")
+        scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)
     if scenario.choose_order and name in BASELINES and policy.kind == "rule":
         scenario = scenario.replace(choose_order=False)
     if name in METHODS:
