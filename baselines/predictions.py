@@ -29,7 +29,7 @@ from baselines.registry import make_policy
 from baselines.tuned import tuned_value
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
-from llmsched_env.errors import LLMSchedError, UnknownNameError
+from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
 from llmsched_env.evaluation.report import grid, interval
 from llmsched_env.storage import output_folder, write_whole
@@ -273,6 +273,11 @@ def _run(options: argparse.Namespace, command: str) -> None:
     changes = {"num_clients": options.clients, "num_requests": options.requests}
     given = {name: value for name, value in changes.items() if value is not None}
     scenario = Scenario(**{**gymnasium.spec(options.scenario).kwargs, "split": options.split, **given})
+    if scenario.serving:
+        raise ConfigError(
+            f"--scenario {options.scenario}: this study measures the makespan of a batch. Take LLMSched/GSM8K-v0 or "
+            "-Smooth-v0; `python -m baselines --predictor NAME` compares with promises."
+        )
     cases = parse_cases(options.cases)
     if options.out is not None:  # complains now, before the long work
         viz_module("matplotlib.figure", "matplotlib", "Drawing a picture")

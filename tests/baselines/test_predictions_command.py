@@ -141,6 +141,7 @@ def test_the_seed_is_the_noise(few):
     ("arguments", "words"),
     [
         (["--scenario", "LLMSched/GSM8K-v1"], "Did you mean 'LLMSched/GSM8K-v0'"),
+        (["--scenario", "LLMSched/Serving-v0"], "this study measures the makespan of a batch"),
         (["--cases", "0"], "--cases '0': give a count"),
         (["--seed", "-1"], "seed = -1 is out of range"),
         (["--split", "tests"], "Did you mean 'test'"),
