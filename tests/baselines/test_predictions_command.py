@@ -91,7 +91,7 @@ def test_thresholds_and_weights_are_chosen_on_training_cases(monkeypatch, few):
     splits = []
     real = tuned.evaluate
     monkeypatch.setattr(
-        tuned, "evaluate", lambda rule, where, cases: splits.append(where.split) or real(rule, where, 2)
+        tuned, "evaluate", lambda rule, where, cases, **also: splits.append(where.split) or real(rule, where, 2, **also)
     )
     study(SCENARIO.replace(num_requests=50), np.arange(1))
     assert set(splits) == {"train"}
