@@ -28,7 +28,7 @@ PICTURE = ROOT / "docs" / "images" / "goodput_against_load.png"
 
 ORDERS = {
     "fcfs": "first come first served",
-    "late_last": "the same, but late ones go last",
+    "late_last": "first come first served, late ones go last",
     "shortest_first": "shortest predicted first",
     "late_last_shortest": "shortest predicted first, late ones last",
     "longest_first": "longest predicted first",
@@ -49,7 +49,10 @@ def rows(said: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """What each row is, and the name of its policy at each load."""
     scenario = Scenario(**gymnasium.spec(said["scenario"]).kwargs)
     loads = sorted(said["loads"], key=float)
-    found = [("prefill-first, first come first served", dict.fromkeys(loads, "prefill_first"))]
+    found = [
+        ("prefill-first, first come first served", dict.fromkeys(loads, "prefill_first")),
+        ("prefill-first, late ones go last", dict.fromkeys(loads, "prefill_first@late_last")),
+    ]
     for order, text in ORDERS.items():
         under = scenario.replace(order=order, choose_order=False)
         names = {load: paired(best_tuned(under.replace(load=float(load))), order) for load in loads}
