@@ -1,8 +1,8 @@
 """Two promises to each request, and what comes of them: time to first token (TTFT) and time per output token (TPOT).
 
 A request keeps the first if its prefill ends at most ``ttft_ns`` after its release, the second if from then on it takes
-at most ``tpot_ns`` for each further token, in the mean. It is *late* as soon as not even a prefill that begins now and
-holds nothing else could keep the first. *Lost* are the counted requests (numbers ``first_counted`` to ``last_counted``
+at most ``tpot_ns`` for each further token, in the mean. It is *late* as soon as not even the shortest prefill there is
+could keep the first if it began now. *Lost* are the counted requests (numbers ``first_counted`` to ``last_counted``
 - 1; the others are the warm-up and the cut end) that break a promise, each from the moment when that is certain
 whatever its length: when it is late, has had its first token too late, or has ended too slowly. Goodput is the share
 not lost.
