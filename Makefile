@@ -1,4 +1,5 @@
 # make run     the comparison on both cases, with tables and pictures in results/
+# make serving goodput against load under every rule and order, in results/ (some minutes)
 # make test    the tests
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
 # make check   lint, types, layers
@@ -24,7 +25,7 @@ INSTALL := $(BIN)/python -m pip install --quiet
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: help run test test-rllib check format bench tables clean distclean
+.PHONY: help run serving test test-rllib check format bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +49,9 @@ run: $(VENV)/.installed-run
 	$(BIN)/python -m baselines --cases $(CASES) --out $(RESULTS)/gsm8k
 	@echo
 	$(BIN)/python -m baselines --scenario LLMSched/GSM8K-Smooth-v0 --cases $(CASES) --policies $(METHODS) --out $(RESULTS)/gsm8k-smooth
+
+serving: $(VENV)/.installed-run
+	$(BIN)/python -m baselines --scenario LLMSched/ServingOrder-v0 --cases $(CASES) --out $(RESULTS)/serving-order
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)
