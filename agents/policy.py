@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from agents.libraries import algorithm
 from llmsched_env.core.features import feature_table
@@ -20,8 +23,9 @@ class Model(Protocol):
     """The part of a stable-baselines3 model that a policy needs."""
 
     observation_space: Any
+    action_space: Any
 
-    def predict(self, observation: Any, *, deterministic: bool = False) -> tuple[Any, Any]:
+    def predict(self, observation: Any, *, deterministic: bool = False, **masks: Any) -> tuple[Any, Any]:
         """Action for an observation, and the state of a recurrent network."""
         ...
 
@@ -58,6 +62,7 @@ class SB3Policy:
         self.name = name
         self._model = model
         self._sampled = sampled
+        self._masked = "action_masks" in inspect.signature(model.predict).parameters
 
     @classmethod
     def load(cls, path: Path | str, algo: str, name: str | None = None) -> SB3Policy:
@@ -88,7 +93,12 @@ class SB3Policy:
         Raises:
             ConfigError: the agent was trained without promises and the scenario makes them, or the other way round.
         """
-        shape = (len(feature_table(start.scenario.serving)),)
+        shape, actions = (len(feature_table(start.scenario.serving)),), start.scenario.num_actions
+        if self._model.action_space.n != actions:
+            raise ConfigError(
+                f"agent {self.name!r} has learnt {self._model.action_space.n} actions, this scenario has {actions}: "
+                f"take one that was trained with choose_order={start.scenario.choose_order}."
+            )
         if tuple(self._model.observation_space.shape) != shape:
             raise ConfigError(
                 f"agent {self.name!r} was trained on observations of shape {self._model.observation_space.shape}, this "
@@ -100,5 +110,9 @@ class SB3Policy:
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
-        action, _ = self._model.predict(features(view), deterministic=not self._sampled)
+        masks = {}
+        if self._masked:
+            prefills = [view.ready > 0] * (self._model.action_space.n - 1)
+            masks["action_masks"] = np.array([view.active > 0, *prefills])
+        action, _ = self._model.predict(features(view), deterministic=not self._sampled, **masks)
         return int(action)

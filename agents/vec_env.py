@@ -47,7 +47,7 @@ class SB3VecEnv(VecEnv):
         super().__init__(num_envs, self._copies.single_observation_space, self._copies.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
-        """(num_envs, 26): first observations; ``reset_infos`` holds the case of each copy.
+        """(num_envs, features): first observations; ``reset_infos`` holds the case of each copy.
 
         Raises:
             ConfigError: options that name a case for some copies only, or something else.
@@ -69,7 +69,7 @@ class SB3VecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Step: observations (num_envs, 26) float32, rewards float32, dones, and a dictionary a copy.
+        """Step: observations (num_envs, features) float32, rewards float32, dones, and a dictionary a copy.
 
         Raises:
             InvalidActionError: actions of the wrong shape or type, or outside the space.
@@ -93,7 +93,7 @@ class SB3VecEnv(VecEnv):
         self._copies.close()
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """(num_envs, 2) bool: which actions are feasible now."""
+        """(num_envs, num_actions) bool: which actions are feasible now."""
         return self._copies.action_masks()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
@@ -124,7 +124,7 @@ class SB3VecEnv(VecEnv):
         raise AttributeError(f"{attr_name!r} cannot be set: make the vector environment with the arguments wanted.")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """``action_masks``: (2,) bool of some copies.
+        """``action_masks``: (num_actions,) bool of some copies.
 
         Raises:
             AttributeError: another method.

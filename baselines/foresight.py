@@ -142,6 +142,8 @@ class Foresight:
         horizon_ns = round(self._horizon_requests * start.mean_output_tokens * cost.decode_ns(clients))
         simulator, self._follow = start.simulator, self._follow or compile_rule(_next_of_plan)
         follow = self._follow
+        if not rule.function.python.__module__.startswith("baselines."):  # whose sources a plan's name does not tell
+            return _as_rule(_search(simulator, rule, prefill, horizon_ns), follow)
         numbers = [*rule.parameters.tolist(), *rule.memory.tolist(), prefill, horizon_ns]
         plan = kept_plan(
             simulator,

@@ -47,6 +47,7 @@ class Rule:
         self._memory = memory
         self._rule: CompiledRule | None = None
         self._kept = np.zeros(1, np.int64)
+        self._actions = 2
 
     def compiled(self, start: Start) -> CompiledRule:
         """The rule as the core runs it."""
@@ -59,6 +60,7 @@ class Rule:
 
     def reset(self, start: Start) -> None:
         """Begin an episode."""
+        self._actions = start.scenario.num_actions
         self._rule = self.compiled(start)
         self._kept = self._rule.memory.copy()
 
@@ -66,7 +68,8 @@ class Rule:
         """The action, by the rule's Python function; the core runs its machine code, which gives the same."""
         if self._rule is None:
             raise RuntimeError(f"policy {self.name!r} was asked before reset: call reset(start) first.")
-        return int(self._rule.function(view, self._rule.parameters, self._kept))
+        action = int(self._rule.function(view, self._rule.parameters, self._kept))
+        return action if 0 <= action < self._actions else 0  # what is no action is a decode, as in the core
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

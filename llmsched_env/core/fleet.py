@@ -104,19 +104,20 @@ class Steps:
         record = [count, num_actions, num_features, *(first + place for place in places[:-1])]  # as STEPS has them
         self._record = np.array(record)
         self.address = int(self._record.ctypes.data)
-        self._unseen = self._references()
-
-    def _references(self) -> int:
-        # A view of an array refers to the block that owns the memory, not to the array that it was made from.
-        return (
-            getrefcount(self._block) + getrefcount(self.observations) + getrefcount(self.rewards)
-            + getrefcount(self.invalid) + getrefcount(self.masks) + getrefcount(self.terminated)
-            + getrefcount(self.truncated)
-        )  # fmt: skip
+        self._unseen = getrefcount(self._block)
 
     def forgotten(self) -> bool:
-        """Whether nobody else refers to one of the arrays, or to a part of one."""
-        return self._references() == self._unseen
+        """Whether nobody else refers to this memory: arrays handed out, and parts of them, refer to the block."""
+        return getrefcount(self._block) == self._unseen
+
+    def handed_out(self) -> Steps:
+        """The same memory under new array objects: what becomes of those, as a new shape, is of no concern here."""
+        other = object.__new__(Steps)
+        other.address = self.address
+        other.observations, other.rewards = self.observations.view(), self.rewards.view()
+        other.terminated, other.truncated = self.terminated.view(), self.truncated.view()
+        other.masks, other.invalid = self.masks.view(), self.invalid.view()
+        return other
 
 
 @inlined
@@ -360,7 +361,7 @@ class Fleet:
         out = self._returned[turn]
         if out is None or not out.forgotten():
             out = self._returned[turn] = self.new_steps()
-        return out
+        return out.handed_out()
 
     @property
     def row_bytes(self) -> int:

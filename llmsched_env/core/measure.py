@@ -45,7 +45,7 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
 
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
     client time beyond 292 client-years, request time beyond 292 request-years. The last three are NaN where nothing is
-    promised; goodput also while the episode is not complete.
+    promised, and while the episode is not complete: means over those that are would flatter who lets others wait.
     """
     clock_ns = np.float64(v.clock_ns)
     slots_ns = np.float64(k.num_clients) * clock_ns
@@ -69,6 +69,7 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
     out[11] = v.completed
     counted = k.last_counted - k.first_counted
     out[12] = 1.0 - s.lost / counted if k.serving and done else np.nan
-    out[13] = s.ttft_ns / s.counted_started / 1e9 if s.counted_started > 0 else np.nan
-    out[14] = s.tpot_ns / s.counted_decoded / 1e9 if s.counted_decoded > 0 else np.nan
+    exact = done and s.counted_started > 0 and np.float64(s.counted_started) * clock_ns <= MOST
+    out[13] = s.ttft_ns / s.counted_started / 1e9 if exact else np.nan
+    out[14] = s.tpot_ns / s.counted_decoded / 1e9 if done and s.counted_decoded > 0 else np.nan
     out[15] = k.bound_ns / 1e9

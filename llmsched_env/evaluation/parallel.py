@@ -171,6 +171,7 @@ class _Study:
         if sharing.folder is None:
             return cls(measure, pickled, seed, "", None)
         said = {
+            "measured": measure.__qualname__,
             "policy": [policy.name, policy.kind, policy.clairvoyant],
             "policy_is": sharing.key or fingerprint(_pickled(policy.name, policy), f"policy {policy.name!r}"),
             "scenario": scenario.describe(),

@@ -258,7 +258,7 @@ def as_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """The first comparison as plain JSON values; with several, ``loads`` holds all of them by load."""
     said = comparisons[0].as_json()
     if len(comparisons) > 1:
-        said["loads"] = {f"{one.scenario.load:g}": one.as_json() for one in comparisons}
+        said["loads"] = {repr(one.scenario.load): one.as_json() for one in comparisons}
     return said
 
 

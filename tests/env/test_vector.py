@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import gymnasium
@@ -208,6 +209,21 @@ def test_a_part_that_is_kept_is_never_overwritten(small, part, keep):
         del arrays, infos, found
     for held, then in kept:
         np.testing.assert_array_equal(np.asarray(held), then)
+
+
+def test_what_became_of_an_array_does_not_come_back(small):
+    env = LLMSchedVectorEnv(3, small)
+    env.reset(seed=0)
+    for _ in range(6):
+        observations, rewards, terminated, _, infos = env.step(np.ones(3, np.int64))
+        assert observations.shape == (3, 26)
+        assert rewards.shape == terminated.shape == (3,)
+        assert rewards.flags.writeable
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            observations.shape, rewards.shape, infos["action_mask"].shape = (26, 3), (3, 1), (6,)
+        rewards.setflags(write=False)
+        terminated.setflags(write=False)
 
 
 def test_memory_that_nobody_holds_is_used_again(small):
