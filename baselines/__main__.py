@@ -172,7 +172,8 @@ def run(options: argparse.Namespace, command: str) -> None:
     fields = [[entry(name, place) for name in names] for place in places]
     workers = 1 if options.workers is None else options.workers
     Sharing(workers, options.engine)  # complains now, before the long work
-    instance(scenario, int(cases[0]))
+    for place in places:
+        instance(place, int(cases[0]))
     if options.out is not None:
         output_folder(options.out)
     if options.json is not None:
@@ -180,15 +181,24 @@ def run(options: argparse.Namespace, command: str) -> None:
         if options.json.is_dir():
             raise PathError(f"cannot write {options.json}: it is a folder. Give the path of a file.")
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)  # one a policy and load, and more while rules are tuned
+        _compare_and_tell(options, command, places, fields, cases, workers)
+
+
+def _compare_and_tell(
+    options: argparse.Namespace,
+    command: str,
+    places: Sequence[Scenario],
+    fields: Sequence[Sequence[Entry]],
+    cases: NDArray[np.int64],
+    workers: int,
+) -> None:
     ends = [_ends(place, entries) for place, entries in zip(places, fields, strict=True)]
     runs = sum(len({item.name for item in [*entries, *some]}) for entries, some in zip(fields, ends, strict=True))
     seconds = 0.1 if sys.stderr.isatty() else 10.0  # a log file is not a terminal
     comparisons = []
-    with (
-        tqdm(total=runs * len(cases), unit="episode", leave=False, mininterval=seconds) as bar,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("once", CoverageWarning)
+    with tqdm(total=runs * len(cases), unit="episode", leave=False, mininterval=seconds) as bar:
 
         def progress(name: str, episodes: int) -> None:
             bar.set_description(name, refresh=False)
@@ -209,11 +219,28 @@ def run(options: argparse.Namespace, command: str) -> None:
         with write_whole(options.json) as path:
             path.write_text(json.dumps(as_json(comparisons), indent=1) + "\n")
     if options.out is not None:
-        pictures = draw_serving(comparisons, options.out) if scenario.serving else draw(comparisons[0], options.out)
-        written = [*write_files(comparisons, options.out, command=command), *pictures]
+        written = write_files(comparisons, options.out, command=command)
+        if places[0].serving:
+            written += draw_serving(comparisons, fields[0], options.out)
+        else:
+            written += draw(comparisons[0], options.out)
         print(f"\nWritten to {options.out}: {', '.join(path.name for path in written)}")
         if options.workers is not None:
             print(f"Cases, for another run of this command: {chunk_folder(options)} (may be deleted)")
+    _tell_outside(comparisons)
+
+
+def _tell_outside(comparisons: Sequence[Comparison]) -> None:
+    """One line about all policies that left the range of iterations that the cost model was fitted on."""
+    left: dict[str, str] = {}
+    for comparison in comparisons:
+        for row in comparison.rows:
+            if row.evaluation.outside is not None:
+                left.setdefault(row.name, row.evaluation.outside)
+    if left:
+        name, message = next(iter(left.items()))
+        several = f"{len(left)} of {len(comparisons[0].rows)} policies left the range of their cost model"
+        print(f"warning: {several}. The first is {name}: {message}", file=sys.stderr)
 
 
 def _ends(scenario: Scenario, entries: Sequence[Entry]) -> list[Entry]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.registry import entry
+from baselines.registry import Entry
 from llmsched_env.evaluation import play, request_metrics
 from llmsched_env.evaluation.comparison import Comparison, Row
 from llmsched_env.evaluation.report import serving_table
@@ -48,8 +48,14 @@ def show_serving(comparisons: Sequence[Comparison]) -> None:
         print(serving_table(best))
 
 
-def draw_serving(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
-    """The pictures: goodput against load, and the latencies of three rules in one case."""
+def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], folder: Path) -> list[Path]:
+    """The pictures: goodput against load, and the latencies of three rules in one case.
+
+    Args:
+        comparisons: at each load.
+        entries: of the first one.
+        folder: to write to.
+    """
     where = comparisons[0].scenario
     assert where.ttft_s is not None
     assert where.tpot_s is not None
@@ -63,10 +69,11 @@ def draw_serving(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
             promises=(where.ttft_s, where.tpot_s),
             named=_three(comparisons[0]),
         )
+    by_name = {item.name: item for item in entries}
     paths.append(folder / "latencies.png")
     latency_distributions(
         paths[-1],
-        [_latencies(comparisons[0], name) for name in _three(comparisons[0])],
+        [_latencies(comparisons[0], by_name[name]) for name in _three(comparisons[0])],
         ttft_s=where.ttft_s,
         tpot_s=where.tpot_s,
     )
@@ -93,11 +100,11 @@ def _three(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys([*first, *best(plain), *best(rows)]))
 
 
-def _latencies(comparison: Comparison, name: str) -> tuple[str, np.ndarray, np.ndarray]:
+def _latencies(comparison: Comparison, item: Entry) -> tuple[str, np.ndarray, np.ndarray]:
     """TTFT and TPOT in s of the counted requests of the first case."""
-    case, item = int(comparison.cases[0]), entry(name, comparison.scenario)
+    case = int(comparison.cases[0])
     episode = play(item.policy, item.scenario, case, seed=episode_seed(comparison.seed, case), record=True)
     counted = promises(item.scenario, episode.instance.num_requests)
     assert counted is not None
     found = request_metrics(episode)
-    return name, found["ttft_s"][counted.first : counted.last], found["tpot_s"][counted.first : counted.last]
+    return item.name, found["ttft_s"][counted.first : counted.last], found["tpot_s"][counted.first : counted.last]

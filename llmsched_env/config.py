@@ -40,6 +40,7 @@ LENGTHS = ("known", "predicted", "hidden")
 REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
 MAX_CLIENTS = 2**20
 MAX_LOAD = 10.0
+MIN_PROMISE_S = 1e-9
 MAX_TTFT_S = 1e6
 MAX_TPOT_S = 500.0
 """Times the longest output it still fits 64 bits of nanoseconds."""
@@ -140,11 +141,24 @@ class Scenario:
             ) from None
 
     def _check_serving(self) -> None:
-        for name, most in (("load", MAX_LOAD), ("ttft_s", MAX_TTFT_S), ("tpot_s", MAX_TPOT_S)):
+        for name, least, most in (
+            ("load", 0.0, MAX_LOAD),
+            ("ttft_s", MIN_PROMISE_S, MAX_TTFT_S),
+            ("tpot_s", MIN_PROMISE_S, MAX_TPOT_S),
+        ):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, real(name, getattr(self, name), most))
-        if not 0 <= (share := self.uncounted_share) < 0.5:
-            raise ConfigError(f"uncounted_share = {share!r} is out of range: it lies in [0, 0.5), at each end.")
+                object.__setattr__(self, name, real(name, getattr(self, name), least, most))
+        share = number("uncounted_share", self.uncounted_share)
+        if not 0 <= share < 0.5:
+            raise ConfigError(
+                f"uncounted_share = {self.uncounted_share!r} is out of range: it lies in [0, 0.5), at each end."
+            )
+        object.__setattr__(self, "uncounted_share", share)
+        if self.load is not None and not self.cost_model.is_affine:
+            raise ConfigError(
+                f"load = {self.load} with cost model {self.cost_model.name!r}, which has prefill levels or a context "
+                "term: the capacity that a load is a share of is known for affine models. Take one, or leave out load."
+            )
         if (self.ttft_s is None) != (self.tpot_s is None):
             raise ConfigError(f"ttft_s = {self.ttft_s}, tpot_s = {self.tpot_s}: promise both or none.")
         if self.serving and self.queue != "shared":
@@ -155,7 +169,7 @@ class Scenario:
                     raise ConfigError(f"{name} = {getattr(self, name)!r} needs promises: give ttft_s and tpot_s.")
         elif self.choose_order and self.order != "fcfs":
             raise ConfigError(
-                f"order = {self.order!r} with choose_order=True: the order is the action's; leave it out."
+                f"order = {self.order!r} with choose_order=True: the order is the action's; set order='fcfs'."
             )
 
     @property
@@ -276,15 +290,25 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     return number
 
 
-def real(name: str, value: object, most: float) -> float:
-    """``value`` as a float above 0, at most ``most``.
+def number(name: str, value: object) -> float:
+    """``value`` as a float.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(f"{name} = {value!r} is not a number.")
+    return float(value)
+
+
+def real(name: str, value: object, least: float, most: float) -> float:
+    """``value`` as a float above 0, at least ``least`` and at most ``most``.
 
     Raises:
         ConfigError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ConfigError(f"{name} = {value!r} is not a number.")
-    number = float(value)
-    if not 0 < number <= most:
-        raise ConfigError(f"{name} = {value} is out of range: it is above 0 and at most {most:g}.")
-    return number
+    found = number(name, value)
+    if not (found > 0 and least <= found <= most):
+        low = f"at least {least:g}" if least > 0 else "above 0"
+        raise ConfigError(f"{name} = {value} is out of range: it is {low} and at most {most:g}.")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from llmsched_env.offline import lb1_ns, stored_assignment
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["draw_case", "estimates", "instance", "pool_size", "promises"]
+__all__ = ["PromiseWarning", "draw_case", "estimates", "instance", "pool_size", "promises"]
 
 BYTES_KEPT = 2**29
 """Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -28,6 +29,11 @@ UNBOUNDED_POOL = 2**31
 
 _lock = threading.Lock()
 _instances: LRUCache[Any, Instance] = LRUCache(BYTES_KEPT, getsizeof=lambda kept: kept.nbytes)
+_said: set[Any] = set()
+
+
+class PromiseWarning(UserWarning):
+    """A promise that no schedule keeps for any request; said once a process for each promise, workload and cost."""
 
 
 def instance(scenario: Scenario, case: int) -> Instance:
@@ -36,6 +42,9 @@ def instance(scenario: Scenario, case: int) -> Instance:
     Raises:
         ConfigError: not a case number.
         WorkloadError: lengths that the workload does not predict.
+
+    Warns:
+        PromiseWarning: a promise that no schedule can keep.
     """
     # Before the cache, to which True and 1.0 are 1.
     _, case = check_case(scenario.split, case)
@@ -61,7 +70,8 @@ def _build(scenario: Scenario, case: int) -> Instance:
         queues = stored_assignment(
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
-    return Instance.build(
+    promised = promises(scenario, len(requests))
+    built = Instance.build(
         requests,
         guess,
         cost,
@@ -73,8 +83,38 @@ def _build(scenario: Scenario, case: int) -> Instance:
         reward=scenario.reward,
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
-        promises=promises(scenario, len(requests)),
+        promises=promised,
     )
+    if promised is not None:
+        _warn_of(promised, scenario, case, requests)
+    return built
+
+
+def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Requests) -> None:
+    """Say which promise is broken for every counted request, even for one that comes alone."""
+    cost, counted = scenario.cost_model, slice(promised.first, promised.last)
+    prompts, outputs = requests.prompt_tokens[counted], requests.output_tokens[counted]
+    best_ns = {"ttft_s": ("the shortest prefill of a request lasts", float(cost.prefill_ns(int(prompts.min()))))}
+    more = outputs > 1
+    if more.any():
+        # Alone, a request of P and N tokens holds P + N / 2 of context in the mean of its decodes.
+        context = float((prompts[more] + outputs[more] / 2).min())
+        decode_ns = cost.decode_ns(1) + cost.gamma_decode_ns * context
+        best_ns["tpot_s"] = ("decodes of one client alone last", decode_ns)
+    for name, (what, least_ns) in best_ns.items():
+        promise_ns = promised.ttft_ns if name == "ttft_s" else promised.tpot_ns
+        key = name, promise_ns, cost, scenario.source
+        if promise_ns >= least_ns or key in _said:
+            continue
+        rest = " but for requests of one token" if name == "tpot_s" and not more.all() else ""
+        warnings.warn(
+            f"{name} = {getattr(scenario, name):g}: no schedule keeps this promise in case {case} of workload "
+            f"{scenario.source.name!r}{rest}, since {what} {least_ns / 1e9:.4g} s under cost model {cost.name!r}. "
+            f"Promise more than that, or take a faster cost model.",
+            PromiseWarning,
+            stacklevel=4,
+        )
+        _said.add(key)
 
 
 def _at_load(scenario: Scenario, requests: Requests) -> Requests:
@@ -84,18 +124,25 @@ def _at_load(scenario: Scenario, requests: Requests) -> Requests:
         ConfigError: a cost model for which there is no such formula, or requests that do not come over time.
     """
     assert scenario.load is not None
+    if len(requests) == 1:
+        raise ConfigError(
+            f"load = {scenario.load}: a case of one request has no rate of arrivals. Give it more requests, or no load."
+        )
     if requests.release_ns[0] == requests.release_ns[-1]:
         raise ConfigError(
             f"load = {scenario.load}: the requests of workload {scenario.source.name!r} are all released at one time, "
             "which no rate describes. Take one with arrivals ('serving', 'azure-synthetic', a trace), or no load."
         )
-    capacity = capacity_requests_per_s(
-        scenario.cost_model,
-        scenario.num_clients,
-        float(requests.prompt_tokens.mean()),
-        float(requests.output_tokens.mean()),
-    )
-    return requests.at_load(scenario.load, capacity)
+    try:
+        capacity = capacity_requests_per_s(
+            scenario.cost_model,
+            scenario.num_clients,
+            float(requests.prompt_tokens.mean()),
+            float(requests.output_tokens.mean()),
+        )
+        return requests.at_load(scenario.load, capacity)
+    except ConfigError as error:  # it speaks of rates, which nobody has given
+        raise ConfigError(f"load = {scenario.load}: {error}") from None
 
 
 def promises(scenario: Scenario, num_requests: int) -> Promises | None:

@@ -41,6 +41,7 @@ class Evaluation:
         cases: (cases,) case numbers.
         columns: a (cases,) array a metric: those of `EPISODE_METRICS`, ``bound_s``, and with promises those of
             `SERVING_METRICS`.
+        outside: how an episode left the range of iterations that the cost model was fitted on; ``None`` where none did.
     """
 
     policy: str
@@ -49,6 +50,7 @@ class Evaluation:
     scenario: Scenario
     cases: NDArray[np.int64]
     columns: dict[str, NDArray[np.float64]]
+    outside: str | None = None
 
     def estimate(self, metric: str) -> Estimate:
         """Mean over the cases with its 95 % confidence interval."""
@@ -169,6 +171,8 @@ def evaluate(
     if seed < 0:
         raise ConfigError(f"seed = {seed} is negative: give one of at least 0.")
     sharing = Sharing(workers, engine, chunk, folder, key)
+    if scenario.serving:
+        instance(scenario, int(numbers[0]))  # what it warns of is said here, whoever runs the cases
     measure = _measure_latencies if latencies and scenario.serving else _measure
     if sharing.plain:
         rows = measure(policy, scenario, numbers, seed, progress)
@@ -177,7 +181,7 @@ def evaluate(
     if rows.outside is not None:
         warnings.warn(f"{policy.name}: {rows.outside}", CoverageWarning, stacklevel=2)
     clairvoyant = policy.clairvoyant or scenario.shows_lengths
-    return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, rows.columns)
+    return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, rows.columns, rows.outside)
 
 
 def _measure(

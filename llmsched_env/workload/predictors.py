@@ -226,6 +226,11 @@ class UnevenTruth:
         _check_seed(self.seed)
 
     @property
+    def exact(self) -> bool:
+        """Whether it says the truth of every request."""
+        return set(self.correlations) == {1.0}
+
+    @property
     def name(self) -> str:
         """What tables call it; with seed 0, what :func:`predictor` knows it by."""
         return f"uneven:{':'.join(map(repr, self.correlations))}{_seeded(self.seed)}"

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -48,11 +48,14 @@ class TraceWorkload:
         num_requests: w, natural size of a window.
         skip_failed: leave out rows with 0 output tokens, counted in :attr:`skipped`; ``False`` makes them an error;
             ``None``: leave them out in BurstGPT, where they are requests that failed, and nowhere else.
+        disjoint_splits: always true: what is fitted or tuned on training cases has seen no request of the others.
 
     Raises:
         ConfigError: a path that is not a path, or a size out of range.
         UnknownNameError: no such format.
     """
+
+    disjoint_splits: ClassVar[bool] = True
 
     path: Path
     format: Literal["auto"] | TraceFormat = "auto"

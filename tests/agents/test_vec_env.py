@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from agents.vec_env import SB3VecEnv
+from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
@@ -24,6 +25,9 @@ from llmsched_env.metrics import EPISODE_METRICS
 
 SMALL = Scenario(workload="lognormal", num_requests=20, num_clients=4, assignment="lpt")
 SHORT = SMALL.replace(max_iterations=300)
+ORDERED = Scenario(
+    **{**ENVIRONMENTS["LLMSched/ServingOrder-v0"], "num_requests": 25, "num_clients": 5, "ttft_s": 1.0, "tpot_s": 0.03}
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -56,6 +60,32 @@ def test_the_same_as_dummy_vec_env() -> None:
             full.pop("action_mask")
             np.testing.assert_equal(info, full)
         assert [info["case"] for info in ours.reset_infos] == [info["case"] for info in theirs.reset_infos]
+    assert min(ends.values()) >= 2, ends
+
+
+def test_with_orders_the_same_as_dummy_vec_env() -> None:
+    scenarios = [ORDERED, ORDERED.replace(max_iterations=200), ORDERED.replace(load=2.0, reward="latency")]
+    ours, theirs = SB3VecEnv(3, scenarios), reference(scenarios)
+    assert ours.action_space == theirs.action_space
+    assert ours.action_space.n == 7
+    assert ours.observation_space == theirs.observation_space
+    for env in (ours, theirs):
+        env.seed(2)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    rng, ends = np.random.default_rng(0), {False: 0, True: 0}
+    for _ in range(2500):
+        actions = (rng.random(3) < 0.4) * rng.integers(1, 7, 3)
+        (*arrays, infos), (*expected, expected_infos) = ours.step(actions), theirs.step(actions)
+        for one, other in zip(arrays, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        masks = np.stack(ours.env_method("action_masks"))
+        assert masks.shape == (3, 7)
+        np.testing.assert_array_equal(masks, theirs.env_method("action_masks"))
+        for done, info, full in zip(arrays[2], infos, expected_infos, strict=True):
+            if done:
+                ends[info["TimeLimit.truncated"]] += 1
+                assert info["terminal_observation"].shape == (33,)
+                np.testing.assert_equal(info["goodput"], full["goodput"])
     assert min(ends.values()) >= 2, ends
 
 
@@ -94,6 +124,27 @@ def test_learning_is_the_same_as_on_dummy_vec_env(kind: Any) -> None:
     monitored = DummyVecEnv([lambda: Monitor(LLMSchedEnv(scenario)) for _ in range(2)])
     for one, other in zip(learned(VecMonitor(SB3VecEnv(2, scenario))), learned(monitored), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_maskable_ppo_learns_to_choose_orders() -> None:
+    class Counted(SB3VecEnv):
+        taken: ClassVar[list[int]] = []
+
+        def step_async(self, actions: Any) -> None:
+            masks = self.action_masks()
+            assert masks[np.arange(self.num_envs), actions].all(), "a masked action was taken"
+            self.taken.extend(actions.tolist())
+            super().step_async(actions)
+
+    env = Counted(2, ORDERED.replace(skip_forced=True))
+    model = MaskablePPO("MlpPolicy", VecMonitor(env), n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu")
+    model.learn(256)
+    assert model.num_timesteps == 256
+    assert set(env.taken) == set(range(7))
+    assert model.policy.action_net.out_features == 7
+    assert model.policy.observation_space.shape == (33,)
+    action, _ = model.predict(env.reset(), action_masks=np.stack(env.env_method("action_masks")), deterministic=True)
+    assert (action > 0).all(), "at the start there is nothing to decode"
 
 
 def test_masks_as_sb3_contrib_asks_for_them() -> None:

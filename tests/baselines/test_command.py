@@ -12,6 +12,8 @@ import pytest
 
 import baselines.__main__ as command
 from baselines import METHODS, POLICIES
+from baselines.registry import PROMISE_POLICIES
+from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError
 
 SMALL = ["--requests", "60", "--clients", "8", "--cases", "3"]
@@ -350,7 +352,9 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
 
 def test_list(capsys):
     assert command.main(["--list"]) == 0
-    assert capsys.readouterr().out.split() == [*METHODS, *POLICIES]
+    *listed, rules_under_an_order = capsys.readouterr().out.splitlines()
+    assert listed == [*METHODS, *POLICIES, *PROMISE_POLICIES]
+    assert rules_under_an_order == f"Rules under an order: rule@order, with {', '.join(ORDER_CODES)}."
 
 
 def test_a_file_of_ones_own(tmp_path, capsys):

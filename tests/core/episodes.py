@@ -6,11 +6,12 @@ import hashlib
 import json
 
 import numpy as np
-from strategies import seeded_case
+from strategies import Case, seeded_case
 
 from llmsched_env.config import REWARDS
-from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.core.features import NUM_FEATURES, PROMISE_FEATURES
 from llmsched_env.core.fleet import Fleet, Steps
+from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.core.loops import OBSERVE, OVER, step
 from llmsched_env.policy import CompiledRule, compile_rule, features
 from llmsched_env.simulator import Simulator
@@ -25,14 +26,35 @@ def busiest(view, parameters, memory):
     return 1 if view.alpha_decode_ns * view.idle_charge >= price or memory[0] % 7 == 0 else 0
 
 
-def episode_digest(seed: int) -> str:
+def promised_case(seed: int, **changes: object) -> Case:
+    """The seeded case over time, with promises that some keep; orders are actions for odd seeds."""
+    rng = np.random.default_rng(1000 + seed)
+    return seeded_case(
+        seed,
+        **{
+            "releases_ns": tuple(np.cumsum(rng.integers(0, 400, 40)).tolist()),
+            "queues": None,
+            "stealing": False,
+            "order": [*ORDER_CODES][seed % len(ORDER_CODES)],
+            "ttft_ns": 4000,
+            "tpot_ns": 110,
+            "uncounted": seed % 5,
+            "choose_order": seed % 2 == 1,
+            **changes,
+        },
+    )
+
+
+def episode_digest(seed: int, *, promised: bool = False) -> str:
     """What one episode did and what was seen of it, stepped through the environment's loop."""
     changes = {"gamma_decode_ns": 2, "levels": LEVELS} if seed % 5 == 4 else {}
-    instance = seeded_case(seed, **changes).instance(
-        reward=REWARDS[seed % len(REWARDS)], skip_forced=seed % 2 == 1, max_iterations=150 if seed % 7 == 6 else 0
+    instance = (promised_case if promised else seeded_case)(seed, **changes).instance(
+        reward="goodput" if promised and seed % 3 else REWARDS[seed % len(REWARDS)],
+        skip_forced=seed % 4 > 1 if promised else seed % 2 == 1,
+        max_iterations=150 if seed % 7 == 6 else 0,
     )
     simulator = Simulator(instance, record=True)
-    arrays, out = simulator.memory.call_arrays, np.empty(NUM_FEATURES, np.float32)
+    arrays, out = simulator.memory.call_arrays, np.empty(instance.num_features, np.float32)
     digest = hashlib.sha256()
     rng = np.random.default_rng(seed)
     reward, flags = step(*arrays, OBSERVE, out)
@@ -42,14 +64,17 @@ def episode_digest(seed: int) -> str:
             digest.update(part.tobytes())
         if flags & OVER:
             break
-        reward, flags = step(*arrays, int(rng.integers(0, 2)), out)
+        reward, flags = step(*arrays, int(rng.integers(0, instance.num_actions)), out)
+    if promised:
+        assert simulator.totals.lost > 0, "no promise was broken"
     digest.update(simulator.log.tobytes() + simulator.served.tobytes())
     return digest.hexdigest()
 
 
-def run_digest(seed: int) -> str:
+def run_digest(seed: int, *, promised: bool = False) -> str:
     """The same under a compiled rule."""
-    simulator = Simulator(seeded_case(seed).instance(), record=True)
+    case = promised_case(seed, choose_order=False) if promised else seeded_case(seed)
+    simulator = Simulator(case.instance(), record=True)
     simulator.run(CompiledRule(compile_rule(busiest), np.array([0.7]), np.zeros(1, np.int64)))
     arrays = b"".join(array.tobytes() for array in simulator.memory.arrays)
     return hashlib.sha256(arrays + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
@@ -80,11 +105,45 @@ def fleet_digest(seed: int) -> str:
     return digest.hexdigest()
 
 
+def promised_fleet_digest(orders: bool) -> str:
+    """Six copies of promised cases; those by length keep sets that others do not, and copies change sides."""
+    cases = [
+        promised_case(
+            20 + i,
+            order="fcfs" if orders else [*ORDER_CODES][i],
+            choose_order=orders,
+            **({"gamma_decode_ns": 2, "levels": LEVELS} if i == 4 else {}),
+        ).instance(reward="goodput" if i % 2 else "latency", skip_forced=i == 3, max_iterations=90 if i == 2 else 0)
+        for i in range(6)
+    ]
+    actions, features_shown = cases[0].num_actions, NUM_FEATURES + len(PROMISE_FEATURES)
+    assert {(case.num_actions, case.num_features) for case in cases} == {(7 if orders else 2, features_shown)}
+    assert orders or {bool(case.setup[0]["ranked"]) for case in cases} == {False, True}
+    fleet, digest, ends = Fleet(6, actions, features_shown), hashlib.sha256(), 0
+    rng, out = np.random.default_rng(orders), Steps(6, actions, features_shown)
+    for number in range(6):
+        fleet.load(number, cases[number], out)
+    for step_number in range(220):
+        out, over = fleet.step(rng.integers(0, actions, 6))
+        ended = np.flatnonzero(fleet.flags & OVER)
+        ends += over
+        digest.update(fleet.measure(ended).tobytes())
+        for number in ended:
+            fleet.load(number, cases[step_number % 6], out)
+        for part in (out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid):
+            digest.update(part.tobytes())
+    assert ends >= 3
+    return digest.hexdigest()
+
+
 def digests() -> dict[str, list[str]]:
     return {
         "stepped": [episode_digest(seed) for seed in range(24)],
         "fleet": [fleet_digest(seed) for seed in range(4)],
         "run": [run_digest(seed) for seed in range(12)],
+        "promised": [episode_digest(seed, promised=True) for seed in range(10)],
+        "promised fleet": [promised_fleet_digest(orders) for orders in (False, True)],
+        "promised run": [run_digest(seed, promised=True) for seed in range(4)],
     }
 
 

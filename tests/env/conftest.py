@@ -6,7 +6,7 @@ import pytest
 
 from llmsched_env.config import Scenario
 from llmsched_env.env import LLMSchedEnv
-from llmsched_env.workload import GammaWorkload
+from llmsched_env.workload import GammaWorkload, ServingWorkload
 
 SMALL = Scenario(
     workload=GammaWorkload(name="small", num_requests=40, output_mean_tokens=30.0, output_sd_tokens=15.0),
@@ -15,11 +15,34 @@ SMALL = Scenario(
     prefill_token_cap=256,
 )
 
+PROMISED = SMALL.replace(
+    workload=ServingWorkload("promised", SMALL.source, num_requests=40),
+    queue="shared",
+    order="fcfs",
+    load=0.9,
+    ttft_s=0.3,
+    tpot_s=0.025,
+    reward="goodput",
+)
+ORDERED = PROMISED.replace(choose_order=True, lengths="predicted", predictor="noisy")
+
 
 @pytest.fixture
 def small():
     """A scenario of 40 requests on 6 clients."""
     return SMALL
+
+
+@pytest.fixture
+def promised():
+    """The same requests over time, with promises that some keep and others do not."""
+    return PROMISED
+
+
+@pytest.fixture
+def ordered():
+    """The same with orders as actions, by predicted lengths."""
+    return ORDERED
 
 
 @pytest.fixture

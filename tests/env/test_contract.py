@@ -16,11 +16,20 @@ from llmsched_env.env import LLMSchedEnv
 from llmsched_env.metrics import EPISODE_METRICS
 
 IDS = sorted(ENVIRONMENTS)
+FEW = {"num_requests": 400, "num_clients": 30}
+"""For episodes to the end where a case of the id has thousands of requests."""
 
 
 @pytest.fixture(params=IDS)
 def env(request):
     made = gymnasium.make(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=IDS)
+def short(request):
+    made = gymnasium.make(request.param, **(FEW if "Serving" in request.param else {}))
     yield made
     made.close()
 
@@ -86,7 +95,8 @@ def test_a_seed_repeats_the_episode(env):
     assert len({first[1]["case"], *cases}) > 1, "every reset draws the same case"
 
 
-def test_pickled_in_the_middle_of_an_episode(env):
+def test_pickled_in_the_middle_of_an_episode(short):
+    env = short
     rng = np.random.default_rng(1)
     _, info = env.reset(seed=5)
     for _ in range(200):
@@ -101,9 +111,9 @@ def test_pickled_in_the_middle_of_an_episode(env):
     assert_equal(env.reset(), twin.reset())
 
 
-def test_an_episode_ends_with_its_metrics(env):
+def test_an_episode_ends_with_its_metrics(short):
     rng = np.random.default_rng(2)
-    env = RecordEpisodeStatistics(env)
+    env = RecordEpisodeStatistics(short)
     _, info = env.reset(seed=0, options={"case": 7})
     assert info.keys() == {"action_mask", "invalid_actions", "case"}
     assert info["case"] == 7
@@ -121,6 +131,10 @@ def test_an_episode_ends_with_its_metrics(env):
     assert info["gap_to_bound"] == pytest.approx(info["makespan_s"] / info["bound_s"] - 1)
     assert 0 < info["utilization"] < 1
     assert info["episode"]["r"] == pytest.approx(total)
+    scenario = env.unwrapped.scenario
+    assert np.isnan(info["goodput"]) != scenario.serving
+    if scenario.reward == "goodput":
+        assert total == pytest.approx(info["goodput"] - 1)
     assert info["episode"]["l"] == steps
     for key in EPISODE_METRICS:
         assert type(info[key]) in {int, float}, key

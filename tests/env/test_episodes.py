@@ -19,6 +19,7 @@ from llmsched_env.workload import MixtureWorkload
 FREE = CostModel("free", 0, 1, 0, 1)
 LEVELS = CostModel("levels", 0, 0, 10, 1, prefill_token_cap=100, prefill_levels=((50, 30), (4096, 90)))
 CONTEXT = CostModel("context", 50, 3, 10, 1, gamma_decode_ns=2)
+PROMISES = {"queue": "shared", "order": "fcfs", "ttft_s": 0.3, "tpot_s": 0.025}
 HOSTILE = {
     "one client": {"num_clients": 1, "assignment": "round_robin"},
     "more clients than requests": {"num_clients": 2000},
@@ -32,6 +33,15 @@ HOSTILE = {
     "cap of one token": {"prefill_token_cap": 1},
     "no stealing": {"stealing": False, "reward": "idle"},
     "skipping": {"skip_forced": True},
+    "promises": PROMISES,
+    "orders": {**PROMISES, "choose_order": True},
+    "orders, skipping": {**PROMISES, "choose_order": True, "skip_forced": True, "lengths": "hidden"},
+    "late last of one length": {**PROMISES, "order": "late_last_longest", "lengths": "hidden"},
+    "one request that counts": {**PROMISES, "num_requests": 3, "uncounted_share": 0.49},
+    "one promised request": {**PROMISES, "num_requests": 1, "reward": "goodput"},
+    "promises at levels": {**PROMISES, "cost": LEVELS, "order": "late_last", "ttft_s": 1e-7, "tpot_s": 2e-8},
+    "promises and context": {**PROMISES, "cost": CONTEXT, "choose_order": True, "ttft_s": 1e-3, "tpot_s": 1e-3},
+    "promises that all keep": {**PROMISES, "ttft_s": 1e6, "tpot_s": 500.0},
     "equal lengths": {
         "workload": MixtureWorkload(num_requests=30, output_mean_tokens=5.0, cap_tokens=9, cap_probability=1.0)
     },
@@ -55,7 +65,7 @@ def play(env, seed=0, case=0):
     rng = np.random.default_rng(seed)
     env.reset(seed=seed, options={"case": case})
     for _ in itertools.count():
-        observation, reward, terminated, truncated, info = env.step(int(rng.integers(0, 2)))
+        observation, reward, terminated, truncated, info = env.step(int(rng.integers(env.action_space.n)))
         yield observation, reward, {**info, "terminated": terminated, "truncated": truncated}
         if terminated or truncated:
             return

@@ -61,9 +61,11 @@ def play_both(native: LLMSchedVectorEnv, reference: SyncVectorEnv, steps: int, s
     """Step both with the same actions; returns the number of episodes that ended."""
     rng = np.random.default_rng(seed)
     assert_same(native.reset(seed=seed), reference.reset(seed=seed))
-    ended = 0
+    ended, prefills = 0, native.single_action_space.n
     for _ in range(steps):
         actions = (rng.random(native.num_envs) < 0.4).astype(np.int64)
+        if prefills > 2:
+            actions *= rng.integers(1, prefills, native.num_envs)
         result = native.step(actions)
         assert_same(result, reference.step(actions))
         ended += int(np.count_nonzero(result[2] | result[3]))

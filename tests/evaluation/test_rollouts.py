@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,13 +10,14 @@ import pytest
 from llmsched_env.config import Scenario
 from llmsched_env.core.episode import Instance, Memory
 from llmsched_env.cost import PRESETS
+from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.evaluation import CoverageWarning, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
-from llmsched_env.policy import CompiledRule, Policy, compile_rule
-from llmsched_env.simulator import Simulator
-from llmsched_env.workload import GammaWorkload, Requests
+from llmsched_env.policy import CompiledRule, Policy, compile_rule, features
+from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.workload import GammaWorkload, Requests, ServingWorkload
 
 SMALL = Scenario(
     workload=GammaWorkload(name="small", num_requests=30, output_mean_tokens=20.0, output_sd_tokens=10.0),
@@ -174,6 +175,131 @@ def test_a_view_of_hidden_lengths_says_nothing_of_them():
     assert views[0] == views[1]
 
 
+@dataclass(frozen=True)
+class Turned:
+    """The small requests over time. ``turn`` moves true lengths from request to request, ``times`` multiplies them."""
+
+    turn: int = 0
+    times: int = 1
+    name: str = "turned"
+
+    def pool_size(self, split):
+        return None
+
+    def requests(self, split, number, *, num_requests=None):
+        base = OVER_TIME.requests(split, number)
+        outputs = np.roll(self.times * (base.output_tokens + 3), self.turn)  # nobody is done after two decodes
+        return replace(base, output_tokens=outputs, predicted_tokens=base.prompt_tokens, mean_output_tokens=20.0)
+
+
+OVER_TIME = ServingWorkload("over-time", SMALL.source, num_requests=30)
+HIDDEN = SMALL.replace(
+    workload=Turned(), lengths="hidden", load=0.9, ttft_s=1.0, tpot_s=0.05, reward="goodput", prefill_token_cap=None
+)
+PREDICTED = HIDDEN.replace(workload=OVER_TIME, lengths="predicted", predictor="noisy", choose_order=True)
+
+
+@pytest.mark.parametrize("scenario", [HIDDEN, PREDICTED], ids=["hidden", "orders by predicted lengths"])
+def test_a_blind_policy_does_not_reach_the_truth_of_what_is_promised(scenario):
+    # Short of what the test without promises excepts.
+    true = instance(scenario, 0).requests[:, 1]
+    reached = []
+
+    class Curious(Patient):
+        def act(self, view):
+            reached.append(reachable(self.starts[-1], view, features(view)))
+            return 1 + 2 * (len(reached) % 3) if scenario.choose_order else super().act(view)
+
+    play(Curious(), scenario, 0)
+    assert reached
+    for items in reached:
+        for item in items:
+            assert not isinstance(item, Simulator | Instance | Memory | Requests | Outlook)
+            if isinstance(item, np.ndarray):
+                assert item.shape in {(), (1,), (33,)}, "more than the view and what is made of it"
+    env = LLMSchedEnv(scenario)
+    observation, info = env.reset(options={"case": 0})
+    over = False
+    while not over:
+        assert info.keys() <= {"action_mask", "invalid_actions", "case"}
+        arrays = [item for item in reachable(observation, info) if isinstance(item, np.ndarray)]
+        assert {array.shape for array in arrays} <= {(33,), (scenario.num_actions,)}
+        observation, _, over, _, info = env.step(1)
+    assert len(set(true.tolist())) > 3
+
+
+@pytest.mark.parametrize("scenario", [HIDDEN, PREDICTED], ids=["hidden", "orders by predicted lengths"])
+def test_an_outlook_keeps_the_truth_of_what_is_promised(scenario):
+    true = np.empty(30, np.int64)
+    problem = instance(scenario, 0)
+    true[problem.request_of] = problem.requests[:, 1]
+    looked = []
+
+    class Planner(Patient):
+        plans = True
+
+        def act(self, view):
+            outlook = self.starts[-1].outlook
+            assert self.starts[-1].simulator is None
+            assert not outlook.known
+            assert [name for name in dir(outlook) if name[0] != "_"] == [
+                "emitted", "estimates", "future", "imagine", "known",
+            ]  # fmt: skip
+            with pytest.raises(ConfigError, match="does not show true output lengths"):
+                outlook.future()
+            assert (outlook.estimates == true).mean() < 0.2, "more than chance hits"
+            emitted = outlook.emitted
+            imagined = outlook.imagine(emitted + 7).instance
+            there = np.empty(30, np.int64)
+            there[imagined.request_of] = imagined.requests[:, 1]
+            looked.append((there != emitted + 7).sum())
+            # Only of a complete request the length is the true one, and that is known.
+            assert (emitted[there != emitted + 7] == true[there != emitted + 7]).all()
+            assert looked[-1] == view.completed
+            return super().act(view)
+
+    play(Planner(), scenario, 0)
+    assert max(looked) > 5
+
+
+def seen_of(scenario, actions):
+    """What is to be seen of case 0 from the start on, after each action."""
+    simulator = Simulator(instance(scenario, 0))
+    views = [simulator.view.tobytes() + features(simulator.view).tobytes()]
+    for action in actions:
+        simulator.step(action)
+        views.append(simulator.view.tobytes() + features(simulator.view).tobytes())
+    assert simulator.view.completed == 0, "a length has become known"
+    assert simulator.view.active > 0
+    return views
+
+
+@pytest.mark.parametrize("order", ["fcfs", "late_last", "late_last_longest", "choose"])
+@pytest.mark.parametrize("lengths", ["hidden", "predicted"])
+def test_a_promised_view_says_nothing_of_true_lengths(order, lengths):
+    choose = order == "choose"
+    scenario = HIDDEN.replace(order="fcfs" if choose else order, choose_order=choose, lengths=lengths)
+    actions = [5 if choose else 1, 0, 3 if choose else 1, 0]
+    # The same lengths, each another request's: nothing is to be seen of that.
+    assert seen_of(scenario, actions) == seen_of(scenario.replace(workload=Turned(turn=7)), actions)
+    assert not np.array_equal(*(instance(scenario.replace(workload=Turned(turn=t)), 0).requests for t in (0, 7)))
+    # Without a load nothing is to be seen of twice the lengths, either.
+    own = scenario.replace(load=None)
+    assert seen_of(own, actions) == seen_of(own.replace(workload=Turned(times=2)), actions)
+
+
+def test_the_mean_length_of_a_case_shows_in_its_rate_at_a_load():
+    """The one thing of true lengths that is to be seen in principle.
+
+    A load is a share of the capacity for the case's own mean lengths: twice the lengths are half the rate.
+    """
+    one, two = (instance(HIDDEN.replace(workload=Turned(times=times)), 0) for times in (1, 2))
+    stretched = (two.release_ns[-1] - two.release_ns[0]) / (one.release_ns[-1] - one.release_ns[0])
+    assert stretched == pytest.approx(2, rel=0.1)
+    gaps = np.diff(one.release_ns)
+    np.testing.assert_allclose(np.diff(two.release_ns), stretched * gaps, atol=2)
+
+
 def test_a_horizon_ends_an_episode():
     scenario = SMALL.replace(max_iterations=9)
     for policy in (Patient(), Compiled()):
@@ -232,5 +358,7 @@ def test_a_negative_seed():
 def test_leaving_the_range_of_the_cost_model_is_warned_of_once():
     scenario = SMALL.replace(cost=replace(PRESETS["qwen3-8b-h200"]), prefill_token_cap=None)
     with pytest.warns(CoverageWarning, match="patient: cost model 'qwen3-8b-h200' was used outside the range") as seen:
-        evaluate(Patient(), scenario, 4)
+        found = evaluate(Patient(), scenario, 4)
     assert len(seen) == 1
+    assert str(seen[0].message) == f"patient: {found.outside}"
+    assert evaluate(Patient(), SMALL, 1).outside is None

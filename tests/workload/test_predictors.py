@@ -423,3 +423,19 @@ def test_a_predictor_of_ones_own_that_says_too_little():
 def test_without_a_predictor_the_workload_has_to_bring_predictions():
     with pytest.raises(WorkloadError, match=r"has no predictions: give a file .*, or predictor='prompt'"):
         instance(PREDICTED.replace(predictor=None), 0)
+
+
+def test_only_who_says_the_truth_of_every_request_is_exact():
+    for name, exact in (
+        ("noisy:1", True),
+        ("noisy:0.99", False),
+        ("uneven:1", True),
+        ("uneven:1:1", True),
+        ("uneven:0.5:1", False),
+        ("prompt", False),
+    ):
+        scenario = Scenario(workload="gamma", lengths="predicted", predictor=name)
+        assert scenario.shows_lengths == exact, name
+        requests = scenario.source.requests("test", 0)
+        told = predictor(name).predict(scenario.source, "test", 0, requests).mean_tokens
+        assert (told == requests.output_tokens).all() == exact, name

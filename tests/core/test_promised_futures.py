@@ -1,0 +1,235 @@
+"""Promised episodes forked, restored, pickled and copied, and gone on with under other lengths."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from episodes import promised_case
+from hypothesis import given, settings
+from reference import Reference
+from strategies import ORDERED_ACTIONS, REPEATABLE, promised_cases
+from test_equivalence import assert_same_state
+from test_futures import halfway, truth
+from test_promises import assert_same_promises, in_space
+
+from llmsched_env.core.episode import Block, Memory
+from llmsched_env.core.fleet import Fleet, Steps
+from llmsched_env.core.loops import advance_once
+from llmsched_env.core.memory import copy_episode
+from llmsched_env.errors import ConfigError
+from llmsched_env.policy import features
+from llmsched_env.simulator import Outlook, Simulator
+
+STATES = ("view", "state", "bits", "clients", "started")
+
+
+def course(simulator, actions):
+    """Everything that is seen of an episode from here to its end."""
+    seen = []
+    for action in itertools.cycle(actions):
+        seen.append([getattr(simulator.memory, name).tobytes() for name in STATES])
+        seen.append(features(simulator.view).tobytes())
+        if simulator.done:
+            return seen
+        simulator.step(action % simulator.instance.num_actions)
+
+
+def test_other_lengths_are_those_of_a_fresh_reference_that_has_them():
+    """The past does not depend on the lengths of what is not complete, so both tell the same story from there."""
+    seen = Counter()
+
+    @settings(REPEATABLE, max_examples=120)
+    @given(case=promised_cases(), actions=ORDERED_ACTIONS, rest=ORDERED_ACTIONS)
+    def check(case, actions, rest):
+        actions = [in_space(case, action) for action in actions]
+        simulator, taken = halfway(case, actions)
+        emitted, true = simulator.emitted, truth(simulator)
+        rng = np.random.default_rng(len(actions))
+        longer = rng.integers(1, 60, len(true)) if len(rest) % 2 else rng.integers(1, 4, len(true))
+        outputs = np.where(emitted < true, emitted + longer, true)
+        reference = Reference(replace(case, outputs=tuple(outputs.tolist())))
+        for action in actions[:taken]:
+            reference.step(action)
+        twin = simulator.fork(outputs=outputs)
+        running = bool(((emitted > 0) & (emitted < true)).any())
+        seen["running"] += running
+        seen["lost before"] += bool(simulator.totals.lost)
+        before = int(simulator.totals.lost_tpot)
+        for action in itertools.cycle(in_space(case, action) for action in rest):
+            assert_same_state(twin, reference)
+            assert_same_promises(twin, reference)
+            if reference.done:
+                break
+            twin.step(action)
+            reference.step(action)
+        seen["paces broken"] += running and int(twin.totals.lost_tpot) > before
+        seen["chosen"] += case.choose_order
+        assert truth(simulator).tolist() == true.tolist(), "the episode that was forked has changed"
+
+    check()
+    assert min(seen.values()) > 10, seen
+    assert len(seen) == 4
+
+
+def test_without_arrivals_promises_are_those_of_what_is_there():
+    seen = Counter()
+
+    @settings(REPEATABLE, max_examples=250)
+    @given(case=promised_cases(), actions=ORDERED_ACTIONS, rest=ORDERED_ACTIONS)
+    def check(case, actions, rest):
+        actions = [in_space(case, action) for action in actions]
+        simulator, taken = halfway(case, actions)
+        emitted, true = simulator.emitted, truth(simulator)
+        outputs = np.where(emitted < true, emitted + 1 + np.arange(len(true)) % 5, true)
+        reference = Reference(replace(case, outputs=tuple(outputs.tolist())))
+        for action in actions[:taken]:
+            reference.step(action)
+        twin = Outlook(simulator, known=False).imagine(outputs)
+        to_come = len(reference.unreleased)
+        reference.unreleased.clear()
+        for action in itertools.cycle(in_space(case, action) for action in rest):
+            expected = reference.view()
+            for name in (
+                "late",
+                "waiting",
+                "active",
+                "decoding_ns",
+                "decoding_tokens",
+                "in_time_release_ns",
+                "clock_ns",
+            ):
+                assert getattr(twin.view, name) == expected[name], name
+            assert_same_promises(twin, reference)
+            assert twin.view.completed == len(reference.completion_ns) + to_come
+            assert twin.done == (not reference.active and not reference.waiting)
+            if twin.done:
+                break
+            twin.step(action)
+            reference.step(action)
+        seen["cut"] += to_come > 0
+        seen["lost in it"] += to_come > 0 and int(twin.totals.lost) > int(simulator.totals.lost)
+
+    check()
+    assert min(seen.values()) > 10, seen
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_forked_restored_and_pickled_it_goes_on_alike(seed):
+    case = promised_case(seed)
+    simulator, _ = halfway(case, [3, 0, 0, 5, 0, 1, 0, 0] * 6 if case.choose_order else [1, 0, 0] * 14)
+    assert 0 < simulator.view.completed < 40
+    assert simulator.view.active > 0
+    assert simulator.view.decoding_ns > 0
+    restored = Simulator(case.instance())
+    restored.restore(simulator)
+    others = [
+        simulator.fork(),
+        simulator.fork(outputs=truth(simulator)),
+        restored,
+        pickle.loads(pickle.dumps(simulator)),
+    ]
+    rest = [0, 2, 6, 0, 1]
+    expected = course(simulator, rest)
+    clients = STATES.index("clients")
+    for number, other in enumerate(others):
+        found = course(other, rest)
+        if number == 1:  # a refilled ring may hold the clients of a bucket in another order
+            found, same = ([row for row in rows if isinstance(row, list)] for rows in (found, expected))
+            for one, two in zip(found, same, strict=True):
+                assert [x for i, x in enumerate(one) if i != clients] == [x for i, x in enumerate(two) if i != clients]
+        else:
+            assert found == expected
+    assert simulator.totals.lost > 0
+
+
+def test_promises_are_part_of_what_an_instance_is():
+    case = promised_case(0)
+    simulator = Simulator(case.instance())
+    for changes in (
+        {"ttft_ns": case.ttft_ns + 1},
+        {"tpot_ns": case.tpot_ns + 1},
+        {"uncounted": 3},
+        {"order": "late_last_shortest"},
+        {"choose_order": True},
+    ):
+        other = Simulator(replace(case, **changes).instance())
+        with pytest.raises(ConfigError, match="another instance"):
+            simulator.restore(other)
+    simulator.restore(Simulator(case.instance(reward="goodput")))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_are_copies(seed):
+    simulator, _ = halfway(promised_case(seed), [1, 0, 0] * 12)
+    block = Block(simulator.memory, 3)
+    arrays = [block.views[1:2], block.states[1:2], block.setups[1:2]]
+    twin, before = simulator.fork(), simulator.memory.view.tobytes()
+    actions = [0, min(3, simulator.instance.num_actions - 1), 0, 1] * 8
+    for action in actions:
+        if not twin.done:
+            advance_once(*arrays, action)
+            twin.step(action)
+    assert block.views[1] == twin.memory.view[0]
+    assert block.states[1] == twin.memory.state[0]
+    assert simulator.memory.view.tobytes() == block.views[0].tobytes() == block.views[2].tobytes() == before
+    copy_episode(block.views, block.states, block.setups, 1, 2)
+    copy_episode(block.views, block.states, block.setups, 0, 1)
+    assert block.views[1].tobytes() == before
+    for action in actions:
+        if not simulator.done:
+            advance_once(*arrays, action)
+            simulator.step(action)
+        if not twin.done:
+            advance_once(block.views[2:3], block.states[2:3], block.setups[2:3], action)
+            twin.step(action)
+    assert block.views[1] == simulator.memory.view[0]
+    assert block.states[1] == simulator.memory.state[0]
+    assert block.states[2] == twin.memory.state[0]
+
+
+def test_a_pickled_memory_owns_its_arrays():
+    simulator, _ = halfway(promised_case(1), [4, 0, 0] * 9)
+    kept: Memory = pickle.loads(pickle.dumps(simulator.memory))
+    for one, other in zip(kept.arrays, simulator.memory.arrays, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert len(kept.started) == 7
+    assert kept.ranking.tobytes() == simulator.memory.ranking.tobytes()
+    assert kept.setup_address != simulator.memory.setup_address
+    state = kept.started.tobytes(), kept.bits.tobytes()
+    for _ in range(20):
+        simulator.step(2)
+    assert (kept.started.tobytes(), kept.bits.tobytes()) == state
+
+
+def test_a_copy_of_a_fleet_goes_from_ranked_orders_to_none_and_back():
+    """Its sets of ranks begin where others end: what one case leaves behind is nothing to the next."""
+    by_length, by_release = (
+        promised_case(8, order=order, choose_order=False) for order in ("late_last_longest", "late_last")
+    )
+    instances = [by_length.instance(), by_release.instance()]
+    assert [bool(one.setup[0]["ranked"]) for one in instances] == [True, False]
+    assert instances[0].start.queue_bytes > instances[1].start.queue_bytes
+    fleet, out = Fleet(3, 2, 33), Steps(3, 2, 33)
+    singles = [Simulator(instances[i % 2]) for i in range(3)]
+    for number in range(3):
+        fleet.load(number, instances[number % 2], out)
+    rng, turns = np.random.default_rng(0), Counter()
+    for _ in range(900):
+        actions = rng.integers(0, 2, 3)
+        out, _ = fleet.step(actions)
+        for number, single in enumerate(singles):
+            single.step(int(actions[number]))
+            assert fleet.states[number]["lost"] == single.totals.lost
+            np.testing.assert_array_equal(out.observations[number], features(single.view))
+            if single.done:
+                turns[number] += 1
+                chosen = instances[(number + turns[number]) % 2]
+                singles[number] = Simulator(chosen)
+                fleet.load(number, chosen, out)
+    assert min(turns.values()) >= 2, turns
