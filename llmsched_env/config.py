@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmsched_env.cost import CostModel, cost_model
-from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
 from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
 from llmsched_env.workload.predictors import check_sd_weight
 
@@ -232,12 +233,21 @@ class Scenario:
         return dataclasses.replace(self, **changes)
 
     def describe(self) -> dict[str, Any]:
-        """The arguments as plain JSON values."""
+        """The arguments as plain JSON values; workload and predictor by name only where that stands for them."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain["workload"] = self.source.name
-        plain["predictor"] = None if self.predictor is None else predictor(self.predictor).name
+        plain["workload"] = _told(self.source, workload)
+        plain["predictor"] = None if self.predictor is None else _told(predictor(self.predictor), predictor)
         plain["cost"] = dataclasses.asdict(self.cost_model)
         return plain
+
+
+def _told(item: Any, lookup: Callable[[Any], Any]) -> str:
+    """The item's name if that leads back to it, else all that its class shows of it."""
+    name: str = item.name
+    try:
+        return name if lookup(name) == item else repr(item)
+    except LLMSchedError:
+        return repr(item)
 
 
 def merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:

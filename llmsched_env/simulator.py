@@ -57,7 +57,8 @@ class Simulator:
             record: keep every iteration of it.
             outputs: (n,) output lengths to go on with, by request number; entries of complete requests are ignored.
                 The past, the estimates and the queues stay as they are. ``None`` for the true lengths.
-            arrivals: whether requests that are not released by now still come; else they count as complete.
+            arrivals: whether requests that are not released by now still come; else they count as complete, and as
+                served in time, so that goodput is to be compared between such forks only.
 
         Raises:
             ConfigError: not n lengths, or one that its request has outlived.

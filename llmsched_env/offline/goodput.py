@@ -133,7 +133,8 @@ def _promise_ns(name: str, seconds: float) -> float:
         raise ConfigError(f"{name} = {seconds!r} is not a number of seconds.")
     if math.isnan(seconds) or seconds <= 0.0:
         raise ConfigError(f"{name} = {seconds!r} is out of range: pass seconds above 0, or math.inf for no promise.")
-    return float(seconds) * 1e9 * SLACK
+    # Whole ns, as the simulator has them.
+    return math.inf if math.isinf(seconds) else round(seconds * 1e9) * SLACK
 
 
 def _counted(first: SupportsIndex, last: SupportsIndex | None, n: int) -> tuple[int, int]:

@@ -227,8 +227,8 @@ class UnevenTruth:
 
     @property
     def exact(self) -> bool:
-        """Whether it says the truth of every request."""
-        return set(self.correlations) == {1.0}
+        """Whether it says the truth, be it of some requests only."""
+        return 1.0 in self.correlations
 
     @property
     def name(self) -> str:

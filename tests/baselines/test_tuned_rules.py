@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from playing import WORLDS
@@ -24,6 +25,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import evaluate, play, rollout
+from llmsched_env.workload import GammaArrivals, NoisyTruth, workload
 
 SHARED = WORLDS["shared"]
 PROMISED = WORLDS["promised"]
@@ -112,6 +114,18 @@ def test_tuning_is_deterministic_and_finds_the_least():
     }
     assert choice.mean == min(means.values()) < max(means.values())
     assert choice.values == min(values for values, mean in means.items() if mean == choice.mean)
+
+
+def test_workloads_and_predictors_of_one_name_are_told_apart():
+    serving = Scenario(**{**ENVIRONMENTS["LLMSched/ServingOrder-v0"], "order": "shortest_first", "choose_order": False})
+    bursty = serving.replace(workload=replace(workload("serving"), arrivals=GammaArrivals(cv=6.0)))
+    seeded = serving.replace(predictor=NoisyTruth(0.6, seed=1))
+    assert bursty.source.name == serving.source.name
+    keys = {tuned._key(scenario, "tgi_tuned") for scenario in (serving, bursty, seeded)}
+    assert len(keys) == 3
+    same = serving.replace(workload=workload("serving"), predictor=NoisyTruth(0.6))
+    assert tuned._key(same, "tgi_tuned") in keys
+    assert tuned._key(serving, "tgi_tuned") in {entry["key"] for entry in stored()["entries"]}
 
 
 def test_with_promises_it_is_goodput_that_is_tuned():

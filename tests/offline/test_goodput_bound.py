@@ -153,16 +153,16 @@ def test_decodes_on_paper():
     # Two requests of one prompt token and ten decodes: together a prefill of 102 and ten decodes of 12.
     requests = Requests.of([1, 1], [11, 11])
     assert bound_ns(requests, 2, 102, 12) == 1
-    # Work 2 * (50 + 1 + 10 * (5 + 1)) = 222 is more than 102 + 10 * 11.9 = 221; one alone has decodes of 11.
-    assert bound_ns(requests, 2, 102, 11.9) == 1 / 2
-    assert bound_ns(requests, 2, 102, 10.9) == 0
+    # Work 2 * (50 + 1 + 10 * (5 + 1)) = 222 is more than 102 + 10 * 11 = 212; one alone has decodes of 11.
+    assert bound_ns(requests, 2, 102, 11) == 1 / 2
+    assert bound_ns(requests, 2, 102, 10) == 0
     # On one client nothing is shared: 101 + 110 each.
     assert bound_ns(requests, 1, 212, 21) == 1
     assert bound_ns(requests, 1, 211, 21) == 1 / 2
     # Four clients, but only two requests that can meet: 2 * (1 + 10 * (10 / 2 + 1)) = 122 = 2 + 10 * 12.
     free_start = dataclasses.replace(UNIT, alpha_prefill_ns=0)
     assert bound_ns(requests, 4, 2, 12, free_start) == 1
-    assert bound_ns(requests, 4, 2, 11.9, free_start) == 1 / 2
+    assert bound_ns(requests, 4, 2, 11, free_start) == 1 / 2
     # An output of one token keeps TPOT, whatever was promised.
     assert bound_ns(Requests.of([1, 1], [1, 2]), 2, 300, 1) == 1 / 2
 
@@ -184,14 +184,14 @@ def test_levels_and_context_on_paper():
     levels = CostModel("levels", 0, 0, 1, 0, prefill_token_cap=20, prefill_levels=((10, 7), (20, 9)))
     requests = Requests.of([4] * 6, [1] * 6)
     assert bound_ns(requests, 3, 10, 1, levels) == 4 / 6
-    assert bound_ns(requests, 3, 6.9, 1, levels) == 0
+    assert bound_ns(requests, 3, 6, 1, levels) == 0
     # A prompt of 10 with three decodes: contexts 11, 12 and 13, decodes of 11 + 3 * 12 = 47 in the mean.
     context = dataclasses.replace(UNIT, gamma_decode_ns=3)
     assert bound_ns(Requests.of([10], [4]), 1, 110, 47, context) == 1
-    assert bound_ns(Requests.of([10], [4]), 1, 110, 46.9, context) == 0
+    assert bound_ns(Requests.of([10], [4]), 1, 110, 46, context) == 0
     # Two of them: work 50 + 10 + 3 * (5 + 1) + 3 * 36 = 186 each, together 372 = 120 + 3 * 84.
     assert bound_ns(Requests.of([10, 10], [4, 4]), 2, 120, 84, context) == 1
-    assert bound_ns(Requests.of([10, 10], [4, 4]), 2, 120, 83.9, context) == 1 / 2
+    assert bound_ns(Requests.of([10, 10], [4, 4]), 2, 120, 83, context) == 1 / 2
 
 
 def test_late_clocks_lose_no_nanosecond():
@@ -244,3 +244,9 @@ def test_bad_input():
     levels = CostModel("levels", 0, 0, 1, 0, prefill_token_cap=8, prefill_levels=((8, 7),))
     with pytest.raises(ConfigError, match="exceeds the largest level"):
         goodput_bound(requests, levels, 2, **promises)
+
+
+def test_promises_are_whole_nanoseconds_as_the_simulator_has_them():
+    # A prefill of 110 ns keeps a promise of 109.6 ns, which is one of 110.
+    assert bound_ns(Requests.of([10], [1]), 1, 109.6, 1) == 1
+    assert bound_ns(Requests.of([10], [1]), 1, 109.4, 1) == 0

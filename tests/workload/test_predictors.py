@@ -425,17 +425,18 @@ def test_without_a_predictor_the_workload_has_to_bring_predictions():
         instance(PREDICTED.replace(predictor=None), 0)
 
 
-def test_only_who_says_the_truth_of_every_request_is_exact():
+def test_who_says_the_truth_be_it_of_some_requests_is_exact():
     for name, exact in (
         ("noisy:1", True),
         ("noisy:0.99", False),
         ("uneven:1", True),
         ("uneven:1:1", True),
-        ("uneven:0.5:1", False),
+        ("uneven:0.5:1", True),
         ("prompt", False),
     ):
         scenario = Scenario(workload="gamma", lengths="predicted", predictor=name)
         assert scenario.shows_lengths == exact, name
         requests = scenario.source.requests("test", 0)
         told = predictor(name).predict(scenario.source, "test", 0, requests).mean_tokens
-        assert (told == requests.output_tokens).all() == exact, name
+        right = (told == requests.output_tokens).mean()
+        assert right > 0.3 if exact else right < 0.1, name
