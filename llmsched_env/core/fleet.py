@@ -123,13 +123,13 @@ class Steps:
 @inlined
 def first_unknown(actions: NDArray[np.int64], num_actions: int) -> int:
     """Index of the first action that is not in the action space, or -1."""
-    least, most = 0, 0
+    last = num_actions - 1
+    signs = 0  # negative as soon as an action is negative or above the last
     for i in range(len(actions)):
-        least = min(least, actions[i])
-        most = max(most, actions[i])
-    if least < 0 or most >= num_actions:
+        signs |= actions[i] | (last - actions[i])
+    if signs < 0:
         for i in range(len(actions)):
-            if not 0 <= actions[i] < num_actions:
+            if not 0 <= actions[i] <= last:
                 return i
     return -1
 
