@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from agents.training import Training, train
-from baselines.registry import make_policy
-from llmsched_env import ENVIRONMENTS
+from baselines.registry import entry
+from baselines.tuned import best_tuned
+from llmsched_env.config import Scenario
 from llmsched_env.errors import LLMSchedError
 
 RIVALS = ("lagrangian", "lagrangian_tuned", "tuned_threshold", "max_wait_tuned", "interleave_tuned")
@@ -85,9 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = Args.parse(words)
     try:
+        training = args.training()
         record = train(
-            args.training(),
-            [make_policy(name) for name in _rivals(args.scenario)],
+            training,
+            [entry(name, training.validation) for name in _rivals(training.validation)],
             command=f"python train.py {shlex.join(words)}".strip(),
         )
     except LLMSchedError as error:
@@ -101,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _rivals(identity: str) -> tuple[str, ...]:
-    """Rules to compare with. Where orders are actions their prefills are first come first served."""
-    serving = ENVIRONMENTS.get(identity, {}).get("ttft_s") is not None
-    return (*RIVALS, "min_batch_tuned", "deadline_tuned") if serving else RIVALS
+def _rivals(scenario: Scenario) -> list[str]:
+    """Rules to compare with, the best tuned one among them; where orders are actions, under the best order."""
+    more = ("min_batch_tuned", "deadline_tuned") if scenario.serving else ()
+    return list(dict.fromkeys((*RIVALS, *more, best_tuned(scenario))))
 
 
 def _show(validation: dict[str, Any]) -> None:

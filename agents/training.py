@@ -21,6 +21,7 @@ from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
+from llmsched_env.evaluation.comparison import Contestant
 from llmsched_env.policy import Policy
 from llmsched_env.storage import output_folder, write_whole
 
@@ -79,12 +80,12 @@ class Training:
         return Scenario(**kwargs).replace(**{**self.arguments, "split": "validation"})
 
 
-def train(training: Training, rivals: Sequence[Policy] = (), *, command: str = "") -> dict[str, Any]:
+def train(training: Training, rivals: Sequence[Contestant] = (), *, command: str = "") -> dict[str, Any]:
     """Train, compare, and write ``model.zip`` and ``run.json`` to ``training.out``, each whole or not at all.
 
     Args:
         training: what to do.
-        rivals: policies to compare with, on the same validation cases.
+        rivals: policies to compare with, on the same validation cases, each in the scenario that it brings.
         command: what repeats the run, for the record.
 
     Returns:
@@ -153,15 +154,14 @@ def _agents(algo: str, model: Any) -> list[Policy]:
     return [SB3Policy(model, algo), SB3Policy(model, f"{algo}_sampled", sampled=True)]
 
 
-def _compare(training: Training, agents: Sequence[Policy], rivals: Sequence[Policy]) -> dict[str, Any]:
+def _compare(training: Training, agents: Sequence[Policy], rivals: Sequence[Contestant]) -> dict[str, Any]:
     """Every policy on the same cases, and by how much each agent is slower than each rival, case by case."""
-    policies = [*agents, *rivals]
+    played = [(agent.name, agent, training.validation) for agent in agents]
+    played += [(rival.name, rival.policy, rival.scenario) for rival in rivals]
     found: dict[str, Evaluation] = {}
-    with tqdm(total=len(policies) * training.validation_cases, desc="validation", unit="episode") as bar:
-        for policy in policies:
-            found[policy.name] = evaluate(
-                policy, training.validation, training.validation_cases, seed=training.seed, progress=bar.update
-            )
+    with tqdm(total=len(played) * training.validation_cases, desc="validation", unit="episode") as bar:
+        for name, policy, scenario in played:
+            found[name] = evaluate(policy, scenario, training.validation_cases, seed=training.seed, progress=bar.update)
     objective = training.validation.objective
     reached = {name: evaluation.columns[objective] for name, evaluation in found.items()}
     return {

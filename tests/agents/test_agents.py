@@ -12,7 +12,7 @@ pytest.importorskip("sb3_contrib")
 from agents.libraries import ALGORITHMS
 from agents.policy import SB3Policy
 from agents.training import Training, train
-from baselines.registry import make_policy
+from baselines.registry import entry
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
 from llmsched_env.instances import instance
@@ -45,8 +45,9 @@ def small(out, algo="ppo", **changes):
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_train_writes_a_model_that_acts_as_it_did(tmp_path, algo):
-    rivals = [make_policy("lagrangian"), make_policy("prefill_first")]
-    record = train(small(tmp_path / "run", algo), rivals, command="the command")
+    training = small(tmp_path / "run", algo)
+    rivals = [entry(name, training.validation) for name in ("lagrangian", "prefill_first")]
+    record = train(training, rivals, command="the command")
 
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     assert written == json.loads(json.dumps(record))
