@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
@@ -13,8 +14,10 @@ from agents.libraries import ALGORITHMS
 from agents.policy import SB3Policy
 from agents.training import Training, train
 from baselines.registry import entry
+from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
+from llmsched_env.evaluation import play
 from llmsched_env.instances import instance
 from llmsched_env.policy import Start, features
 from llmsched_env.simulator import Simulator
@@ -168,3 +171,42 @@ def test_command_line(tmp_path, capsys):
     assert command.main(["--timesteps", "0", "--out", str(tmp_path / "none")]) == 2
     assert "timesteps = 0" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+class FirstFeasible:
+    """A model that takes masks: the last action that is feasible."""
+
+    def __init__(self, features, actions):
+        self.observation_space, self.action_space = Box(0, 1, (features,)), Discrete(actions)
+        self.masks = []
+
+    def predict(self, observation, *, deterministic=False, action_masks=None):
+        assert self.observation_space.contains(observation)
+        self.masks.append(action_masks)
+        return int(np.flatnonzero(action_masks)[-1]), None
+
+
+ORDERED = Scenario(**{**ENVIRONMENTS["LLMSched/ServingOrder-v0"], "num_clients": 4, "num_requests": 30})
+
+
+def test_an_agent_that_takes_masks_is_given_them():
+    agent = SB3Policy(FirstFeasible(33, 7), "fake")
+    episode = play(agent, ORDERED, 0)
+    assert episode.done
+    assert episode.totals.invalid_actions == 0
+    masks = np.array(agent._model.masks)
+    assert masks.shape[1] == 7
+    assert masks[:, 1:].all(), "it is asked only where a prefill is feasible"
+    assert masks[:, 0].any()
+
+
+@pytest.mark.parametrize(
+    ("features", "actions", "words"),
+    [
+        (33, 2, "'fake' has learnt 2 actions, this scenario has 7: .* choose_order=True"),
+        (26, 7, r"'fake' was trained on observations of shape \(26,\), this scenario gives \(33,\).* with promises"),
+    ],
+)
+def test_an_agent_of_another_space_is_refused(features, actions, words):
+    with pytest.raises(ConfigError, match=words):
+        play(SB3Policy(FirstFeasible(features, actions), "fake"), ORDERED, 0)
