@@ -35,7 +35,7 @@ class Args:
         seed: of network, exploration and order of cases
         out: folder for model.zip and run.json
         copies: environments stepped side by side
-        cases: validation cases to compare on
+        cases: validation cases to compare on, each of them once an agent and rival; a serving case has 10,000 choices
         clients: clients J
         requests: requests a case, drawn with replacement; 0: the workload's own number
         queue: queues: client or shared; nothing: the scenario's own

@@ -23,11 +23,11 @@ from baselines.registry import BASELINES, Entry, default_names, entry, planner_o
 from baselines.serving import draw_serving, show_serving
 from baselines.tuned import LOADS, best_tuned
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import LENGTHS, ORDERS, QUEUES, Scenario
+from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDERS, QUEUES, Scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError, UnknownNameError
-from llmsched_env.evaluation import CoverageWarning, evaluate, pictures, play
+from llmsched_env.evaluation import CoverageWarning, PromiseWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
@@ -72,6 +72,8 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         for name in ("workload", "cost", "queue", "order", "lengths", "predictor", "ttft_s", "tpot_s")
         if getattr(options, name) is not None
     }
+    if options.prefill_cap is not None:
+        changes["prefill_token_cap"] = options.prefill_cap
     if options.clients is not None:
         changes["num_clients"] = options.clients
     if options.requests is not None:
@@ -110,10 +112,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="for policies that draw random numbers (default: %(default)s)")
     add("--clients", type=int, metavar="J", help="clients (default: the scenario's, 200)")
     add("--requests", type=int, metavar="N", help="requests a case, drawn with replacement (default: the workload's)")
-    add("--workload", metavar="NAME|FILE.csv", help="other requests: a workload's name, or a CSV file of your own")
+    add(
+        "--workload",
+        metavar="NAME|FILE.csv",
+        help="other requests: a workload's name, a CSV file of your own, or trace:PATH",
+    )
     add("--cost", metavar="PRESET", help=f"cost model: {', '.join(PRESETS)}")
+    add("--prefill-cap", type=int, metavar="C", help="most prompt tokens in a prefill (default: the cost model's)")
     add("--queue", metavar="KIND", help=f"queues of the rules and planners: {', '.join(QUEUES)}")
-    add("--order", metavar="ORDER", help=f"order of those queues: {', '.join(ORDERS)}")
+    add(
+        "--order",
+        metavar="ORDER",
+        help=f"order of those queues: {', '.join(ORDERS)}; with promises also {', '.join(DEADLINE_ORDERS)}",
+    )
     add("--lengths", metavar="KIND", help=f"what they may know of output lengths: {', '.join(LENGTHS)}")
     add("--predictor", metavar="NAME", help="who predicts them: population, prompt, noisy, noisy:0.8, ...")
     add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with promises: {LOADS} and the scenario's)")
@@ -172,8 +183,12 @@ def run(options: argparse.Namespace, command: str) -> None:
     fields = [[entry(name, place) for name in names] for place in places]
     workers = 1 if options.workers is None else options.workers
     Sharing(workers, options.engine)  # complains now, before the long work
-    for place in places:
-        instance(place, int(cases[0]))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", PromiseWarning)
+        for place in places:
+            instance(place, int(cases[0]))
+    for text in dict.fromkeys(str(warning.message) for warning in said):
+        print(f"warning: {text}", file=sys.stderr)
     if options.out is not None:
         output_folder(options.out)
     if options.json is not None:

@@ -41,11 +41,20 @@ def show_serving(comparisons: Sequence[Comparison]) -> None:
         print(
             "\n"
             + ("At the workload's own rate" if load is None else f"Load {load:g}")
-            + f". Score: 0 = {comparison.reference}, 1 = {comparison.planner}."
-            + (f" The best {SHOWN} of {len(rows)}, and {PLAIN}." if len(rows) > len(best) else "")
+            + f". Score: {_scale(comparison)}."
+            + (f"\nThe best {SHOWN} of {len(rows)}, and {PLAIN}." if len(rows) > len(best) else "")
+            + ("" if comparison is comparisons[0] else " Decision times: at the first load.")
             + "\n"
         )
         print(serving_table(best))
+
+
+def _scale(comparison: Comparison) -> str:
+    """What scores 0 and 1, with the goodput of each."""
+    if comparison.ends is None:
+        return "none"
+    zero, one = (f"goodput {100 * end.mean:.1f} %" for end in comparison.ends)
+    return f"0 = {comparison.reference} ({zero}), 1 = {comparison.planner} ({one})"
 
 
 def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], folder: Path) -> list[Path]:

@@ -292,7 +292,8 @@ def _one_each(scenario: Any, arguments: dict[str, Any], count: int) -> tuple[Sce
         return (merged(scenario, arguments),) * count
     if isinstance(scenario, str) or not isinstance(scenario, Sequence):
         raise ConfigError(
-            f"scenario = {scenario!r} is neither a Scenario nor a list of them: make one with Scenario(...)."
+            f"scenario = {scenario!r} is neither a Scenario nor a list of them: make one with Scenario(...). That of "
+            "an id is Scenario(**llmsched_env.ENVIRONMENTS[id])."
         )
     scenarios = tuple(scenario)
     if len(scenarios) != count:

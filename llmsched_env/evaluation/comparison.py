@@ -112,6 +112,7 @@ class Comparison:
         rows: in the order given.
         reference: name of the rule that scores 0.
         planner: name of the planner that scores 1.
+        ends: what these two reached, of the scenario's objective.
     """
 
     scenario_id: str
@@ -121,6 +122,7 @@ class Comparison:
     rows: Sequence[Row]
     reference: str | None
     planner: str | None
+    ends: tuple[Estimate, Estimate] | None = None
 
     def row(self, name: str) -> Row:
         """The row of that name.
@@ -248,4 +250,7 @@ def compare(
         )
     zero = None if reference is None else reference.name
     one = None if planner is None else planner.name
-    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one)
+    reached = None
+    if reference is not None and planner is not None:
+        reached = run(reference).estimate(scenario.objective), run(planner).estimate(scenario.objective)
+    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one, reached)

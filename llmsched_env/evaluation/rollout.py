@@ -25,6 +25,10 @@ from llmsched_env.simulator import Outlook, Simulator
 __all__ = ["CoverageWarning", "Evaluation", "case_numbers", "decision_times", "evaluate", "play", "start"]
 
 
+SHARES = ("utilization", "prefill_share", "decode_share", "bubble_share", "goodput", "ttft_kept", "tpot_kept")
+"""Metrics that lie in [0, 1]."""
+
+
 class CoverageWarning(UserWarning):
     """A simulation left the range of iterations that its cost model was fitted on."""
 
@@ -53,8 +57,11 @@ class Evaluation:
     outside: str | None = None
 
     def estimate(self, metric: str) -> Estimate:
-        """Mean over the cases with its 95 % confidence interval."""
-        return mean_estimate(self.columns[metric])
+        """Mean over the cases with its 95 % confidence interval, which for a share stays within 0 and 1."""
+        found = mean_estimate(self.columns[metric])
+        if metric not in SHARES:
+            return found
+        return Estimate(found.mean, *np.clip([found.low, found.high], 0.0, 1.0).tolist())
 
 
 def case_numbers(cases: int | Iterable[int]) -> NDArray[np.int64]:

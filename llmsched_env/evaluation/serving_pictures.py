@@ -165,7 +165,7 @@ def goodput_against_load(
             )
         gap.set_yscale("log")
         _log_ticks(gap, "y")
-        gap.set_ylabel("worst token gap (s)", fontsize=9, color=INK)
+        gap.set_ylabel("worst token gap (s, log)", fontsize=9, color=INK)
     for axes, height in zip(panels, heights, strict=True):
         plain(axes)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
