@@ -91,7 +91,8 @@ class SB3Policy:
         """Begin an episode.
 
         Raises:
-            ConfigError: the agent was trained without promises and the scenario makes them, or the other way round.
+            ConfigError: the agent was trained without promises and the scenario makes them, or the other way round; or
+                on another number of actions.
         """
         shape, actions = (len(feature_table(start.scenario.serving)),), start.scenario.num_actions
         if self._model.action_space.n != actions:

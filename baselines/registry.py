@@ -180,7 +180,7 @@ def entry(name: str, scenario: Scenario) -> Entry:
     policy = make_policy(name)
     if scenario.serving and (name in METHODS or name in BATCH_PLANNERS):
         raise ConfigError(f"policy {name!r} minimises the makespan of a batch: leave it out where promises are made.")
-    if not scenario.serving and name in PROMISE_POLICIES and name not in ("min_batch",):
+    if not scenario.serving and name in PROMISE_POLICIES and name != "min_batch":
         raise ConfigError(f"policy {name!r} needs promises: take a scenario with ttft_s and tpot_s.")
     if scenario.serving and policy.clairvoyant:
         scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)

@@ -154,8 +154,9 @@ def _tuned_value(name: str, scenario: Scenario, version: object) -> Choice:
         return Choice(tuple(entry["values"]), entry["mean"], entry["cases"])
     if version is not None and not _has_training_cases(scenario):
         _log.warning("%s is tuned on reorderings of the file that it is judged on: it has no training cases.", name)
-    _log.info("tuning %s on %d training cases of a scenario that is not in tuned.json", name, QUICK_CASES)
-    return tune(name, scenario, _quick_cases(scenario))
+    cases = _quick_cases(scenario)
+    _log.info("tuning %s on %d training cases of a scenario that is not in tuned.json", name, cases)
+    return tune(name, scenario, cases)
 
 
 def _has_training_cases(scenario: Scenario) -> bool:

@@ -118,7 +118,7 @@ def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Reques
 
 
 def _at_load(scenario: Scenario, requests: Requests) -> Requests:
-    """The requests at the scenario's load, by the formula of DESIGN's capacity for their own mean lengths.
+    """The requests at the scenario's load: a share of `capacity_requests_per_s` for their own mean lengths.
 
     Raises:
         ConfigError: a cost model for which there is no such formula, or requests that do not come over time.

@@ -60,7 +60,7 @@ NODE_BYTES = 8 * TOURNAMENT_COLUMNS
 CLIENT_BYTES, RING_BYTES, REQUEST_BYTES = 4 * CLIENT_COLUMNS, 4 * RING_COLUMNS, 4 * REQUEST_COLUMNS
 AHEAD = 3
 RETURNED = 2
-"""Steps whose arrays are kept for another use: who compares a step with the one before still gets old memory."""
+"""Steps whose memory is kept for another use: a loop holds one while it asks for the next, and then lets go of it."""
 DUE_WINDOWS = (0, *DUE_LIMITS)
 
 COPY_BYTES = VIEW_BYTES + STATE_BYTES + SETUP.itemsize

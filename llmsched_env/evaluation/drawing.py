@@ -35,7 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
         MissingExtraError: matplotlib is not installed.
     """
     module = viz_module("matplotlib.figure", "matplotlib", "Drawing a picture")
-    return module.Figure(figsize=(width, height), dpi=DPI, layout="constrained")  # type: ignore[no-any-return]
+    return module.Figure(figsize=(width, height), dpi=DPI, layout="constrained")  # type: ignore[no-any-return]  # by name
 
 
 def save(figure: Figure, path: Path | str) -> Path:

@@ -14,6 +14,7 @@ from reference import CHOICES, Reference
 from strategies import ORDERED_ACTIONS, REPEATABLE, Case, promised_cases
 from test_equivalence import assert_same_history, assert_same_state
 
+from llmsched_env.config import DEADLINE_ORDERS, ORDERS
 from llmsched_env.core.features import PROMISE_FEATURES
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.metrics import final_metrics
@@ -82,6 +83,7 @@ def test_core_equals_reference_after_every_iteration():
 def test_orders_are_numbered_as_everybody_says():
     assert tuple(sorted(ORDER_CODES, key=ORDER_CODES.__getitem__)) == CHOICES
     assert sorted(ORDER_CODES.values()) == list(range(len(CHOICES)))
+    assert set(ORDER_CODES) == {*ORDERS, *DEADLINE_ORDERS}
 
 
 @settings(REPEATABLE, max_examples=100)
