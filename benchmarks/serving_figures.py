@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,10 +18,11 @@ from llmsched_env.instances import instance
 from llmsched_env.metrics import serving_metrics
 from llmsched_env.policy import Start
 from llmsched_env.simulator import Simulator
-from llmsched_env.workload import ServingWorkload
+from llmsched_env.workload import ServingWorkload, TraceWorkload
 
 __all__ = ["serving_figures"]
 
+AZURE = Path(__file__).resolve().parents[2] / "shared" / "data" / "azure_2023_conv.csv"
 REQUESTS = 1_000_000
 COPIES = 64
 STEPS = 2_000
@@ -64,6 +66,18 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
     start = time.perf_counter()
     serving_metrics(recorded, ttft_s=2.0, tpot_s=0.1, first=REQUESTS // 10, last=REQUESTS - REQUESTS // 10)
     yield Figure(section, "latencies of all requests from its recording", time.perf_counter() - start, "s")
+
+    if AZURE.exists():
+        section = "The Azure conversation trace of 2023 (where it lies beside the project), load 0.9"
+        trace = TraceWorkload(AZURE)
+        start = time.perf_counter()
+        trace.pool_size("train")
+        yield Figure(section, "reading it (19,366 rows)", time.perf_counter() - start, "s")
+        world = {"workload": trace, "cost": "qwen3-30b-a3b-h200", "prefill_token_cap": 16_384, "split": "test"}
+        simulator = Simulator(instance(_scenario(**world, ttft_s=1.0, tpot_s=0.05), 0))
+        best_s = _best_s(simulator, min(repeats, 5))
+        iterations = int(simulator.view.prefills + simulator.view.decodes)
+        yield Figure(section, "an iteration", best_s / iterations * 1e9, "ns")
 
     section = "What promises cost (GSM8K lengths over time, load 0.9, 5,000 requests, FCFS, rule min_batch)"
     plain = Simulator(instance(_scenario(ttft_s=None, tpot_s=None, reward="makespan"), 0))
