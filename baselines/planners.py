@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.iteration import decode_first, prefill_first, threshold
+from baselines.iteration import decode_first, interleave, prefill_first, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from baselines.search import beam_search, follow
@@ -57,7 +57,8 @@ def _references(start: Start) -> list[Rule]:
     """Simple rules, the best of which is the first schedule that states are valued by."""
     clients = start.scenario.num_clients
     counts = sorted({max(1, round(clients * share)) for share in (0.02, 0.035, 0.05, 0.06, 0.07, 0.085, 0.1, 0.13)})
-    return [lagrangian(), lagrangian(0.3), *(threshold(count) for count in counts)]
+    pauses = [interleave(2, decodes) for decodes in (3, 5, 7, 9, 11, 14)]
+    return [lagrangian(), lagrangian(0.3), *(threshold(count) for count in counts), *pauses]
 
 
 class Rollout:
