@@ -55,6 +55,10 @@ class Policy(Protocol):
     then run that inside the core, which must give the same actions. With an attribute ``plans = True`` it is given the
     episode's outlook, in which it can try actions without being told what the scenario hides.
 
+    Where a decision costs much and a hundred at once hardly more, it may have ``together(starts) -> decide``: studies
+    then begin many episodes at a time and call ``decide(episodes, views)`` with the numbers of those that wait for a
+    decision and their views; it returns their actions, the same that ``act`` gives to each.
+
     Attributes:
         name: what tables call it.
         kind: "rule", "planner" or "agent".

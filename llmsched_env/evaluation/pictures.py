@@ -120,10 +120,12 @@ def _mark(axes: Axes, simulator: Simulator, *, labelled: bool) -> None:
     if not labelled:
         return
     style: dict[str, Any] = {"va": "bottom", "fontsize": 7.5, "color": INK, "transform": above}
-    if first < bound_s < last:
+    bound_shown = first < bound_s < last
+    if bound_shown:
         axes.text(bound_s, 1.03, f"{bound_s:.1f} s", ha="right", **style)
     late = end_s > 0.7 * last + 0.3 * first
-    axes.text(end_s, 1.03, f"{end_s:.1f} s", ha="right" if late else "left", **style)
+    apart = not bound_shown or end_s - bound_s > 0.3 * (last - first)  # or one value would be written over the other
+    axes.text(end_s, 1.03, f"{end_s:.1f} s", ha="right" if late and apart else "left", **style)
 
 
 def _legend_of_kinds(figure: Figure) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -24,6 +24,8 @@ from llmsched_env.simulator import Outlook, Simulator
 
 __all__ = ["CoverageWarning", "Evaluation", "case_numbers", "decision_times", "evaluate", "play", "start"]
 
+SIDE_BY_SIDE = 64
+"""Episodes that a policy with a method ``together`` is asked about at once, at most: they are all in memory."""
 
 SHARES = ("utilization", "prefill_share", "decode_share", "bubble_share", "goodput", "ttft_kept", "tpot_kept")
 """Metrics that lie in [0, 1]."""
@@ -110,21 +112,56 @@ def play(policy: Policy, scenario: Scenario, case: int, *, seed: int = 0, record
     return simulator
 
 
+def _played(
+    policy: Policy, scenario: Scenario, cases: NDArray[np.int64], seed: int, record: bool
+) -> Iterator[Simulator]:
+    """The finished episodes of these cases, in their order."""
+    together = getattr(policy, "together", None)
+    for first in range(0, len(cases), SIDE_BY_SIDE):
+        block = cases[first : first + SIDE_BY_SIDE].tolist()
+        if together is None:
+            yield from (play(policy, scenario, case, seed=episode_seed(seed, case), record=record) for case in block)
+            continue
+        simulators = [Simulator(instance(scenario, case), record=record) for case in block]
+        decide = together(
+            [
+                start(policy, scenario, simulator, episode_seed(seed, case))
+                for simulator, case in zip(simulators, block, strict=True)
+            ]
+        )
+        running = list(range(len(block)))
+        while running := [episode for episode in running if _choice_awaits(simulators[episode])]:
+            actions = decide(running, [simulators[episode].view for episode in running])
+            for episode, action in zip(running, actions, strict=True):
+                _take(policy, simulators[episode], int(action))
+        yield from simulators
+
+
 def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = lambda: 0) -> Iterable[int]:
+    while _choice_awaits(simulator):
+        before = clock()
+        action = policy.act(simulator.view)
+        yield clock() - before
+        _take(policy, simulator, action)
+
+
+def _choice_awaits(simulator: Simulator) -> bool:
+    """Go on through iterations that offer no choice; whether there is one before the end or the horizon."""
     horizon = simulator.instance.max_iterations
     while not simulator.done and not (horizon and simulator.view.prefills + simulator.view.decodes >= horizon):
         if simulator.has_choice:
-            before = clock()
-            action = policy.act(simulator.view)
-            yield clock() - before
-            if action == 0 and not simulator.can_decode:
-                action = 1  # as the core takes it
-            try:
-                simulator.step(action)
-            except InvalidActionError as error:
-                raise InvalidActionError(f"policy {policy.name!r}: {error}") from None
-        else:
-            simulator.step(int(simulator.can_prefill))
+            return True
+        simulator.step(int(simulator.can_prefill))
+    return False
+
+
+def _take(policy: Policy, simulator: Simulator, action: int) -> None:
+    if action == 0 and not simulator.can_decode:
+        action = 1  # as the core takes it
+    try:
+        simulator.step(action)
+    except InvalidActionError as error:
+        raise InvalidActionError(f"policy {policy.name!r}: {error}") from None
 
 
 def evaluate(
@@ -229,8 +266,7 @@ def _rows(
 ) -> Rows:
     columns = {name: np.empty(len(cases)) for name in names}
     outside: str | None = None
-    for row, case in enumerate(cases):
-        simulator = play(policy, scenario, int(case), seed=episode_seed(seed, int(case)), record=record)
+    for row, simulator in enumerate(_played(policy, scenario, cases, seed, record)):
         metrics = measure(simulator)
         for name in names:
             columns[name][row] = metrics[name]
