@@ -1,7 +1,7 @@
-"""Train an agent on an environment of this project and compare it with the rules on validation cases.
+"""Train an agent on an environment of this project, choose it by validation cases, and compare it with every baseline.
 
-PPO with its default settings and a short run may well not beat the tuned rules, and its most likely action can be much
-worse than its sampled one: see docs/agents.md for what was measured. The comparison at the end shows both.
+A run is a folder: config.json, checkpoints, curve.csv, TensorBoard logs and at the end run.json with the comparison.
+A run that was interrupted or killed goes on with --resume FOLDER. docs/agents.md says more.
 """
 
 from __future__ import annotations
@@ -10,18 +10,36 @@ import argparse
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from agents.training import Training, train
-from baselines.registry import entry
-from baselines.tuned import best_tuned
-from llmsched_env.config import Scenario
-from llmsched_env.errors import LLMSchedError
+from agents.algorithms import ALGORITHMS, DEFAULT
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.errors import ConfigError, LLMSchedError
 
-RIVALS = ("lagrangian", "lagrangian_tuned", "tuned_threshold", "max_wait_tuned", "interleave_tuned")
+if TYPE_CHECKING:
+    from agents.training import Rivals, Training
+    from llmsched_env.config import Scenario
+
+SCENARIO_OPTIONS = {
+    "clients": "num_clients",
+    "requests": "num_requests",
+    "workload": "workload",
+    "cost": "cost",
+    "prefill_cap": "prefill_token_cap",
+    "queue": "queue",
+    "order": "order",
+    "lengths": "lengths",
+    "predictor": "predictor",
+    "load": "load",
+    "ttft_s": "ttft_s",
+    "tpot_s": "tpot_s",
+    "reward": "reward",
+}
+"""Option -> argument of the scenario; one that is not given is as the environment id has it."""
 
 
 @dataclass(frozen=True)
@@ -29,41 +47,79 @@ class Args:
     """The command line: one option a field, with what its attribute says here as its help.
 
     Attributes:
-        algo: algorithm: ppo, a2c, dqn or maskable_ppo
-        scenario: environment id
-        timesteps: decisions to train for
+        algo: algorithm: {algorithms}
+        scenario: environment id: {scenarios}
+        timesteps: decisions (of es: iterations) to train for; 0: as the algorithm's settings say
         seed: of network, exploration and order of cases
-        out: folder for model.zip and run.json
-        copies: environments stepped side by side
-        cases: validation cases to compare on, each of them once an agent and rival; a serving case has 10,000 choices
-        clients: clients J
+        out: folder of the run; nothing: runs/ALGO
+        resume: go on with the run in this folder, which knows all other options
+        settings: YAML file with settings of the algorithm; those not in it are as in agents/settings/ALGO.yaml
+        copies: environments stepped side by side; 0: as the settings say
+        evaluate_every: timesteps from one validation, with its checkpoint, to the next; 0: as the settings say
+        cases: validation cases that agents are chosen by and compared on
+        clients: clients J; 0: the scenario's, 200
         requests: requests a case, drawn with replacement; 0: the workload's own number
+        workload: other requests: a workload's name, a CSV file, or trace:PATH; nothing: the scenario's own
+        cost: preset of the cost model; nothing: the scenario's own
+        prefill_cap: most prompt tokens in a prefill; 0: the cost model's own
         queue: queues: client or shared; nothing: the scenario's own
+        order: order of the queues; nothing: the scenario's own
+        lengths: what is known of output lengths: known, predicted or hidden; nothing: the scenario's own
+        predictor: who predicts them: population, prompt, noisy, noisy:0.8, ...; nothing: the scenario's own
+        load: arrivals as a share of capacity; 0: the scenario's own
+        ttft_s: promised time to first token, in seconds; 0: the scenario's own
+        tpot_s: promised time per output token, in seconds; 0: the scenario's own
+        reward: reward: excess, makespan, idle, latency or goodput; nothing: the scenario's own
     """
 
-    algo: str = "ppo"
+    algo: str = DEFAULT
     scenario: str = "LLMSched/GSM8K-v0"
-    timesteps: int = 100_000
+    timesteps: int = 0
     seed: int = 0
-    out: Path = Path("runs/ppo")
-    copies: int = 8
+    out: str = ""
+    resume: str = ""
+    settings: str = ""
+    copies: int = 0
+    evaluate_every: int = 0
     cases: int = 20
-    clients: int = 200
+    clients: int = 0
     requests: int = 0
+    workload: str = ""
+    cost: str = ""
+    prefill_cap: int = 0
     queue: str = ""
+    order: str = ""
+    lengths: str = ""
+    predictor: str = ""
+    load: float = 0.0
+    ttft_s: float = 0.0
+    tpot_s: float = 0.0
+    reward: str = ""
 
     @classmethod
-    def parse(cls, argv: Sequence[str]) -> Args:
-        """From the words of a command line."""
-        # argparse and not a library: ten flat options need no dependency.
+    def parse(cls, argv: Sequence[str]) -> tuple[Args, list[str]]:
+        """From the words of a command line; and which options it names."""
+        # argparse and not a library: flat options need no dependency.
         parser = argparse.ArgumentParser(
-            prog="python train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            prog="python train.py",
+            description=__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         kinds, texts = get_type_hints(cls), dict(re.findall(r"^ +(\w+): (.+)$", cls.__doc__ or "", re.MULTILINE))
+        names = {"algorithms": ", ".join(ALGORITHMS), "scenarios": ", ".join(ENVIRONMENTS)}
         for option in fields(cls):
-            text = f"{texts.get(option.name, '')} (default: {option.default})"
-            parser.add_argument(f"--{option.name}", type=kinds[option.name], default=option.default, help=text)
-        return cls(**vars(parser.parse_args(argv)))
+            text = f"{texts[option.name].format(**names)} (default: {option.default or repr(option.default)})"
+            parser.add_argument(
+                f"--{option.name.replace('_', '-')}", type=kinds[option.name], default=argparse.SUPPRESS, help=text
+            )
+        given = vars(parser.parse_args(argv))
+        return cls(**given), list(given)
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.resume or self.out or f"runs/{self.algo}")
 
     def training(self) -> Training:
         """What the options ask for.
@@ -71,56 +127,107 @@ class Args:
         Raises:
             LLMSchedError: what they ask for cannot be done.
         """
-        arguments: dict[str, Any] = {"num_clients": self.clients}
-        if self.queue:
-            arguments["queue"] = self.queue
-        if self.requests:
-            arguments["num_requests"] = self.requests
+        from agents.hyperparameters import read_settings
+        from agents.training import Training
+
+        arguments: dict[str, Any] = {
+            argument: getattr(self, option) for option, argument in SCENARIO_OPTIONS.items() if getattr(self, option)
+        }
+        if Path(str(arguments.get("workload", ""))).is_file():
+            arguments["workload"] = str(Path(arguments["workload"]).resolve())  # to be found by a resume from elsewhere
+        if arguments.get("lengths", "predicted") != "predicted":
+            arguments.setdefault("predictor", None)  # nobody would read the scenario's own
         return Training(
-            self.algo, self.scenario, self.timesteps, self.seed, self.out, self.copies, self.cases, arguments
+            self.algo,
+            self.scenario,
+            self.timesteps,
+            self.seed,
+            self.folder,
+            self.copies,
+            self.cases,
+            arguments,
+            read_settings(self.settings) if self.settings else {},
+            self.evaluate_every,
+            self.settings or "settings",
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and compare; 2 for what cannot be done, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = Args.parse(words)
+    args, given = Args.parse(words)
     try:
-        training = args.training()
-        record = train(
-            training,
-            [entry(name, training.validation) for name in _rivals(training.validation)],
-            command=f"python train.py {shlex.join(words)}".strip(),
-        )
+        record = _run(args, given, f"python train.py {shlex.join(words)}".strip())
     except LLMSchedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: no half-written file is left behind.", file=sys.stderr)
+        print(f"\ninterrupted: nothing half-written is left behind. {_advice(args.folder)}", file=sys.stderr)
         return 130
-    _show(record["validation"])
-    print(f"Written to {args.out}: model.zip, run.json")
+    _show(record)
+    safe = "agent.npz, " * (args.folder / "agent.npz").exists()
+    print(
+        f"Written to {args.folder}: {safe}run.json, curve.csv, tensorboard, {record['best']['folder']} (the best agent)"
+    )
     return 0
 
 
-def _rivals(scenario: Scenario) -> list[str]:
-    """Rules to compare with, the best tuned one among them; where orders are actions, under the best order."""
-    more = ("min_batch_tuned", "deadline_tuned") if scenario.serving else ()
-    return list(dict.fromkeys((*RIVALS, *more, best_tuned(scenario))))
+def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
+    # Imported here: the libraries take seconds, in which Ctrl-C should do what it does later.
+    from agents.training import recorded, train
+    from llmsched_env.evaluation import CoverageWarning
+
+    others = [f"--{name.replace('_', '-')}" for name in given if name != "resume"]
+    if args.resume and others:
+        raise ConfigError(
+            f"--resume {args.resume} with {', '.join(others)}: a run goes on with the options that it was begun with. "
+            "Leave out the others, or begin a new run."
+        )
+    training = recorded(args.folder) if args.resume else args.training()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)  # one a policy; each says the same
+        return train(training, _rivals(training.validation), command=command, resume=bool(args.resume))
 
 
-def _show(validation: dict[str, Any]) -> None:
-    metric = validation["objective"]
-    print(f"\n{validation['cases']} validation cases, with 95 % intervals. {metric}:")
-    for name, row in validation["policies"].items():
-        print(f"{name:>28}  {_interval(row[metric])}")
-    print(f"{metric} of the agent minus that of a rival, case by case:")
-    for agent, differences in validation["agent_minus_rival"].items():
-        for rival, difference in differences.items():
-            print(f"{agent + ' - ' + rival:>40}  {_interval(difference)}")
+def _rivals(scenario: Scenario) -> Rivals:
+    """Every baseline that makes sense in the scenario, but of the planners only the one that scores 1."""
+    from agents.training import Rivals
+    from baselines.registry import default_names, entry, planner_of
+    from baselines.tuned import best_tuned
+
+    entries = {name: entry(name, scenario) for name in default_names(scenario)}
+    planner = planner_of(scenario)
+    shown = {name: item for name, item in entries.items() if item.kind != "planner" or name == planner}
+    reference = best_tuned(scenario)
+    return Rivals(tuple(shown.values()), shown.get(reference) or entry(reference, scenario), shown[planner])
+
+
+def _advice(folder: Path) -> str:
+    if (folder / "run.json").exists():
+        return f"The run in {folder} is finished."
+    if (folder / "config.json").exists():
+        return f"Go on from the last checkpoint with: python train.py --resume {shlex.quote(str(folder))}"
+    return "The run had not begun."
+
+
+def _show(record: dict[str, Any]) -> None:
+    validation, best = record["validation"], record["best"]
+    metric = "goodput" if "goodput" in next(iter(validation["policies"].values())) else "makespan_s"
+    print(
+        f"\n{validation['cases']} validation cases, with 95 % intervals; score: 0 = {validation['score_reference']}, "
+        f"1 = {validation['score_planner']}.\nThe agent is that of timestep {best['timesteps']}, the best of the run "
+        f"as {best['policy']}: chosen\non these cases, so a claim wants `evaluate` on the test split.\n\n"
+        f"{'':>28}  {metric:<27}  score"
+    )
+    rows = validation["policies"].items()
+    for name, row in sorted(rows, key=lambda item: item[1][metric]["mean"], reverse=metric == "goodput"):
+        mark = "> " if row["kind"] == "agent" else ""
+        print(f"{mark + name:>28}  {_interval(row[metric])}  {_interval(row['score'])}")
 
 
 def _interval(estimate: dict[str, Any]) -> str:
+    if estimate["mean"] is None:
+        return ""
     low, high = estimate["ci95"]
     text = f"{estimate['mean']:8.3f}"
     return text if low is None else f"{text} [{low:.3f}, {high:.3f}]"

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.libraries import algorithm
 from llmsched_env.core.features import feature_table
 from llmsched_env.errors import ConfigError, FileFormatError, PathError
 from llmsched_env.policy import Start, View, features
 
-__all__ = ["Model", "SB3Policy"]
+__all__ = ["Model", "SB3Policy", "load_model"]
 
 SHAPES = tuple((len(feature_table(promises)),) for promises in (False, True))
 """Of observations, without and with promises."""
 
+Actions = NDArray[np.int64]
+
 
 class Model(Protocol):
-    """The part of a stable-baselines3 model that a policy needs."""
+    """The part of a stable-baselines3 model that a policy needs.
+
+    Attributes:
+        observation_space: what it was trained on.
+        action_space: what it chooses among.
+        policy: its network, whose ``get_distribution`` is asked where actions are drawn.
+    """
 
     observation_space: Any
     action_space: Any
+    policy: Any
 
     def predict(self, observation: Any, *, deterministic: bool = False, **masks: Any) -> tuple[Any, Any]:
-        """Action for an observation, and the state of a recurrent network."""
-        ...
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed what sampling draws from."""
+        """Actions for observations, and the state of a recurrent network."""
         ...
 
 
@@ -43,10 +50,10 @@ class SB3Policy:
     Args:
         model: trained on an environment of this project.
         name: what tables call it.
-        sampled: draw the action, seeded by the episode's seed.
+        sampled: draw the action, seeded by the episode's seed; for algorithms that learn a distribution.
 
     Raises:
-        ConfigError: a model for observations of another size.
+        ConfigError: a model for observations of another size, or one that draws without a distribution.
     """
 
     kind = "agent"
@@ -59,33 +66,30 @@ class SB3Policy:
                 f"agent {name!r} was trained on observations of shape {shape}, this version gives "
                 f"{' or '.join(map(str, SHAPES))}: train it again."
             )
+        if sampled and not hasattr(getattr(model, "policy", None), "get_distribution"):
+            raise ConfigError(f"agent {name!r} has learnt no distribution to draw from: take it with sampled=False.")
         self.name = name
         self._model = model
         self._sampled = sampled
         self._masked = "action_masks" in inspect.signature(model.predict).parameters
+        self._rng = np.random.default_rng(0)
 
     @classmethod
-    def load(cls, path: Path | str, algo: str, name: str | None = None) -> SB3Policy:
+    def load(cls, path: Path | str, algo: str, name: str | None = None, *, sampled: bool = False) -> SB3Policy:
         """Read a model that was saved as a zip. Such a file can run code when read: open only what you trust.
 
         Args:
             path: the file.
-            algo: the algorithm that made it, one of `agents.libraries.ALGORITHMS`.
+            algo: the algorithm that made it, one of `agents.libraries.LIBRARIES`.
             name: what tables call it; by default the algorithm's name.
+            sampled: as for the class.
 
         Raises:
             UnknownNameError: no such algorithm.
             PathError: no such file.
             FileFormatError: not a model of that algorithm.
         """
-        kind = algorithm(algo)
-        if not Path(path).is_file():
-            raise PathError(f"cannot read {path}: no such file. Give the model.zip of a training run.")
-        try:
-            model = kind.load(path, device="cpu")
-        except Exception as error:  # the library raises whatever the damaged part raises
-            raise FileFormatError(path, f"not a saved {algo} model ({type(error).__name__}: {error}).") from error
-        return cls(model, name or algo)
+        return cls(load_model(path, algo), name or algo, sampled=sampled)
 
     def reset(self, start: Start) -> None:
         """Begin an episode.
@@ -106,14 +110,53 @@ class SB3Policy:
                 f"scenario gives {shape}: take one that was trained {'with' if start.scenario.serving else 'without'} "
                 "promises."
             )
-        if self._sampled:
-            self._model.set_random_seed(start.seed % 2**32)  # all that the library takes
+        self._rng = np.random.default_rng(start.seed)
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
-        masks = {}
+        return int(self._decide([view], [self._rng])[0])
+
+    def together(self, starts: Sequence[Start]) -> Callable[[Sequence[int], Sequence[View]], Actions]:
+        """Begin many episodes side by side, each as by :meth:`reset`, with the same errors.
+
+        Returns:
+            What gives the actions of some of them, by their places in ``starts`` and their views.
+        """
+        streams = []
+        for start in starts:
+            self.reset(start)
+            streams.append(self._rng)
+        return lambda episodes, views: self._decide(views, [streams[episode] for episode in episodes])
+
+    def _decide(self, views: Sequence[View], streams: Sequence[np.random.Generator]) -> Actions:
+        """(views,) the actions, where they are drawn each from its own stream."""
+        observations, masks = np.stack([features(view) for view in views]), {}
         if self._masked:
-            prefills = [view.ready > 0] * (self._model.action_space.n - 1)
-            masks["action_masks"] = np.array([view.active > 0, *prefills])
-        action, _ = self._model.predict(features(view), deterministic=not self._sampled, **masks)
-        return int(action)
+            prefills = self._model.action_space.n - 1
+            masks["action_masks"] = np.array([[view.active > 0, *[view.ready > 0] * prefills] for view in views])
+        if not self._sampled:
+            return np.asarray(self._model.predict(observations, deterministic=True, **masks)[0], np.int64)
+        network = self._model.policy
+        tensor, _ = network.obs_to_tensor(observations)
+        chances = network.get_distribution(tensor, **masks).distribution.probs.detach().cpu().numpy()
+        reached = np.cumsum(chances, axis=1, dtype=np.float64)
+        drawn = np.array([stream.random() for stream in streams]) * reached[:, -1]
+        actions: Actions = np.argmax(reached > drawn[:, np.newaxis], axis=1)
+        return actions
+
+
+def load_model(path: Path | str, algo: str) -> Any:
+    """The library's own model from its zip. Such a file can run code when read: open only what you trust.
+
+    Raises:
+        UnknownNameError: no such algorithm.
+        PathError: no such file.
+        FileFormatError: not a model of that algorithm.
+    """
+    kind = algorithm(algo)
+    if not Path(path).is_file():
+        raise PathError(f"cannot read {path}: no such file. Give the model.zip of a training run.")
+    try:
+        return kind.load(path, device="cpu")
+    except Exception as error:  # the library raises whatever the damaged part raises
+        raise FileFormatError(path, f"not a saved {algo} model ({type(error).__name__}: {error}).") from error

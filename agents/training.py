@@ -1,13 +1,15 @@
-"""Training with stable-baselines3: environment, progress, comparison on validation cases, a run folder."""
+"""Training: one driver for every algorithm. It validates, keeps the curve and checkpoints, and compares at the end."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,171 +17,358 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from agents.libraries import algorithm
-from agents.policy import SB3Policy
-from llmsched_env import ENVIRONMENTS
+from agents.agent import Origin, Trained
+from agents.algorithms import learner_class
+from agents.curve import Board, draw
+from agents.files import AgentFile
+from agents.hyperparameters import resolved
+from agents.learner import Learner
+from agents.libraries import LIBRARIES, one_thread
+from agents.runs import Best, Checkpoint, Run
+from llmsched_env import ENVIRONMENTS, __version__
 from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError, UnknownNameError
-from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
-from llmsched_env.evaluation.comparison import Contestant
+from llmsched_env.core.features import feature_table
+from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
+from llmsched_env.evaluation import evaluate, mean_estimate
+from llmsched_env.evaluation.comparison import Comparison, Contestant, compare
+from llmsched_env.evaluation.rollout import case_numbers
+from llmsched_env.instances import instance
 from llmsched_env.policy import Policy
-from llmsched_env.storage import output_folder, write_whole
 
-__all__ = ["Training", "train"]
+__all__ = ["Rivals", "Training", "recorded", "train"]
 
-PACKAGES = ("llmsched-env", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy", "numba")
-METRICS = ("makespan_s", "utilization", "gap_to_bound", "prefills", "decodes")
-ROLLOUT_STEPS = 2048
-"""Steps between two updates of PPO, over all copies: stable-baselines3's default with one copy."""
+_log = logging.getLogger(__name__)
+
+PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "cmaes", "gymnasium", "numpy", "numba")
 
 
 @dataclass(frozen=True)
 class Training:
-    """What to train on what.
+    """What to train on what. Numbers that are 0 are the algorithm's own, from its settings.
 
     Attributes:
-        algo: one of `agents.libraries.ALGORITHMS`.
+        algo: one of `agents.algorithms.ALGORITHMS`.
         scenario: environment id.
-        timesteps: decisions to train for, at least 1.
+        timesteps: to train for, in the algorithm's own count.
         seed: of the network, the exploration and the order of cases.
-        out: folder for the model and the record of the run.
+        out: folder of the run.
         copies: environments stepped side by side.
-        validation_cases: cases that the trained agent and its rivals are compared on.
+        validation_cases: cases that agents are chosen by, and compared with their rivals on.
         arguments: what to change of the scenario.
+        settings: of the algorithm; those not given are the shipped ones, so that afterwards all are here.
+        evaluate_every: timesteps from one validation, with its checkpoint, to the next.
+        source: where the settings are from, for messages.
 
     Raises:
-        UnknownNameError: no such algorithm, environment or argument.
+        UnknownNameError: no such algorithm, environment, argument or setting.
         ConfigError: a number out of range.
         MissingExtraError: the extra `agents` is not installed.
     """
 
     algo: str
-    scenario: str
-    timesteps: int
-    seed: int
-    out: Path
-    copies: int = 8
+    scenario: str = "LLMSched/GSM8K-v0"
+    timesteps: int = 0
+    seed: int = 0
+    out: Path = Path("runs/agent")
+    copies: int = 0
     validation_cases: int = 20
     arguments: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    evaluate_every: int = 0
+    source: str = field(default="settings", compare=False)
 
     def __post_init__(self) -> None:
-        algorithm(self.algo)
+        kind = learner_class(self.algo)
         if self.scenario not in ENVIRONMENTS:
             raise UnknownNameError("scenario", self.scenario, ENVIRONMENTS)
-        for name, most in (("timesteps", 2**62), ("copies", 4096), ("validation_cases", 2**20)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [1, {most}].")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed = {self.seed} is out of range: it lies in [0, {2**32 - 1}].")
-        self.validation  # noqa: B018  # checks the arguments now
+        for name, least, most in (("validation_cases", 1, 2**20), ("seed", 0, 2**32 - 1)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [{least}, {most}].")
+        settings = resolved(self.algo, kind.checks, self.settings, self.source)
+        numbers = ("timesteps", "evaluate_every", "copies")
+        chosen = {name: getattr(self, name) for name in numbers if getattr(self, name) != 0}
+        settings = resolved(self.algo, kind.checks, {**settings, **chosen}, "options")
+        object.__setattr__(self, "settings", settings)
+        for name in numbers:
+            object.__setattr__(self, name, settings.get(name, 0))
+        self.training_scenario  # noqa: B018  # checks the arguments now
 
     @property
     def validation(self) -> Scenario:
-        """Where the agent is compared."""
+        """Where agents are chosen and compared."""
         kwargs = gymnasium.spec(self.scenario).kwargs
         return Scenario(**kwargs).replace(**{**self.arguments, "split": "validation"})
 
+    @property
+    def training_scenario(self) -> Scenario:
+        """Where the agent learns: decisions only where there is a choice."""
+        return self.validation.replace(split="train", skip_forced=True)
 
-def train(training: Training, rivals: Sequence[Contestant] = (), *, command: str = "") -> dict[str, Any]:
-    """Train, compare, and write ``model.zip`` and ``run.json`` to ``training.out``, each whole or not at all.
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        return {
+            **{item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "source"},
+            "out": str(self.out),
+        }
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Whom the agent is compared with at the end.
+
+    Attributes:
+        contestants: policies, each in the scenario that it brings.
+        reference: the rule that scores 0.
+        planner: what scores 1.
+    """
+
+    contestants: Sequence[Contestant] = ()
+    reference: Contestant | None = None
+    planner: Contestant | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A learned policy as a contestant."""
+
+    name: str
+    policy: Policy
+    scenario: Scenario
+    kind: str = "agent"
+    text: str = ""
+
+
+def train(
+    training: Training, rivals: Rivals | None = None, *, command: str = "", resume: bool = False
+) -> dict[str, Any]:
+    """Train, choose the best agent by validation, compare it; everything goes to the folder ``training.out``.
 
     Args:
         training: what to do.
-        rivals: policies to compare with, on the same validation cases, each in the scenario that it brings.
+        rivals: policies to compare with, on the same validation cases.
         command: what repeats the run, for the record.
+        resume: go on with the run that the folder holds, which is the one that :func:`recorded` gives.
 
     Returns:
         What ``run.json`` holds.
 
     Raises:
-        PathError: the folder cannot be written.
-        ConfigError: the folder holds a run.
+        PathError: the folder cannot be written, or holds no run to resume.
+        ConfigError: it holds a run already, or one that cannot be gone on with; or settings that contradict each other.
+        FileFormatError: a damaged checkpoint.
+        MissingExtraError: a library is not installed.
     """
-    out = output_folder(training.out)
-    if (out / "run.json").exists():
-        raise ConfigError(f"{out} holds a run already: choose another folder, or move that one away.")
-    model = _learn(training)
-    with write_whole(out / "model.zip") as path:
-        model.save(path)
+    source = training.validation.source
+    if getattr(source, "version", None) is not None and not getattr(source, "disjoint_splits", False):
+        _log.warning(
+            "the agent is chosen and compared on reorderings of the file that it learns from: it has no splits."
+        )
+    with one_thread() if training.algo in LIBRARIES else nullcontext():
+        return _train(training, rivals or Rivals(), command, resume)
+
+
+def recorded(folder: Path) -> Training:
+    """What the run in a folder was asked to do, to go on with it.
+
+    Raises:
+        PathError: no run there.
+        FileFormatError: its ``config.json`` is damaged.
+        ConfigError: it is finished, or of a version, a scenario or observations that are others now.
+    """
+    config = Run.open(folder).config
+    try:
+        training = Training(**{**config["training"], "out": folder})
+    except (KeyError, TypeError) as error:
+        raise FileFormatError(folder / "config.json", f"damaged ({error}): begin the run again elsewhere.") from error
+    now = json.loads(json.dumps(_fingerprint(training)))
+    for name, what in (
+        ("version", "llmsched-env"),
+        ("observation", "the observation"),
+        ("actions", "the number of actions"),
+        ("scenario", "the scenario"),
+        ("workload", "the content of its file"),
+    ):
+        if config.get(name) != now[name]:
+            raise ConfigError(
+                f"the run in {folder} was begun when {what} was another ({_difference(config.get(name), now[name])}): "
+                "go on with the version that began it, or begin a new run."
+            )
+    return training
+
+
+def _train(training: Training, rivals: Rivals, command: str, resume: bool) -> dict[str, Any]:
+    kind, cases = learner_class(training.algo), case_numbers(training.validation_cases)
+    instance(training.validation, int(cases[-1]))  # says now that there are not so many
+    if resume:
+        run = Run.open(training.out)
+        asked = json.loads(json.dumps(_fingerprint(training)))["training"]
+        if {**run.config["training"], "out": asked["out"]} != asked:
+            raise ConfigError(
+                f"the run in {training.out} was begun with other options "
+                f"({_difference(run.config['training'], asked)}): go on with what `recorded` gives."
+            )
+        last = run.last()
+        learner = kind.begin(training) if last is None else kind.resume(training, last.folder)
+    else:
+        learner, last = kind.begin(training), None
+        run = Run.create(training.out, {"command": command, **_fingerprint(training)})
+    last = _Driver(training, run, learner, last).drive()
+    best = kind.resume(training, run.at(last.best.timesteps).folder)
+    agents = [Candidate(policy.name, policy, training.validation) for policy in best.policies()]
+    comparison = _compare(training, [*agents, *rivals.contestants], rivals)
     record = {
-        "config": {**dataclasses.asdict(training), "out": str(training.out)},
-        "scenario": training.validation.describe(),
-        "command": command,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "timesteps_done": int(model.num_timesteps),
-        "validation": _compare(training, _agents(training.algo, model), rivals),
+        "command": run.config["command"],
+        "config": run.config,
+        "timesteps": last.timesteps,
+        "best": {**dataclasses.asdict(last.best), "folder": _relative(run, last.best.timesteps)},
+        "last": {"timesteps": last.timesteps, "folder": _relative(run, last.timesteps)},
+        "validation": comparison.as_json(),
+        "agent_minus_rival": _differences(comparison, len(agents)),
     }
-    with write_whole(out / "run.json") as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    network = best.network() if last.best.policy == agents[0].name else None  # which decides as the usual form
+    if network is not None:
+        trained = Trained(network, Origin.of(training.training_scenario))
+        AgentFile((trained,), run.config["command"], (training.seed,)).write(run.folder / "agent.npz")
+    draw(run.folder / "learning_curve.png", last.rows, comparison)
+    run.finish(record)
     return record
 
 
-def _learn(training: Training) -> Any:
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.vec_env import VecMonitor
+class _Driver:
+    """From where a run stands to its end."""
 
-    from agents.vec_env import SB3VecEnv
+    def __init__(self, training: Training, run: Run, learner: Learner, last: Checkpoint | None) -> None:
+        self._training = training
+        self._run = run
+        self._learner = learner
+        self._last = last
 
-    class Progress(BaseCallback):
-        """A bar over the steps of all copies."""
+    def drive(self) -> Checkpoint:
+        """Train to the end; the last checkpoint."""
+        training, learner = self._training, self._learner
+        with (
+            Board(self._run.tensorboard, after=None if self._last is None else self._last.timesteps) as self._board,
+            tqdm(
+                total=training.timesteps, initial=learner.timesteps, desc=f"training {training.algo}", unit="step"
+            ) as self._bar,
+        ):
+            if self._last is None:
+                self._last = self._validate()
+            learner.learn(training.timesteps, self._report)
+            if self._last.timesteps < learner.timesteps:
+                self._last = self._validate()
+            self._show()
+        return self._last
 
-        def _on_training_start(self) -> None:
-            self.bar = tqdm(total=training.timesteps, desc=f"training {training.algo}", unit="step")
+    def _report(self) -> None:
+        self._show()
+        assert self._last is not None
+        every = self._training.evaluate_every
+        if self._learner.timesteps // every > self._last.timesteps // every:
+            self._last = self._validate()
 
-        def _on_step(self) -> bool:
-            self.bar.update(min(self.num_timesteps, training.timesteps) - self.bar.n)
-            return True
+    def _show(self) -> None:
+        self._bar.update(min(self._learner.timesteps, self._training.timesteps) - self._bar.n)
 
-        def _on_training_end(self) -> None:
-            self.bar.close()
+    def _validate(self) -> Checkpoint:
+        """Judge the agent as it stands, and write a checkpoint."""
+        training, timesteps = self._training, self._learner.timesteps
+        objective = training.validation.objective
+        row: dict[str, float] = {"timesteps": timesteps}
+        best = None if self._last is None else self._last.best
+        for policy in self._learner.policies():
+            found = evaluate(
+                policy, training.validation, training.validation_cases, seed=training.seed, latencies=False
+            )
+            for metric in dict.fromkeys((objective, "gap_to_bound")):
+                row[f"{policy.name}/{metric}"] = found.estimate(metric).mean
+            value = row[f"{policy.name}/{objective}"]
+            if best is None or (value > best.value if objective == "goodput" else value < best.value):
+                best = Best(timesteps, policy.name, value)
+        assert best is not None, "a learner has at least one policy"
+        row.update(self._learner.figures())
+        self._board.add(row)
+        self._bar.set_postfix({f"best {objective}": f"{best.value:.4g}"})
+        rows = [*([] if self._last is None else self._last.rows), row]
+        return self._run.save(timesteps, best, rows, self._learner.save)
 
-    scenario = training.validation.replace(split="train", skip_forced=True)
-    environments = VecMonitor(SB3VecEnv(training.copies, scenario))
-    settings: dict[str, Any] = {}
-    if training.algo in ("ppo", "maskable_ppo"):
-        steps = min(ROLLOUT_STEPS, training.timesteps)
-        settings["n_steps"] = max(2, -(-steps // training.copies))
-        settings["batch_size"] = min(64, settings["n_steps"] * training.copies)
-    try:
-        model = algorithm(training.algo)(
-            "MlpPolicy", environments, seed=training.seed, device="cpu", verbose=0, **settings
-        )
-        return model.learn(training.timesteps, callback=Progress())
-    finally:
-        environments.close()
 
-
-def _agents(algo: str, model: Any) -> list[Policy]:
-    return [SB3Policy(model, algo), SB3Policy(model, f"{algo}_sampled", sampled=True)]
-
-
-def _compare(training: Training, agents: Sequence[Policy], rivals: Sequence[Contestant]) -> dict[str, Any]:
-    """Every policy on the same cases, and by how much each agent is slower than each rival, case by case."""
-    played = [(agent.name, agent, training.validation) for agent in agents]
-    played += [(rival.name, rival.policy, rival.scenario) for rival in rivals]
-    found: dict[str, Evaluation] = {}
-    with tqdm(total=len(played) * training.validation_cases, desc="validation", unit="episode") as bar:
-        for name, policy, scenario in played:
-            found[name] = evaluate(policy, scenario, training.validation_cases, seed=training.seed, progress=bar.update)
-    objective = training.validation.objective
-    reached = {name: evaluation.columns[objective] for name, evaluation in found.items()}
+def _fingerprint(training: Training) -> dict[str, Any]:
+    """What a run depends on: if it is another now, the run cannot be gone on with."""
+    where = training.training_scenario
     return {
-        "cases": training.validation_cases,
-        "objective": objective,
-        "policies": {
-            name: {
-                "kind": evaluation.kind,
-                "clairvoyant": evaluation.clairvoyant,
-                **{metric: evaluation.estimate(metric).as_json() for metric in dict.fromkeys((objective, *METRICS))},
-            }
-            for name, evaluation in found.items()
-        },
-        "agent_minus_rival": {
-            agent.name: {
-                rival.name: mean_estimate(np.subtract(reached[agent.name], reached[rival.name])).as_json()
-                for rival in rivals
-            }
-            for agent in agents
-        },
+        "version": __version__,
+        "training": training.as_json(),
+        "scenario": where.describe(),
+        "workload": _version_of(where),
+        "observation": [feature.name for feature in feature_table(where.serving)],
+        "actions": where.num_actions,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version_of(scenario: Scenario) -> str | None:
+    """What tells the content of a workload's file from another; nothing where it is no file."""
+    found = getattr(scenario.source, "version", None)
+    return None if found is None else str(found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The first thing that is not the same."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+        return f"{name} = {before.get(name)!r}, now {now.get(name)!r}"
+    if isinstance(before, list) and isinstance(now, list):
+        place = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
+        if place is not None:
+            return f"feature {place} = {before[place]!r}, now {now[place]!r}"
+        return f"{len(before)} features, now {len(now)}"
+    return f"{before!r}, now {now!r}"
+
+
+def _relative(run: Run, timesteps: int) -> str:
+    return run.checkpoint(timesteps).relative_to(run.folder).as_posix()
+
+
+def _compare(training: Training, contestants: Sequence[Contestant], rivals: Rivals) -> Comparison:
+    shown = {id(item) for item in contestants}
+    more = sum(end is not None and id(end) not in shown for end in (rivals.reference, rivals.planner))
+    total = (len(contestants) + more) * training.validation_cases
+    with tqdm(total=total, desc="comparing", unit="episode") as bar:
+        return compare(
+            contestants,
+            training.scenario,
+            training.validation,
+            case_numbers(training.validation_cases),
+            reference=rivals.reference,
+            planner=rivals.planner,
+            seed=training.seed,
+            progress=_ticker(bar),
+        )
+
+
+def _ticker(bar: Any) -> Callable[[str, int], None]:
+    def progress(name: str, episodes: int) -> None:
+        bar.set_description(name, refresh=False)
+        bar.update(episodes)
+
+    return progress
+
+
+def _differences(comparison: Comparison, agents: int) -> dict[str, Any]:
+    """By how much each agent differs from each rival, case by case, with intervals."""
+    objective = comparison.scenario.objective
+    reached = {row.name: row.evaluation.columns[objective] for row in comparison.rows}
+    names = list(reached)
+    return {
+        agent: {rival: mean_estimate(np.subtract(reached[agent], reached[rival])).as_json() for rival in names[agents:]}
+        for agent in names[:agents]
     }

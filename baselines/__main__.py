@@ -130,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with promises: {LOADS} and the scenario's)")
     add("--ttft-s", type=float, metavar="S", help="promised time to first token, in seconds")
     add("--tpot-s", type=float, metavar="S", help="promised time per output token, in seconds")
-    add("--policies", metavar="A,B,...", help="names, rule@order, or module:factory for your own (default: all)")
+    add(
+        "--policies",
+        metavar="A,B,...",
+        help="names, rule@order; of your own module:factory, or the path of an agent's .npz file (default: all)",
+    )
     add("--json", type=Path, metavar="PATH", help="also write the comparison as JSON there")
     add("--out", type=Path, metavar="DIR", help="folder for tables, configuration and pictures")
     add(

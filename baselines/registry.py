@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from agents.agent import Agent
+from agents.files import load_agent, shipped, shipped_agent
 from baselines import iteration, lagrangian, planners
 from baselines.foresight import Foresight
 from baselines.tuned import PROMISE_TUNABLE, TUNABLE, Tuned, paired
@@ -19,6 +21,7 @@ from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy
 
 __all__ = [
+    "AGENTS",
     "BASELINES",
     "METHODS",
     "POLICIES",
@@ -107,10 +110,14 @@ PROMISE_POLICIES: dict[str, Factory] = {
 }
 """For scenarios with promises, beside the rules."""
 
+AGENTS: dict[str, Callable[[], Agent]] = {"agent": shipped_agent} if shipped() else {}
+"""Trained networks, for the scenarios that they fit."""
+
 BASELINES: dict[str, Factory] = {
     **{name: method.policy for name, method in METHODS.items()},
     **POLICIES,
     **PROMISE_POLICIES,
+    **AGENTS,
 }
 
 BATCH_PLANNERS = ("always_worst", "rollout", "beam", "beam_1")
@@ -119,13 +126,14 @@ BATCH_PLANNERS = ("always_worst", "rollout", "beam", "beam_1")
 
 def default_names(scenario: Scenario) -> list[str]:
     """What a comparison in a scenario runs: every policy that makes sense there, each rule under each order."""
+    agents = [name for name, make in AGENTS.items() if make().fits(scenario)]
     if not scenario.serving:
-        return [*METHODS, *POLICIES]
+        return [*METHODS, *POLICIES, *agents]
     names = [name for name in (*POLICIES, *PROMISE_POLICIES) if name not in BATCH_PLANNERS]
     if not scenario.choose_order:
-        return names
+        return [*names, *agents]
     rules = [name for name in names if name != "foresight"]
-    return [*(paired(name, order) for name in rules for order in ORDER_CODES), "foresight"]
+    return [*(paired(name, order) for name in rules for order in ORDER_CODES), "foresight", *agents]
 
 
 def planner_of(scenario: Scenario) -> str:
@@ -145,13 +153,20 @@ class Entry:
 
 
 def make_policy(name: str) -> Policy:
-    """A policy by name, or by ``module:factory`` for one's own (a class, or a function without arguments).
+    """A policy by name, or one's own.
+
+    One's own is ``module:factory`` (a class, or a function without arguments), or the path of an agent's .npz file, of
+    which no code is run.
 
     Raises:
         UnknownNameError: no such name.
         ConfigError: a module that cannot be imported, a factory that does not make a policy, or one that takes the
             name of a baseline.
+        PathError: a file that cannot be read.
+        FileFormatError: a file that is no agent of this version.
     """
+    if _is_agent(name):
+        return _agent(name)
     if ":" in name:
         return _own(name)
     if name not in BASELINES:
@@ -168,7 +183,13 @@ def entry(name: str, scenario: Scenario) -> Entry:
     Raises:
         UnknownNameError: no such name or order.
         ConfigError: a policy that cannot be made, or that makes no sense in the scenario.
+        PathError: the file of an agent that cannot be read.
+        FileFormatError: one that is no agent of this version.
     """
+    if _is_agent(name):
+        agent = _agent(name)
+        agent.network_for(scenario)  # complains now, before the long work
+        return Entry(agent.name, agent.kind, agent, scenario)
     if "@" in name and ":" not in name:
         rule, _, order = name.partition("@")
         if order not in ORDER_CODES:
@@ -190,6 +211,19 @@ def entry(name: str, scenario: Scenario) -> Entry:
         method = METHODS[name]
         return Entry(name, "method", policy, scenario.replace(**method.queues), method.text)
     return Entry(policy.name, policy.kind, policy, scenario)
+
+
+def _is_agent(name: str) -> bool:
+    return name in AGENTS or name.endswith(".npz")
+
+
+def _agent(name: str) -> Agent:
+    if name in AGENTS:
+        return AGENTS[name]()
+    agent = load_agent(name)
+    if agent.name in BASELINES:  # as the agent.npz of a training run
+        return Agent(f"{Path(name).resolve().parent.name}/{agent.name}", agent.trained)
+    return agent
 
 
 def _own(name: str) -> Policy:

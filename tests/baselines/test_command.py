@@ -12,7 +12,7 @@ import pytest
 
 import baselines.__main__ as command
 from baselines import METHODS, POLICIES
-from baselines.registry import PROMISE_POLICIES
+from baselines.registry import AGENTS, PROMISE_POLICIES
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError
 
@@ -84,10 +84,11 @@ def test_json_has_the_agreed_shape(tmp_path):
     assert set(found) == TOP | ALSO
     assert (found["scenario"], found["split"], found["cases"], found["seed"]) == ("LLMSched/GSM8K-v0", "test", 3, 0)
     assert set(found["bound_s"]) == {"mean"}
-    assert [*found["policies"]] == [*METHODS, *POLICIES]
+    assert [*found["policies"]] == [*METHODS, *POLICIES, *AGENTS]
     for name, row in found["policies"].items():
         assert set(row) == ROW
-        assert row["kind"] == ("method" if name in METHODS else "planner" if name in PLANNERS else "rule")
+        kinds = {**dict.fromkeys(METHODS, "method"), **dict.fromkeys(PLANNERS, "planner"), "agent": "agent"}
+        assert row["kind"] == kinds.get(name, "rule")
         for metric in ("makespan_s", "utilization", "gap_to_bound", "score", "prefills", "decodes"):
             assert set(row[metric]) == {"mean", "ci95"}
             low, high = row[metric]["ci95"]
@@ -353,7 +354,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
 def test_list(capsys):
     assert command.main(["--list"]) == 0
     *listed, rules_under_an_order = capsys.readouterr().out.splitlines()
-    assert listed == [*METHODS, *POLICIES, *PROMISE_POLICIES]
+    assert listed == [*METHODS, *POLICIES, *PROMISE_POLICIES, *AGENTS]
     assert rules_under_an_order == f"Rules under an order: rule@order, with {', '.join(ORDER_CODES)}."
 
 

@@ -12,7 +12,7 @@ import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
 from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
-from baselines.registry import BATCH_PLANNERS, OWN_KINDS, PROMISE_POLICIES, default_names, planner_of
+from baselines.registry import AGENTS, BATCH_PLANNERS, OWN_KINDS, PROMISE_POLICIES, default_names, planner_of
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
@@ -55,8 +55,8 @@ def end_of(name, world, case=0, seed=0):
 
 
 def test_names_are_methods_and_policies():
-    assert set(BASELINES) == set(METHODS) | set(POLICIES) | set(PROMISE_POLICIES)
-    assert len(BASELINES) == len(METHODS) + len(POLICIES) + len(PROMISE_POLICIES)
+    assert set(BASELINES) == set(METHODS) | set(POLICIES) | set(PROMISE_POLICIES) | set(AGENTS)
+    assert len(BASELINES) == len(METHODS) + len(POLICIES) + len(PROMISE_POLICIES) + len(AGENTS)
     for name in ("baseline", "hybrid", "threshold", "tuned_threshold", "lagrangian_tuned", "rollout", "beam"):
         assert name in BASELINES
 
@@ -201,8 +201,9 @@ class TestPairs:
         assert entry("min_batch", self.ORDERED).scenario == WORLDS["promised"]
 
     def test_what_a_comparison_runs(self):
-        assert default_names(WORLDS["client"]) == [*METHODS, *POLICIES]
-        plain, ordered = default_names(WORLDS["promised"]), default_names(self.ORDERED)
+        assert default_names(WORLDS["client"]) == [*METHODS, *POLICIES, *AGENTS]
+        worlds = (WORLDS["promised"], self.ORDERED)
+        plain, ordered = ([name for name in default_names(where) if name not in AGENTS] for where in worlds)
         assert set(plain) == (set(POLICIES) | set(PROMISE_POLICIES)) - set(BATCH_PLANNERS)
         assert len(ordered) == len(set(ordered)) == (len(plain) - 1) * len(ORDER_CODES) + 1
         assert {"threshold", "threshold@late_last", "foresight"} <= set(ordered)

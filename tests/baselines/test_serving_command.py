@@ -14,7 +14,7 @@ from test_command import complaint, folder, numbers  # noqa: F401  # `folder` is
 import baselines.__main__ as command
 import baselines.foresight
 from baselines.iteration import min_batch
-from baselines.registry import BATCH_PLANNERS, POLICIES, PROMISE_POLICIES, default_names, entry
+from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, PROMISE_POLICIES, default_names, entry
 from llmsched_env import ENVIRONMENTS, instances
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
@@ -160,9 +160,10 @@ def scenario_of_id(name):
 
 def test_what_is_compared_by_default():
     rules = [name for name in (*POLICIES, *PROMISE_POLICIES) if name not in (*BATCH_PLANNERS, "foresight")]
-    assert default_names(scenario_of_id("Serving")) == [*rules, "foresight"]
+    worlds = map(scenario_of_id, ("Serving", "ServingOrder"))
+    plain, found = ([name for name in default_names(where) if name not in AGENTS] for where in worlds)
+    assert plain == [*rules, "foresight"]
     pairs = [name if order == "fcfs" else f"{name}@{order}" for name in rules for order in ORDER_CODES]
-    found = default_names(scenario_of_id("ServingOrder"))
     assert found == [*pairs, "foresight"]
     assert len(set(found)) == len(found)
     for name in found:

@@ -1,0 +1,179 @@
+"""Trained networks as a policy: which of them decides is settled by the scenario."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.network import Network, network_function
+from llmsched_env.config import MAX_LOAD, QUEUES, Scenario, real
+from llmsched_env.core.rules import call_rule
+from llmsched_env.cost import MAX_COEFFICIENT_NS
+from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.jit import jit
+from llmsched_env.policy import CompiledRule, Start, View
+
+__all__ = ["Agent", "Origin", "Trained"]
+
+NO_MEMORY = np.zeros(1, np.int64)
+"""Networks keep nothing between decisions."""
+
+
+@jit
+def _ask(rule: Any, view: Any, parameters: Any, memory: Any) -> int:
+    action: int = call_rule(rule, view, parameters, memory)
+    return action
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network was trained, as far as that says where it belongs.
+
+    Attributes:
+        workload: name of the workload.
+        queue: "client" or "shared".
+        price_ratio: alpha_p / alpha_d, a prefill's fixed time against a decode's, each taken to be at least 1 ns.
+        serving: whether requests were promised latencies.
+        told: whether the scheduler was told anything of each output length, true or predicted.
+        load: arrivals as a share of capacity; ``None`` for the workload's own times.
+
+    Raises:
+        ConfigError: a number out of range, or a value of another type.
+        UnknownNameError: no such form of queues.
+    """
+
+    workload: str
+    queue: str
+    price_ratio: float
+    serving: bool
+    told: bool
+    load: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue not in QUEUES:
+            raise UnknownNameError("queue", self.queue, QUEUES)
+        if not isinstance(self.workload, str):
+            raise ConfigError(f"workload = {self.workload!r}: give its name.")
+        for name in ("serving", "told"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} = {getattr(self, name)!r} is neither True nor False.")
+        real("price_ratio", self.price_ratio, 0.0, MAX_COEFFICIENT_NS)
+        if self.load is not None:
+            real("load", self.load, 0.0, MAX_LOAD)
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> Origin:
+        """That of a network which is trained in this scenario."""
+        cost = scenario.cost_model
+        ratio = max(1, cost.prefill_ns(0)) / max(1, cost.alpha_decode_ns)
+        told = scenario.lengths != "hidden"
+        return cls(scenario.source.name, scenario.queue, ratio, scenario.serving, told, scenario.load)
+
+    def distance(self, other: Origin) -> tuple[bool, bool, float, float]:
+        """How far apart two are, to be compared entry by entry.
+
+        Whether the forms of queues differ, and the workloads; by how much ln(price_ratio) differs, and the load.
+        """
+        if self.load is None or other.load is None:
+            load = 0.0 if self.load is other.load else math.inf
+        else:
+            load = abs(self.load - other.load)
+        prices = abs(math.log(self.price_ratio) - math.log(other.price_ratio))
+        return self.queue != other.queue, self.workload != other.workload, prices, load
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network and where it was trained.
+
+    Raises:
+        ConfigError: it reads what is known with promises only, and there were none.
+    """
+
+    network: Network
+    origin: Origin
+
+    def __post_init__(self) -> None:
+        if self.network.needs_promises and not self.origin.serving:
+            raise ConfigError("the network reads what only promises make known, but its origin says serving = False.")
+
+    def fits(self, scenario: Scenario) -> bool:
+        """Whether it can decide there: as many actions, and promises and lengths told as where it was trained."""
+        there = Origin.of(scenario)
+        alike = (self.origin.serving, self.origin.told) == (there.serving, there.told)
+        return alike and self.network.actions == scenario.num_actions
+
+
+class Agent:
+    """Networks as one policy, which runs inside the core and decides in microseconds when asked from Python.
+
+    In each episode one network decides. Those that can are the ones with as many actions as the scenario, trained with
+    promises if it makes them and without if not, and told of lengths, or not, as the scenario tells of them. Among them
+    it is one trained on the same form of queues ("client", "shared") if there is any; then on the same workload if any;
+    then the nearest in ln(alpha_p / alpha_d); then the nearest in load; then the first.
+
+    Args:
+        name: what tables call it.
+        trained: its networks.
+    """
+
+    kind = "agent"
+    clairvoyant = False
+
+    def __init__(self, name: str, trained: Iterable[Trained]) -> None:
+        self.name = name
+        self.trained = tuple(trained)
+        self._parameters: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, name: str, network: Network, scenario: Scenario) -> Agent:
+        """An agent of one network, trained in ``scenario``."""
+        return cls(name, [Trained(network, Origin.of(scenario))])
+
+    def fits(self, scenario: Scenario) -> bool:
+        """Whether one of its networks can decide there."""
+        return any(one.fits(scenario) for one in self.trained)
+
+    def network_for(self, scenario: Scenario) -> Network:
+        """The one of its networks that decides there.
+
+        Raises:
+            ConfigError: none can.
+        """
+        there = Origin.of(scenario)
+        fitting = [one for one in self.trained if one.fits(scenario)]
+        if not fitting:
+            held = dict.fromkeys(_said(one.network.actions, one.origin) for one in self.trained)
+            raise ConfigError(
+                f"agent {self.name!r} has networks for {', '.join(held)}; this scenario needs one for "
+                f"{_said(scenario.num_actions, there)}: take another agent, or change choose_order (2 actions without, "
+                "7 with it), ttft_s and tpot_s (the promises), or lengths."
+            )
+        return min(fitting, key=lambda one: one.origin.distance(there)).network
+
+    def compiled(self, start: Start) -> CompiledRule:
+        """The network for this scenario as the core runs it; raises as :meth:`network_for`."""
+        return CompiledRule(network_function(), self.network_for(start.scenario).parameters, NO_MEMORY)
+
+    def reset(self, start: Start) -> None:
+        """Begin an episode; raises as :meth:`network_for`."""
+        self._parameters = self.network_for(start.scenario).parameters
+
+    def act(self, view: View) -> int:
+        """The action, by the same machine code as inside the core."""
+        if self._parameters is None:
+            raise RuntimeError(f"policy {self.name!r} was asked before reset: call reset(start) first.")
+        return _ask(network_function().handle, view, self._parameters, NO_MEMORY)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def _said(actions: int, origin: Origin) -> str:
+    promises, lengths = "with" if origin.serving else "without", "told" if origin.told else "hidden"
+    return f"{actions} actions {promises} promises (lengths {lengths})"

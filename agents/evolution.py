@@ -1,0 +1,354 @@
+"""An evolution strategy in the compiled simulator: whole episodes are cheap, so networks are bred by their results.
+
+CMA-ES (Hansen and Ostermeier 2001; library `cmaes`) on the numbers of one small network that is a residual on a rule
+(:mod:`agents.network`). Each generation plays the same few training cases under every candidate, so that candidates
+differ by what they decide and not by their cases. A network of zeros is the rule with the numbers that do best on
+training cases, which is where the search begins. No gradients, no credit assignment, no discounting: what is minimised
+is the makespan, or the share of promises that are broken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from agents.agent import Agent
+from agents.arena import Arena
+from agents.genome import FIRST_CASES, FIRST_VALUES, Genome, first_genome
+from agents.hyperparameters import Check, one_of, real_number, whole_number
+from agents.network import BASES, NEVER, Network
+from llmsched_env.config import Scenario
+from llmsched_env.core.features import feature_table
+from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, MissingExtraError, UnknownNameError
+from llmsched_env.instances import instance, pool_size
+from llmsched_env.policy import Policy
+
+if TYPE_CHECKING:
+    from agents.training import Training
+
+__all__ = ["Evolution", "EvolutionSettings"]
+
+Floats = NDArray[np.float64]
+
+COVARIANCES = ("full", "diagonal")
+
+LEAST_POPULATION = 4
+LEAST_SIZE = 0.01
+
+LEAST_LOSS = 1e-4
+"""Losses of the base rule below are taken for this one: they are what candidates are measured by."""
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """What may be set of the strategy.
+
+    Attributes:
+        hidden: units of the network's hidden layer.
+        sigma: first step size, in standard deviations of the features.
+        population: candidates a generation; 0 for twice the usual 4 + 3 ln(numbers).
+        cases: training cases that each of them plays.
+        pool: training cases to draw these from: the first ones; less where there are fewer.
+        covariance: "full", or "diagonal" (Ros and Hansen 2008), quicker from some three hundred numbers on.
+        base: the rule that the network is a residual on; "auto": "deadline" with promises, else "lagrangian".
+        features: names of the features to read; none: all that move on training cases.
+        limit: of the base, from which on it is a prefill whatever the network says (`Network.base_limit`).
+        sizes: multiples of the scenario's clients, and of its requests, to train on side by side. Client queues of
+            other sizes than 1 are filled by LPT.
+
+    Raises:
+        ConfigError: a number out of range.
+        UnknownNameError: no such covariance, base or feature.
+    """
+
+    hidden: int = 6
+    sigma: float = 0.15
+    population: int = 0
+    cases: int = 12
+    pool: int = 256
+    covariance: str = "full"
+    base: str = "auto"
+    features: tuple[str, ...] = ()
+    limit: float = 1.0
+    sizes: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("hidden", 1, 1024), ("population", 0, 4096), ("cases", 1, 4096), ("pool", 1, 2**20)):
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [{least}, {most}].")
+        if 0 < self.population < LEAST_POPULATION:
+            raise ConfigError(
+                f"population = {self.population} is too small to choose from: give at least {LEAST_POPULATION}, or 0 "
+                "for the usual number."
+            )
+        if not 0 < self.sigma <= 10:
+            raise ConfigError(f"sigma = {self.sigma} is out of range: it is above 0 and at most 10.")
+        if not self.limit >= 0:
+            raise ConfigError(f"limit = {self.limit} is out of range: it is at least 0.")
+        if not self.sizes or not all(LEAST_SIZE <= size <= 1 / LEAST_SIZE for size in self.sizes):
+            raise ConfigError(
+                f"sizes = {list(self.sizes)} is out of range: give multiples from {LEAST_SIZE:g} to {1 / LEAST_SIZE:g}."
+            )
+        if self.cases < len(self.sizes):
+            raise ConfigError(f"cases = {self.cases} for {len(self.sizes)} sizes: give at least one of each.")
+        if self.cases > self.pool:
+            raise ConfigError(f"cases = {self.cases} exceeds pool = {self.pool}: draw at most as many as there are.")
+        names = [feature.name for feature in feature_table(promises=True)]
+        for kind, name, known in (
+            ("covariance", self.covariance, COVARIANCES),
+            ("base", self.base, ("auto", *FIRST_VALUES)),
+            *(("feature", name, names) for name in self.features),
+        ):
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+
+
+def _words(name: str, value: object) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ConfigError(f"{name} = {value!r} is not a list of names: write [ready, due_1], or [] for all.")
+    return list(value)
+
+
+def _multiples(name: str, value: object) -> list[float]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ConfigError(f"{name} = {value!r} is not a list of numbers: write [1.0], or [0.5, 1.0, 2.0].")
+    return [real_number(LEAST_SIZE, 1 / LEAST_SIZE)(f"{name}[{i}]", size) for i, size in enumerate(value)]
+
+
+class Evolution:
+    """CMA-ES on one scenario; a `Learner`.
+
+    Args:
+        scenario: to train on.
+        settings: of the strategy.
+        seed: of the first network, of the candidates and of the draws of cases.
+        threads: that share the cases; results do not depend on it.
+        stored: what :meth:`save` wrote, to go on from.
+
+    Attributes:
+        timesteps: iterations of the simulator in all episodes of all candidates.
+        generation: generations so far.
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "hidden": whole_number(1, 1024),
+        "sigma": real_number(1e-9, 10.0),
+        "population": whole_number(0, 4096),
+        "cases": whole_number(1, 4096),
+        "pool": whole_number(1, 2**20),
+        "covariance": one_of(*COVARIANCES),
+        "base": one_of("auto", *FIRST_VALUES),
+        "features": _words,
+        "limit": real_number(0.0, NEVER),
+        "sizes": _multiples,
+    }
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        settings: EvolutionSettings,
+        seed: int,
+        *,
+        threads: int = 1,
+        stored: dict[str, Any] | None = None,
+    ) -> None:
+        self._settings = settings
+        cases = range(min(settings.pool, pool_size(scenario) or settings.pool))
+        self._arenas = [Arena(_sized(scenario, size), cases, threads=threads) for size in settings.sizes]
+        self._draws = np.random.default_rng(seed)
+        self.timesteps = 0
+        self.generation = 0
+        self._loss = math.nan
+        if stored is None:
+            first = first_genome(self._arenas[0], settings.base, settings.features, settings.hidden)
+            self.genome = first._replace(limit=settings.limit)
+            start = np.zeros(self.genome.size)
+            inner = start[BASES[self.genome.base] :][: settings.hidden * len(self.genome.features)]
+            inner[:] = self._draws.normal(0.0, 0.05, len(inner))
+            self._strategy = _strategy(start, settings, seed)
+        else:
+            self._restore(stored, seed)
+        rule = self.genome.parameters([np.zeros(self.genome.size)])
+        self._rule_losses = [
+            max(LEAST_LOSS, float(arena.losses(rule, arena.cases[:FIRST_CASES])[0].mean())) for arena in self._arenas
+        ]
+
+    @classmethod
+    def begin(cls, training: Training) -> Evolution:
+        """The learner of a new run; raises as the class and `EvolutionSettings`."""
+        return cls(training.training_scenario, _settings(training), training.seed, threads=_threads())
+
+    @classmethod
+    def resume(cls, training: Training, folder: Path) -> Evolution:
+        """The learner of a run as it was when :meth:`save` wrote ``folder``; raises as :meth:`resumed`."""
+        arguments = training.training_scenario, _settings(training), training.seed, folder
+        return cls.resumed(*arguments, threads=_threads())
+
+    @classmethod
+    def resumed(
+        cls, scenario: Scenario, settings: EvolutionSettings, seed: int, folder: Path, *, threads: int = 1
+    ) -> Evolution:
+        """As it was when :meth:`save` wrote ``folder``; the other arguments have to be the same as then.
+
+        Raises:
+            FileFormatError: what lies there is damaged, or of a network of another size.
+        """
+        path = folder / FILE
+        stored = _read(path)
+        try:
+            learner = cls(scenario, settings, seed, threads=threads, stored=stored)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, LLMSchedError):
+                raise
+            problem = f"of another version, or damaged ({type(error).__name__}: {error})"
+            raise FileFormatError(path, f"{problem}: begin the run again.") from error
+        if learner.genome.hidden != settings.hidden:
+            raise FileFormatError(
+                path,
+                f"of another network: it has {learner.genome.hidden} hidden units, the settings say {settings.hidden}.",
+            )
+        return learner
+
+    def learn(self, until: int, report: Callable[[], None]) -> None:
+        """Breed generations until ``timesteps`` reaches ``until``; ``report`` is called after each."""
+        while self.timesteps < until:
+            with threadpool_limits(1, "blas"):  # matrices this small only wait for other threads
+                self._breed()
+            report()
+
+    def _breed(self) -> None:
+        """One generation."""
+        strategy = self._strategy
+        candidates = [strategy.ask() for _ in range(strategy.population_size)]
+        rows = self.genome.parameters(candidates)
+        losses = np.zeros(len(rows))  # as shares of the rule's, lest one size outweigh the others
+        for arena, rule_loss in zip(self._arenas, self._rule_losses, strict=True):
+            count = min(self._settings.cases // len(self._arenas), len(arena.cases))
+            cases = self._draws.choice(len(arena.cases), count, replace=False).tolist()
+            found, iterations = arena.losses(rows, cases)
+            losses += found.mean(axis=1) / rule_loss / len(self._arenas)
+            self.timesteps += iterations
+        strategy.tell(list(zip(candidates, losses.tolist(), strict=True)))
+        self.generation += 1
+        self._loss = float(losses.mean())
+
+    @property
+    def numbers(self) -> Floats:
+        """(size,): the strategy's mean."""
+        mean: Floats = self._strategy.mean
+        return mean
+
+    def network(self) -> Network:
+        """The network of these numbers."""
+        return self.genome.network(self.numbers)
+
+    def policies(self) -> list[Policy]:
+        """The network of the strategy's mean."""
+        return [Agent.of("es", self.network(), self._arenas[0].scenario)]
+
+    def figures(self) -> dict[str, float]:
+        """Generations, step size, and the mean loss of the last candidates; 1 is that of the rule at the start."""
+        sigma = float(vars(self._strategy)["_sigma"])
+        loss = {} if math.isnan(self._loss) else {"training_loss": self._loss}
+        return {"generation": float(self.generation), "sigma": sigma, **loss}
+
+    def save(self, folder: Path) -> None:
+        """Write the whole state as one file of plain arrays."""
+        arrays: dict[str, Any] = {}
+        scalars = {}
+        for name, value in vars(self._strategy).items():
+            if isinstance(value, np.ndarray):
+                arrays[f"strategy/{name}"] = value
+            elif name != "_rng":
+                scalars[name] = value.item() if isinstance(value, np.generic) else value
+        kind, keys, *rest = vars(self._strategy)["_rng"].get_state()
+        arrays.update({"rng": keys, "mean": self.genome.mean, "spread": self.genome.spread})
+        said = {
+            "strategy": scalars,
+            "rng": [kind, *rest],
+            "draws": self._draws.bit_generator.state,
+            "genome": {**self.genome._asdict(), "mean": None, "spread": None},
+            "timesteps": self.timesteps,
+            "generation": self.generation,
+            "loss": self._loss,
+            "cmaes": version("cmaes"),
+        }
+        arrays["said"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+        with (folder / FILE).open("wb") as file:
+            np.savez(file, **arrays)
+
+    def _restore(self, stored: dict[str, Any], seed: int) -> None:
+        said = json.loads(stored["said"].tobytes())
+        if said["cmaes"] != version("cmaes"):
+            raise ConfigError(
+                f"the run was begun with cmaes {said['cmaes']}, this is {version('cmaes')}, whose state may mean "
+                "something else: install the former, or begin the run again."
+            )
+        told = said["genome"]
+        for name in ("features", "base_values"):
+            told[name] = tuple(told[name])
+        self.genome = Genome(**{**told, "mean": stored["mean"], "spread": stored["spread"]})
+        self._strategy = _strategy(np.zeros(self.genome.size), self._settings, seed)
+        arrays = {name.removeprefix("strategy/"): x for name, x in stored.items() if name.startswith("strategy/")}
+        vars(self._strategy).update({**said["strategy"], **arrays})
+        vars(self._strategy)["_rng"].set_state((said["rng"][0], stored["rng"], *said["rng"][1:]))
+        self._draws.bit_generator.state = said["draws"]
+        self.timesteps, self.generation, self._loss = said["timesteps"], said["generation"], said["loss"]
+
+
+FILE = "evolution.npz"
+
+MOST_THREADS = 8
+"""More hardly help: a generation plays a dozen cases."""
+
+
+def _settings(training: Training) -> EvolutionSettings:
+    said = {field.name: training.settings[field.name] for field in dataclasses.fields(EvolutionSettings)}
+    return EvolutionSettings(**{**said, "features": tuple(said["features"]), "sizes": tuple(said["sizes"])})
+
+
+def _sized(scenario: Scenario, size: float) -> Scenario:
+    """The scenario with so many times the clients and the requests."""
+    if size == 1:
+        return scenario
+    requests = instance(scenario, 0).num_requests
+    return scenario.replace(
+        num_clients=max(1, round(scenario.num_clients * size)),
+        num_requests=max(1, round(requests * size)),
+        assignment="lpt" if scenario.assignment == "mip" else scenario.assignment,
+    )
+
+
+def _threads() -> int:
+    return min(MOST_THREADS, os.cpu_count() or 1)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # numpy and zipfile raise whatever the damaged part raises
+        raise FileFormatError(path, f"cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def _strategy(first: Floats, settings: EvolutionSettings, seed: int) -> Any:
+    try:
+        import cmaes
+    except ImportError as error:
+        raise MissingExtraError(
+            "the evolution strategy needs cmaes: install the extra 'agents', pip install -e '.[agents]' from the clone."
+        ) from error
+    population = settings.population or 2 * (4 + int(3 * math.log(len(first))))
+    kind = cmaes.CMA if settings.covariance == "full" else cmaes.SepCMA
+    return kind(mean=first, sigma=settings.sigma, population_size=population, seed=seed)

@@ -1,0 +1,134 @@
+"""Models of stable-baselines3 and sb3-contrib in the safe form: ``python -m agents.export``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.agent import Origin, Trained
+from agents.files import AgentFile
+from agents.libraries import LIBRARIES
+from agents.network import Layer, Network, dense
+from agents.policy import load_model
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.config import Scenario
+from llmsched_env.core.features import feature_table
+from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
+
+__all__ = ["export"]
+
+COMMAND = "python -m agents.export"
+
+
+def _actor(policy: Any) -> list[Any]:
+    return [*policy.mlp_extractor.policy_net, policy.action_net]
+
+
+SCORERS: dict[str, Callable[[Any], Iterable[Any]]] = {
+    "ActorCriticPolicy": _actor,
+    "MaskableActorCriticPolicy": _actor,
+    "DQNPolicy": lambda policy: policy.q_net.q_net,
+    "QRDQNPolicy": lambda policy: policy.quantile_net.quantile_net,
+    "ARSPolicy": lambda policy: policy.action_net,
+    "ARSLinearPolicy": lambda policy: policy.action_net,
+}
+"""Class of a model's policy -> the modules that score the actions, first to last."""
+
+MASKED = ("MaskableActorCriticPolicy",)
+ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
+
+
+def export(model: Any) -> Network:
+    """The network that a model takes its most likely action by (of a value function, its best), in plain numbers.
+
+    Args:
+        model: of PPO, A2C, TRPO, MaskablePPO, DQN, QR-DQN (whose quantiles are averaged) or ARS, with "MlpPolicy" or
+            "LinearPolicy", trained on an environment of this project.
+
+    Raises:
+        ConfigError: another architecture, other observations, or observations that were normalised.
+    """
+    kind = type(model.policy).__name__
+    what = f"the model ({type(model).__name__} with {kind})"
+    if kind not in SCORERS:
+        raise ConfigError(f"{what} cannot be exported: its policy has to be one of {', '.join(SCORERS)}.")
+    tables = {(len(table),): table for table in map(feature_table, (False, True))}
+    shape = tuple(model.observation_space.shape)
+    extractor = model.policy.features_extractor_class.__name__
+    if shape not in tables or extractor != "FlattenExtractor":
+        raise ConfigError(
+            f"{what} cannot be exported: it reads observations of shape {shape} through {extractor}, and has to read "
+            f"this version's, of shape {' or '.join(map(str, tables))}, through FlattenExtractor."
+        )
+    if model.get_vec_normalize_env() is not None:
+        raise ConfigError(f"{what} cannot be exported: its observations are normalised (VecNormalize). Train without.")
+    modules = [*SCORERS[kind](model.policy)]
+    names = [type(module).__name__ for module in modules]
+    between = {*names[1::2]}
+    if len(names) % 2 == 0 or {*names[::2]} != {"Linear"} or len(between) > 1 or not between <= ACTIVATIONS.keys():
+        raise ConfigError(
+            f"{what} cannot be exported: its layers are {', '.join(names)}; they have to be Linear, with only "
+            f"{' or only '.join(ACTIVATIONS)} between them."
+        )
+    layers = [_layer(module) for module in modules[::2]]
+    actions = int(model.action_space.n)
+    # Rows of the last layer are actions within quantiles; of most algorithms there is one.
+    weight, bias = layers[-1]
+    layers[-1] = weight.reshape(-1, actions, weight.shape[1]).mean(axis=0), bias.reshape(-1, actions).mean(axis=0)
+    return Network(
+        tuple(feature.name for feature in tables[shape]),
+        tuple(layers),
+        actions=actions,
+        activation=ACTIVATIONS[between.pop()] if between else "tanh",
+        masked=kind in MASKED,
+    )
+
+
+def _layer(module: Any) -> Layer:
+    weight = module.weight.detach().cpu().numpy()
+    bias = np.zeros(len(weight)) if module.bias is None else module.bias.detach().cpu().numpy()
+    return dense(weight, bias)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a trained model as an agent that loads without a learning library; 2 for unusable arguments."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description=f"{main.__doc__} A model's zip can run code when it is opened: give only one that you trust. What "
+        "is written runs none. The model has to have read observations as they are: one trained under VecNormalize "
+        "decides otherwise without it, and its zip does not tell.",
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="ZIP", help="the saved model; opening it can run code")
+    add("--algo", required=True, metavar="NAME", help=f"what trained it: {', '.join(LIBRARIES)}")
+    add("--scenario", required=True, metavar="ID", help="id of the environment that it was trained on")
+    add("--out", required=True, type=Path, metavar="FILE.npz", help="file to write")
+    options = parser.parse_args(arguments)
+    try:
+        if options.scenario not in ENVIRONMENTS:
+            raise UnknownNameError("scenario", options.scenario, ENVIRONMENTS)
+        scenario = Scenario(**ENVIRONMENTS[options.scenario])
+        network = export(load_model(options.model, options.algo))
+        table, actions = feature_table(scenario.serving), scenario.num_actions
+        if (len(network.features), network.actions) != (len(table), actions):
+            raise ConfigError(
+                f"the model reads {len(network.features)} features and has {network.actions} actions, "
+                f"{options.scenario} has {len(table)} and {actions}: name the environment that it was trained on."
+            )
+        trained = Trained(network, Origin.of(scenario))
+        AgentFile((trained,), f"{COMMAND} {shlex.join(arguments)}").write(options.out)
+    except LLMSchedError as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"Written to {options.out}: {network.actions} actions, {trained.origin}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

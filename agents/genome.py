@@ -1,0 +1,166 @@
+"""Networks as vectors of numbers that an evolution strategy can search: zeros are a rule that is good already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.agent import Agent
+from agents.arena import Arena
+from agents.network import BASES, NEVER, Network
+from llmsched_env.core.features import feature_table
+from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.evaluation.rollout import episode_seed, start
+from llmsched_env.instances import instance
+from llmsched_env.policy import features
+from llmsched_env.simulator import Simulator
+
+__all__ = ["FIRST_VALUES", "Genome", "first_genome"]
+
+Floats = NDArray[np.float64]
+
+FIRST_VALUES: dict[str, list[tuple[float, ...]]] = {
+    "lagrangian": [
+        (math.log(x), w) for x, w in product((0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4), (0.0, 1.0))
+    ],
+    "none": [()],
+    "deadline": list(product((0.02, 0.04, 0.06, 0.08, 0.12, 0.2), (0.3, 0.5, 0.7, 0.8, 0.9))),
+}
+"""Numbers of each base rule, the best of which on training cases the search begins with."""
+
+FIRST_CASES = 16
+LOOKED_AT = 2
+"""Training cases whose observations say how far each feature spreads."""
+
+MOST_OBSERVATIONS = 4000
+LEAST_SPREAD = 0.02
+"""Spreads below are taken for this one, lest a feature that hardly ever moves decides everything when it does."""
+
+ORDER_HEAD_START = 0.5
+"""By how much the first order is preferred at the start, where orders are actions."""
+
+
+class Genome(NamedTuple):
+    """How a vector of numbers is read as a network, in standardised features: zeros are the base rule.
+
+    Attributes:
+        features: names of the features.
+        mean: (features,) of each.
+        spread: (features,) standard deviation of each.
+        hidden: units.
+        actions: actions of the scenario.
+        base: rule that the network is a residual on.
+        base_values: its numbers at the start.
+        order: order preferred at the start, an index from 0; 0 where orders are no actions.
+        limit: of the base (`Network.base_limit`).
+    """
+
+    features: tuple[str, ...]
+    mean: Floats
+    spread: Floats
+    hidden: int
+    actions: int
+    base: str
+    base_values: tuple[float, ...]
+    order: int = 0
+    limit: float = NEVER
+
+    @property
+    def outputs(self) -> int:
+        """Of the network."""
+        return 1 if self.actions == 2 else self.actions
+
+    @property
+    def size(self) -> int:
+        """Numbers of a genome."""
+        n, h, m = len(self.features), self.hidden, self.outputs
+        return BASES[self.base] + h * (n + 1) + m * (h + 1) + m * n
+
+    def network(self, numbers: Floats) -> Network:
+        """The network of a genome, (size,)."""
+        n, h, m = len(self.features), self.hidden, self.outputs
+        ends = np.cumsum([BASES[self.base], h * n, h, m * h, m, m * n])
+        shift, inner, inner_bias, outer, outer_bias, skip = np.split(numbers, ends[:-1])
+        weight, straight = inner.reshape(h, n) / self.spread, skip.reshape(m, n) / self.spread
+        bias = outer_bias - straight @ self.mean
+        if m > 1:
+            bias[1 + self.order] += ORDER_HEAD_START
+        first = np.array(self.base_values)
+        values = first + shift if self.base == "lagrangian" else first * np.exp(shift)
+        return Network(
+            self.features,
+            ((weight, inner_bias - weight @ self.mean), (outer.reshape(m, h), bias)),
+            head="prefill",
+            actions=self.actions,
+            skip=straight,
+            base=self.base,
+            base_values=tuple(values.tolist()),
+            base_limit=self.limit,
+        )
+
+    def parameters(self, genomes: Sequence[Floats]) -> Floats:
+        """(genomes, numbers): what the core reads."""
+        return np.stack([self.network(genome).parameters for genome in genomes])
+
+
+def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int) -> Genome:
+    """The genome whose zeros are the base rule with the numbers that do best on the first training cases.
+
+    Args:
+        arena: the training cases.
+        base: one of `FIRST_VALUES`; "auto" for "deadline" with promises, else "lagrangian".
+        chosen: names of the features to read; none for all that move.
+        hidden: units.
+
+    Raises:
+        ConfigError: a base that needs promises where none are made, or a scenario without choices.
+        UnknownNameError: a feature that the scenario does not have.
+    """
+    where = arena.scenario
+    if base == "auto":
+        base = "deadline" if where.serving else "lagrangian"
+    if base == "deadline" and not where.serving:
+        raise ConfigError("base = 'deadline' needs promises: take 'lagrangian', or a scenario with ttft_s and tpot_s.")
+    table = [feature.name for feature in feature_table(where.serving)]
+    names = tuple(chosen or table)
+    for name in names:
+        if name not in table:
+            raise UnknownNameError("feature", name, table)
+    plain = Genome(names, np.zeros(len(names)), np.ones(len(names)), 1, where.num_actions, base, ())
+    orders = range(len(ORDER_CODES) if where.choose_order else 1)
+    tried = [plain._replace(base_values=x, order=order) for order in orders for x in FIRST_VALUES[base]]
+    rows = np.concatenate([genome.parameters([np.zeros(genome.size)]) for genome in tried])
+    losses, _ = arena.losses(rows, arena.cases[:FIRST_CASES])
+    best = tried[int(losses.mean(axis=1).argmin())]
+    seen = _observations(arena, best)[:, [table.index(name) for name in names]]
+    moving = np.ones(len(names), bool) if chosen else seen.std(axis=0) > 0
+    spread = np.maximum(seen.std(axis=0), LEAST_SPREAD)
+    kept = tuple(name for name, moves in zip(names, moving, strict=True) if moves)
+    return best._replace(features=kept, mean=seen.mean(axis=0)[moving], spread=spread[moving], hidden=hidden)
+
+
+def _observations(arena: Arena, genome: Genome) -> Floats:
+    """(decisions, all features) on training cases under the genome's base rule."""
+    policy = Agent.of("base", genome.network(np.zeros(genome.size)), arena.scenario)
+    rows: list[Floats] = []
+    for case in arena.cases[:LOOKED_AT]:
+        simulator = Simulator(instance(arena.scenario, case))
+        policy.reset(start(policy, arena.scenario, simulator, episode_seed(0, case)))
+        most = len(rows) + MOST_OBSERVATIONS
+        while not simulator.done and len(rows) < most:
+            if simulator.has_choice:
+                rows.append(features(simulator.view).astype(np.float64))
+                simulator.step(policy.act(simulator.view))
+            else:
+                simulator.step(int(simulator.can_prefill))
+    if not rows:
+        raise ConfigError(
+            "this scenario never offers a choice between a prefill and a decode: give it more requests than clients."
+        )
+    return np.stack(rows)

@@ -1,0 +1,151 @@
+"""Settings of the training algorithms: one YAML file each, ``agents/settings/ALGO.yaml``, and the check of one's own.
+
+Which settings an algorithm has is what its file holds; what each may be, its learner says with the checks made here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmsched_env.config import number, whole
+from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
+
+__all__ = ["COMMON", "Check", "flag", "one_of", "read_settings", "real_number", "resolved", "whole_number", "widths"]
+
+SHIPPED = Path(__file__).with_name("settings")
+
+YAML_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|[-+]?\.inf$|\.nan$")
+"""As YAML 1.2 has them: PyYAML takes 3e-4 for a word."""
+
+Check = Callable[[str, object], Any]
+"""Given a name and a value, returns the value, or raises a ConfigError that says what it may be."""
+
+
+def whole_number(least: int, most: int) -> Check:
+    """A whole number in [least, most]."""
+    return lambda name, value: whole(name, value, least, most)
+
+
+def real_number(least: float, most: float) -> Check:
+    """A number in [least, most]."""
+
+    def check(name: str, value: object) -> float:
+        found = number(name, value)
+        if not least <= found <= most:
+            raise ConfigError(f"{name} = {value} is out of range: it lies in [{least:g}, {most:g}].")
+        return found
+
+    return check
+
+
+def one_of(*known: str) -> Check:
+    """One of these words."""
+
+    def check(name: str, value: object) -> str:
+        if value not in known:
+            raise UnknownNameError(name, value, known)
+        return str(value)
+
+    return check
+
+
+def flag(name: str, value: object) -> bool:
+    """``true`` or ``false``."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} = {value!r} is neither true nor false.")
+    return value
+
+
+def widths(name: str, value: object) -> list[int]:
+    """Layers of a network: at most 8 whole numbers in [1, 4096]; none for a linear one."""
+    if not isinstance(value, list) or len(value) > 8:
+        raise ConfigError(f"{name} = {value!r} is not a list of at most 8 whole numbers: write [64, 64].")
+    return [whole(f"{name}[{i}]", width, 1, 4096) for i, width in enumerate(value)]
+
+
+COMMON: dict[str, Check] = {
+    "timesteps": whole_number(1, 2**62),
+    "evaluate_every": whole_number(1, 2**62),
+    "copies": whole_number(1, 4096),
+}
+"""Settings of the training itself, which an algorithm's file gives defaults for."""
+
+
+def read_settings(path: Path | str) -> dict[str, Any]:
+    """The settings in a YAML file, not checked yet.
+
+    Raises:
+        PathError: the file cannot be read.
+        FileFormatError: it is not YAML, not one mapping of names to values, or says something twice.
+        MissingExtraError: the extra `agents` is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError(
+            f"settings need PyYAML ({error}): install the extra 'agents', pip install -e '.[agents]' from the clone."
+        ) from error
+
+    class Loader(yaml.SafeLoader):
+        """Plain values only, with the numbers of YAML 1.2."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789."))
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise PathError(f"cannot read {path}: {error.strerror or error}. Give a YAML file of settings.") from error
+    except UnicodeDecodeError as error:
+        raise FileFormatError(path, f"not a text file in UTF-8 ({error.reason}): give a YAML file.") from error
+    try:
+        tree = yaml.compose(text, Loader=Loader)
+        found = yaml.load(text, Loader=Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or error
+        line = None if mark is None else mark.line + 1
+        raise FileFormatError(path, f"not YAML ({what}): write one 'name: value' a line.", line=line) from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise FileFormatError(path, "not a mapping of names to values: write one 'name: value' a line.")
+    seen: set[str] = set()
+    assert tree is not None
+    for key, _ in tree.value:
+        if key.value in seen:
+            raise FileFormatError(path, "given twice: leave one out.", line=key.start_mark.line + 1, column=key.value)
+        seen.add(key.value)
+    return found
+
+
+def resolved(
+    algo: str, checks: Mapping[str, Check], given: Mapping[str, object], source: str = "settings"
+) -> dict[str, Any]:
+    """All settings of an algorithm: those given, the shipped ones for the rest.
+
+    Args:
+        algo: its name.
+        checks: what its own settings may be.
+        given: some of them.
+        source: where they are from, for messages.
+
+    Raises:
+        UnknownNameError: a setting that the algorithm does not have.
+        ConfigError: a value of another type, or out of range.
+    """
+    shipped = read_settings(SHIPPED / f"{algo}.yaml")
+    checks = {**COMMON, **checks}
+    for name, value in given.items():
+        if name not in shipped:
+            raise UnknownNameError(f"{algo} setting in {source}:", name, shipped)
+        try:
+            checks[name](name, value)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{source}: {error} Change it, or leave it out for the default, {shipped[name]}."
+            ) from None
+        except UnknownNameError as error:
+            raise ConfigError(f"{source}: {error} Without it, {name} is {shipped[name]!r}.") from None
+    return {name: checks[name](name, {**shipped, **given}[name]) for name in shipped}

@@ -1,0 +1,260 @@
+"""The algorithms of stable-baselines3 and sb3-contrib, stopped and gone on with at any time."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
+
+from agents.export import export
+from agents.hyperparameters import Check, flag, one_of, real_number, whole_number, widths
+from agents.libraries import LIBRARIES, algorithm
+from agents.network import Network
+from agents.policy import SB3Policy
+from agents.vec_env import SB3VecEnv
+from llmsched_env.errors import ConfigError, FileFormatError
+from llmsched_env.policy import Policy
+
+if TYPE_CHECKING:
+    from agents.training import Training
+
+__all__ = ["SB3Learner"]
+
+MODEL, STATE, REPLAY = "model.zip", "state.pkl", "replay.pkl"
+
+ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+
+OURS = ("timesteps", "evaluate_every", "copies", "reward_scale", "net_arch", "activation")
+"""Settings that are not arguments of the library's class."""
+
+
+class SB3Learner:
+    """An algorithm of stable-baselines3 on copies of a scenario, on the CPU.
+
+    Between two updates, of on-policy algorithms and of DQN and its kin, a saved learner goes on to the last bit as one
+    that was never stopped: the episodes in flight and the streams of random numbers are saved with it. ARS has no such
+    moment: what it has tried of an update that is not done is tried anew, in other directions.
+
+    Args:
+        algo: its name.
+        model: of the library.
+        copies: what it learns on.
+        figures: what the model's logger said last.
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "activation": one_of(*ACTIVATIONS),
+        "batch_size": whole_number(2, 2**20),
+        "buffer_size": whole_number(1, 2**26),
+        "clip_range": real_number(1e-6, 10.0),
+        "delta_std": real_number(1e-9, 1e3),
+        "ent_coef": real_number(0.0, 10.0),
+        "exploration_final_eps": real_number(0.0, 1.0),
+        "exploration_fraction": real_number(1e-9, 1.0),
+        "exploration_initial_eps": real_number(0.0, 1.0),
+        "gae_lambda": real_number(0.0, 1.0),
+        "gamma": real_number(0.0, 1.0),
+        "gradient_steps": whole_number(1, 2**20),
+        "learning_rate": real_number(1e-12, 10.0),
+        "learning_starts": whole_number(0, 2**40),
+        "max_grad_norm": real_number(1e-9, 1e9),
+        "n_critic_updates": whole_number(1, 2**16),
+        "n_delta": whole_number(1, 2**16),
+        "n_epochs": whole_number(1, 2**16),
+        "n_eval_episodes": whole_number(1, 2**16),
+        "n_steps": whole_number(1, 2**24),
+        "n_top": whole_number(1, 2**16),
+        "net_arch": widths,
+        "normalize_advantage": flag,
+        "reward_scale": real_number(1e-9, 1e12),
+        "target_kl": real_number(1e-9, 1e3),
+        "target_update_interval": whole_number(1, 2**40),
+        "train_freq": whole_number(1, 2**20),
+        "vf_coef": real_number(0.0, 1e3),
+    }
+
+    def __init__(self, algo: str, model: Any, copies: VecMonitor, figures: dict[str, float]) -> None:
+        self._algo = algo
+        self._model = model
+        self._copies = copies
+        self._latest = _Latest(figures)
+        model.set_logger(Logger(None, [self._latest]))
+
+    @classmethod
+    def begin(cls, training: Training) -> SB3Learner:
+        """An untrained network.
+
+        Raises:
+            ConfigError: settings that contradict each other.
+            MissingExtraError: the library is not installed.
+        """
+        settings = training.settings
+        _check(settings)
+        copies = VecMonitor(SB3VecEnv(settings["copies"], training.training_scenario))
+        network = {"net_arch": settings["net_arch"], "activation_fn": ACTIVATIONS[settings["activation"]]}
+        model = algorithm(training.algo)(
+            "MlpPolicy",
+            _Scaled(copies, settings["reward_scale"]),
+            seed=training.seed,
+            device="cpu",
+            verbose=0,
+            policy_kwargs=network,
+            **{name: value for name, value in settings.items() if name not in OURS},
+        )
+        return cls(training.algo, model, copies, {})
+
+    @classmethod
+    def resume(cls, training: Training, folder: Path) -> SB3Learner:
+        """A learner as it was when :meth:`save` wrote ``folder``.
+
+        Raises:
+            FileFormatError: files of other versions of the libraries.
+        """
+        try:
+            model = algorithm(training.algo).load(folder / MODEL, device="cpu")
+            if isinstance(model, OffPolicyAlgorithm):
+                model.load_replay_buffer(folder / REPLAY)
+            state = pickle.loads((folder / STATE).read_bytes())
+            copies = VecMonitor(state["copies"])
+            copies.episode_returns, copies.episode_lengths = state["returns"], state["lengths"]
+            model.set_env(_Scaled(copies, training.settings["reward_scale"]), force_reset=False)
+            model.action_space = state["action_space"]
+            learner = cls(training.algo, model, copies, state["figures"])
+            _set_streams(state["streams"])
+        except Exception as error:  # the files are whole, but whatever another version of a library may raise
+            raise FileFormatError(
+                folder,
+                f"cannot be gone on with ({type(error).__name__}: {error}): use the versions that config.json lists.",
+            ) from error
+        return learner
+
+    @property
+    def timesteps(self) -> int:
+        """Decisions of all copies."""
+        return int(self._model.num_timesteps)
+
+    def learn(self, until: int, report: Callable[[], None]) -> None:
+        """Train until ``timesteps`` reaches ``until``; ``report`` is called before each rollout."""
+        left = until - self.timesteps
+        if left > 0:
+            first = self.timesteps == 0
+            self._model.learn(left, callback=_Reporter(report), log_interval=1, reset_num_timesteps=first)
+
+    def policies(self) -> list[Policy]:
+        """The most likely actions, and where a distribution is learnt those drawn from it."""
+        greedy = SB3Policy(self._model, self._algo)
+        if not LIBRARIES[self._algo].sampled:
+            return [greedy]
+        return [greedy, SB3Policy(self._model, f"{self._algo}_sampled", sampled=True)]
+
+    def network(self) -> Network | None:
+        """The most likely actions in plain numbers."""
+        try:
+            return export(self._model)
+        except ConfigError:
+            return None
+
+    def figures(self) -> dict[str, float]:
+        """What the library logs, but for times: returns of finished episodes, losses, ..."""
+        pending = _numbers(self._model.logger.name_to_value)
+        return {**self._latest.values, **pending}
+
+    def save(self, folder: Path) -> None:
+        """Write model, replay buffer, episodes in flight and streams of random numbers."""
+        self._model.save(folder / MODEL)
+        if isinstance(self._model, OffPolicyAlgorithm):
+            self._model.save_replay_buffer(folder / REPLAY)
+        state = {
+            "copies": self._copies.venv,
+            "returns": self._copies.episode_returns,
+            "lengths": self._copies.episode_lengths,
+            "action_space": self._model.action_space,
+            "figures": self.figures(),
+            "streams": _streams(),
+        }
+        (folder / STATE).write_bytes(pickle.dumps(state))
+
+
+class _Scaled(VecEnvWrapper):
+    """Rewards times a number: those of the environments are a few millionths, far below what a fresh network says."""
+
+    def __init__(self, venv: Any, scale: float) -> None:
+        super().__init__(venv)
+        self._scale = np.float32(scale)
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards * self._scale, dones, infos
+
+
+class _Reporter(BaseCallback):
+    """Reports before each rollout: what came before it is learnt, and nothing of it has begun."""
+
+    def __init__(self, report: Callable[[], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    def _on_rollout_start(self) -> None:
+        self._report()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class _Latest(KVWriter):
+    """Keeps the last value of everything that is logged."""
+
+    def __init__(self, values: dict[str, float]) -> None:
+        self.values = dict(values)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        self.values.update(_numbers(key_values))
+
+    def close(self) -> None:
+        pass
+
+
+def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:
+    """What does not depend on the clock on the wall."""
+    return {name: float(value) for name, value in logged.items() if not name.startswith("time/")}
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Settings that are in range but not together; a rollout is cut into whole batches."""
+    copies = settings["copies"]
+    rollout = settings.get("n_steps", 0) * copies
+    for name, most, what in (
+        ("n_top", settings.get("n_delta"), "n_delta"),
+        ("copies", settings.get("target_update_interval"), "target_update_interval"),
+        ("copies", settings.get("buffer_size"), "buffer_size"),
+    ):
+        if most is not None and settings[name] > most:
+            raise ConfigError(f"{name} = {settings[name]} is more than {what} = {most}: lower it, or raise {what}.")
+    if rollout and "batch_size" in settings and rollout % settings["batch_size"]:
+        raise ConfigError(
+            f"batch_size = {settings['batch_size']} does not divide a rollout of n_steps x copies = "
+            f"{settings['n_steps']} x {copies} = {rollout} decisions: choose one that does."
+        )
+
+
+def _streams() -> tuple[Any, ...]:
+    """The library draws from global streams."""
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _set_streams(state: tuple[Any, ...]) -> None:
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+    random.setstate(state[2])

@@ -1,0 +1,238 @@
+"""The evolution strategy: what it begins with, that it learns, repeats and goes on, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from agents.agent import Agent
+from agents.arena import Arena
+from agents.evolution import Evolution, EvolutionSettings
+from agents.genome import Genome
+from baselines.lagrangian import lagrangian
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
+from llmsched_env.evaluation import evaluate
+from llmsched_env.policy import features
+from llmsched_env.simulator import Simulator
+
+SMALL = Scenario(num_clients=20, num_requests=120, queue="shared")
+PROMISED = Scenario(**ENVIRONMENTS["LLMSched/ServingOrder-v0"]).replace(num_clients=20, num_requests=150, load=0.97)
+QUICK: dict[str, Any] = {"hidden": 3, "population": 8, "cases": 3, "pool": 6}
+
+
+def evolution(scenario: Scenario = SMALL, seed: int = 0, **changes: Any) -> Evolution:
+    return Evolution(scenario, EvolutionSettings(**{**QUICK, **changes}), seed)
+
+
+def learn(learner: Evolution, generations: int) -> Evolution:
+    class EnoughError(Exception):
+        pass
+
+    def report() -> None:
+        if learner.generation >= generations:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        learner.learn(10**12, report)
+    return learner
+
+
+@pytest.mark.parametrize("scenario", [SMALL, SMALL.replace(queue="client", assignment="lpt"), PROMISED], ids=str)
+def test_an_arena_plays_as_an_evaluation_does(scenario: Scenario) -> None:
+    learner = evolution(scenario)
+    genomes = np.random.default_rng(1).normal(0.0, 0.5, (3, learner.genome.size))
+    arena = Arena(scenario, range(5), threads=2)
+    losses, iterations = arena.losses(learner.genome.parameters(list(genomes)), [4, 0, 2])
+    told = 0
+    for row, genome in zip(losses, genomes, strict=True):
+        found = evaluate(Agent.of("x", learner.genome.network(genome), scenario), scenario, [4, 0, 2], latencies=False)
+        expected = 1 - found.columns["goodput"] if scenario.serving else found.columns["gap_to_bound"]
+        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-12)
+        told += int((found.columns["prefills"] + found.columns["decodes"]).sum())
+    assert iterations == told
+
+
+def test_zeros_are_the_base_rule_with_its_best_numbers() -> None:
+    learner = evolution(pool=16)
+    genome = learner.genome
+    arena = Arena(SMALL, range(16))
+    zeros, _ = arena.losses(genome.parameters([np.zeros(genome.size)]), range(16))
+    multiplier = float(np.exp(genome.base_values[0]))
+    if genome.base_values[1] == 0:
+        same = evaluate(lagrangian(multiplier), SMALL, 16).columns["gap_to_bound"]
+        np.testing.assert_allclose(zeros[0], same, atol=1e-12)
+    for other in (0.05, 0.3, 1.0):
+        assert zeros.mean() <= evaluate(lagrangian(other), SMALL, 16).columns["gap_to_bound"].mean() + 1e-12
+
+
+def test_features_are_standardised() -> None:
+    """A genome in standardised features is the network in plain ones: the same outputs, by hand."""
+    rng = np.random.default_rng(3)
+    genome = Genome(("ready", "waiting"), np.array([0.2, 0.7]), np.array([0.1, 0.4]), 2, 7, "deadline", (0.1, 0.5), 3)
+    numbers = rng.normal(size=genome.size)
+    network = genome.network(numbers)
+    x = np.array([0.35, 0.4])
+    z = (x - genome.mean) / genome.spread
+    shift, inner, inner_bias, outer, outer_bias, skip = np.split(numbers, np.cumsum([2, 4, 2, 14, 7]))
+    expected = np.tanh(inner.reshape(2, 2) @ z + inner_bias) @ outer.reshape(7, 2).T + outer_bias
+    expected = expected + skip.reshape(7, 2) @ z
+    expected[1 + 3] += 0.5
+    (first, first_bias), (last, last_bias) = network.layers
+    assert network.skip is not None
+    found = np.tanh(first @ x + first_bias) @ last.T + last_bias + network.skip @ x
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(network.base_values, np.array([0.1, 0.5]) * np.exp(shift))
+
+
+@pytest.mark.parametrize("scenario", [SMALL, PROMISED], ids=["known lengths", "promises"])
+def test_it_learns(scenario: Scenario) -> None:
+    learner = evolution(scenario, pool=8, cases=8, population=16)
+    arena = Arena(scenario, range(8))
+
+    def loss() -> float:
+        return float(arena.losses(learner.network().parameters[None], range(8))[0].mean())
+
+    before = loss()
+    learn(learner, 40)
+    assert loss() < before
+    assert learner.generation == 40
+    assert learner.timesteps > 40 * 16 * 8 * 100
+
+
+def test_a_seed_repeats_whatever_the_threads() -> None:
+    first, again, other = learn(evolution(), 5), learn(evolution(), 5), learn(evolution(seed=1), 5)
+    shared = learn(Evolution(SMALL, EvolutionSettings(**QUICK), 0, threads=3), 5)
+    assert_array_equal(first.numbers, again.numbers)
+    assert_array_equal(first.numbers, shared.numbers)
+    assert first.timesteps == shared.timesteps
+    assert (first.numbers != other.numbers).any()
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+@pytest.mark.parametrize("scenario", [SMALL, PROMISED], ids=["known lengths", "promises"])
+def test_going_on_is_as_if_never_stopped(tmp_path: Path, scenario: Scenario, covariance: str) -> None:
+    straight = learn(evolution(scenario, covariance=covariance), 12)
+    stopped = learn(evolution(scenario, covariance=covariance), 5)
+    stopped.save(tmp_path)
+    settings = EvolutionSettings(**{**QUICK, "covariance": covariance})
+    resumed = Evolution.resumed(scenario, settings, 0, tmp_path)
+    assert_array_equal(resumed.numbers, stopped.numbers)
+    assert resumed.timesteps == stopped.timesteps
+    learn(resumed, 12)
+    assert_array_equal(resumed.numbers, straight.numbers)
+    assert resumed.timesteps == straight.timesteps
+    assert resumed.figures() == straight.figures()
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    learner = learn(evolution(), 1)
+    learner.save(tmp_path)
+    file = next(tmp_path.iterdir())
+    whole = file.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"nonsense"):
+        file.write_bytes(damaged)
+        with pytest.raises(FileFormatError, match=r"evolution\.npz"):
+            Evolution.resumed(SMALL, EvolutionSettings(**QUICK), 0, tmp_path)
+    file.write_bytes(whole)
+    with np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files if name != "said"}
+    with file.open("wb") as damaged_file:
+        np.savez(damaged_file, **arrays)
+    with pytest.raises(FileFormatError, match=r"of another version, or damaged \(KeyError"):
+        Evolution.resumed(SMALL, EvolutionSettings(**QUICK), 0, tmp_path)
+    file.write_bytes(whole)
+    with pytest.raises(FileFormatError, match="another network"):
+        Evolution.resumed(SMALL, EvolutionSettings(**{**QUICK, "hidden": 4}), 0, tmp_path)
+
+
+def test_several_sizes_side_by_side() -> None:
+    """Each size plays its share of the cases; what was learnt is judged on all of them."""
+    scenario = SMALL.replace(queue="client")
+    learner = evolution(scenario, sizes=(1.0, 0.5, 2.0), pool=9, cases=9, population=12)
+    places = [(20, 120, "mip"), (10, 60, "lpt"), (40, 240, "lpt")]
+    arenas = [
+        Arena(scenario.replace(num_clients=clients, num_requests=requests, assignment=assignment), range(9))
+        for clients, requests, assignment in places
+    ]
+
+    def losses() -> list[float]:
+        rows = learner.network().parameters[None]
+        return [float(arena.losses(rows, range(9))[0].mean()) for arena in arenas]
+
+    before = losses()
+    learn(learner, 1)
+    decodes = sum(int(arena.losses(learner.network().parameters[None], [0])[1]) for arena in arenas)
+    assert learner.timesteps == pytest.approx(12 * 3 * decodes, rel=0.2)
+    learn(learner, 60)
+    assert np.mean(np.divide(losses(), before)) < 1
+
+
+def test_features_that_never_move_are_left_out() -> None:
+    genome = evolution().genome
+    assert "overdue" not in genome.features  # lengths are known: nobody outlives an estimate
+    assert "fixed_price" not in genome.features  # one cost model
+    assert {"ready", "due_1", "charge"} <= set(genome.features)
+    chosen = evolution(features=("ready", "due_1")).genome
+    assert chosen.features == ("ready", "due_1")
+
+
+def test_the_policy_decides_as_the_network_says() -> None:
+    learner = learn(evolution(), 3)
+    (policy,) = learner.policies()
+    assert policy.kind == "agent"
+    assert not policy.clairvoyant
+    assert evaluate(policy, SMALL, 3).columns["makespan_s"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": 0}, r"hidden = 0 .* \[1, 1024\]"),
+        ({"population": 3}, "population = 3 .* at least 4, or 0"),
+        ({"sigma": 0.0}, "sigma = 0.0"),
+        ({"sigma": float("nan")}, "sigma = nan"),
+        ({"cases": 9, "pool": 8}, "cases = 9 exceeds pool = 8"),
+        ({"limit": -1.0}, "limit = -1.0 is out of range"),
+        ({"sizes": ()}, r"sizes = \[\] is out of range"),
+        ({"sizes": (1.0, 0.0)}, r"sizes = \[1.0, 0.0\] is out of range: give multiples from 0.01 to 100"),
+        ({"sizes": (1.0, 2.0), "cases": 1}, "cases = 1 for 2 sizes"),
+    ],
+)
+def test_numbers_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EvolutionSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"covariance": "ful"}, {"base": "lagrange"}, {"features": ("raedy",)}],
+    ids=["covariance", "base", "feature"],
+)
+def test_unknown_names(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        EvolutionSettings(**changes)
+
+
+def test_a_scenario_without_choices() -> None:
+    with pytest.raises(ConfigError, match="never offers a choice"):
+        evolution(Scenario(num_clients=1, num_requests=5, queue="shared"))
+
+
+def test_promises_that_are_not_made() -> None:
+    with pytest.raises(ConfigError, match="needs promises"):
+        evolution(base="deadline")
+    with pytest.raises(UnknownNameError, match="slack"):
+        evolution(features=("slack",))
+
+
+def test_observations_lie_within_the_room_for_them() -> None:
+    from agents.network import ROW
+    from llmsched_env.instances import instance
+
+    assert len(features(Simulator(instance(PROMISED, 0)).view)) <= ROW

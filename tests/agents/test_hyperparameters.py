@@ -1,0 +1,124 @@
+"""Settings of the algorithms: what ships is right; what is wrong is said with file, key, value, limit, remedy."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from agents.algorithms import ALGORITHMS, learner_class
+from agents.hyperparameters import COMMON, SHIPPED, read_settings, resolved
+from agents.libraries import LIBRARIES, algorithm
+from agents.sb3_learner import OURS
+from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, PathError
+
+DEFAULTS = {algo: read_settings(SHIPPED / f"{algo}.yaml") for algo in ALGORITHMS}
+
+
+def test_every_algorithm_has_its_file_and_every_file_its_algorithm():
+    assert {path.stem for path in SHIPPED.iterdir()} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_what_ships_is_valid_and_complete(algo):
+    checks = learner_class(algo).checks
+    assert DEFAULTS[algo].keys() >= {"timesteps", "evaluate_every"}
+    assert DEFAULTS[algo].keys() <= {*COMMON, *checks}
+    assert resolved(algo, checks, {}) == DEFAULTS[algo]
+
+
+@pytest.mark.parametrize("algo", LIBRARIES)
+def test_settings_of_a_library_are_arguments_of_its_class(algo):
+    known = inspect.signature(algorithm(algo)).parameters
+    assert [name for name in DEFAULTS[algo] if name not in OURS and name not in known] == []
+    assert set(OURS) <= DEFAULTS[algo].keys()
+
+
+def test_every_check_of_the_libraries_is_used():
+    checks = learner_class("ppo").checks
+    assert set(checks) == {name for algo in LIBRARIES for name in DEFAULTS[algo]} - set(COMMON)
+
+
+def settings(tmp_path, text):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_own_settings_stand_in_for_some_of_the_shipped_ones(tmp_path):
+    own = read_settings(settings(tmp_path, "learning_rate: 3e-4\ngamma: 1\nnet_arch: [8]\nnormalize_advantage: no\n"))
+    found = resolved("ppo", learner_class("ppo").checks, own)
+    changed = {name: value for name, value in found.items() if value != DEFAULTS["ppo"][name]}
+    assert changed == {"gamma": 1.0, "net_arch": [8], "normalize_advantage": False}
+    assert found["learning_rate"] == 0.0003
+    assert read_settings(settings(tmp_path, "# nothing but words\n")) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        (
+            "learning_rat: 0.1",
+            LLMSchedError,
+            r"unknown ppo setting in .*own.yaml: 'learning_rat'\. Did you mean",
+        ),
+        ("buffer_size: 10", LLMSchedError, r"unknown ppo setting in .*own.yaml: 'buffer_size'.* Known: activation, "),
+        ("gamma: 1.5", ConfigError, r"own.yaml: gamma = 1.5 is out of range: it lies in \[0, 1\]\. .* default, 0.999"),
+        ("gamma: .nan", ConfigError, r"own.yaml: gamma = nan is out of range"),
+        ("gamma: high", ConfigError, r"own.yaml: gamma = 'high' is not a number"),
+        ("gamma: true", ConfigError, r"own.yaml: gamma = True is not a number"),
+        ("n_steps: 2.5", ConfigError, r"own.yaml: n_steps = 2.5 is not a whole number"),
+        ("n_steps: 0", ConfigError, r"own.yaml: n_steps = 0 is out of range: it lies in \[1, "),
+        ("timesteps: -1", ConfigError, r"own.yaml: timesteps = -1 is out of range: it lies in \[1, "),
+        ("net_arch: 64", ConfigError, r"own.yaml: net_arch = 64 is not a list of .* write \[64, 64\]"),
+        ("net_arch: [64, 0]", ConfigError, r"own.yaml: net_arch\[1\] = 0 is out of range"),
+        ("normalize_advantage: 1", ConfigError, r"own.yaml: normalize_advantage = 1 is neither true nor false"),
+        ("activation: tanhh", ConfigError, r"own.yaml: unknown activation 'tanhh'\. Did you mean 'tanh'"),
+        ("activation:", ConfigError, r"own.yaml: unknown activation None"),
+    ],
+)
+def test_values_that_cannot_be(tmp_path, text, kind, words):
+    path = settings(tmp_path, text)
+    with pytest.raises(kind, match=words):
+        resolved("ppo", learner_class("ppo").checks, read_settings(path), str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gamma: [1", r"own.yaml, line 1: not YAML \(.*write one 'name: value' a line"),
+        ("n_steps: 8\ngamma: 0.9\nn_steps: 9\n", r"own.yaml, line 3, column 'n_steps': given twice"),
+        ("- 1\n- 2\n", r"own.yaml: not a mapping of names to values"),
+        ("1: 2\n", r"own.yaml: not a mapping of names to values"),
+        ("gamma: !!python/object:os.system {}\n", "not YAML"),
+    ],
+)
+def test_files_that_are_no_settings(tmp_path, text, words):
+    with pytest.raises(FileFormatError, match=words):
+        read_settings(settings(tmp_path, text))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(PathError, match=r"cannot read .*absent.yaml: No such file.*\. Give a YAML file"):
+        read_settings(tmp_path / "absent.yaml")
+    with pytest.raises(PathError, match="cannot read"):
+        read_settings(tmp_path)
+    (tmp_path / "own.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FileFormatError, match="not a text file in UTF-8"):
+        read_settings(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("algo", "own", "words"),
+    [
+        ("ppo", {"batch_size": 100}, r"batch_size = 100 does not divide a rollout of n_steps x copies = 32 x 2 = 64"),
+        ("ars", {"n_top": 9}, "n_top = 9 is more than n_delta = 2: lower it, or raise n_delta"),
+        ("dqn", {"target_update_interval": 1}, "copies = 2 is more than target_update_interval = 1"),
+        ("dqn", {"buffer_size": 1}, "copies = 2 is more than buffer_size = 1"),
+    ],
+)
+def test_settings_that_contradict_each_other(small, algo, own, words):
+    from agents.training import train
+
+    with pytest.raises(ConfigError, match=words):
+        train(small(algo, settings=own))

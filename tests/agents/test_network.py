@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import SCENARIOS, SERVING, Asked, agent_for, history, names, random_network, scores, views, zero_network
+from strategies import REPEATABLE
+
+from agents.network import ACTIVATIONS, Network, dense, network_function
+from baselines.iteration import deadline, decode_first
+from baselines.lagrangian import lagrangian, lagrangian_lookahead
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.evaluation import play
+from llmsched_env.policy import Start
+
+NO_MEMORY = np.zeros(1, np.int64)
+
+
+def asked(network, scenario, view):
+    """The action by machine code."""
+    agent = agent_for(scenario, network)
+    agent.reset(Start(scenario, 100.0))
+    return agent.act(view)
+
+
+def written(network, view):
+    """The action by the Python function."""
+    return network_function()(view, network.parameters, NO_MEMORY)
+
+
+def decided(network, view):
+    """The action by matrices, or -1 where two are all but level."""
+    found = scores(network, view)
+    if network.head == "prefill":
+        if view.active > 0 and abs(found[0]) < 1e-9:
+            return -1
+        if view.active > 0 and found[0] < 0:
+            return 0
+        found = np.array([-np.inf, *(found[1:] if network.actions > 2 else [0.0])])
+    elif network.masked and view.active == 0:
+        found[0] = -np.inf
+    best, second = np.sort(found)[[-1, -2]]
+    return -1 if best - second < 1e-9 else int(np.argmax(found))
+
+
+@st.composite
+def networks(draw, promises, actions):
+    read = draw(st.lists(st.sampled_from(names(promises)), min_size=1, max_size=12))
+    head = draw(st.sampled_from(["actions", "prefill"]))
+    outputs = 1 if head == "prefill" and actions == 2 else actions
+    skip = draw(st.booleans())
+    return random_network(
+        draw(st.integers(0, 2**32)),
+        features=tuple(read),
+        actions=actions,
+        hidden=tuple(draw(st.lists(st.integers(1, 9), max_size=3))),
+        outputs=outputs,
+        head=head,
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        masked=draw(st.booleans()),
+        skip=np.random.default_rng(1).normal(size=(outputs, len(read))) if skip else None,
+    )
+
+
+@pytest.mark.parametrize("name", ["client", "serving", "orders"])
+def test_machine_code_and_python_do_what_the_matrices_say(name):
+    scenario, seen, level, masked = SCENARIOS[name], set(), 0, 0
+    seldom = [view for view in views(name) if view.active == 0][:100]
+    assert bool(seldom) == (name == "orders"), "with two actions nobody is asked where no client is active"
+    pool = 8 * seldom + views(name)[::5]
+
+    @settings(REPEATABLE, max_examples=300)
+    @given(network=networks(scenario.serving, scenario.num_actions), at=st.integers(0, len(pool) - 9))
+    def law(network, at):
+        nonlocal level, masked
+        for view in pool[at : at + 8]:
+            action = asked(network, scenario, view)
+            assert action == written(network, view)
+            expected = decided(network, view)
+            level += expected < 0
+            if network.head == "actions" and network.masked and view.active == 0:
+                masked += scores(network, view).argmax() == 0
+            assert action == expected or expected < 0
+            seen.add((network.head, action))
+
+    law()
+    assert bool(masked) == (name == "orders"), "no decode was left out for being infeasible"
+    assert level < 50, "too many ties: hardly anything was tested"
+    assert seen == {(head, action) for head in ("actions", "prefill") for action in range(scenario.num_actions)}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("head", ["actions", "prefill"])
+def test_whole_episodes_compiled_asked_and_interpreted_are_one(name, head):
+    scenario = SCENARIOS[name]
+    actions = scenario.num_actions
+    network = random_network(
+        5,
+        actions=actions,
+        features=names(scenario.serving),
+        head=head,
+        outputs=1 if head == "prefill" and actions == 2 else actions,
+        masked=True,
+    )
+    agent = agent_for(scenario, network)
+    interpreted = Asked(agent)
+    interpreted.act = lambda view: written(network, view)
+    for case in range(3):
+        expected = history(agent, scenario, case)
+        assert history(Asked(agent), scenario, case) == expected
+        assert history(interpreted, scenario, case) == expected
+        assert play(agent, scenario, case).totals.invalid_actions == 0
+
+
+@pytest.mark.parametrize("multiplier", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("name", ["client", "shared", "serving"])
+def test_zeros_on_the_lagrangian_rule_are_the_lagrangian_rule(name, multiplier):
+    scenario, told = SCENARIOS[name], set()
+    for rule, weight in ((lagrangian, 0.0), (lagrangian_lookahead, 1.0)):
+        network = zero_network(base="lagrangian", base_values=(math.log(multiplier), weight))
+        for case in range(5):
+            found = history(agent_for(scenario, network), scenario, case)
+            assert found == history(rule(multiplier), scenario, case)
+            told.add(found)
+    assert len(told) == 10, "the two readings were not told apart"
+
+
+def test_zeros_on_a_rule_choose_the_first_order():
+    scenario = SCENARIOS["orders"]
+    network = zero_network(base="lagrangian", base_values=(0.0, 0.0), actions=7)
+    expected = history(lagrangian(), scenario.replace(choose_order=False))
+    assert history(agent_for(scenario, network), scenario) == expected
+
+
+@pytest.mark.parametrize(("requests", "share"), [(14, 0.8), (3, 0.1), (200, 0.5)])
+def test_zeros_on_the_deadline_rule_are_the_deadline_rule(requests, share):
+    # 14 / 200 * 200 is above 14 in floating point: a share of the clients is not to be multiplied back.
+    scenario = Scenario(**ENVIRONMENTS["LLMSched/Serving-v0"]).replace(num_requests=1500)
+    network = zero_network(base="deadline", base_values=(requests / 200, share))
+    for case in range(2):
+        found = history(agent_for(scenario, network), scenario, case)
+        assert found == history(deadline(requests, share), scenario, case)
+        assert found != history(lagrangian(), scenario, case)
+
+
+def test_from_the_limit_of_the_base_on_it_prefills():
+    """A network that never wants a prefill is the rule that waits e^limit times as long."""
+    scenario = SCENARIOS["shared"]
+    never = {**vars(zero_network(base="lagrangian", base_values=(math.log(0.5), 0.0)))}
+    (weight, bias), *rest = never["layers"]
+    assert not rest
+    never = {name: value for name, value in never.items() if name != "parameters"}
+    for limit in (0.0, 1.5):
+        network = Network(**{**never, "layers": ((weight, bias - 100.0),), "base_limit": limit})
+        found = history(agent_for(scenario, network), scenario)
+        assert found == history(lagrangian(0.5 * math.exp(limit)), scenario)
+    unbounded = Network(**{**never, "layers": ((weight, bias - 100.0),)})
+    assert history(agent_for(scenario, unbounded), scenario) == history(decode_first(), scenario)
+
+
+def test_a_network_on_paper():
+    # ReLU(2 active - 1, 1 - 2 active) times (3, 5), less 1: 2 active - 1 = 0.5 at active 0.75 gives 0.5, a prefill; and
+    # 0.0 at 0.5 gives -1, a decode.
+    network = Network(
+        ("active",),
+        (dense([[2.0], [-2.0]], [-1.0, 1.0]), dense([[3.0, 5.0]], [-1.0])),
+        head="prefill",
+        activation="relu",
+    )
+    view = views("client")[0].copy()
+    view["num_clients"] = 8
+    for active, action in ((6, 1), (4, 0), (0, 1), (1, 1)):
+        view["active"] = active
+        assert asked(network, SCENARIOS["client"], view) == written(network, view) == action
+
+
+LAYER = dense([[1.0], [2.0]], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"features": ("activ",)}, "unknown feature 'activ'. Did you mean 'active'"),
+        ({"head": "order"}, "unknown head 'order'"),
+        ({"activation": "gelu"}, "unknown activation 'gelu'"),
+        ({"base": "threshold"}, "unknown base 'threshold'"),
+        ({"features": ()}, "at least one feature"),
+        ({"layers": ()}, "one layer"),
+        ({"actions": 1}, "two actions"),
+        ({"base": "lagrangian", "head": "prefill", "actions": 2}, r"base 'lagrangian' has 2 numbers, not 0: \(\)"),
+        ({"base": "lagrangian", "base_values": (0.0, 0.0)}, "base 'lagrangian' with head 'actions': only the score of"),
+        (
+            {"base": "deadline", "base_values": (0.0, 0.5), "head": "prefill"},
+            r"'deadline' has the numbers \(0.0, 0.5\)",
+        ),
+        (
+            {"features": ("active", "ready")},
+            r"layer 0 has weights of shape \(2, 1\) and biases of shape \(2,\) after 2",
+        ),
+        ({"layers": (LAYER, LAYER)}, r"layer 1 has weights of shape \(2, 1\) .* after 2 values"),
+        ({"layers": ((LAYER[0], np.zeros((2, 1))),)}, r"biases of shape \(2, 1\)"),
+        ({"layers": ((LAYER[0], np.array(0.0)),)}, r"biases of shape \(\)"),
+        ({"layers": ((np.zeros((0, 1)), np.zeros(0)),)}, r"weights of shape \(0, 1\)"),
+        ({"layers": ((np.zeros(2), np.zeros(2)),)}, r"weights of shape \(2,\)"),
+        ({"actions": 7}, "the last layer has 2 outputs, but 7 actions need 7"),
+        ({"head": "prefill"}, "the last layer has 2 outputs, but 2 actions need 1"),
+        ({"skip": np.zeros((1, 2))}, r"skip has shape \(1, 2\), it has to be \(2, 1\)"),
+        ({"layers": (dense([[1.0], [math.nan]], [0.0, 0.0]),)}, "not finite: its training has failed"),
+        ({"base_limit": math.inf}, "not finite"),
+        ({"base_limit": -0.5}, r"base_limit = -0.5 is out of range: it is at least 0"),
+    ],
+)
+def test_bad_input(fields, words):
+    Network(("active",), (LAYER,))
+    with pytest.raises((ConfigError, UnknownNameError), match=words):
+        Network(**{"features": ("active",), "layers": (LAYER,), **fields})
+
+
+def test_what_needs_promises():
+    assert not random_network().needs_promises
+    assert random_network(features=("late",)).needs_promises
+    assert zero_network(base="deadline", base_values=(0.1, 0.5)).needs_promises
+    assert SERVING.serving

@@ -1,0 +1,189 @@
+"""``python train.py`` from the outside: its words, its exit codes, its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from small_runs import SMALL, curve
+
+import train as command
+from agents.runs import Run
+from baselines import registry, tuned
+from llmsched_env import ENVIRONMENTS
+from llmsched_env.config import Scenario
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3"),
+]
+
+ROOT = Path(__file__).parents[2]
+WORDS = [
+    *["--algo", "ppo"],
+    *["--scenario", "LLMSched/GSM8K-Smooth-v0", "--clients", "4", "--queue", "shared", "--cases", "2", "--copies", "2"],
+    "--workload",
+    SMALL["workload"],
+]
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Words of a run of a second."""
+    path = tmp_path / "quick.yaml"
+    path.write_text("n_steps: 32\nbatch_size: 32\nn_epochs: 1\nnet_arch: [8]\n")
+    return [*WORDS, "--timesteps", "128", "--settings", str(path), "--out", str(tmp_path / "run")]
+
+
+def test_help_has_every_option_with_its_default(capsys):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--help"])
+    assert end.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for option in fields(command.Args):
+        name = f"--{option.name.replace('_', '-')} "
+        described = said.partition(f" {name}{option.name.upper()} ")[2]
+        default = str(option.default) or "''"
+        assert re.match(rf"(?:(?! --\w).)+ \(default: {re.escape(default)}\)", described), name
+
+
+def test_a_run_and_its_comparison(quick, tmp_path, capsys):
+    assert command.main(quick) == 0
+    said = capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    validation = record["validation"]
+    assert record["command"] == f"python train.py {' '.join(quick)}"
+    assert {"ppo", "ppo_sampled", "baseline", "hybrid", "lagrangian", "tuned_threshold", "beam"} <= set(
+        validation["policies"]
+    )
+    assert [name for name, row in validation["policies"].items() if row["kind"] == "planner"] == ["beam"]
+    assert validation["score_planner"] == "beam"
+    reference = validation["score_reference"]
+    assert reference in ("tuned_threshold", "lagrangian_tuned", "max_wait_tuned", "interleave_tuned")
+    assert f"score: 0 = {reference}, 1 = beam" in said
+    assert re.search(r"> ppo_sampled +\d+\.\d+ \[", said)
+    assert record["best"]["folder"] in said
+    assert (tmp_path / "run" / record["best"]["folder"] / "model.zip").exists()
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "run" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+    assert command.main(quick) == 2
+    assert "holds a finished run: choose another folder" in capsys.readouterr().err
+    assert command.main(["--resume", str(tmp_path / "run")]) == 2
+    assert re.search(r"error: the run in .* is finished, its result is in .*run.json", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--algo", "pp0"], r"error: unknown algorithm 'pp0'\. Did you mean 'ppo'"),
+        (["--timesteps", "-1"], r"error: options: timesteps = -1 is out of range"),
+        (["--scenario", "GSM8K"], r"error: unknown scenario 'GSM8K'"),
+        (["--queue", "shard"], r"error: unknown queue 'shard'\. Did you mean 'shared'"),
+        (["--load", "0.5", "--cost", "no"], r"error: unknown"),
+        (["--settings", "absent.yaml"], r"error: cannot read absent.yaml: No such file"),
+        (["--resume", "absent"], r"error: absent holds no run"),
+        (
+            ["--resume", "absent", "--seed", "0", "--evaluate-every", "5"],
+            "--resume absent with --seed, --evaluate-every:",
+        ),
+    ],
+)
+def test_what_cannot_be_done(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(words) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_the_scenario_reach_it():
+    words = (
+        "--scenario LLMSched/ServingOrder-v0 --clients 5 --requests 40 --cost llama-65b-paper-mid --prefill-cap 999 "
+        "--lengths hidden --load 0.7 --ttft-s 3 --tpot-s 0.2 --reward latency --copies 3 --cases 4 --seed 9 --algo dqn"
+    )
+    args, given = command.Args.parse(words.split())
+    training = args.training()
+    assert training.validation == Scenario(
+        workload="serving", split="validation", num_clients=5, num_requests=40, cost="llama-65b-paper-mid",
+        prefill_token_cap=999, queue="shared", order="fcfs", lengths="hidden", load=0.7, ttft_s=3.0, tpot_s=0.2,
+        choose_order=True, reward="latency",
+    )  # fmt: skip
+    assert (training.algo, training.copies, training.validation_cases, training.seed) == ("dqn", 3, 4, 9)
+    assert training.out == Path("runs/dqn")
+    assert "timesteps" not in given
+
+
+def test_a_scenario_with_promises_is_chosen_and_compared_by_goodput(quick, tmp_path, monkeypatch, capsys):
+    # All baselines of a scenario that is not in tuned.json take a while.
+    monkeypatch.setattr(registry, "default_names", lambda scenario: ["lagrangian@late_last", "foresight"])
+    monkeypatch.setattr(tuned, "best_tuned", lambda scenario: "lagrangian@late_last")
+    words = ["--scenario", "LLMSched/ServingOrder-v0", "--requests", "30", *quick[quick.index("--timesteps") :]]
+    assert command.main([*words, "--clients", "4", "--cases", "2", "--copies", "2", "--algo", "maskable_ppo"]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    values = [float(row[name]) for row in curve(tmp_path / "run") for name in row if name.endswith("/goodput")]
+    assert record["best"]["value"] == max(values)
+    assert record["validation"]["score_planner"] == "foresight"
+    agents = ["maskable_ppo", "maskable_ppo_sampled"]
+    assert list(record["validation"]["policies"]) == [*agents, "lagrangian@late_last", "foresight"]
+    assert "goodput" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_rivals_are_all_baselines_that_make_sense_with_the_planner_that_scores_1(name):
+    scenario = Scenario(**ENVIRONMENTS[name])
+    rivals = command._rivals(scenario)
+    kinds = {item.name: item.kind for item in rivals.contestants}
+    assert [item for item, kind in kinds.items() if kind == "planner"] == [rivals.planner.name]
+    assert rivals.planner.name == registry.planner_of(scenario)
+    assert rivals.reference in rivals.contestants
+    left_out = set(registry.default_names(scenario)) - set(kinds)
+    assert left_out == (set() if scenario.serving else {"always_worst", "rollout", "beam_1"})
+
+
+def test_interrupted_says_how_to_go_on(quick, tmp_path, monkeypatch, capsys):
+    save, calls = Run.save, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return save(*arguments)
+
+    monkeypatch.setattr(Run, "save", interrupted)
+    assert command.main(quick) == 130
+    said = capsys.readouterr().err
+    resume = re.search(r"Go on from the last checkpoint with: python train.py (--resume .*)\n", said)[1]
+    assert command.main(resume.split()) == 0
+    assert [row["timesteps"] for row in curve(tmp_path / "run")] == ["0", "128"]
+
+    def never(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_run", never)
+    for folder, words in ((tmp_path / "run", r"The run in .* is finished"), (tmp_path / "no", "The run had not begun")):
+        assert command.main(["--out", str(folder)]) == 130
+        assert re.search(words, capsys.readouterr().err)
+
+
+def test_ctrl_c_of_a_real_process(quick, tmp_path):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *quick, "--timesteps", "1000000"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list((tmp_path / "run" / "checkpoints").glob("[0-9]*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "interrupted: nothing half-written is left behind. Go on from the last checkpoint with: " in said
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
