@@ -1,8 +1,10 @@
 # make run     the comparison on both cases, with tables and pictures in results/
 # make serving goodput against load under every rule and order, in results/ (some minutes)
+# make agents  breed the agents in the box again, judge them, and the tables of docs/agents.md (hours)
 # make test    the tests
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
 # make check   lint, types, layers
+# make notebooks  the notebooks, run again in place
 # make bench   speed, and the tables of docs/performance.md
 # make help    this text
 #
@@ -25,7 +27,7 @@ INSTALL := $(BIN)/python -m pip install --quiet
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: help run serving test test-rllib check format bench tables clean distclean
+.PHONY: help run serving agents test test-rllib check format notebooks bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,7 +44,7 @@ $(VENV)/.installed-run: pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) -e '.[viz,agents,dev]'
+	$(INSTALL) -e '.[viz,agents,notebooks,dev]'
 	@touch $@ $(VENV)/.installed-run
 
 run: $(VENV)/.installed-run
@@ -52,6 +54,10 @@ run: $(VENV)/.installed-run
 
 serving: $(VENV)/.installed-run
 	$(BIN)/python -m baselines --scenario LLMSched/ServingOrder-v0 --cases $(CASES) --out $(RESULTS)/serving-order
+
+agents: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/breeding.py --out $(RESULTS)/agents
+	for step in box judge transfer write; do $(BIN)/python benchmarks/agent_tables.py $(RESULTS)/agents $$step || exit 1; done
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -77,6 +83,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/run.py
 
 bench: $(VENV)/.installed-dev
 	@$(INSTALL) -e '.[bench]' || echo 'EnvPool has no wheel for this machine: its figure is left out.'

@@ -51,6 +51,7 @@ RIVALS = (
     ("lagrangian", "the Lagrangian rule: the paper's hybrid"),
     ("", "the tuned rule that did best on training cases"),
     ("beam", "beam search, handed the future"),
+    ("agent", "the trained agent in the box"),
 )
 """Rows of the table of gaps; the empty name stands for the best tuned rule of each id."""
 
