@@ -50,7 +50,7 @@ def run_python(code: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["llmsched_env", "llmsched_env.config", "baselines.registry"])
+@pytest.mark.parametrize("module", ["llmsched_env", "llmsched_env.config", "agents", "baselines.registry"])
 def test_imports_bring_no_learning_library_and_no_pictures(module: str, tmp_path: Path) -> None:
     heavy = {"torch", "stable_baselines3", "sb3_contrib", "matplotlib", "pygame", "PIL"}
     if module == "llmsched_env":
@@ -101,7 +101,8 @@ def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
     code = "\n".join(blocks).replace("total_timesteps=4_000", "total_timesteps=64").replace("n_steps=128", "n_steps=4")
     done = run_python(code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    stepped, compiled = (line for line in done.stdout.splitlines() if line.startswith("Estimate"))
+    agent, stepped, compiled = (line for line in done.stdout.splitlines() if line.startswith("Estimate"))
+    assert agent.startswith("Estimate(mean=0.00"), "the agent of the README is not within 1 % of the bound"
     assert stepped.startswith(compiled), "the compiled policy of the README is not the other one"
 
 
@@ -180,7 +181,11 @@ def test_gaps_of_the_readme_are_those_of_the_tuned_rules_of_today_and_fall_from_
         for name in ("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0")
     ]
     names = [re.findall(r"`(\w+)`", row[0]) for row in rows]
-    assert names == [["random"], ["lagrangian"], list(dict.fromkeys(tuned)), ["beam"]], "run make tables"
+    assert names == [["random"], ["lagrangian"], list(dict.fromkeys(tuned)), ["beam"], ["agent"]], "run make tables"
     for column in (-2, -1):
         gaps = [float(re.fullmatch(r"(\d+\.\d+) ± \d+\.\d+", row[column])[1]) for row in rows]  # type: ignore[index]
-        assert gaps == sorted(gaps, reverse=True), "the text says that each is nearer to the bound than the one above"
+        *others, agent = gaps
+        assert others == sorted(others, reverse=True), (
+            "the text says that each is nearer to the bound than the one above"
+        )
+        assert agent < others[2], "the text says that the agent beats the tuned rules"
