@@ -50,6 +50,33 @@ LEAST_LOSS = 1e-4
 """Losses of the base rule below are taken for this one: they are what candidates are measured by."""
 
 
+def _words(name: str, value: object) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ConfigError(f"{name} = {value!r} is not a list of names: write [ready, due_1], or [] for all.")
+    return list(value)
+
+
+def _multiples(name: str, value: object) -> list[float]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ConfigError(f"{name} = {value!r} is not a list of numbers: write [1.0], or [0.5, 1.0, 2.0].")
+    return [real_number(LEAST_SIZE, 1 / LEAST_SIZE)(f"{name}[{i}]", size) for i, size in enumerate(value)]
+
+
+CHECKS: dict[str, Check] = {
+    "hidden": whole_number(1, 1024),
+    "sigma": real_number(1e-9, 10.0),
+    "population": whole_number(0, 4096),
+    "cases": whole_number(1, 4096),
+    "pool": whole_number(1, 2**20),
+    "covariance": one_of(*COVARIANCES),
+    "base": one_of("auto", *FIRST_VALUES),
+    "features": _words,
+    "limit": real_number(0.0, NEVER),
+    "sizes": _multiples,
+}
+"""What each setting may be."""
+
+
 @dataclass(frozen=True)
 class EvolutionSettings:
     """What may be set of the strategy.
@@ -84,46 +111,21 @@ class EvolutionSettings:
     sizes: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        for name, least, most in (("hidden", 1, 1024), ("population", 0, 4096), ("cases", 1, 4096), ("pool", 1, 2**20)):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [{least}, {most}].")
+        for name, check in CHECKS.items():
+            check(name, getattr(self, name))
         if 0 < self.population < LEAST_POPULATION:
             raise ConfigError(
                 f"population = {self.population} is too small to choose from: give at least {LEAST_POPULATION}, or 0 "
                 "for the usual number."
-            )
-        if not 0 < self.sigma <= 10:
-            raise ConfigError(f"sigma = {self.sigma} is out of range: it is above 0 and at most 10.")
-        if not self.limit >= 0:
-            raise ConfigError(f"limit = {self.limit} is out of range: it is at least 0.")
-        if not self.sizes or not all(LEAST_SIZE <= size <= 1 / LEAST_SIZE for size in self.sizes):
-            raise ConfigError(
-                f"sizes = {list(self.sizes)} is out of range: give multiples from {LEAST_SIZE:g} to {1 / LEAST_SIZE:g}."
             )
         if self.cases < len(self.sizes):
             raise ConfigError(f"cases = {self.cases} for {len(self.sizes)} sizes: give at least one of each.")
         if self.cases > self.pool:
             raise ConfigError(f"cases = {self.cases} exceeds pool = {self.pool}: draw at most as many as there are.")
         names = [feature.name for feature in feature_table(promises=True)]
-        for kind, name, known in (
-            ("covariance", self.covariance, COVARIANCES),
-            ("base", self.base, ("auto", *FIRST_VALUES)),
-            *(("feature", name, names) for name in self.features),
-        ):
-            if name not in known:
-                raise UnknownNameError(kind, name, known)
-
-
-def _words(name: str, value: object) -> list[str]:
-    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
-        raise ConfigError(f"{name} = {value!r} is not a list of names: write [ready, due_1], or [] for all.")
-    return list(value)
-
-
-def _multiples(name: str, value: object) -> list[float]:
-    if not isinstance(value, list | tuple) or not value:
-        raise ConfigError(f"{name} = {value!r} is not a list of numbers: write [1.0], or [0.5, 1.0, 2.0].")
-    return [real_number(LEAST_SIZE, 1 / LEAST_SIZE)(f"{name}[{i}]", size) for i, size in enumerate(value)]
+        for feature in self.features:
+            if feature not in names:
+                raise UnknownNameError("feature", feature, names)
 
 
 class Evolution:
@@ -141,18 +143,7 @@ class Evolution:
         generation: generations so far.
     """
 
-    checks: ClassVar[Mapping[str, Check]] = {
-        "hidden": whole_number(1, 1024),
-        "sigma": real_number(1e-9, 10.0),
-        "population": whole_number(0, 4096),
-        "cases": whole_number(1, 4096),
-        "pool": whole_number(1, 2**20),
-        "covariance": one_of(*COVARIANCES),
-        "base": one_of("auto", *FIRST_VALUES),
-        "features": _words,
-        "limit": real_number(0.0, NEVER),
-        "sizes": _multiples,
-    }
+    checks: ClassVar[Mapping[str, Check]] = CHECKS
 
     def __init__(
         self,

@@ -3,10 +3,11 @@
     python benchmarks/breeding.py --out DIR
     python benchmarks/agent_tables.py DIR box      # of each place, the seed that is best on validation cases
     python benchmarks/agent_tables.py DIR judge    # every seed on test cases, against best tuned rule and planner
-    python benchmarks/agent_tables.py DIR transfer # the box elsewhere: other sizes, other costs, other loads
+    python benchmarks/agent_tables.py DIR transfer # the box elsewhere: other sizes and costs
     python benchmarks/agent_tables.py DIR write    # tables and pictures from what the last two found
 
-Each step keeps what it found in DIR as JSON. The first validation cases choose, the first test cases judge (--cases).
+`judge` and `transfer` keep what they found in DIR as JSON. The first validation cases choose, the first test cases
+judge (--cases).
 """
 
 from __future__ import annotations

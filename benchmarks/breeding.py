@@ -96,7 +96,7 @@ def bred(name: str, out: Path, variant: str = "") -> dict[int, Network]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Breed what is missing, two at a time."""
+    """Breed what is missing, one network a core."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)

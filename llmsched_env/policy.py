@@ -57,7 +57,7 @@ class Policy(Protocol):
 
     Where a decision costs much and a hundred at once hardly more, it may have ``together(starts) -> decide``: studies
     then begin many episodes at a time and call ``decide(episodes, views)`` with the numbers of those that wait for a
-    decision and their views; it returns their actions, the same that ``act`` gives to each.
+    decision and their views; it returns their actions, those that ``act`` gives to each but for rounding.
 
     Attributes:
         name: what tables call it.

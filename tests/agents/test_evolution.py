@@ -199,8 +199,8 @@ def test_the_policy_decides_as_the_network_says() -> None:
         ({"sigma": float("nan")}, "sigma = nan"),
         ({"cases": 9, "pool": 8}, "cases = 9 exceeds pool = 8"),
         ({"limit": -1.0}, "limit = -1.0 is out of range"),
-        ({"sizes": ()}, r"sizes = \[\] is out of range"),
-        ({"sizes": (1.0, 0.0)}, r"sizes = \[1.0, 0.0\] is out of range: give multiples from 0.01 to 100"),
+        ({"sizes": ()}, r"sizes = \(\) is not a list of numbers"),
+        ({"sizes": (1.0, 0.0)}, r"sizes\[1\] = 0.0 is out of range: it lies in \[0.01, 100\]"),
         ({"sizes": (1.0, 2.0), "cases": 1}, "cases = 1 for 2 sizes"),
     ],
 )
