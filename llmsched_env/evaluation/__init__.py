@@ -2,7 +2,7 @@
 
 from llmsched_env.errors import WorkerError
 from llmsched_env.evaluation.rollout import CoverageWarning, Evaluation, decision_times, evaluate, play
-from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
+from llmsched_env.evaluation.statistics import Estimate, mean_estimate, runs_estimate, score_estimate
 from llmsched_env.instances import PromiseWarning
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, request_metrics, serving_metrics
 
@@ -20,6 +20,7 @@ __all__ = [
     "mean_estimate",
     "play",
     "request_metrics",
+    "runs_estimate",
     "score_estimate",
     "serving_metrics",
 ]

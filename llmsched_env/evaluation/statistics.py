@@ -1,4 +1,4 @@
-"""Means with confidence intervals over cases, and scores that are ratios of them."""
+"""Means with confidence intervals over cases and training runs, and scores that are ratios of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-__all__ = ["Estimate", "mean_estimate", "score_estimate"]
+__all__ = ["Estimate", "mean_estimate", "runs_estimate", "score_estimate"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -37,22 +37,71 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def runs_estimate(runs: ArrayLike) -> Estimate:
+    """Interquartile mean over training runs of their means over cases; percentile bootstrap over both.
+
+    As rliable reports results (Agarwal et al., NeurIPS 2021), for one task: runs and cases are both drawn again, the
+    cases alike for all runs, which played the same ones (2000 times, seeds 0 and 1).
+
+    Args:
+        runs: (runs, cases), or (cases,) for a single run, whose interval is then over the cases alone.
+    """
+    values = np.atleast_2d(np.asarray(runs, np.float64))
+    mean = float(_interquartile_mean(values.mean(axis=1)))
+    if values.shape[1] < 2:
+        return Estimate(mean, float("nan"), float("nan"))
+    return Estimate(mean, *_interval(_drawn_means(values, _draws(values.shape[1]))))
+
+
 def score_estimate(policy: ArrayLike, rule: ArrayLike, planner: ArrayLike) -> Estimate:
     """(rule - policy) / (rule - planner) of means of what is to be small; percentile bootstrap over cases (seed 0).
 
-    0 is the best tuned rule, 1 the planner. NaN where rule and planner do not differ.
+    0 is the best tuned rule, 1 the planner. NaN where the planner is not better than the rule, or not surely so: where
+    the interval of rule - planner reaches 0, the ratio means nothing.
+
+    Args:
+        policy: (cases,), or (runs, cases) for several training runs: their interquartile mean, as `runs_estimate`.
+        rule: (cases,).
+        planner: (cases,).
     """
-    columns = np.stack([np.asarray(values, np.float64) for values in (policy, rule, planner)])
-    mean = _ratio(columns.mean(axis=1)[:, None])[0]
-    if columns.shape[1] < 2 or np.isnan(mean):
-        return Estimate(float(mean), float("nan"), float("nan"))
-    drawn = np.random.default_rng(0).integers(columns.shape[1], size=(RESAMPLES, columns.shape[1]))
-    low, high = np.nanquantile(_ratio(columns[:, drawn].mean(axis=2)), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return Estimate(float(mean), float(low), float(high))
-
-
-def _ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    policy, rule, planner = means
-    gain = rule - planner
+    runs, *ends = (np.atleast_2d(np.asarray(values, np.float64)) for values in (policy, rule, planner))
+    nothing = float("nan")
+    reached, tuned, planned = (float(_interquartile_mean(values.mean(axis=1))) for values in (runs, *ends))
+    if not tuned > planned:
+        return Estimate(nothing, nothing, nothing)
+    mean = (tuned - reached) / (tuned - planned)
+    if runs.shape[1] < 2:
+        return Estimate(mean, nothing, nothing)
+    cases = _draws(runs.shape[1])
+    tuned_means, planned_means = (_drawn_means(values, cases) for values in ends)
+    gain = tuned_means - planned_means
+    if _interval(gain)[0] <= 0:
+        return Estimate(nothing, nothing, nothing)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(gain > 0, (rule - policy) / gain, np.nan)
+        ratio = np.where(gain > 0, (tuned_means - _drawn_means(runs, cases)) / gain, np.nan)
+    return Estimate(mean, *_interval(ratio))
+
+
+def _draws(count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+
+
+def _drawn_means(values: NDArray[np.float64], cases: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(resamples,): interquartile means over runs, drawn again if there are several, of means over the drawn cases."""
+    means = values[:, cases].mean(axis=2)
+    if len(means) > 1:
+        runs = np.random.default_rng(1).integers(len(means), size=means.shape)
+        means = np.take_along_axis(means, runs, axis=0)
+    return _interquartile_mean(means)
+
+
+def _interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Along the first axis: the mean of what is left without the lowest and the highest quarter."""
+    cut = len(values) // 4
+    found: NDArray[np.float64] = np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
+    return found
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return float(low), float(high)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from strategies import REPEATABLE
 
-from llmsched_env.evaluation import Estimate, mean_estimate, score_estimate
+from llmsched_env.evaluation import Estimate, mean_estimate, runs_estimate, score_estimate
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
 
@@ -92,7 +92,43 @@ def test_the_bootstrap_agrees_with_a_direct_one():
     assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.01)
 
 
-@pytest.mark.parametrize("planner", [[5.0, 7.0], [6.0, 8.0], [np.nan, 7.0]])
+def test_runs_count_by_their_middle_half():
+    # Means of the runs 1, 2, 3, 4, 100: without the lowest and the highest 3.
+    runs = np.array([[1, 1], [2, 2], [3, 3], [4, 4], [100, 100]])
+    assert runs_estimate(runs).mean == 3.0
+    assert score_estimate(runs, [5, 5], [1, 1]).mean == 0.5
+    # One run is that run, and without spread over cases nothing is left to be unsure of.
+    assert runs_estimate([7.0, 7.0]) == (7.0, 7.0, 7.0)
+    assert runs_estimate([[1.0], [3.0]]).mean == 2.0
+    assert np.isnan(runs_estimate([[1.0], [3.0]]).low)
+
+
+@REPEATABLE
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12), st.integers(1, 3))
+def test_the_interquartile_mean_is_scipys(means, cases):
+    runs = np.repeat(np.array(means)[:, None], cases, axis=1)
+    assert runs_estimate(runs).mean == pytest.approx(stats.trim_mean(means, 0.25), rel=1e-9, abs=1e-6)
+
+
+def test_the_bootstrap_over_runs_and_cases_agrees_with_a_direct_one():
+    rule, planner = draws(5) + 8, draws(7) - 8
+    runs = np.stack([draws(20 + run) + run for run in range(5)])
+    rng = np.random.default_rng(99)
+    scores, means = [], []
+    for _ in range(4000):
+        cases, drawn = rng.integers(0, len(rule), len(rule)), rng.integers(0, 5, 5)
+        means.append(stats.trim_mean(runs[drawn][:, cases].mean(axis=1), 0.25))
+        scores.append((rule[cases].mean() - means[-1]) / (rule[cases].mean() - planner[cases].mean()))
+    found = score_estimate(runs, rule, planner)
+    assert (found.low, found.high) == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=0.02)
+    found = runs_estimate(runs)
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.15)
+    # Where all cases are alike, what is left to be unsure of are the runs.
+    low, mean, high = (runs_estimate(np.arange(5.0)[:, None] + np.zeros(20))[i] for i in (1, 0, 2))
+    assert 0.0 <= low < mean == 2.0 < high <= 4.0
+
+
+@pytest.mark.parametrize("planner", [[5.0, 7.0], [6.0, 8.0], [np.nan, 7.0], [1.0, 9.0]])
 def test_no_score_where_the_planner_gains_nothing(planner):
     found = score_estimate([5.0, 6.0], [5.0, 7.0], planner)
     assert np.isnan(found).all()
