@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -22,11 +21,11 @@ from baselines.lagrangian import lagrangian
 from baselines.registry import BASELINES, Entry, default_names, entry, planner_of
 from baselines.serving import draw_serving, show_serving
 from baselines.tuned import LOADS, best_tuned
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import make_scenario
 from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDERS, QUEUES, Scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.cost import PRESETS
-from llmsched_env.errors import ConfigError, LLMSchedError, PathError, UnknownNameError
+from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import CoverageWarning, PromiseWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.parallel import Sharing
@@ -64,9 +63,6 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         UnknownNameError: no such id, preset or option value.
         ConfigError: a value out of range.
     """
-    if options.scenario not in ENVIRONMENTS:
-        raise UnknownNameError("scenario", options.scenario, ENVIRONMENTS)
-    kwargs = gymnasium.spec(options.scenario).kwargs
     changes = {
         name: getattr(options, name)
         for name in ("workload", "cost", "queue", "order", "lengths", "predictor", "ttft_s", "tpot_s")
@@ -79,8 +75,8 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
     if options.requests is not None:
         changes["num_requests"] = options.requests
     if changes.get("lengths", "predicted") != "predicted":
-        kwargs = {name: value for name, value in kwargs.items() if name != "predictor"}  # nobody would read it
-    return Scenario(**{**kwargs, "split": options.split, **changes})
+        changes.setdefault("predictor", None)  # nobody would read that of the id
+    return make_scenario(options.scenario, split=options.split, **changes)
 
 
 def loads_of(text: str | None, scenario: Scenario) -> list[float | None]:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -27,9 +26,9 @@ import llmsched_env
 from baselines.__main__ import parse_cases
 from baselines.registry import make_policy
 from baselines.tuned import tuned_value
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
+from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
 from llmsched_env.evaluation.report import grid, interval
 from llmsched_env.storage import output_folder, write_whole
@@ -268,11 +267,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, command: str) -> None:
-    if options.scenario not in ENVIRONMENTS:
-        raise UnknownNameError("scenario", options.scenario, ENVIRONMENTS)
     changes = {"num_clients": options.clients, "num_requests": options.requests}
     given = {name: value for name, value in changes.items() if value is not None}
-    scenario = Scenario(**{**gymnasium.spec(options.scenario).kwargs, "split": options.split, **given})
+    scenario = make_scenario(options.scenario, split=options.split, **given)
     if scenario.serving:
         raise ConfigError(
             f"--scenario {options.scenario}: this study measures the makespan of a batch. Take LLMSched/GSM8K-v0 or "

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from baselines.iteration import deadline, interleave, max_wait, min_batch, tgi, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
@@ -224,13 +224,13 @@ def default_scenarios() -> list[Scenario]:
         Scenario(workload=name, cost=cost, **queue)
         for name, cost, queue in product(("gsm8k", "gsm8k-smooth"), presets, queues)
     ]
-    blind = Scenario(**ENVIRONMENTS["LLMSched/GSM8K-Blind-v0"])
+    blind = make_scenario("LLMSched/GSM8K-Blind-v0")
     return [*batch, blind, *serving_scenarios()]
 
 
 def serving_scenarios() -> list[Scenario]:
     """Those of the serving ids, at the loads of a comparison, under each order."""
-    scenario = Scenario(**ENVIRONMENTS["LLMSched/ServingOrder-v0"])
+    scenario = make_scenario("LLMSched/ServingOrder-v0")
     return [scenario.replace(load=load, order=order, choose_order=False) for load in LOADS for order in ORDER_CODES]
 
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 import llmsched_env  # noqa: F401  # registers the ids
 from baselines.iteration import threshold
-from llmsched_env.config import REWARDS, Scenario
+from llmsched_env import make_scenario
+from llmsched_env.config import REWARDS
 from llmsched_env.evaluation import play
 from llmsched_env.simulator import Simulator
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=8, help="training cases (%(default)s)")
     options = parser.parse_args()
 
-    base = Scenario(**gymnasium.spec(options.scenario).kwargs, queue=options.queue, split="train")
+    base = make_scenario(options.scenario, queue=options.queue, split="train")
     returns = np.zeros((len(THRESHOLDS), len(DISCOUNTS), len(REWARDS)))
     makespans_s = np.zeros(len(THRESHOLDS))
     for row, k in enumerate(tqdm(THRESHOLDS, desc="thresholds", leave=False)):

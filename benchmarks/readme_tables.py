@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -22,6 +21,7 @@ from baselines.iteration import threshold
 from baselines.lagrangian import lagrangian, lagrangian_literal
 from baselines.registry import Entry
 from baselines.tuned import best_tuned
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
 from llmsched_env.evaluation.report import PAPER
@@ -82,7 +82,7 @@ def measure(cases: int) -> dict[tuple[str, str], dict[str, Evaluation]]:
 
 def default_scenario(scenario_id: str, cost: str = BAND[0]) -> Scenario:
     """What the id stands for, on test cases."""
-    return Scenario(**gymnasium.spec(scenario_id).kwargs, split="test", cost=cost)
+    return make_scenario(scenario_id, split="test", cost=cost)
 
 
 def interval(values: NDArray[np.float64], scale: float = 1.0, digits: int = 2, sign: str = "") -> str:

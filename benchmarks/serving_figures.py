@@ -13,6 +13,7 @@ from measuring import Figure, repeat
 
 import llmsched_env  # noqa: F401  # registers the environments
 from baselines.iteration import min_batch
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.instances import instance
 from llmsched_env.metrics import serving_metrics
@@ -30,7 +31,7 @@ IDS = ("LLMSched/Serving-v0", "LLMSched/ServingOrder-v0")
 
 
 def _scenario(**changes: Any) -> Scenario:
-    return Scenario(**{**gymnasium.spec(IDS[0]).kwargs, "workload": ServingWorkload(), **changes})
+    return make_scenario(IDS[0], **{"workload": ServingWorkload(), **changes})
 
 
 def _best_s(simulator: Simulator, repeats: int) -> float:

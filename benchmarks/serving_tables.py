@@ -14,12 +14,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 from readme_tables import README, grid, replaced
 
 import llmsched_env  # noqa: F401  # registers the environments
 from baselines.tuned import best_tuned, paired
-from llmsched_env.config import Scenario
+from llmsched_env import make_scenario
 from llmsched_env.storage import write_whole
 
 ROOT = README.parent
@@ -47,7 +46,7 @@ def cell(policy: dict[str, Any], metric: str, scale: float = 1.0, digits: int = 
 
 def rows(said: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """What each row is, and the name of its policy at each load."""
-    scenario = Scenario(**gymnasium.spec(said["scenario"]).kwargs)
+    scenario = make_scenario(said["scenario"])
     loads = sorted(said["loads"], key=float)
     found = [
         ("prefill-first, first come first served", dict.fromkeys(loads, "prefill_first")),

@@ -14,6 +14,7 @@ from measuring import Figure, repeat
 from numpy.typing import NDArray
 
 import llmsched_env  # noqa: F401  # registers the environments
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.core.fleet import Fleet, Steps, step_copies
 from llmsched_env.core.layout import SETUP, STATE, VIEW
@@ -48,7 +49,7 @@ def _actions(copies: int, prefill_share: float = PREFILL_SHARE) -> NDArray[np.in
 
 def _warmed(identity: str) -> list[Any]:
     """Every case of the pool, built: a training run meets them all in its first minute."""
-    scenario = Scenario(**gymnasium.spec(identity).kwargs)
+    scenario = make_scenario(identity)
     return [instance(scenario, case) for case in range(pool_size(scenario) or 0)]
 
 
@@ -220,7 +221,7 @@ def learning_figures(*, budget: int, repeats: int, timesteps: int) -> Iterator[F
 
     section = "Through stable-baselines3 (LLMSched/GSM8K-v0)"
     copies = 256
-    scenario = Scenario(**gymnasium.spec(IDS[0]).kwargs)
+    scenario = make_scenario(IDS[0])
     steps, actions = _steps_for(copies, budget), _actions(copies)
     ours = SB3VecEnv(copies, scenario)
     theirs = DummyVecEnv([lambda: gymnasium.make(IDS[0]) for _ in range(copies)])

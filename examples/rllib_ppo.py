@@ -21,7 +21,7 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT
 from ray.rllib.core.rl_module.rl_module import RLModule
 
 from baselines.registry import make_policy
-from llmsched_env import ENVIRONMENTS, Scenario
+from llmsched_env import ENVIRONMENTS, Scenario, make_scenario
 from llmsched_env.evaluation import evaluate, mean_estimate
 from llmsched_env.policy import Start, View, features
 
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if arguments:
         arguments["assignment"] = "lpt"  # the MIP's queues are shipped for the ids' own sizes; others take seconds
-    validation = Scenario(**ENVIRONMENTS[args.scenario]).replace(**arguments, split="validation")
+    validation = make_scenario(args.scenario, **{**arguments, "split": "validation"})
 
     torch.set_num_threads(1)  # a network this small gains nothing from two, and waits for them on a busy machine
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

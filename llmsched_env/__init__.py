@@ -6,11 +6,14 @@ without an import of one's own, ``gymnasium.make("llmsched_env:LLMSched/GSM8K-v0
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-__all__ = ["ENVIRONMENTS", "Scenario", "__version__", "register_environments"]
+if TYPE_CHECKING:
+    from llmsched_env.config import Scenario
+
+__all__ = ["ENVIRONMENTS", "Scenario", "__version__", "make_scenario", "register_environments"]
 
 __version__ = "0.1.0"
 
@@ -33,6 +36,22 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "LLMSched/ServingOrder-v0": {**_SERVING, "lengths": "predicted", "predictor": "noisy", "choose_order": True},
 }
 """Every environment id, and what it changes of the default `Scenario`."""
+
+
+def make_scenario(name: str, **changes: Any) -> Scenario:
+    """What an environment id stands for, with changes: as ``gymnasium.make`` takes an id and arguments.
+
+    Raises:
+        UnknownNameError: no such id.
+        TypeError: no such argument of `Scenario`.
+        ConfigError: a value out of range, or arguments that do not go together.
+    """
+    from llmsched_env.config import Scenario
+    from llmsched_env.errors import UnknownNameError
+
+    if name not in ENVIRONMENTS:
+        raise UnknownNameError("scenario", name, ENVIRONMENTS)
+    return Scenario(**{**ENVIRONMENTS[name], **changes})
 
 
 def register_environments() -> None:

@@ -293,7 +293,7 @@ def _one_each(scenario: Any, arguments: dict[str, Any], count: int) -> tuple[Sce
     if isinstance(scenario, str) or not isinstance(scenario, Sequence):
         raise ConfigError(
             f"scenario = {scenario!r} is neither a Scenario nor a list of them: make one with Scenario(...). That of "
-            "an id is Scenario(**llmsched_env.ENVIRONMENTS[id])."
+            "an id is llmsched_env.make_scenario(id)."
         )
     scenarios = tuple(scenario)
     if len(scenarios) != count:

@@ -168,18 +168,13 @@ def test_tables_of_the_readme_are_filled() -> None:
 
 
 def test_gaps_of_the_readme_are_those_of_the_tuned_rules_of_today_and_fall_from_row_to_row() -> None:
-    import gymnasium
-
     from baselines.tuned import best_tuned
-    from llmsched_env.config import Scenario
+    from llmsched_env import make_scenario
 
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     table = page.partition("<!-- gaps: begin -->")[2].partition("<!-- gaps: end -->")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
-    tuned = [
-        best_tuned(Scenario(**gymnasium.spec(name).kwargs))
-        for name in ("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0")
-    ]
+    tuned = [best_tuned(make_scenario(name)) for name in ("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0")]
     names = [re.findall(r"`(\w+)`", row[0]) for row in rows]
     assert names == [["random"], ["lagrangian"], list(dict.fromkeys(tuned)), ["beam"], ["agent"]], "run make tables"
     for column in (-2, -1):

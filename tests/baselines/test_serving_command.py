@@ -15,8 +15,7 @@ import baselines.__main__ as command
 import baselines.foresight
 from baselines.iteration import min_batch
 from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, PROMISE_POLICIES, default_names, entry
-from llmsched_env import ENVIRONMENTS, instances
-from llmsched_env.config import Scenario
+from llmsched_env import instances, make_scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
@@ -155,7 +154,7 @@ def test_unusable_arguments(tmp_path, capsys, monkeypatch, arguments, words):
 
 
 def scenario_of_id(name):
-    return Scenario(**ENVIRONMENTS[f"LLMSched/{name}-v0"]).replace(num_requests=60, num_clients=5)
+    return make_scenario(f"LLMSched/{name}-v0", num_requests=60, num_clients=5)
 
 
 def test_what_is_compared_by_default():

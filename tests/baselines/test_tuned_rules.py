@@ -20,7 +20,7 @@ from baselines.tuned import (
     tune,
     tuned_value,
 )
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
@@ -83,7 +83,7 @@ def test_a_stored_constant_still_reaches_its_makespan(name):
 
 @pytest.mark.parametrize("name", [*TUNABLE, *PROMISE_TUNABLE])
 def test_a_stored_constant_still_reaches_its_goodput(name):
-    scenario = Scenario(**{**ENVIRONMENTS["LLMSched/Serving-v0"], "load": 0.97})
+    scenario = make_scenario("LLMSched/Serving-v0", load=0.97)
     values, goodput, cases = tuned_value(name, scenario)
     rule = tunable(scenario)[name].make(*values)
     again = evaluate(rule, scenario.replace(split="train"), cases).estimate("goodput").mean
@@ -117,7 +117,7 @@ def test_tuning_is_deterministic_and_finds_the_least():
 
 
 def test_workloads_and_predictors_of_one_name_are_told_apart():
-    serving = Scenario(**{**ENVIRONMENTS["LLMSched/ServingOrder-v0"], "order": "shortest_first", "choose_order": False})
+    serving = make_scenario("LLMSched/ServingOrder-v0", order="shortest_first", choose_order=False)
     bursty = serving.replace(workload=replace(workload("serving"), arrivals=GammaArrivals(cv=6.0)))
     seeded = serving.replace(predictor=NoisyTruth(0.6, seed=1))
     assert bursty.source.name == serving.source.name

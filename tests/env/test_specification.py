@@ -9,10 +9,11 @@ import re
 import gymnasium
 import pytest
 
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import REWARDS, Scenario
 from llmsched_env.core.features import FEATURES, NUM_FEATURES, feature_table
 from llmsched_env.env import LLMSchedEnv
+from llmsched_env.errors import UnknownNameError
 from llmsched_env.metrics import EPISODE_METRICS
 
 HEADINGS = [
@@ -93,3 +94,17 @@ def test_rewards_and_information_name_what_there_is(sections):
 def test_render_modes(sections):
     named = re.search(r"`render_mode`: (.+?)\.", sections["Arguments"], re.DOTALL).group(1)
     assert set(re.findall(r'"(\w+)"', named)) == set(LLMSchedEnv.metadata["render_modes"])
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_scenario_of_an_id(name):
+    assert make_scenario(name, split="test") == gymnasium.make(name, split="test").unwrapped.scenario
+    changed = make_scenario(name, num_clients=7)
+    assert changed == make_scenario(name).replace(num_clients=7) != make_scenario(name)
+
+
+def test_an_id_that_does_not_exist():
+    with pytest.raises(UnknownNameError, match=r"unknown scenario 'GSM8K'\..* Known: LLMSched/GSM8K-Blind-v0, "):
+        make_scenario("GSM8K")
+    with pytest.raises(TypeError, match="clients"):
+        make_scenario("LLMSched/GSM8K-v0", clients=7)

@@ -16,7 +16,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
-from llmsched_env import ENVIRONMENTS, vector_env
+from llmsched_env import ENVIRONMENTS, make_scenario, vector_env
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
@@ -90,7 +90,7 @@ def test_every_id_is_made_natively(identity):
     assert native.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert native.spec is not None
     assert native.spec.id == identity
-    reference = synchronous([Scenario(**gymnasium.spec(identity).kwargs).replace(**arguments)] * 3)
+    reference = synchronous([make_scenario(identity, **arguments)] * 3)
     assert play_both(native, reference, 2500) >= 3
 
 
