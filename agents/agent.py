@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.network import Network, network_function
-from llmsched_env.config import MAX_LOAD, QUEUES, Scenario, real
+from llmsched_env.config import ASSIGNMENTS, MAX_LOAD, QUEUES, Scenario, real
 from llmsched_env.core.rules import call_rule
 from llmsched_env.cost import MAX_COEFFICIENT_NS
 from llmsched_env.errors import ConfigError, UnknownNameError
@@ -41,10 +41,11 @@ class Origin:
         serving: whether requests were promised latencies.
         told: whether the scheduler was told anything of each output length, true or predicted.
         load: arrivals as a share of capacity; ``None`` for the workload's own times.
+        assignment: how the requests came into the clients' queues; ``None`` where queues are shared.
 
     Raises:
         ConfigError: a number out of range, or a value of another type.
-        UnknownNameError: no such form of queues.
+        UnknownNameError: no such form of queues, or assignment.
     """
 
     workload: str
@@ -53,10 +54,13 @@ class Origin:
     serving: bool
     told: bool
     load: float | None = None
+    assignment: str | None = None
 
     def __post_init__(self) -> None:
         if self.queue not in QUEUES:
             raise UnknownNameError("queue", self.queue, QUEUES)
+        if self.assignment not in (None, *ASSIGNMENTS):
+            raise UnknownNameError("assignment", str(self.assignment), ASSIGNMENTS)
         if not isinstance(self.workload, str):
             raise ConfigError(f"workload = {self.workload!r}: give its name.")
         for name in ("serving", "told"):
@@ -72,19 +76,22 @@ class Origin:
         cost = scenario.cost_model
         ratio = max(1, cost.prefill_ns(0)) / max(1, cost.alpha_decode_ns)
         told = scenario.lengths != "hidden"
-        return cls(scenario.source.name, scenario.queue, ratio, scenario.serving, told, scenario.load)
+        assignment = scenario.assignment if scenario.queue == "client" else None
+        return cls(scenario.source.name, scenario.queue, ratio, scenario.serving, told, scenario.load, assignment)
 
-    def distance(self, other: Origin) -> tuple[bool, bool, float, float]:
+    def distance(self, other: Origin) -> tuple[bool, bool, bool, float, float]:
         """How far apart two are, to be compared entry by entry.
 
-        Whether the forms of queues differ, and the workloads; by how much ln(price_ratio) differs, and the load.
+        Whether the forms of queues differ, the assignments, and the workloads; by how much ln(price_ratio) differs, and
+        the load.
         """
         if self.load is None or other.load is None:
             load = 0.0 if self.load is other.load else math.inf
         else:
             load = abs(self.load - other.load)
         prices = abs(math.log(self.price_ratio) - math.log(other.price_ratio))
-        return self.queue != other.queue, self.workload != other.workload, prices, load
+        names = (self.queue != other.queue, self.assignment != other.assignment, self.workload != other.workload)
+        return *names, prices, load
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +121,9 @@ class Agent:
 
     In each episode one network decides. Those that can are the ones with as many actions as the scenario, trained with
     promises if it makes them and without if not, and told of lengths, or not, as the scenario tells of them. Among them
-    it is one trained on the same form of queues ("client", "shared") if there is any; then on the same workload if any;
-    then the nearest in ln(alpha_p / alpha_d); then the nearest in load; then the first.
+    it is one trained on the same form of queues ("client", "shared") if there is any; then on queues of the same
+    assignment if any; then on the same workload if any; then the nearest in ln(alpha_p / alpha_d); then the nearest in
+    load; then the first.
 
     Args:
         name: what tables call it.

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from agents.hyperparameters import Check, one_of, real_number, whole_number
 from agents.network import BASES, NEVER, Network
 from llmsched_env.config import Scenario
 from llmsched_env.core.features import feature_table
+from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, MissingExtraError, UnknownNameError
 from llmsched_env.instances import instance, pool_size
 from llmsched_env.policy import Policy
@@ -67,10 +68,12 @@ CHECKS: dict[str, Check] = {
     "sigma": real_number(1e-9, 10.0),
     "population": whole_number(0, 4096),
     "cases": whole_number(1, 4096),
+    "growth": whole_number(0, 2**20),
     "pool": whole_number(1, 2**20),
     "covariance": one_of(*COVARIANCES),
     "base": one_of("auto", *FIRST_VALUES),
     "features": _words,
+    "orders": _words,
     "limit": real_number(0.0, NEVER),
     "sizes": _multiples,
 }
@@ -85,11 +88,14 @@ class EvolutionSettings:
         hidden: units of the network's hidden layer.
         sigma: first step size, in standard deviations of the features.
         population: candidates a generation; 0 for twice the usual 4 + 3 ln(numbers).
-        cases: training cases that each of them plays.
+        cases: training cases that each of them plays, at first.
+        growth: generations after each of which it is so many cases more, up to the pool: the better they are, the less
+            candidates differ; 0 for never.
         pool: training cases to draw these from: the first ones; less where there are fewer.
         covariance: "full", or "diagonal" (Ros and Hansen 2008), quicker from some three hundred numbers on.
         base: the rule that the network is a residual on; "auto": "deadline" with promises, else "lagrangian".
         features: names of the features to read; none: all that move on training cases.
+        orders: names of the orders to choose among, where orders are actions; none: all. Fewer are fewer numbers.
         limit: of the base, from which on it is a prefill whatever the network says (`Network.base_limit`).
         sizes: multiples of the scenario's clients, and of its requests, to train on side by side. Client queues of
             other sizes than 1 are filled by LPT.
@@ -99,14 +105,16 @@ class EvolutionSettings:
         UnknownNameError: no such covariance, base or feature.
     """
 
-    hidden: int = 6
+    hidden: int = 7
     sigma: float = 0.15
     population: int = 0
     cases: int = 12
+    growth: int = 150
     pool: int = 256
     covariance: str = "full"
     base: str = "auto"
     features: tuple[str, ...] = ()
+    orders: tuple[str, ...] = ()
     limit: float = 1.0
     sizes: tuple[float, ...] = (1.0,)
 
@@ -123,9 +131,10 @@ class EvolutionSettings:
         if self.cases > self.pool:
             raise ConfigError(f"cases = {self.cases} exceeds pool = {self.pool}: draw at most as many as there are.")
         names = [feature.name for feature in feature_table(promises=True)]
-        for feature in self.features:
-            if feature not in names:
-                raise UnknownNameError("feature", feature, names)
+        for kind, given, known in (("feature", self.features, names), ("order", self.orders, ORDER_CODES)):
+            for name in given:
+                if name not in known:
+                    raise UnknownNameError(kind, name, known)
 
 
 class Evolution:
@@ -161,8 +170,9 @@ class Evolution:
         self.timesteps = 0
         self.generation = 0
         self._loss = math.nan
+        self._least = math.inf
         if stored is None:
-            first = first_genome(self._arenas[0], settings.base, settings.features, settings.hidden)
+            first = first_genome(self._arenas[0], settings.base, settings.features, settings.hidden, settings.orders)
             self.genome = first._replace(limit=settings.limit)
             start = np.zeros(self.genome.size)
             inner = start[BASES[self.genome.base] :][: settings.hidden * len(self.genome.features)]
@@ -216,43 +226,66 @@ class Evolution:
         while self.timesteps < until:
             with threadpool_limits(1, "blas"):  # matrices this small only wait for other threads
                 self._breed()
+                if self.generation % TRIED_EVERY == 0:
+                    self._try()
             report()
 
     def _breed(self) -> None:
         """One generation."""
         strategy = self._strategy
         candidates = [strategy.ask() for _ in range(strategy.population_size)]
-        rows = self.genome.parameters(candidates)
-        losses = np.zeros(len(rows))  # as shares of the rule's, lest one size outweigh the others
-        for arena, rule_loss in zip(self._arenas, self._rule_losses, strict=True):
-            count = min(self._settings.cases // len(self._arenas), len(arena.cases))
-            cases = self._draws.choice(len(arena.cases), count, replace=False).tolist()
-            found, iterations = arena.losses(rows, cases)
-            losses += found.mean(axis=1) / rule_loss / len(self._arenas)
-            self.timesteps += iterations
+        losses = self._losses(candidates, self._cases)
         strategy.tell(list(zip(candidates, losses.tolist(), strict=True)))
         self.generation += 1
         self._loss = float(losses.mean())
 
+    def _try(self) -> None:
+        """Play the whole pool under the strategy's mean, which wavers, and keep it if it is the best so far."""
+        loss = float(self._losses([self._strategy.mean], len(self._arenas) * self._settings.pool)[0])
+        if loss < self._least:
+            self._least, self._best = loss, self._strategy.mean.copy()
+
+    def _losses(self, genomes: Sequence[Floats], count: int) -> Floats:
+        """(genomes,): losses on so many cases, as shares of the rule's lest one size outweigh the others."""
+        rows = self.genome.parameters(genomes)
+        losses = np.zeros(len(rows))
+        for arena, rule_loss in zip(self._arenas, self._rule_losses, strict=True):
+            each = min(count // len(self._arenas), len(arena.cases))
+            cases = self._draws.choice(len(arena.cases), each, replace=False).tolist()
+            found, iterations = arena.losses(rows, cases)
+            losses += found.mean(axis=1) / rule_loss / len(self._arenas)
+            self.timesteps += iterations
+        return losses
+
+    @property
+    def _cases(self) -> int:
+        """That a candidate of the next generation plays."""
+        cases, growth = self._settings.cases, self._settings.growth
+        return cases + (cases * self.generation // growth if growth else 0)
+
+    @property
+    def _sigma(self) -> float:
+        return float(vars(self._strategy)["_sigma"])
+
     @property
     def numbers(self) -> Floats:
-        """(size,): the strategy's mean."""
+        """(size,): of the strategy's means that were tried, the best; before the first try its mean."""
         mean: Floats = self._strategy.mean
-        return mean
+        return mean if math.isinf(self._least) else self._best
 
     def network(self) -> Network:
         """The network of these numbers."""
         return self.genome.network(self.numbers)
 
     def policies(self) -> list[Policy]:
-        """The network of the strategy's mean."""
+        """The network of the best numbers."""
         return [Agent.of("es", self.network(), self._arenas[0].scenario)]
 
     def figures(self) -> dict[str, float]:
-        """Generations, step size, and the mean loss of the last candidates; 1 is that of the rule at the start."""
-        sigma = float(vars(self._strategy)["_sigma"])
+        """Generations, step size, the mean loss of the last candidates, and that of the best mean; 1 is the rule's."""
         loss = {} if math.isnan(self._loss) else {"training_loss": self._loss}
-        return {"generation": float(self.generation), "sigma": sigma, **loss}
+        loss |= {} if math.isinf(self._least) else {"least_training_loss": self._least}
+        return {"generation": float(self.generation), "sigma": self._sigma, **loss}
 
     def save(self, folder: Path) -> None:
         """Write the whole state as one file of plain arrays."""
@@ -264,7 +297,7 @@ class Evolution:
             elif name != "_rng":
                 scalars[name] = value.item() if isinstance(value, np.generic) else value
         kind, keys, *rest = vars(self._strategy)["_rng"].get_state()
-        arrays.update({"rng": keys, "mean": self.genome.mean, "spread": self.genome.spread})
+        arrays.update({"rng": keys, "mean": self.genome.mean, "spread": self.genome.spread, "best": self.numbers})
         said = {
             "strategy": scalars,
             "rng": [kind, *rest],
@@ -273,6 +306,7 @@ class Evolution:
             "timesteps": self.timesteps,
             "generation": self.generation,
             "loss": self._loss,
+            "least": self._least,
             "cmaes": version("cmaes"),
         }
         arrays["said"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
@@ -287,7 +321,7 @@ class Evolution:
                 "something else: install the former, or begin the run again."
             )
         told = said["genome"]
-        for name in ("features", "base_values"):
+        for name in ("features", "base_values", "orders"):
             told[name] = tuple(told[name])
         self.genome = Genome(**{**told, "mean": stored["mean"], "spread": stored["spread"]})
         self._strategy = _strategy(np.zeros(self.genome.size), self._settings, seed)
@@ -296,9 +330,13 @@ class Evolution:
         vars(self._strategy)["_rng"].set_state((said["rng"][0], stored["rng"], *said["rng"][1:]))
         self._draws.bit_generator.state = said["draws"]
         self.timesteps, self.generation, self._loss = said["timesteps"], said["generation"], said["loss"]
+        self._least, self._best = said["least"], stored["best"]
 
 
 FILE = "evolution.npz"
+
+TRIED_EVERY = 20
+"""Generations from one try of the strategy's mean on the whole pool to the next."""
 
 MOST_THREADS = 8
 """More hardly help: a generation plays a dozen cases."""
@@ -306,7 +344,8 @@ MOST_THREADS = 8
 
 def _settings(training: Training) -> EvolutionSettings:
     said = {field.name: training.settings[field.name] for field in dataclasses.fields(EvolutionSettings)}
-    return EvolutionSettings(**{**said, "features": tuple(said["features"]), "sizes": tuple(said["sizes"])})
+    lists = {name: tuple(said[name]) for name in ("features", "orders", "sizes")}
+    return EvolutionSettings(**{**said, **lists})
 
 
 def _sized(scenario: Scenario, size: float) -> Scenario:

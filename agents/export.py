@@ -15,11 +15,10 @@ from agents.agent import Origin, Trained
 from agents.files import AgentFile
 from agents.libraries import LIBRARIES
 from agents.network import Layer, Network, dense
-from agents.policy import load_model
-from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import Scenario
+from agents.sb3_policy import load_model
+from llmsched_env import make_scenario
 from llmsched_env.core.features import feature_table
-from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
+from llmsched_env.errors import ConfigError, LLMSchedError
 
 __all__ = ["export"]
 
@@ -112,9 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", required=True, type=Path, metavar="FILE.npz", help="file to write")
     options = parser.parse_args(arguments)
     try:
-        if options.scenario not in ENVIRONMENTS:
-            raise UnknownNameError("scenario", options.scenario, ENVIRONMENTS)
-        scenario = Scenario(**ENVIRONMENTS[options.scenario])
+        scenario = make_scenario(options.scenario)
         network = export(load_model(options.model, options.algo))
         table, actions = feature_table(scenario.serving), scenario.num_actions
         if (len(network.features), network.actions) != (len(table), actions):

@@ -42,6 +42,9 @@ MOST_OBSERVATIONS = 4000
 LEAST_SPREAD = 0.02
 """Spreads below are taken for this one, lest a feature that hardly ever moves decides everything when it does."""
 
+NEVER_TAKEN = -1e9
+"""Bias of an order that is not to choose."""
+
 ORDER_HEAD_START = 0.5
 """By how much the first order is preferred at the start, where orders are actions."""
 
@@ -59,6 +62,7 @@ class Genome(NamedTuple):
         base_values: its numbers at the start.
         order: order preferred at the start, an index from 0; 0 where orders are no actions.
         limit: of the base (`Network.base_limit`).
+        orders: indices of the orders to choose among, where orders are actions; none for all.
     """
 
     features: tuple[str, ...]
@@ -70,11 +74,12 @@ class Genome(NamedTuple):
     base_values: tuple[float, ...]
     order: int = 0
     limit: float = NEVER
+    orders: tuple[int, ...] = ()
 
     @property
     def outputs(self) -> int:
-        """Of the network."""
-        return 1 if self.actions == 2 else self.actions
+        """Of the network that are numbers of the genome: the prefill's, then one for each order to choose among."""
+        return 1 if self.actions == 2 else 1 + (len(self.orders) or self.actions - 1)
 
     @property
     def size(self) -> int:
@@ -88,14 +93,18 @@ class Genome(NamedTuple):
         ends = np.cumsum([BASES[self.base], h * n, h, m * h, m, m * n])
         shift, inner, inner_bias, outer, outer_bias, skip = np.split(numbers, ends[:-1])
         weight, straight = inner.reshape(h, n) / self.spread, skip.reshape(m, n) / self.spread
-        bias = outer_bias - straight @ self.mean
-        if m > 1:
+        outer, bias = outer.reshape(m, h), outer_bias - straight @ self.mean
+        if self.orders:
+            said = [0, *(1 + order for order in self.orders)]
+            outer, straight = (_rows(said, self.actions, x) for x in (outer, straight))
+            bias = _rows(said, self.actions, bias, NEVER_TAKEN)
+        if self.actions > 2:
             bias[1 + self.order] += ORDER_HEAD_START
         first = np.array(self.base_values)
         values = first + shift if self.base == "lagrangian" else first * np.exp(shift)
         return Network(
             self.features,
-            ((weight, inner_bias - weight @ self.mean), (outer.reshape(m, h), bias)),
+            ((weight, inner_bias - weight @ self.mean), (outer, bias)),
             head="prefill",
             actions=self.actions,
             skip=straight,
@@ -109,7 +118,14 @@ class Genome(NamedTuple):
         return np.stack([self.network(genome).parameters for genome in genomes])
 
 
-def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int) -> Genome:
+def _rows(places: Sequence[int], count: int, values: Floats, fill: float = 0.0) -> Floats:
+    """The values as these of so many rows."""
+    spread = np.full((count, *values.shape[1:]), fill)
+    spread[list(places)] = values
+    return spread
+
+
+def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int, orders: Sequence[str] = ()) -> Genome:
     """The genome whose zeros are the base rule with the numbers that do best on the first training cases.
 
     Args:
@@ -117,9 +133,11 @@ def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int) ->
         base: one of `FIRST_VALUES`; "auto" for "deadline" with promises, else "lagrangian".
         chosen: names of the features to read; none for all that move.
         hidden: units.
+        orders: names of the orders to choose among, where orders are actions; none for all.
 
     Raises:
-        ConfigError: a base that needs promises where none are made, or a scenario without choices.
+        ConfigError: orders where they are no actions, a base that needs promises where none are made, or a scenario
+            without choices.
         UnknownNameError: a feature that the scenario does not have.
     """
     where = arena.scenario
@@ -132,9 +150,12 @@ def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int) ->
     for name in names:
         if name not in table:
             raise UnknownNameError("feature", name, table)
-    plain = Genome(names, np.zeros(len(names)), np.ones(len(names)), 1, where.num_actions, base, ())
-    orders = range(len(ORDER_CODES) if where.choose_order else 1)
-    tried = [plain._replace(base_values=x, order=order) for order in orders for x in FIRST_VALUES[base]]
+    if orders and not where.choose_order:
+        raise ConfigError(f"orders = {list(orders)}: orders are no actions here. Leave them out, or take choose_order.")
+    codes = tuple(ORDER_CODES[order] for order in orders)
+    plain = Genome(names, np.zeros(len(names)), np.ones(len(names)), 1, where.num_actions, base, (), orders=codes)
+    first = codes or range(len(ORDER_CODES) if where.choose_order else 1)
+    tried = [plain._replace(base_values=x, order=order) for order in first for x in FIRST_VALUES[base]]
     rows = np.concatenate([genome.parameters([np.zeros(genome.size)]) for genome in tried])
     losses, _ = arena.losses(rows, arena.cases[:FIRST_CASES])
     best = tried[int(losses.mean(axis=1).argmin())]

@@ -19,7 +19,7 @@ from agents.export import export
 from agents.hyperparameters import Check, flag, one_of, real_number, whole_number, widths
 from agents.libraries import LIBRARIES, algorithm
 from agents.network import Network
-from agents.policy import SB3Policy
+from agents.sb3_policy import SB3Policy
 from agents.vec_env import SB3VecEnv
 from llmsched_env.errors import ConfigError, FileFormatError
 from llmsched_env.policy import Policy

@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from tqdm import tqdm
 
@@ -25,10 +24,10 @@ from agents.hyperparameters import resolved
 from agents.learner import Learner
 from agents.libraries import LIBRARIES, one_thread
 from agents.runs import Best, Checkpoint, Run
-from llmsched_env import ENVIRONMENTS, __version__
+from llmsched_env import __version__, make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.core.features import feature_table
-from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
+from llmsched_env.errors import ConfigError, FileFormatError
 from llmsched_env.evaluation import evaluate, mean_estimate
 from llmsched_env.evaluation.comparison import Comparison, Contestant, compare
 from llmsched_env.evaluation.rollout import case_numbers
@@ -79,8 +78,6 @@ class Training:
 
     def __post_init__(self) -> None:
         kind = learner_class(self.algo)
-        if self.scenario not in ENVIRONMENTS:
-            raise UnknownNameError("scenario", self.scenario, ENVIRONMENTS)
         for name, least, most in (("validation_cases", 1, 2**20), ("seed", 0, 2**32 - 1)):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [{least}, {most}].")
@@ -96,8 +93,7 @@ class Training:
     @property
     def validation(self) -> Scenario:
         """Where agents are chosen and compared."""
-        kwargs = gymnasium.spec(self.scenario).kwargs
-        return Scenario(**kwargs).replace(**{**self.arguments, "split": "validation"})
+        return make_scenario(self.scenario).replace(**{**self.arguments, "split": "validation"})
 
     @property
     def training_scenario(self) -> Scenario:
@@ -139,7 +135,7 @@ class Candidate:
 
 
 def train(
-    training: Training, rivals: Rivals | None = None, *, command: str = "", resume: bool = False
+    training: Training, rivals: Rivals | None = None, *, command: str = "", resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
     """Train, choose the best agent by validation, compare it; everything goes to the folder ``training.out``.
 
@@ -148,6 +144,7 @@ def train(
         rivals: policies to compare with, on the same validation cases.
         command: what repeats the run, for the record.
         resume: go on with the run that the folder holds, which is the one that :func:`recorded` gives.
+        progress: show bars on stderr.
 
     Returns:
         What ``run.json`` holds.
@@ -164,7 +161,7 @@ def train(
             "the agent is chosen and compared on reorderings of the file that it learns from: it has no splits."
         )
     with one_thread() if training.algo in LIBRARIES else nullcontext():
-        return _train(training, rivals or Rivals(), command, resume)
+        return _train(training, rivals or Rivals(), command, resume, progress)
 
 
 def recorded(folder: Path) -> Training:
@@ -196,7 +193,7 @@ def recorded(folder: Path) -> Training:
     return training
 
 
-def _train(training: Training, rivals: Rivals, command: str, resume: bool) -> dict[str, Any]:
+def _train(training: Training, rivals: Rivals, command: str, resume: bool, progress: bool) -> dict[str, Any]:
     kind, cases = learner_class(training.algo), case_numbers(training.validation_cases)
     instance(training.validation, int(cases[-1]))  # says now that there are not so many
     if resume:
@@ -212,10 +209,10 @@ def _train(training: Training, rivals: Rivals, command: str, resume: bool) -> di
     else:
         learner, last = kind.begin(training), None
         run = Run.create(training.out, {"command": command, **_fingerprint(training)})
-    last = _Driver(training, run, learner, last).drive()
+    last = _Driver(training, run, learner, last, progress).drive()
     best = kind.resume(training, run.at(last.best.timesteps).folder)
     agents = [Candidate(policy.name, policy, training.validation) for policy in best.policies()]
-    comparison = _compare(training, [*agents, *rivals.contestants], rivals)
+    comparison = _compare(training, [*agents, *rivals.contestants], rivals, progress)
     record = {
         "command": run.config["command"],
         "config": run.config,
@@ -237,11 +234,12 @@ def _train(training: Training, rivals: Rivals, command: str, resume: bool) -> di
 class _Driver:
     """From where a run stands to its end."""
 
-    def __init__(self, training: Training, run: Run, learner: Learner, last: Checkpoint | None) -> None:
+    def __init__(self, training: Training, run: Run, learner: Learner, last: Checkpoint | None, progress: bool) -> None:
         self._training = training
         self._run = run
         self._learner = learner
         self._last = last
+        self._progress = progress
 
     def drive(self) -> Checkpoint:
         """Train to the end; the last checkpoint."""
@@ -249,7 +247,11 @@ class _Driver:
         with (
             Board(self._run.tensorboard, after=None if self._last is None else self._last.timesteps) as self._board,
             tqdm(
-                total=training.timesteps, initial=learner.timesteps, desc=f"training {training.algo}", unit="step"
+                total=training.timesteps,
+                initial=learner.timesteps,
+                desc=f"training {training.algo}",
+                unit="step",
+                disable=not self._progress,
             ) as self._bar,
         ):
             if self._last is None:
@@ -338,11 +340,11 @@ def _relative(run: Run, timesteps: int) -> str:
     return run.checkpoint(timesteps).relative_to(run.folder).as_posix()
 
 
-def _compare(training: Training, contestants: Sequence[Contestant], rivals: Rivals) -> Comparison:
+def _compare(training: Training, contestants: Sequence[Contestant], rivals: Rivals, progress: bool) -> Comparison:
     shown = {id(item) for item in contestants}
     more = sum(end is not None and id(end) not in shown for end in (rivals.reference, rivals.planner))
     total = (len(contestants) + more) * training.validation_cases
-    with tqdm(total=total, desc="comparing", unit="episode") as bar:
+    with tqdm(total=total, desc="comparing", unit="episode", disable=not progress) as bar:
         return compare(
             contestants,
             training.scenario,

@@ -9,7 +9,7 @@ import numpy as np
 
 from agents.agent import Agent, Origin, Trained
 from agents.network import Network, dense
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.core.features import feature_table
 from llmsched_env.evaluation import play
@@ -17,12 +17,12 @@ from llmsched_env.instances import instance
 from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator
 
-SERVING = Scenario(**{**ENVIRONMENTS["LLMSched/Serving-v0"], "num_clients": 8, "num_requests": 120})
+SERVING = make_scenario("LLMSched/Serving-v0", num_clients=8, num_requests=120)
 SCENARIOS = {
     "client": Scenario(workload="gsm8k", assignment="lpt", num_clients=8, num_requests=60),
     "shared": Scenario(workload="gsm8k-smooth", queue="shared", num_clients=8, num_requests=60),
     "serving": SERVING,
-    "orders": Scenario(**{**ENVIRONMENTS["LLMSched/ServingOrder-v0"], "num_clients": 8, "num_requests": 120}),
+    "orders": make_scenario("LLMSched/ServingOrder-v0", num_clients=8, num_requests=120),
 }
 
 

@@ -125,7 +125,11 @@ LOWER = PRESETS["llama-65b-paper-low"]
         ({"queue": "shared"}, "shared"),
         ({"queue": "shared", "workload": "lognormal"}, "shared"),
         ({"cost": "llama-65b-paper-low"}, "client, low"),
-        # The form of the queues comes before the workload, that before the prices, and those before the load.
+        ({"assignment": "mip"}, "client, mip"),
+        ({"assignment": "round_robin"}, "client"),
+        # The form of the queues comes before the assignment, that before the workload, then the prices, then the load.
+        ({"assignment": "mip", "workload": "gsm8k-smooth"}, "client, mip"),
+        ({"assignment": "mip", "queue": "shared"}, "shared"),
         ({"workload": "gsm8k-smooth"}, "client, smooth"),
         ({"workload": "gsm8k-smooth", "cost": "llama-65b-paper-low"}, "client, smooth"),
         ({"queue": "shared", "workload": "gsm8k-smooth"}, "shared"),
@@ -145,6 +149,7 @@ def test_the_nearest_network_decides(changes, chosen):
         "serving": SERVING,
         "client": base,
         "client, again": base,
+        "client, mip": base.replace(assignment="mip"),
         "client, low": base.replace(cost="llama-65b-paper-low"),
         "client, smooth": base.replace(workload="gsm8k-smooth"),
         "client, loaded": base.replace(load=0.9),

@@ -10,9 +10,8 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
 from agents.libraries import algorithm
-from agents.policy import SB3Policy
-from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import Scenario
+from agents.sb3_policy import SB3Policy
+from llmsched_env import make_scenario
 from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
 from llmsched_env.evaluation import play
 
@@ -87,7 +86,7 @@ class FirstFeasible:
         return np.array([np.flatnonzero(mask)[-1] for mask in action_masks]), None
 
 
-ORDERED = Scenario(**{**ENVIRONMENTS["LLMSched/ServingOrder-v0"], "num_clients": 4, "num_requests": 30})
+ORDERED = make_scenario("LLMSched/ServingOrder-v0", num_clients=4, num_requests=30)
 
 
 def test_an_agent_that_takes_masks_is_given_them():

@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+import agents.evolution
 from agents.agent import Agent
 from agents.arena import Arena
 from agents.evolution import Evolution, EvolutionSettings
 from agents.genome import Genome
 from baselines.lagrangian import lagrangian
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
 from llmsched_env.evaluation import evaluate
-from llmsched_env.policy import features
+from llmsched_env.instances import instance
+from llmsched_env.policy import Start, features
 from llmsched_env.simulator import Simulator
 
 SMALL = Scenario(num_clients=20, num_requests=120, queue="shared")
-PROMISED = Scenario(**ENVIRONMENTS["LLMSched/ServingOrder-v0"]).replace(num_clients=20, num_requests=150, load=0.97)
+PROMISED = make_scenario("LLMSched/ServingOrder-v0", num_clients=20, num_requests=150, load=0.97)
 QUICK: dict[str, Any] = {"hidden": 3, "population": 8, "cases": 3, "pool": 6}
 
 
@@ -88,6 +90,33 @@ def test_features_are_standardised() -> None:
     found = np.tanh(first @ x + first_bias) @ last.T + last_bias + network.skip @ x
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(network.base_values, np.array([0.1, 0.5]) * np.exp(shift))
+
+
+def test_a_choice_among_some_orders() -> None:
+    """The numbers of three outputs lie in the rows of the prefill and of two orders; the others are never best."""
+    rng = np.random.default_rng(4)
+    every = Genome(("ready", "waiting"), np.zeros(2), np.ones(2), 2, 7, "deadline", (0.1, 0.5), 3)
+    genome = every._replace(orders=(1, 3))
+    assert genome.outputs == 3
+    network = genome.network(rng.normal(size=genome.size))
+    weight, bias = network.layers[1]
+    assert network.skip is not None
+    for values in (weight, network.skip):
+        assert (values[[0, 2, 4]] != 0).all()
+        assert not values[[1, 3, 5, 6]].any()
+    assert (bias[[1, 3, 5, 6]] == -1e9).all()
+    assert (abs(bias[[0, 2, 4]]) < 10).all()
+    learner = learn(evolution(PROMISED, orders=("late_last", "late_last_shortest")), 2)
+    assert learner.genome.size < evolution(PROMISED).genome.size
+    (policy,), simulator = learner.policies(), Simulator(instance(PROMISED, 0))
+    policy.reset(Start(PROMISED, 100.0))
+    taken = []
+    while not simulator.done:
+        taken.append(policy.act(simulator.view) if simulator.has_choice else int(simulator.can_prefill))
+        simulator.step(taken[-1])
+    assert set(taken) - {1} <= {0, 2, 4}
+    with pytest.raises(ConfigError, match="orders are no actions here"):
+        evolution(orders=("late_last",))
 
 
 @pytest.mark.parametrize("scenario", [SMALL, PROMISED], ids=["known lengths", "promises"])
@@ -173,6 +202,48 @@ def test_several_sizes_side_by_side() -> None:
     assert np.mean(np.divide(losses(), before)) < 1
 
 
+def test_cases_grow_with_the_generations(monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[int] = []
+    losses = Arena.losses
+
+    def counted(arena: Arena, rows: Any, cases: Any) -> Any:
+        played.append(len(cases))
+        return losses(arena, rows, cases)
+
+    for growth, expected in ((2, [3, 4, 6, 6, 6]), (3, [3, 4, 5, 6, 6]), (0, [3, 3, 3, 3, 3])):
+        learner = evolution(growth=growth)
+        monkeypatch.setattr(Arena, "losses", counted)
+        played.clear()
+        learn(learner, 5)
+        monkeypatch.undo()
+        assert played == expected
+
+
+def test_the_best_mean_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the means that were tried on the whole pool, whatever came after."""
+    monkeypatch.setattr(agents.evolution, "TRIED_EVERY", 3)
+    tried = []
+    trial = Evolution._try
+
+    def recorded(learner: Evolution) -> None:
+        tried.append(learner._strategy.mean.copy())
+        trial(learner)
+
+    monkeypatch.setattr(Evolution, "_try", recorded)
+    learner = evolution()
+    assert_array_equal(learner.numbers, learner._strategy.mean)
+    learn(learner, 31)
+    assert len(tried) == 10
+    losses = Arena(SMALL, range(6)).losses(learner.genome.parameters(tried), range(6))[0].mean(axis=1)
+    best = int(losses.argmin())
+    assert best != 9, "choose a seed whose last mean is not the best"
+    assert_array_equal(learner.numbers, tried[best])
+    learner.save(tmp_path)
+    resumed = Evolution.resumed(SMALL, EvolutionSettings(**QUICK), 0, tmp_path)
+    assert_array_equal(resumed.numbers, tried[best])
+    assert learner.figures()["least_training_loss"] == pytest.approx(losses[best] / learner._rule_losses[0])
+
+
 def test_features_that_never_move_are_left_out() -> None:
     genome = evolution().genome
     assert "overdue" not in genome.features  # lengths are known: nobody outlives an estimate
@@ -211,8 +282,8 @@ def test_numbers_out_of_range(changes: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"covariance": "ful"}, {"base": "lagrange"}, {"features": ("raedy",)}],
-    ids=["covariance", "base", "feature"],
+    [{"covariance": "ful"}, {"base": "lagrange"}, {"features": ("raedy",)}, {"orders": ("late-last",)}],
+    ids=["covariance", "base", "feature", "order"],
 )
 def test_unknown_names(changes: dict[str, Any]) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean"):

@@ -19,7 +19,7 @@ from agents import load_agent
 from agents.agent import Origin
 from agents.export import export, main
 from agents.files import AgentFile
-from agents.policy import SB3Policy
+from agents.sb3_policy import SB3Policy
 from agents.vec_env import SB3VecEnv
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError

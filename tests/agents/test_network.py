@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from networks import SCENARIOS, SERVING, Asked, agent_for, history, names, random_network, scores, views, zero_network
 from strategies import REPEATABLE
 
-from agents.network import ACTIVATIONS, Network, dense, network_function
+from agents.network import ACTIVATIONS, Network, dense, network_function, squash
 from baselines.iteration import deadline, decode_first
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
-from llmsched_env import ENVIRONMENTS
-from llmsched_env.config import Scenario
+from llmsched_env import make_scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
 from llmsched_env.policy import Start
@@ -37,7 +36,7 @@ def decided(network, view):
     """The action by matrices, or -1 where two are all but level."""
     found = scores(network, view)
     if network.head == "prefill":
-        if view.active > 0 and abs(found[0]) < 1e-9:
+        if view.active > 0 and abs(found[0]) < 1e-6:
             return -1
         if view.active > 0 and found[0] < 0:
             return 0
@@ -45,7 +44,15 @@ def decided(network, view):
     elif network.masked and view.active == 0:
         found[0] = -np.inf
     best, second = np.sort(found)[[-1, -2]]
-    return -1 if best - second < 1e-9 else int(np.argmax(found))
+    return -1 if best - second < 1e-6 else int(np.argmax(found))
+
+
+def test_the_tanh_is_one():
+    values = np.concatenate([np.linspace(-30.0, 30.0, 100_001), [0.0, -0.0, 1e-300, 1e300, -np.inf, np.inf]])
+    found = values.copy()
+    squash(found, len(found) - 1)
+    np.testing.assert_allclose(found[:-1], np.tanh(values[:-1]), rtol=0, atol=5e-8)
+    assert found[-1] == np.inf  # only as many as asked for
 
 
 @st.composite
@@ -140,7 +147,7 @@ def test_zeros_on_a_rule_choose_the_first_order():
 @pytest.mark.parametrize(("requests", "share"), [(14, 0.8), (3, 0.1), (200, 0.5)])
 def test_zeros_on_the_deadline_rule_are_the_deadline_rule(requests, share):
     # 14 / 200 * 200 is above 14 in floating point: a share of the clients is not to be multiplied back.
-    scenario = Scenario(**ENVIRONMENTS["LLMSched/Serving-v0"]).replace(num_requests=1500)
+    scenario = make_scenario("LLMSched/Serving-v0", num_requests=1500)
     network = zero_network(base="deadline", base_values=(requests / 200, share))
     for case in range(2):
         found = history(agent_for(scenario, network), scenario, case)

@@ -18,7 +18,7 @@ from small_runs import SMALL, curve
 import train as command
 from agents.runs import Run
 from baselines import registry, tuned
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import Scenario
 
 pytestmark = [
@@ -138,7 +138,7 @@ def test_a_scenario_with_promises_is_chosen_and_compared_by_goodput(quick, tmp_p
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_rivals_are_all_baselines_that_make_sense_with_the_planner_that_scores_1(name):
-    scenario = Scenario(**ENVIRONMENTS[name])
+    scenario = make_scenario(name)
     rivals = command._rivals(scenario)
     kinds = {item.name: item.kind for item in rivals.contestants}
     assert [item for item, kind in kinds.items() if kind == "planner"] == [rivals.planner.name]
@@ -175,10 +175,12 @@ def test_interrupted_says_how_to_go_on(quick, tmp_path, monkeypatch, capsys):
 
 def test_ctrl_c_of_a_real_process(quick, tmp_path):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here is ignored by children
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *quick, "--timesteps", "1000000"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    signal.signal(signal.SIGINT, usual)
     while not list((tmp_path / "run" / "checkpoints").glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -20,8 +20,8 @@ import agents.training
 from agents import load_agent
 from agents.algorithms import ALGORITHMS
 from agents.libraries import LIBRARIES
-from agents.policy import SB3Policy
 from agents.runs import Run
+from agents.sb3_policy import SB3Policy
 from agents.training import Rivals, Training, recorded, train
 from baselines.registry import entry
 from llmsched_env import instances
@@ -226,6 +226,13 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(whole, small, algo, sto
     for name, values in weights(broken.out).items():
         assert torch.equal(values, expected[name]), name
     assert record["timesteps"] == int(curve(training.out)[-1]["timesteps"])
+
+
+def test_bars_can_be_left_out(small, capsys):
+    train(small("es", timesteps=2000, evaluate_every=1000), progress=False)
+    assert capsys.readouterr() == ("", "")
+    train(small("es", "other", timesteps=2000, evaluate_every=1000))
+    assert "training es" in capsys.readouterr().err
 
 
 def test_ars_goes_on_counting_where_it_was(small, stopped_after):
