@@ -57,7 +57,8 @@ serving: $(VENV)/.installed-run
 
 agents: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/breeding.py --out $(RESULTS)/agents
-	for step in box judge transfer write; do $(BIN)/python benchmarks/agent_tables.py $(RESULTS)/agents $$step || exit 1; done
+	for step in box judge transfer; do $(BIN)/python benchmarks/judging.py $(RESULTS)/agents $$step || exit 1; done
+	$(BIN)/python benchmarks/agent_tables.py $(RESULTS)/agents
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -1,7 +1,7 @@
 """An evolution strategy in the compiled simulator: whole episodes are cheap, so networks are bred by their results.
 
 CMA-ES (Hansen and Ostermeier 2001; library `cmaes`) on the numbers of one small network that is a residual on a rule
-(:mod:`agents.network`). Each generation plays the same few training cases under every candidate, so that candidates
+(:mod:`agents.network`). Each generation plays the same training cases under every candidate, so that candidates
 differ by what they decide and not by their cases. A network of zeros is the rule with the numbers that do best on
 training cases, which is where the search begins. No gradients, no credit assignment, no discounting: what is minimised
 is the makespan, or the share of promises that are broken.
@@ -102,7 +102,7 @@ class EvolutionSettings:
 
     Raises:
         ConfigError: a number out of range.
-        UnknownNameError: no such covariance, base or feature.
+        UnknownNameError: no such covariance, base, feature or order.
     """
 
     hidden: int = 7
@@ -339,7 +339,7 @@ TRIED_EVERY = 20
 """Generations from one try of the strategy's mean on the whole pool to the next."""
 
 MOST_THREADS = 8
-"""More hardly help: a generation plays a dozen cases."""
+"""More hardly help: a generation plays some dozens of cases."""
 
 
 def _settings(training: Training) -> EvolutionSettings:

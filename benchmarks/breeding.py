@@ -21,59 +21,79 @@ import numpy as np
 from agents.evolution import Evolution, EvolutionSettings
 from agents.genome import Genome
 from agents.network import Network
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.storage import write_whole
 
 PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
 FORMS: dict[str, dict[str, Any]] = {"client": {}, "shared": {"queue": "shared", "order": "longest_first"}}
+WORKLOADS = ("gsm8k", "gsm8k-smooth")
 KNOWN = {
-    f"{workload}/{form}/{preset}": Scenario(workload=workload, cost=preset, **arguments)
-    for preset, workload, (form, arguments) in itertools.product(PRESETS, ("gsm8k", "gsm8k-smooth"), FORMS.items())
+    **{
+        f"{workload}/{form}/{preset}": Scenario(workload=workload, cost=preset, **arguments)
+        for preset, workload, (form, arguments) in itertools.product(PRESETS, WORKLOADS, FORMS.items())
+    },
+    **{f"{workload}/lpt/{PRESETS[0]}": Scenario(workload=workload, assignment="lpt") for workload in WORKLOADS},
 }
-"""Known lengths: both cases, both forms of queues, three cost presets."""
+"""Known lengths: both cases, both forms of queues, three cost presets; and client queues filled by LPT."""
 
-LOADS = (0.8, 0.9, 0.97)
+SIZES = (1.0, 1.0, 0.35, 1.75)
+"""Trained on side by side where queues are not the MIP's, which are those of one size: 200, 70 and 350 clients."""
+
+LOADS = (0.9, 0.97)
+"""At 0.8 and below the best tuned rule and order keep every promise."""
 SERVING = {
-    f"{name}/{load}": Scenario(**ENVIRONMENTS[f"LLMSched/{name}-v0"]).replace(load=load)
+    f"{name}/{load}": make_scenario(f"LLMSched/{name}-v0", load=load)
     for name, load in itertools.product(("Serving", "ServingOrder"), LOADS)
 }
 PLACES = {**KNOWN, **SERVING}
 
-VARIANTS = {
-    "one hidden unit": EvolutionSettings(hidden=1),
-    "16 hidden units": EvolutionSettings(hidden=16),
-    "no rule to begin with": EvolutionSettings(base="none"),
-    "diagonal covariance": EvolutionSettings(covariance="diagonal"),
-    "4 cases a generation": EvolutionSettings(cases=4),
-    "five features": EvolutionSettings(features=("ready", "charge", "due_1", "due_2_4", "work")),
-}
-"""Other settings, tried in some places: what helps and what does not."""
+SERVING_FEATURES = (
+    "active",
+    "ready",
+    "waiting",
+    "batch",
+    "batch_length",
+    "due_1",
+    "due_2_4",
+    "due_5_16",
+    "due_17_64",
+    "remaining_mean",
+    "work",
+    "oldest_wait",
+    "late",
+    "in_time_wait",
+    "prefill_price",
+    "decode_price",
+    "pace",
+    "slack",
+)
+"""Episodes with promises are long: fewer numbers, of which an evolution strategy needs fewer of them."""
 
-TRIED_IN = ("gsm8k/shared/llama-65b-paper", "gsm8k-smooth/client/llama-65b-paper")
-
-KNOWN_ITERATIONS = 800_000_000
-SERVING_ITERATIONS = 1_500_000_000
+ITERATIONS = {False: 1_000_000_000, True: 300_000_000}
+"""Of the simulator, for each network, without promises and with."""
 
 
-def _settings(variant: str, scenario: Scenario) -> EvolutionSettings:
-    if variant:
-        return VARIANTS[variant]
-    return EvolutionSettings(cases=6, covariance="diagonal") if scenario.serving else EvolutionSettings()
+def settings_of(scenario: Scenario) -> EvolutionSettings:
+    """Those of a place: the defaults, but for several sizes, and for what makes generations with promises cheaper."""
+    if scenario.serving:
+        orders = ("late_last", "late_last_shortest") if scenario.choose_order else ()
+        return EvolutionSettings(hidden=5, cases=6, features=SERVING_FEATURES, orders=orders)
+    one_size = scenario.queue == "client" and scenario.assignment == "mip"
+    return EvolutionSettings() if one_size else EvolutionSettings(sizes=SIZES)
 
 
-def _folder(out: Path, name: str, variant: str) -> Path:
-    return out / (name + f" ({variant})" * bool(variant)).replace("/", "_")
+def folder(study: Path, name: str) -> Path:
+    """Where the networks of a place lie, one file a seed."""
+    return study / name.replace("/", "_")
 
 
-def breed(name: str, seed: int, out: Path, variant: str = "") -> None:
-    """Train one network and keep its numbers."""
-    path = _folder(out, name, variant) / f"{seed}.npz"
+def breed(path: Path, scenario: Scenario, settings: EvolutionSettings, seed: int, iterations: int) -> None:
+    """Train one network and keep its numbers, unless they are there already."""
     if path.exists():
         return
-    scenario = PLACES[name]
-    evolution = Evolution(scenario, _settings(variant, scenario), seed)
-    evolution.learn(SERVING_ITERATIONS if scenario.serving else KNOWN_ITERATIONS, lambda: None)
+    evolution = Evolution(scenario, settings, seed)
+    evolution.learn(iterations, lambda: None)
     with write_whole(path) as temporary, temporary.open("wb") as file:
         genome = evolution.genome
         said = {**genome._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
@@ -82,14 +102,14 @@ def breed(name: str, seed: int, out: Path, variant: str = "") -> None:
         np.savez(file, numbers=evolution.numbers, mean=genome.mean, spread=genome.spread, said=text)
 
 
-def bred(name: str, out: Path, variant: str = "") -> dict[int, Network]:
-    """The networks of a place by seed."""
+def bred(folder: Path) -> dict[int, Network]:
+    """The networks of a folder by seed."""
     found = {}
-    for path in sorted(_folder(out, name, variant).glob("*.npz"), key=lambda path: int(path.stem)):
+    for path in sorted(folder.glob("*.npz"), key=lambda path: int(path.stem)):
         with np.load(path, allow_pickle=False) as stored:
             said = json.loads(stored["said"].tobytes())
             fields = {field: said[field] for field in Genome._fields if field not in ("mean", "spread")}
-            fields |= {field: tuple(fields[field]) for field in ("features", "base_values")}
+            fields |= {field: tuple(fields[field]) for field in ("features", "base_values", "orders")}
             genome = Genome(**fields, mean=stored["mean"], spread=stored["spread"])
             found[int(path.stem)] = genome.network(stored["numbers"])
     return found
@@ -100,14 +120,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--places", nargs="*", default=list(PLACES))
-    parser.add_argument("--variants", action="store_true", help="other settings, in some places, instead")
+    parser.add_argument("--places", nargs="*", choices=PLACES, default=list(PLACES), metavar="PLACE")
     options = parser.parse_args(argv)
-    places, variants = (TRIED_IN, list(VARIANTS)) if options.variants else (options.places, [""])
-    jobs = itertools.product(range(options.seeds), places, variants)
-    joblib.Parallel(n_jobs=-1, verbose=5)(
-        joblib.delayed(breed)(name, seed, options.out, variant) for seed, name, variant in jobs
-    )
+    jobs = [
+        (folder(options.out, name) / f"{seed}.npz", place, settings_of(place), seed, ITERATIONS[place.serving])
+        for seed, name in itertools.product(range(options.seeds), options.places)
+        for place in (PLACES[name],)
+    ]
+    joblib.Parallel(n_jobs=-1, verbose=5)(joblib.delayed(breed)(*job) for job in jobs)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,199 @@
+"""Choose the networks of the agents in the box, and judge all that were bred on cases that nothing was chosen by.
+
+    python benchmarks/breeding.py --out DIR
+    python benchmarks/judging.py DIR box       # of each place, the seed that is best on validation cases
+    python benchmarks/judging.py DIR judge     # every seed on test cases, beside best tuned rule and planner
+    python benchmarks/judging.py DIR transfer  # the box elsewhere: other sizes, costs, loads and traces
+
+What is found is kept in DIR as JSON; benchmarks/agent_tables.py makes tables and a picture of it. The first validation
+cases choose, the first test cases judge (--cases). Recorded traces are read from --traces, where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from breeding import FORMS, KNOWN, PLACES, SERVING, WORKLOADS, bred, folder
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agents.agent import Agent, Origin, Trained
+from agents.arena import Arena
+from agents.files import WEIGHTS, AgentFile, load_agent, shipped
+from agents.network import Network
+from baselines.registry import entry, planner_of
+from baselines.tuned import best_tuned
+from llmsched_env.config import Scenario
+from llmsched_env.cost import cost_model
+from llmsched_env.evaluation import decision_times, evaluate
+from llmsched_env.policy import Policy
+from llmsched_env.storage import write_whole
+
+Floats = NDArray[np.float64]
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+CASES, SERVING_CASES = 100, 20
+ELSEWHERE_CASES, LARGE_CASES = 40, 20
+
+AGENTS = {"gsm8k": KNOWN, "serving": SERVING}
+"""The places whose networks make up each agent in the box."""
+
+CLIENTS = (50, 100, 400, 1000)
+COEFFICIENTS = ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns")
+LOADS = (0.8, 0.85, 0.94, 1.05)
+TRACES = {"azure": (1.0, 0.05, 16384), "mooncake": (10.0, 0.1, 131072)}
+"""Promised TTFT and TPOT in seconds and prefill cap in tokens, by trace; cost model `qwen3-30b-a3b-h200`."""
+
+SERVED = ("worst_token_gap_s", "longest_wait_s")
+"""What is kept beside the share of broken promises."""
+
+
+def keep(path: Path, said: Any) -> None:
+    """Write JSON whole."""
+    with write_whole(path) as temporary:
+        temporary.write_text(json.dumps(said), encoding="utf-8")
+
+
+def kept(path: Path) -> Any:
+    """What :func:`keep` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def outcome(name: str, policy: Policy, scenario: Scenario, cases: int) -> dict[str, Any]:
+    """Name and loss by case: the gap to LB1, or the share of broken promises beside what `SERVED` says."""
+    columns = evaluate(policy, scenario, cases, latencies=scenario.serving).columns
+    if not scenario.serving:
+        return {"name": name, "loss": columns["gap_to_bound"].tolist()}
+    lost = (1.0 - columns["goodput"]).tolist()
+    return {"name": name, "loss": lost, **{metric: columns[metric].tolist() for metric in SERVED}}
+
+
+def by_name(name: str, scenario: Scenario, cases: int) -> dict[str, Any]:
+    """:func:`outcome` of a policy that the comparison knows by name."""
+    item = entry(name, scenario)
+    return outcome(name, item.policy, item.scenario, cases)
+
+
+def case_count(scenario: Scenario, cases: int) -> int:
+    """Cases with promises are long: fewer of them."""
+    return min(cases, SERVING_CASES) if scenario.serving else cases
+
+
+def rows(networks: dict[int, Network]) -> Floats:
+    """(networks, numbers) for an arena."""
+    return np.stack([network.parameters for network in networks.values()])
+
+
+def box(study: Path, cases: int, weights: Path = WEIGHTS) -> None:
+    """Write the agents' files: of each place the seed with the least loss on validation cases.
+
+    An agent is written whole or left as it is: all of its places have to be bred.
+    """
+    chosen: dict[str, int] = {}
+    for agent, places in AGENTS.items():
+        found = {name: bred(folder(study, name)) for name in places}
+        missing = [name for name, networks in found.items() if not networks]
+        if missing:
+            print(f"{agent}: left as it is, since nothing is bred for {', '.join(missing)}.")
+            continue
+        trained = []
+        for name, networks in tqdm(found.items(), desc=agent):
+            played = range(case_count(places[name], cases))
+            arena = Arena(places[name].replace(split="validation"), played)
+            mean = arena.losses(rows(networks), played)[0].mean(axis=1)
+            chosen[name] = list(networks)[int(mean.argmin())]
+            trained.append(Trained(networks[chosen[name]], Origin.of(places[name])))
+        made_by = "benchmarks/breeding.py, benchmarks/judging.py box"
+        AgentFile(tuple(trained), made_by, tuple(chosen[name] for name in places)).write(weights / f"{agent}.npz")
+    keep(study / "chosen.json", chosen)
+
+
+def judge(study: Path, cases: int) -> None:
+    """Every seed of every place on test cases, and the chosen one as a policy."""
+    chosen = kept(study / "chosen.json")
+    found: dict[str, Any] = {}
+    for name, scenario in tqdm(PLACES.items(), desc="judging"):
+        networks = bred(folder(study, name))
+        if name not in chosen or not networks:
+            continue
+        test, count = scenario.replace(split="test"), case_count(scenario, cases)
+        agent = Agent.of("agent", networks[chosen[name]], scenario)
+        found[name] = {
+            "seeds": list(networks),
+            "runs": Arena(test, range(count)).losses(rows(networks), range(count))[0].tolist(),
+            "agent": outcome("agent", agent, test, count),
+            "rule": by_name(best_tuned(test), test, count),
+            "planner": by_name(planner_of(test), test, count),
+            "lagrangian": by_name("lagrangian", test, count),
+        }
+        keep(study / "judged.json", found)
+    times = decision_times(load_agent("gsm8k"), Scenario(split="test"), [0])
+    keep(study / "decision_us.json", np.quantile(times / 1e3, [0.5, 0.99]).tolist())
+
+
+def elsewhere(traces: Path) -> Iterator[tuple[str, str, Scenario]]:
+    """Scenarios that training never saw: what they change, what they are, and the scenario."""
+    for workload, form in itertools.product(WORKLOADS, ("client", "shared")):
+        base = Scenario(workload=workload, **({"assignment": "lpt"} if form == "client" else FORMS[form]))
+        text = f"{workload}, {form} queues"
+        for clients in CLIENTS:
+            sized = base.replace(num_clients=clients, num_requests=round(1319 * clients / 200))
+            yield "clients", f"{text}, {clients} clients", sized
+        usual = cost_model(base.cost)
+        for name, factor in itertools.product(COEFFICIENTS, (0.8, 1.2)):
+            other = replace(usual, name=f"{usual.name}*", **{name: round(getattr(usual, name) * factor)})
+            yield "cost", f"{text}, {name.removesuffix('_ns')} {factor - 1:+.0%}", base.replace(cost=other)
+    ordered = SERVING["ServingOrder/0.9"]
+    for load in LOADS:
+        yield "load", f"`ServingOrder` at load {load}", ordered.replace(load=load)
+    for name, (ttft_s, tpot_s, cap) in TRACES.items():
+        found = sorted(traces.glob(f"{name}*conv*.csv"))
+        for path, load in itertools.product(found, (0.8, 0.9, 0.97)):
+            served = {"ttft_s": ttft_s, "tpot_s": tpot_s, "prefill_token_cap": cap, "load": load}
+            changed = ordered.replace(workload=f"trace:{path}", cost="qwen3-30b-a3b-h200", **served)
+            yield "trace", f"{name} at load {load}", changed
+
+
+def transfer(study: Path, cases: int, traces: Path) -> None:
+    """The agents in the box, not trained again, against the rule that is best when tuned for the place."""
+    found: dict[str, Any] = {}
+    for kind, text, scenario in tqdm(list(elsewhere(traces)), desc="elsewhere"):
+        name = "serving" if scenario.serving else "gsm8k"
+        if name not in shipped():
+            continue
+        test = scenario.replace(split="test")
+        count = case_count(scenario, min(cases, LARGE_CASES if scenario.num_clients > 400 else ELSEWHERE_CASES))
+        found[f"{kind}/{text}"] = {
+            "agent": outcome(name, load_agent(name), test, count),
+            "rule": by_name(best_tuned(test), test, count),
+            "lagrangian": by_name("lagrangian", test, count),
+        }
+        keep(study / "transferred.json", found)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, metavar="DIR")
+    parser.add_argument("step", choices=("box", "judge", "transfer"))
+    parser.add_argument("--cases", type=int, default=CASES, help="(default: %(default)s; with promises at most 20)")
+    parser.add_argument("--traces", type=Path, default=DATA, help="folder of recorded traces (azure*, mooncake*)")
+    options = parser.parse_args(argv)
+    if options.step == "box":
+        box(options.study, options.cases)
+    elif options.step == "judge":
+        judge(options.study, options.cases)
+    else:
+        transfer(options.study, options.cases, options.traces)
+
+
+if __name__ == "__main__":
+    main()

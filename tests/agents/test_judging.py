@@ -1,0 +1,145 @@
+"""Breeding, choosing and judging the agents in the box, at a size that takes seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.evolution import EvolutionSettings
+from agents.files import AgentFile
+from llmsched_env.config import Scenario
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+HOME, OTHER = "gsm8k/shared/llama-65b-paper", "gsm8k-smooth/shared/llama-65b-paper"
+PLACES = {
+    name: Scenario(num_clients=10, num_requests=50, queue="shared", workload=name.partition("/")[0])
+    for name in (HOME, OTHER)
+}
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """The modules of benchmarks/, with two small places."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import agent_tables
+    import breeding
+    import judging
+
+    for module in (breeding, judging, agent_tables):
+        monkeypatch.setattr(module, "PLACES", PLACES)
+    monkeypatch.setattr(judging, "AGENTS", {"gsm8k": PLACES, "serving": {"Serving/0.9": None}})
+    monkeypatch.setattr(judging, "best_tuned", lambda scenario: "threshold")
+    return breeding, judging, agent_tables
+
+
+@pytest.fixture
+def study(tools, tmp_path):
+    breeding, _, _ = tools
+    for name in PLACES:
+        for seed in (0, 1):
+            breed(breeding, tmp_path / "study", name, seed)
+    return tmp_path / "study"
+
+
+def breed(breeding, study, name, seed):
+    settings = EvolutionSettings(hidden=2, cases=2, pool=4)
+    breeding.breed(breeding.folder(study, name) / f"{seed}.npz", PLACES[name], settings, seed, 3000)
+
+
+def test_what_was_bred_comes_back(tools, study):
+    breeding, _, _ = tools
+    path = study / HOME.replace("/", "_") / "1.npz"
+    before = path.read_bytes()
+    breed(breeding, study, HOME, 1)
+    assert path.read_bytes() == before, "what is there is not bred again"
+    found = breeding.bred(breeding.folder(study, HOME))
+    assert list(found) == [0, 1]
+    path.unlink()
+    breed(breeding, study, HOME, 1)
+    again = breeding.bred(breeding.folder(study, HOME))[1]
+    assert (found[1].parameters == again.parameters).all()
+    assert (found[0].parameters != again.parameters).any()
+
+
+def test_the_box_takes_the_best_seed_and_is_whole_or_left(tools, study, tmp_path, capsys):
+    breeding, judging, _ = tools
+    judging.box(study, 6, tmp_path / "weights")
+    assert "serving: left as it is, since nothing is bred for Serving/0.9" in capsys.readouterr().out
+    assert not (tmp_path / "weights" / "serving.npz").exists()
+    file = AgentFile.read(tmp_path / "weights" / "gsm8k.npz")
+    chosen = json.loads((study / "chosen.json").read_text())
+    assert file.seeds == tuple(chosen[name] for name in PLACES)
+    for one, (name, scenario) in zip(file.trained, PLACES.items(), strict=True):
+        networks = breeding.bred(breeding.folder(study, name))
+        losses = judging.Arena(scenario.replace(split="validation"), range(6)).losses(judging.rows(networks), range(6))
+        assert (one.network.parameters == networks[int(losses[0].mean(axis=1).argmin())].parameters).all()
+    for path in (study / OTHER.replace("/", "_")).iterdir():
+        path.unlink()
+    before = (tmp_path / "weights" / "gsm8k.npz").read_bytes()
+    judging.box(study, 6, tmp_path / "weights")
+    assert f"gsm8k: left as it is, since nothing is bred for {OTHER}" in capsys.readouterr().out
+    assert (tmp_path / "weights" / "gsm8k.npz").read_bytes() == before
+
+
+def test_the_chosen_seed_is_judged_as_a_policy(tools, study, tmp_path):
+    _, judging, agent_tables = tools
+    judging.box(study, 6, tmp_path / "weights")
+    judging.judge(study, 4)
+    chosen, judged = (json.loads((study / f"{name}.json").read_text()) for name in ("chosen", "judged"))
+    for name, said in judged.items():
+        # The arena that all seeds are judged in and the evaluation of the policy are the same simulation.
+        np.testing.assert_allclose(said["runs"][chosen[name]], said["agent"]["loss"], atol=1e-12)
+        assert np.shape(said["runs"]) == (2, 4)
+        assert [said[x]["name"] for x in ("rule", "planner", "lagrangian")] == ["threshold", "beam", "lagrangian"]
+    table = agent_tables.score_table(judged, serving=False)
+    assert len(table.splitlines()) == 2 + len(PLACES)
+    assert agent_tables.draw(judged, tmp_path / "scores.png").stat().st_size > 5000
+
+
+def lost(name, values, **more):
+    return {"name": name, "loss": values, **more}
+
+
+def test_a_table_on_paper(tools):
+    """Means of the runs 1, 2, 3, 4 and 90 %: their middle half is 3 %, so (5 - 3) / (5 - 1) of the way."""
+    _, _, agent_tables = tools
+    said = {
+        "seeds": [0, 1, 2, 3, 4],
+        "runs": [[x / 100, x / 100] for x in (1, 2, 3, 4, 90)],
+        "agent": lost("agent", [0.02, 0.02]),
+        "rule": lost("tuned_threshold", [0.05, 0.05]),
+        "planner": lost("beam", [0.01, 0.01]),
+        "lagrangian": lost("lagrangian", [0.07, 0.07]),
+    }
+    line = agent_tables.score_table({HOME: said}, serving=False).splitlines()[-1]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:5] == ["gsm8k/shared/paper", "`tuned_threshold` 5.00", "3.00", "2.00", "1.00"]
+    assert cells[5].startswith("**0.50**")
+    assert cells[6].startswith("-4.00")
+    level = {**said, "planner": lost("beam", [0.01, 0.1])}
+    line = agent_tables.score_table({HOME: level}, serving=False).splitlines()[-1]
+    assert line.split("|")[6].strip() == "–", "no score where the planner is not surely better"
+
+
+def test_the_page_keeps_what_is_not_measured(tools):
+    _, _, agent_tables = tools
+    page = (BENCHMARKS.parent / "docs" / "agents.md").read_text(encoding="utf-8")
+    written = agent_tables.page(page, {}, {}, (4.0, 8.0))
+    assert "A decision takes 4.0 µs (99th percentile 8.0 µs)" in written
+    lines = set(page.splitlines()) ^ set(written.splitlines())
+    assert all(line.startswith("A decision takes") for line in lines)
+
+
+def test_elsewhere_is_where_no_network_was_trained(tools):
+    breeding, judging, _ = tools
+    trained = [*breeding.KNOWN.values(), *breeding.SERVING.values()]
+    places = list(judging.elsewhere(judging.DATA))
+    assert {kind for kind, _, _ in places} >= {"clients", "cost", "load"}
+    assert len({text for _, text, _ in places}) == len(places)
+    for _, text, scenario in places:
+        assert scenario not in trained, text
+    sizes = {round(200 * size) for size in breeding.SIZES}
+    assert sizes.isdisjoint(judging.CLIENTS)
