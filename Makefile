@@ -1,6 +1,7 @@
 # make run     the comparison on both cases, with tables and pictures in results/
 # make serving goodput against load under every rule and order, in results/ (some minutes)
 # make agents  breed the agents in the box again, judge them, and the tables of docs/agents.md (hours)
+# make studies the studies of docs/studies.md, with their tables and pictures (hours)
 # make test    the tests
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
 # make check   lint, types, layers
@@ -27,7 +28,7 @@ INSTALL := $(BIN)/python -m pip install --quiet
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: help run serving agents test test-rllib check format notebooks bench tables clean distclean
+.PHONY: help run serving agents studies test test-rllib check format notebooks bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,9 @@ agents: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/breeding.py --out $(RESULTS)/agents
 	for step in box judge transfer; do $(BIN)/python benchmarks/judging.py $(RESULTS)/agents $$step || exit 1; done
 	$(BIN)/python benchmarks/agent_tables.py $(RESULTS)/agents
+
+studies: $(VENV)/.installed-dev
+	$(BIN)/python -m studies --out $(RESULTS)/studies --write
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -2,8 +2,7 @@
 
     python benchmarks/agent_ablation.py DIR [--seeds 3]
 
-Breeds what is missing in DIR, with as many iterations each, in the two places that are hardest, and judges on
-validation cases 0 to 99.
+Breeds what is missing in DIR, with as many iterations each, and judges on validation cases 0 to 99.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from typing import Any
 
 import joblib
 from agent_tables import PAGE
-from breeding import ITERATIONS, PLACES, SIZES, bred, breed, folder, settings_of
+from breeding import PLACES, SIZES, bred, breed, folder, iterations_of, settings_of
 from judging import rows
-from readme_tables import grid, replaced
 
 from agents.arena import Arena
 from llmsched_env.evaluation import runs_estimate
 from llmsched_env.storage import write_whole
+from studies.page import grid, replaced
 
-TRIED_IN = ("gsm8k/shared/llama-65b-paper-low", "gsm8k-smooth/client/llama-65b-paper")
+TRIED_IN = ("gsm8k/shared/llama-65b-paper-low",)
 CASES = range(100)
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         where = folder(options.study, place if settings == usual else f"{place} ({variant})")
         folders[variant, place] = where
         path = where / f"{seed}.npz"
-        jobs[path] = (path, PLACES[place], settings, seed, ITERATIONS[False])
+        jobs[path] = (path, PLACES[place], settings, seed, iterations_of(place))
     joblib.Parallel(n_jobs=-1, verbose=5)(joblib.delayed(breed)(*job) for job in jobs.values())
     body = [[variant, *(cell(place, folders[variant, place]) for place in TRIED_IN)] for variant in VARIANTS]
     page = replaced(PAGE.read_text(encoding="utf-8"), "ablation", grid(["gap, %", *TRIED_IN], body))

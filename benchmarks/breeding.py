@@ -3,7 +3,8 @@
     python benchmarks/breeding.py --out DIR [--seeds 5] [--places gsm8k/shared/llama-65b-paper ...]
 
 Writes one file a place and seed, whole or not at all; a call that was killed goes on with what is missing. Only
-training cases are played. benchmarks/agent_tables.py judges the networks.
+training cases are played. Recorded traces are read from ../shared/data, where they are. benchmarks/judging.py judges
+the networks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,23 @@ SERVING = {
     f"{name}/{load}": make_scenario(f"LLMSched/{name}-v0", load=load)
     for name, load in itertools.product(("Serving", "ServingOrder"), LOADS)
 }
-PLACES = {**KNOWN, **SERVING}
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TRACES = {"azure": (1.0, 0.05, 16384), "mooncake": (10.0, 0.1, 131072)}
+"""Promised TTFT and TPOT in seconds and prefill cap in tokens, by trace; cost model `qwen3-30b-a3b-h200`."""
+
+
+def conversations(trace: str) -> Iterator[tuple[float, Scenario]]:
+    """Loads, and a recorded trace's conversations at them; nothing where there is no such file."""
+    ttft_s, tpot_s, cap = TRACES[trace]
+    served = {"ttft_s": ttft_s, "tpot_s": tpot_s, "prefill_token_cap": cap, "cost": "qwen3-30b-a3b-h200"}
+    for path, load in itertools.product(sorted(DATA.glob(f"{trace}*conv*.csv")), (0.8, 0.9, 0.97)):
+        yield load, SERVING["ServingOrder/0.9"].replace(workload=f"trace:{path}", load=load, **served)
+
+
+RECORDED = {f"azure/{load}": scenario for load, scenario in conversations("azure")}
+"""Trained on the first stretch of the trace, judged on the last. Networks of a recorded trace are not shipped."""
+PLACES = {**KNOWN, **SERVING, **RECORDED}
 
 SERVING_FEATURES = (
     "active",
@@ -70,14 +87,22 @@ SERVING_FEATURES = (
 )
 """Episodes with promises are long: fewer numbers, of which an evolution strategy needs fewer of them."""
 
-ITERATIONS = {False: 1_000_000_000, True: 300_000_000}
-"""Of the simulator, for each network, without promises and with."""
+HARD = ("gsm8k-smooth/client/llama-65b-paper-low", "gsm8k-smooth/shared/llama-65b-paper-low")
+"""Places where the score on validation cases stays below 0.6 with as many iterations as the others have."""
+
+
+def iterations_of(name: str) -> int:
+    """Of the simulator, for each network of a place."""
+    if PLACES[name].serving:
+        return 300_000_000
+    return 2_000_000_000 if name in HARD else 1_000_000_000
 
 
 def settings_of(scenario: Scenario) -> EvolutionSettings:
     """Those of a place: the defaults, but for several sizes, and for what makes generations with promises cheaper."""
     if scenario.serving:
-        orders = ("late_last", "late_last_shortest") if scenario.choose_order else ()
+        longest = ("late_last_longest",) if scenario in RECORDED.values() else ()
+        orders = ("late_last", "late_last_shortest", *longest) if scenario.choose_order else ()
         return EvolutionSettings(hidden=5, cases=6, features=SERVING_FEATURES, orders=orders)
     one_size = scenario.queue == "client" and scenario.assignment == "mip"
     return EvolutionSettings() if one_size else EvolutionSettings(sizes=SIZES)
@@ -123,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--places", nargs="*", choices=PLACES, default=list(PLACES), metavar="PLACE")
     options = parser.parse_args(argv)
     jobs = [
-        (folder(options.out, name) / f"{seed}.npz", place, settings_of(place), seed, ITERATIONS[place.serving])
+        (folder(options.out, name) / f"{seed}.npz", place, settings_of(place), seed, iterations_of(name))
         for seed, name in itertools.product(range(options.seeds), options.places)
         for place in (PLACES[name],)
     ]

@@ -6,7 +6,7 @@
     python benchmarks/judging.py DIR transfer  # the box elsewhere: other sizes, costs, loads and traces
 
 What is found is kept in DIR as JSON; benchmarks/agent_tables.py makes tables and a picture of it. The first validation
-cases choose, the first test cases judge (--cases). Recorded traces are read from --traces, where they are.
+cases choose, the first test cases judge (--cases). Recorded traces are read from ../shared/data, where they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from breeding import FORMS, KNOWN, PLACES, SERVING, WORKLOADS, bred, folder
+from breeding import FORMS, KNOWN, PLACES, RECORDED, SERVING, TRACES, WORKLOADS, bred, conversations, folder
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -38,19 +38,17 @@ from llmsched_env.storage import write_whole
 
 Floats = NDArray[np.float64]
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 CASES, SERVING_CASES = 100, 20
 ELSEWHERE_CASES, LARGE_CASES = 40, 20
 
-AGENTS = {"gsm8k": KNOWN, "serving": SERVING}
-"""The places whose networks make up each agent in the box."""
+AGENTS = {"gsm8k": KNOWN, "serving": SERVING, "azure": RECORDED}
+"""The places whose networks make up each agent."""
+SHIPPED = ("gsm8k", "serving")
+"""Those in the box. Others are written to DIR."""
 
 CLIENTS = (50, 100, 400, 1000)
 COEFFICIENTS = ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns")
 LOADS = (0.8, 0.85, 0.94, 1.05)
-TRACES = {"azure": (1.0, 0.05, 16384), "mooncake": (10.0, 0.1, 131072)}
-"""Promised TTFT and TPOT in seconds and prefill cap in tokens, by trace; cost model `qwen3-30b-a3b-h200`."""
 
 SERVED = ("worst_token_gap_s", "longest_wait_s")
 """What is kept beside the share of broken promises."""
@@ -101,8 +99,8 @@ def box(study: Path, cases: int, weights: Path = WEIGHTS) -> None:
     for agent, places in AGENTS.items():
         found = {name: bred(folder(study, name)) for name in places}
         missing = [name for name, networks in found.items() if not networks]
-        if missing:
-            print(f"{agent}: left as it is, since nothing is bred for {', '.join(missing)}.")
+        if missing or not places:
+            print(f"{agent}: left as it is, since nothing is bred for {', '.join(missing) or 'it'}.")
             continue
         trained = []
         for name, networks in tqdm(found.items(), desc=agent):
@@ -112,7 +110,8 @@ def box(study: Path, cases: int, weights: Path = WEIGHTS) -> None:
             chosen[name] = list(networks)[int(mean.argmin())]
             trained.append(Trained(networks[chosen[name]], Origin.of(places[name])))
         made_by = "benchmarks/breeding.py, benchmarks/judging.py box"
-        AgentFile(tuple(trained), made_by, tuple(chosen[name] for name in places)).write(weights / f"{agent}.npz")
+        path = (weights if agent in SHIPPED else study) / f"{agent}.npz"
+        AgentFile(tuple(trained), made_by, tuple(chosen[name] for name in places)).write(path)
     keep(study / "chosen.json", chosen)
 
 
@@ -139,7 +138,7 @@ def judge(study: Path, cases: int) -> None:
     keep(study / "decision_us.json", np.quantile(times / 1e3, [0.5, 0.99]).tolist())
 
 
-def elsewhere(traces: Path) -> Iterator[tuple[str, str, Scenario]]:
+def elsewhere() -> Iterator[tuple[str, str, Scenario]]:
     """Scenarios that training never saw: what they change, what they are, and the scenario."""
     for workload, form in itertools.product(WORKLOADS, ("client", "shared")):
         base = Scenario(workload=workload, **({"assignment": "lpt"} if form == "client" else FORMS[form]))
@@ -154,18 +153,15 @@ def elsewhere(traces: Path) -> Iterator[tuple[str, str, Scenario]]:
     ordered = SERVING["ServingOrder/0.9"]
     for load in LOADS:
         yield "load", f"`ServingOrder` at load {load}", ordered.replace(load=load)
-    for name, (ttft_s, tpot_s, cap) in TRACES.items():
-        found = sorted(traces.glob(f"{name}*conv*.csv"))
-        for path, load in itertools.product(found, (0.8, 0.9, 0.97)):
-            served = {"ttft_s": ttft_s, "tpot_s": tpot_s, "prefill_token_cap": cap, "load": load}
-            changed = ordered.replace(workload=f"trace:{path}", cost="qwen3-30b-a3b-h200", **served)
-            yield "trace", f"{name} at load {load}", changed
+    for name in TRACES:
+        for load, scenario in conversations(name):
+            yield "trace", f"{name} at load {load}", scenario
 
 
-def transfer(study: Path, cases: int, traces: Path) -> None:
+def transfer(study: Path, cases: int) -> None:
     """The agents in the box, not trained again, against the rule that is best when tuned for the place."""
     found: dict[str, Any] = {}
-    for kind, text, scenario in tqdm(list(elsewhere(traces)), desc="elsewhere"):
+    for kind, text, scenario in tqdm(list(elsewhere()), desc="elsewhere"):
         name = "serving" if scenario.serving else "gsm8k"
         if name not in shipped():
             continue
@@ -185,14 +181,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("study", type=Path, metavar="DIR")
     parser.add_argument("step", choices=("box", "judge", "transfer"))
     parser.add_argument("--cases", type=int, default=CASES, help="(default: %(default)s; with promises at most 20)")
-    parser.add_argument("--traces", type=Path, default=DATA, help="folder of recorded traces (azure*, mooncake*)")
     options = parser.parse_args(argv)
     if options.step == "box":
         box(options.study, options.cases)
     elif options.step == "judge":
         judge(options.study, options.cases)
     else:
-        transfer(options.study, options.cases, options.traces)
+        transfer(options.study, options.cases)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
 from llmsched_env.evaluation.report import PAPER
+from studies.page import grid, replaced
 
 README = Path(__file__).parents[1] / "README.md"
 BAND = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
@@ -90,12 +91,6 @@ def interval(values: NDArray[np.float64], scale: float = 1.0, digits: int = 2, s
     estimate = mean_estimate(values * scale)
     text = f"{estimate.mean:{sign}.{digits}f}"
     return text if np.isnan(estimate.low) else f"{text} ± {estimate.high - estimate.mean:.{digits}f}"
-
-
-def grid(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def ablation(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
@@ -183,14 +178,6 @@ def gaps(cases: int) -> str:
             ]
         )
     return grid(["policy", "what it is", *(f"{title}: gap, %" for title in COLUMNS.values())], rows)
-
-
-def replaced(page: str, name: str, text: str) -> str:
-    """The page with ``text`` between the markers of that name."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-    head, rest = page.split(begin)
-    _, tail = rest.split(end)
-    return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
 def main() -> None:

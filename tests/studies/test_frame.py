@@ -1,0 +1,130 @@
+"""Studies are resumed job by job, and what they write is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmsched_env.errors import ConfigError, PathError
+from studies import __main__ as command
+from studies import study as frame
+from studies.page import grid, replaced
+from studies.study import Job, Options, Study, run
+
+
+def count(folder: str, number: int) -> int:
+    """A job: leaves a trace of having run."""
+    with (Path(folder) / "ran.txt").open("a") as file:
+        file.write(f"{number}\n")
+    if (Path(folder) / f"stop{number}").exists():
+        raise KeyboardInterrupt
+    return number * number
+
+
+def made(folder: Path) -> Study:
+    def jobs(options: Options) -> list[Job]:
+        return [Job(f"n = {n}", count, {"folder": str(folder), "number": n}) for n in range(options.cases)]
+
+    def draw(found, path):
+        path.write_bytes(b"picture of " + str(len(found)).encode())
+        return path
+
+    return Study(
+        "squares", "What are squares?", jobs, lambda found: grid(["n", "n²"], [[*map(str, found.items())]]), draw
+    )
+
+
+def ran(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "ran.txt").read_text().split()]
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    study = made(tmp_path)
+    found = run(study, Options(3), tmp_path / "out", workers=1, progress=False)
+    assert found == {"n = 0": 0, "n = 1": 1, "n = 2": 4}
+    assert list(run(study, Options(4), tmp_path / "out", workers=1, progress=False)) == [f"n = {n}" for n in range(4)]
+    assert run(study, Options(2), tmp_path / "out", workers=1, progress=False) == {"n = 0": 0, "n = 1": 1}
+    assert sorted(ran(tmp_path)) == [0, 1, 2, 3]
+    assert len(json.loads((tmp_path / "out" / "squares.json").read_text())["results"]) == 4, "a smaller call kept all"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"squares.json", "squares.md", "squares.png"}
+
+
+def test_an_interrupted_study_goes_on(tmp_path):
+    study = made(tmp_path)
+    (tmp_path / "stop2").touch()
+    with pytest.raises(KeyboardInterrupt):
+        run(study, Options(4), tmp_path / "out", workers=1, progress=False)
+    (tmp_path / "stop2").unlink()
+    assert run(study, Options(4), tmp_path / "out", workers=1, progress=False)["n = 3"] == 9
+    assert ran(tmp_path) == [0, 1, 2, 2, 3]
+
+
+def test_results_of_other_code_or_arguments_are_not_taken(tmp_path, monkeypatch):
+    job = Job("one", count, {"folder": "a", "number": 1})
+    assert job.key == Job("renamed", count, {"number": 1, "folder": "a"}).key
+    assert job.key != Job("one", count, {"folder": "a", "number": 2}).key
+    before = job.key
+    monkeypatch.setattr(frame, "sources_digest", lambda: "other")
+    assert job.key != before
+    monkeypatch.undo()
+    monkeypatch.setattr(frame, "_code", lambda file: "other")
+    assert job.key != before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"results": 3}', b"\xff\xff"])
+def test_a_file_that_cannot_be_read_is_done_anew(content, tmp_path):
+    (tmp_path / "squares.json").write_bytes(content)
+    assert run(made(tmp_path), Options(2), tmp_path, workers=1, progress=False) == {"n = 0": 0, "n = 1": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cases": 0}, "cases = 0 is out of range"),
+        ({"clients": ()}, "clients is empty"),
+        ({"clients": (200, 0)}, "clients = 0 is out of range"),
+        ({"seed": -1}, "seed = -1 is out of range"),
+    ],
+)
+def test_bad_options(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Options(**arguments)
+
+
+def test_large_cases_are_fewer():
+    options = Options(cases=20)
+    assert [options.cases_at(clients) for clients in (50, 200, 1000, 5000)] == [20, 20, 4, 3]
+    assert Options(cases=2).cases_at(5000) == 2
+
+
+def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path):
+    assert command.main(["squeres"]) == 2
+    assert "unknown study 'squeres'" in capsys.readouterr().err
+    assert command.main(["--cases", "0"]) == 2
+    assert "cases = 0 is out of range" in capsys.readouterr().err
+
+
+def test_the_command_prints_and_publishes(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "studies.md"
+    page.write_text("before\n<!-- squares: begin -->\nold\n<!-- squares: end -->\nafter\n")
+    monkeypatch.setattr(command, "STUDIES", {"squares": made(tmp_path)})
+    monkeypatch.setattr(command, "PAGE", page)
+    monkeypatch.setattr(command, "PICTURES", tmp_path)
+    arguments = ["--cases", "2", "--workers", "1", "--out", str(tmp_path / "out"), "--write"]
+    assert command.main(arguments) == 0
+    assert "What are squares?" in capsys.readouterr().out
+    written = page.read_text()
+    assert written.startswith("before\n<!-- squares: begin -->\n\n| n | n² |")
+    assert written.endswith("<!-- squares: end -->\nafter\n")
+    assert "old" not in written
+    assert (tmp_path / "study_squares.png").read_bytes() == b"picture of 2"
+    before = page.read_bytes()
+    command.main(arguments)
+    assert page.read_bytes() == before
+
+
+def test_a_page_without_markers_is_refused():
+    with pytest.raises(PathError, match="exactly one has to be there"):
+        replaced("nothing", "squares", "table")
