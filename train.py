@@ -1,4 +1,4 @@
-"""Train an agent on an environment of this project, choose it by validation cases, and compare it with every baseline.
+"""Train an agent on an environment of this project, choose it by validation cases, and compare it with the baselines.
 
 A run is a folder: config.json, checkpoints, curve.csv, TensorBoard logs and at the end run.json with the comparison.
 A run that was interrupted or killed goes on with --resume FOLDER. docs/agents.md says more.
@@ -31,6 +31,7 @@ SCENARIO_OPTIONS = {
     "cost": "cost",
     "prefill_cap": "prefill_token_cap",
     "queue": "queue",
+    "assignment": "assignment",
     "order": "order",
     "lengths": "lengths",
     "predictor": "predictor",
@@ -63,6 +64,7 @@ class Args:
         cost: preset of the cost model; nothing: the scenario's own
         prefill_cap: most prompt tokens in a prefill; 0: the cost model's own
         queue: queues: client or shared; nothing: the scenario's own
+        assignment: what fills client queues: mip, lpt or round_robin; nothing: the scenario's own
         order: order of the queues; nothing: the scenario's own
         lengths: what is known of output lengths: known, predicted or hidden; nothing: the scenario's own
         predictor: who predicts them: population, prompt, noisy, noisy:0.8, ...; nothing: the scenario's own
@@ -88,6 +90,7 @@ class Args:
     cost: str = ""
     prefill_cap: int = 0
     queue: str = ""
+    assignment: str = ""
     order: str = ""
     lengths: str = ""
     predictor: str = ""
@@ -133,22 +136,20 @@ class Args:
         arguments: dict[str, Any] = {
             argument: getattr(self, option) for option, argument in SCENARIO_OPTIONS.items() if getattr(self, option)
         }
-        if Path(str(arguments.get("workload", ""))).is_file():
-            arguments["workload"] = str(Path(arguments["workload"]).resolve())  # to be found by a resume from elsewhere
         if arguments.get("lengths", "predicted") != "predicted":
             arguments.setdefault("predictor", None)  # nobody would read the scenario's own
         return Training(
-            self.algo,
-            self.scenario,
-            self.timesteps,
-            self.seed,
-            self.folder,
-            self.copies,
-            self.cases,
-            arguments,
-            read_settings(self.settings) if self.settings else {},
-            self.evaluate_every,
-            self.settings or "settings",
+            algo=self.algo,
+            scenario=self.scenario,
+            timesteps=self.timesteps,
+            seed=self.seed,
+            out=self.folder,
+            copies=self.copies,
+            validation_cases=self.cases,
+            arguments=arguments,
+            settings=read_settings(self.settings) if self.settings else {},
+            evaluate_every=self.evaluate_every,
+            source=self.settings or "settings",
         )
 
 
@@ -165,10 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted: nothing half-written is left behind. {_advice(args.folder)}", file=sys.stderr)
         return 130
     _show(record)
-    safe = "agent.npz, " * (args.folder / "agent.npz").exists()
-    print(
-        f"Written to {args.folder}: {safe}run.json, curve.csv, tensorboard, {record['best']['folder']} (the best agent)"
-    )
+    _say_what_is_there(record, args.folder)
     return 0
 
 
@@ -177,6 +175,8 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
     from agents.training import recorded, train
     from llmsched_env.evaluation import CoverageWarning
 
+    if "resume" in given and not args.resume:
+        raise ConfigError("--resume names no folder: give that of the run to go on with.")
     others = [f"--{name.replace('_', '-')}" for name in given if name != "resume"]
     if args.resume and others:
         raise ConfigError(
@@ -190,7 +190,7 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
 
 
 def _rivals(scenario: Scenario) -> Rivals:
-    """Every baseline that makes sense in the scenario, but of the planners only the one that scores 1."""
+    """The baselines that make sense in the scenario, but of the planners only the one that scores 1."""
     from agents.training import Rivals
     from baselines.registry import default_names, entry, planner_of
     from baselines.tuned import best_tuned
@@ -213,16 +213,39 @@ def _advice(folder: Path) -> str:
 def _show(record: dict[str, Any]) -> None:
     validation, best = record["validation"], record["best"]
     metric = "goodput" if "goodput" in next(iter(validation["policies"].values())) else "makespan_s"
+    reference = validation["score_reference"]
+    trained = record["agent_minus_rival"]
     print(
-        f"\n{validation['cases']} validation cases, with 95 % intervals; score: 0 = {validation['score_reference']}, "
+        f"\n{validation['cases']} validation cases, with 95 % intervals; score: 0 = {reference}, "
         f"1 = {validation['score_planner']}.\nThe agent is that of timestep {best['timesteps']}, the best of the run "
-        f"as {best['policy']}: chosen\non these cases, so a claim wants `evaluate` on the test split.\n\n"
+        f"as {best['policy']}: chosen\non these cases, so a claim wants `evaluate` on the test split. "
+        "Marked '>': this run's.\n\n"
         f"{'':>28}  {metric:<27}  score"
     )
-    rows = validation["policies"].items()
-    for name, row in sorted(rows, key=lambda item: item[1][metric]["mean"], reverse=metric == "goodput"):
-        mark = "> " if row["kind"] == "agent" else ""
-        print(f"{mark + name:>28}  {_interval(row[metric])}  {_interval(row['score'])}")
+    rows = sorted(validation["policies"].items(), key=lambda item: item[1][metric]["mean"], reverse=metric == "goodput")
+    for name, row in rows:
+        shown = f"> {name}" if name in trained else f"{name} (shipped)" if row["kind"] == "agent" else name
+        print(f"{shown:>28}  {_interval(row[metric])}  {_interval(row['score'])}")
+    print()
+    for name, differences in trained.items():
+        print(f"{name} less {reference}, case by case: {_interval(differences[reference]).strip()} ({metric})")
+    if all(row["score"]["mean"] is None for _, row in rows):
+        print(f"No scores: on these cases {validation['score_planner']} is not surely better than {reference}.")
+    if best["timesteps"] == 0:
+        print("No validation was better than the one before training.")
+
+
+def _say_what_is_there(record: dict[str, Any], folder: Path) -> None:
+    best = record["best"]
+    safe = (folder / "agent.npz").exists()
+    what = f"{'agent.npz, ' * safe}run.json, curve.csv, tensorboard, {best['folder']} (the best agent)"
+    print(f"Written to {folder}: {what}")
+    if not safe:
+        drawn = best["policy"].endswith("_sampled")
+        why = "draws its actions, which the networks of that file do not" if drawn else "is no network that it can hold"
+        print(
+            f"No agent.npz: the best form, {best['policy']}, {why}. agents.sb3_policy.SB3Policy.load takes the model."
+        )
 
 
 def _interval(estimate: dict[str, Any]) -> str:

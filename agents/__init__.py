@@ -1,4 +1,4 @@
-"""Learned policies: training them with stable-baselines3, and running them as policies of this project."""
+"""Learned policies: training them by evolution or with stable-baselines3, and running them as policies."""
 
 from agents.files import load_agent
 

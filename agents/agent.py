@@ -14,7 +14,7 @@ from agents.network import Network, network_function
 from llmsched_env.config import ASSIGNMENTS, MAX_LOAD, QUEUES, Scenario, real
 from llmsched_env.core.rules import call_rule
 from llmsched_env.cost import MAX_COEFFICIENT_NS
-from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.errors import ConfigError, InvalidViewError, UnknownNameError
 from llmsched_env.jit import jit
 from llmsched_env.policy import CompiledRule, Start, View
 
@@ -175,7 +175,12 @@ class Agent:
     def act(self, view: View) -> int:
         """The action, by the same machine code as inside the core."""
         if self._parameters is None:
-            raise RuntimeError(f"policy {self.name!r} was asked before reset: call reset(start) first.")
+            raise RuntimeError(
+                f"policy {self.name!r} was asked before reset: call llmsched_env.evaluation.begin(policy, env) or "
+                "policy.reset(start) first."
+            )
+        if not isinstance(view, np.record):
+            raise InvalidViewError(self.name, view)
         return _ask(network_function().handle, view, self._parameters, NO_MEMORY)
 
     def __repr__(self) -> str:

@@ -89,16 +89,17 @@ class EvolutionSettings:
         sigma: first step size, in standard deviations of the features.
         population: candidates a generation; 0 for twice the usual 4 + 3 ln(numbers).
         cases: training cases that each of them plays, at first.
-        growth: generations after each of which it is so many cases more, up to the pool: the better they are, the less
-            candidates differ; 0 for never.
+        growth: generations in which ``cases`` more cases are added, evenly, up to the pool: the better they are, the
+            less candidates differ; 0 for never.
         pool: training cases to draw these from: the first ones; less where there are fewer.
         covariance: "full", or "diagonal" (Ros and Hansen 2008), quicker from some three hundred numbers on.
         base: the rule that the network is a residual on; "auto": "deadline" with promises, else "lagrangian".
         features: names of the features to read; none: all that move on training cases.
         orders: names of the orders to choose among, where orders are actions; none: all. Fewer are fewer numbers.
         limit: of the base, from which on it is a prefill whatever the network says (`Network.base_limit`).
-        sizes: multiples of the scenario's clients, and of its requests, to train on side by side. Client queues of
-            other sizes than 1 are filled by LPT.
+        sizes: multiples of the scenario's clients, and of its requests, to train on side by side. At sizes other than 1
+            LPT fills the queues that the MIP would fill. Where the search begins (the features and how far they spread,
+            the rule's numbers) is found in the scenario itself, whether 1 is among the sizes or not.
 
     Raises:
         ConfigError: a number out of range.
@@ -164,6 +165,7 @@ class Evolution:
         stored: dict[str, Any] | None = None,
     ) -> None:
         self._settings = settings
+        self._scenario = scenario
         cases = range(min(settings.pool, pool_size(scenario) or settings.pool))
         self._arenas = [Arena(_sized(scenario, size), cases, threads=threads) for size in settings.sizes]
         self._draws = np.random.default_rng(seed)
@@ -172,7 +174,8 @@ class Evolution:
         self._loss = math.nan
         self._least = math.inf
         if stored is None:
-            first = first_genome(self._arenas[0], settings.base, settings.features, settings.hidden, settings.orders)
+            home = Arena(scenario, cases[:FIRST_CASES], threads=threads)
+            first = first_genome(home, settings.base, settings.features, settings.hidden, settings.orders)
             self.genome = first._replace(limit=settings.limit)
             start = np.zeros(self.genome.size)
             inner = start[BASES[self.genome.base] :][: settings.hidden * len(self.genome.features)]
@@ -279,7 +282,7 @@ class Evolution:
 
     def policies(self) -> list[Policy]:
         """The network of the best numbers."""
-        return [Agent.of("es", self.network(), self._arenas[0].scenario)]
+        return [Agent.of("es", self.network(), self._scenario)]
 
     def figures(self) -> dict[str, float]:
         """Generations, step size, the mean loss of the last candidates, and that of the best mean; 1 is the rule's."""

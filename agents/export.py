@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +18,9 @@ from agents.libraries import LIBRARIES
 from agents.network import Layer, Network, dense
 from agents.sb3_policy import load_model
 from llmsched_env import make_scenario
+from llmsched_env.config import Scenario
 from llmsched_env.core.features import feature_table
-from llmsched_env.errors import ConfigError, LLMSchedError
+from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError
 
 __all__ = ["export"]
 
@@ -95,6 +97,30 @@ def _layer(module: Any) -> Layer:
     return dense(weight, bias)
 
 
+def _trained_in(model: Path, name: str | None) -> Scenario:
+    """Where a model was trained: what its run says, if it lies in one, else the environment of that name.
+
+    Raises:
+        ConfigError: neither, or they contradict each other.
+        FileFormatError: the run's ``config.json`` is damaged.
+        UnknownNameError: no such environment.
+    """
+    for folder in model.resolve().parents[:3]:
+        if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
+            try:
+                said = json.loads((folder / "config.json").read_text(encoding="utf-8"))["training"]
+                found = make_scenario(said["scenario"], **said["arguments"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                text = f"damaged ({error}): copy the model elsewhere."
+                raise FileFormatError(folder / "config.json", text) from error
+            if name not in (None, said["scenario"]):
+                raise ConfigError(f"--scenario {name}: the run in {folder} was on {said['scenario']}. Leave it out.")
+            return found
+    if name is None:
+        raise ConfigError(f"{model} lies in no run of train.py: say with --scenario where it was trained.")
+    return make_scenario(name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a trained model as an agent that loads without a learning library; 2 for unusable arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -107,17 +133,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("model", type=Path, metavar="ZIP", help="the saved model; opening it can run code")
     add("--algo", required=True, metavar="NAME", help=f"what trained it: {', '.join(LIBRARIES)}")
-    add("--scenario", required=True, metavar="ID", help="id of the environment that it was trained on")
+    add(
+        "--scenario",
+        metavar="ID",
+        help="id of the environment that it was trained on, if it is not in its run's folder",
+    )
     add("--out", required=True, type=Path, metavar="FILE.npz", help="file to write")
     options = parser.parse_args(arguments)
     try:
-        scenario = make_scenario(options.scenario)
+        scenario = _trained_in(options.model, options.scenario)
         network = export(load_model(options.model, options.algo))
-        table, actions = feature_table(scenario.serving), scenario.num_actions
+        table, actions = feature_table(scenario.serving, scenario.kv_limited), scenario.num_actions
         if (len(network.features), network.actions) != (len(table), actions):
             raise ConfigError(
                 f"the model reads {len(network.features)} features and has {network.actions} actions, "
-                f"{options.scenario} has {len(table)} and {actions}: name the environment that it was trained on."
+                f"{options.scenario or 'its run'} has {len(table)} and {actions}: name the environment that it was "
+                "trained on."
             )
         trained = Trained(network, Origin.of(scenario))
         AgentFile((trained,), f"{COMMAND} {shlex.join(arguments)}").write(options.out)

@@ -210,6 +210,13 @@ def load_agent(name: str | Path) -> Agent:
     """
     path = Path(name)
     if path.suffix.lower() != ".npz":
+        if (path / "agent.npz").is_file():
+            raise PathError(f"{name} is a folder: give {path / 'agent.npz'}.")
+        if path.suffix.lower() == ".zip":
+            raise PathError(
+                f"{name} is a model of stable-baselines3, which can run code: agents.sb3_policy.SB3Policy.load takes "
+                "it, and python -m agents.export makes an .npz file of it."
+            )
         if str(name) not in shipped():
             raise UnknownNameError("agent (one that is shipped, or the path of an .npz file):", str(name), shipped())
         path = WEIGHTS / f"{name}.npz"

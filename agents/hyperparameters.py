@@ -17,8 +17,13 @@ __all__ = ["COMMON", "Check", "flag", "one_of", "read_settings", "real_number", 
 
 SHIPPED = Path(__file__).with_name("settings")
 
-YAML_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|[-+]?\.inf$|\.nan$")
-"""As YAML 1.2 has them: PyYAML takes 3e-4 for a word."""
+DIGITS = "[0-9]+(?:_[0-9]+)*"
+WHOLE = re.compile(rf"[-+]?{DIGITS}$")
+REAL = re.compile(rf"[-+]?(?:{DIGITS}\.?(?:{DIGITS})?|\.{DIGITS})(?:[eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$")
+"""A value that is neither is no number."""
+
+NUMBER, REAL_NUMBER, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "merge"))
+"""YAML's names of them."""
 
 Check = Callable[[str, object], Any]
 """Given a name and a value, returns the value, or raises a ConfigError that says what it may be."""
@@ -79,7 +84,8 @@ def read_settings(path: Path | str) -> dict[str, Any]:
 
     Raises:
         PathError: the file cannot be read.
-        FileFormatError: it is not YAML, not one mapping of names to values, or says something twice.
+        FileFormatError: it is not YAML, not one mapping of names to values, merges another one, or says something
+            twice.
         MissingExtraError: the extra `agents` is not installed.
     """
     try:
@@ -90,9 +96,16 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         ) from error
 
     class Loader(yaml.SafeLoader):
-        """Plain values only, with the numbers of YAML 1.2."""
+        """Plain values only. Numbers are decimal: 3e-4, 1_000 and 010 (ten) are some, 0x10 and 1:30 are words."""
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789."))
+    # PyYAML itself takes 3e-4 for a word, 010 for 8 and 1:30 for 90.
+    others = yaml.SafeLoader.yaml_implicit_resolvers.items()
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in known if tag not in (NUMBER, REAL_NUMBER)] for first, known in others
+    }
+    for tag, form in ((NUMBER, WHOLE), (REAL_NUMBER, REAL)):  # the first that fits counts
+        Loader.add_implicit_resolver(tag, form, list("-+0123456789."))
+    Loader.add_constructor(NUMBER, _decimal)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -102,7 +115,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     try:
         tree = yaml.compose(text, Loader=Loader)
         found = yaml.load(text, Loader=Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a tag that its value does not fit
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or error
         line = None if mark is None else mark.line + 1
@@ -114,10 +127,18 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     seen: set[str] = set()
     assert tree is not None
     for key, _ in tree.value:
+        if key.tag == MERGE:
+            raise FileFormatError(
+                path, "merges another mapping: write its settings out.", line=key.start_mark.line + 1, column=key.value
+            )
         if key.value in seen:
             raise FileFormatError(path, "given twice: leave one out.", line=key.start_mark.line + 1, column=key.value)
         seen.add(key.value)
     return found
+
+
+def _decimal(loader: Any, node: Any) -> int:
+    return int(loader.construct_scalar(node))
 
 
 def resolved(

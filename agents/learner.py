@@ -61,7 +61,7 @@ class Learner(Protocol):
         """
 
     def network(self) -> Network | None:
-        """The usual one as plain numbers, which decide alike; ``None`` where it has no such form."""
+        """The usual one as plain numbers, which decide alike; ``None`` where it has no such form, and a warning why."""
 
     def figures(self) -> dict[str, float]:
         """Numbers of the algorithm's own that a curve should show: losses, step sizes, ..."""

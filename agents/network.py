@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.config import number, whole
 from llmsched_env.core.features import PROMISE_FEATURES, feature_table, observe
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.jit import inlined, jit
@@ -50,6 +51,8 @@ WIDTHS = BASE_VALUES + 2
 
 NEVER = 1e9
 """A limit that no base's score reaches."""
+
+MOST_ACTIONS = 2**16
 
 ROW = 64
 """Room for an observation."""
@@ -170,7 +173,8 @@ class Network:
 
     Raises:
         UnknownNameError: an unknown feature, head, activation or base.
-        ConfigError: shapes that do not fit together, numbers that are not finite, or a base that makes no sense.
+        ConfigError: a value of another type, shapes that do not fit together, numbers that are not finite, or a base
+            that makes no sense.
     """
 
     features: tuple[str, ...]
@@ -194,8 +198,9 @@ class Network:
         ):
             if name not in known:
                 raise UnknownNameError(kind, name, known)
-        if not self.features or not self.layers or self.actions < 2:
-            raise ConfigError("a network needs at least one feature, one layer and two actions.")
+        self._check_types()
+        if not self.features or not self.layers:
+            raise ConfigError("a network needs at least one feature and one layer.")
         if len(self.base_values) != BASES[self.base]:
             raise ConfigError(
                 f"base {self.base!r} has {BASES[self.base]} numbers, not {len(self.base_values)}: {self.base_values}."
@@ -207,10 +212,10 @@ class Network:
         if self.base == "deadline" and min(self.base_values) <= 0:
             raise ConfigError(f"base 'deadline' has the numbers {self.base_values}: both have to be above 0.")
         width = len(self.features)
-        for number, (weight, bias) in enumerate(self.layers):
+        for layer, (weight, bias) in enumerate(self.layers):
             if bias.ndim != 1 or weight.shape != (bias.size, width) or not bias.size:
                 raise ConfigError(
-                    f"layer {number} has weights of shape {weight.shape} and biases of shape {bias.shape} after "
+                    f"layer {layer} has weights of shape {weight.shape} and biases of shape {bias.shape} after "
                     f"{width} values: weights have to be (outputs, {width}) and biases (outputs,)."
                 )
             width = bias.size
@@ -220,6 +225,19 @@ class Network:
             raise ConfigError(f"skip has shape {self.skip.shape}, it has to be {(self.outputs, len(self.features))}.")
         if not np.isfinite(self.parameters).all():
             raise ConfigError("the network has numbers that are not finite: its training has failed.")
+
+    def _check_types(self) -> None:
+        whole("actions", self.actions, 2, MOST_ACTIONS)
+        if not isinstance(self.masked, bool):
+            raise ConfigError(f"masked = {self.masked!r} is neither True nor False.")
+        for i, value in enumerate(self.base_values):
+            number(f"base_values[{i}]", value)
+        number("base_limit", self.base_limit)
+        arrays = [array for layer in self.layers for array in layer]
+        for array in arrays if self.skip is None else [*arrays, self.skip]:
+            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise ConfigError(f"weights or biases are of {kind}: give arrays of floats, as `dense` makes them.")
 
     @property
     def outputs(self) -> int:

@@ -2,7 +2,7 @@
 
 A kill at any moment leaves a folder to go on from. A checkpoint is written beside the others and then given its name;
 it carries the curve up to it, so nothing of the curve is lost or told twice; those that it replaces are removed after
-that. `curve.csv` is written anew from it.
+that. `curve.csv` is written anew from it, and again when the run is gone on with.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Run:
             ours = other.name.isdecimal() or other.name.startswith(UNFINISHED)
             if ours and other not in kept:
                 shutil.rmtree(other, ignore_errors=True)  # a later checkpoint tries again
-        self._write_curve(rows)
+        self.write_curve(rows)
         return Checkpoint(timesteps, best, rows, folder)
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -201,7 +201,12 @@ class Run:
         """
         _write_json(self.folder / RESULT, {"format": FORMAT, **result})
 
-    def _write_curve(self, rows: list[dict[str, float]]) -> None:
+    def write_curve(self, rows: list[dict[str, float]]) -> None:
+        """Write ``curve.csv``.
+
+        Raises:
+            PathError: it cannot be written.
+        """
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, names, restval="", lineterminator="\n")

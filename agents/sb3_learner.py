@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import random
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from agents.training import Training
 
 __all__ = ["SB3Learner"]
+
+_log = logging.getLogger(__name__)
 
 MODEL, STATE, REPLAY = "model.zip", "state.pkl", "replay.pkl"
 
@@ -157,10 +160,11 @@ class SB3Learner:
         return [greedy, SB3Policy(self._model, f"{self._algo}_sampled", sampled=True)]
 
     def network(self) -> Network | None:
-        """The most likely actions in plain numbers."""
+        """The most likely actions in plain numbers; where they cannot be had, a warning says why."""
         try:
             return export(self._model)
-        except ConfigError:
+        except ConfigError as error:
+            _log.warning("the agent has no safe form, so there is no agent.npz: %s", error)
             return None
 
     def figures(self) -> dict[str, float]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from agents.libraries import algorithm
 from llmsched_env.core.features import feature_table
-from llmsched_env.errors import ConfigError, FileFormatError, PathError
+from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
 from llmsched_env.policy import Start, View, features
 
 __all__ = ["Model", "SB3Policy", "load_model"]
 
-SHAPES = tuple((len(feature_table(promises)),) for promises in (False, True))
+SHAPES = tuple((len(feature_table(promises, memory)),) for promises in (False, True) for memory in (False, True))
 """Of observations, without and with promises."""
 
 Actions = NDArray[np.int64]
@@ -98,7 +98,8 @@ class SB3Policy:
             ConfigError: the agent was trained without promises and the scenario makes them, or the other way round; or
                 on another number of actions.
         """
-        shape, actions = (len(feature_table(start.scenario.serving)),), start.scenario.num_actions
+        scenario = start.scenario
+        shape, actions = (len(feature_table(scenario.serving, scenario.kv_limited)),), scenario.num_actions
         if self._model.action_space.n != actions:
             raise ConfigError(
                 f"agent {self.name!r} has learnt {self._model.action_space.n} actions, this scenario has {actions}: "
@@ -114,6 +115,8 @@ class SB3Policy:
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
+        if not isinstance(view, np.record):
+            raise InvalidViewError(self.name, view)
         return int(self._decide([view], [self._rng])[0])
 
     def together(self, starts: Sequence[Start]) -> Callable[[Sequence[int], Sequence[View]], Actions]:

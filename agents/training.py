@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +18,24 @@ from agents.agent import Origin, Trained
 from agents.algorithms import learner_class
 from agents.curve import Board, draw
 from agents.files import AgentFile
+from agents.fingerprint import changed_versions, difference, fingerprint
 from agents.hyperparameters import resolved
 from agents.learner import Learner
 from agents.libraries import LIBRARIES, one_thread
 from agents.runs import Best, Checkpoint, Run
-from llmsched_env import __version__, make_scenario
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import feature_table
-from llmsched_env.errors import ConfigError, FileFormatError
+from llmsched_env.errors import ConfigError, FileFormatError, PathError
 from llmsched_env.evaluation import evaluate, mean_estimate
 from llmsched_env.evaluation.comparison import Comparison, Contestant, compare
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
 from llmsched_env.policy import Policy
+from llmsched_env.workload.registry import PREFIXES, WORKLOADS
 
 __all__ = ["Rivals", "Training", "recorded", "train"]
 
 _log = logging.getLogger(__name__)
-
-PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "cmaes", "gymnasium", "numpy", "numba")
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,11 @@ class Training:
         scenario: environment id.
         timesteps: to train for, in the algorithm's own count.
         seed: of the network, the exploration and the order of cases.
-        out: folder of the run.
+        out: folder of the run, a path or its text.
         copies: environments stepped side by side.
         validation_cases: cases that agents are chosen by, and compared with their rivals on.
-        arguments: what to change of the scenario.
+        arguments: what to change of the scenario; the path of a workload's file is made absolute, so that a resume
+            from another folder finds it.
         settings: of the algorithm; those not given are the shipped ones, so that afterwards all are here.
         evaluate_every: timesteps from one validation, with its checkpoint, to the next.
         source: where the settings are from, for messages.
@@ -78,6 +76,8 @@ class Training:
 
     def __post_init__(self) -> None:
         kind = learner_class(self.algo)
+        object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "arguments", _with_absolute_path(self.arguments))
         for name, least, most in (("validation_cases", 1, 2**20), ("seed", 0, 2**32 - 1)):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [{least}, {most}].")
@@ -144,7 +144,7 @@ def train(
         rivals: policies to compare with, on the same validation cases.
         command: what repeats the run, for the record.
         resume: go on with the run that the folder holds, which is the one that :func:`recorded` gives.
-        progress: show bars on stderr.
+        progress: show bars on stderr where it is a terminal.
 
     Returns:
         What ``run.json`` holds.
@@ -152,7 +152,8 @@ def train(
     Raises:
         PathError: the folder cannot be written, or holds no run to resume.
         ConfigError: it holds a run already, or one that cannot be gone on with; or settings that contradict each other.
-        FileFormatError: a damaged checkpoint.
+        FileFormatError: the last checkpoint is damaged. (Where it is the best one, a warning says so, and the last one
+            stands for it.)
         MissingExtraError: a library is not installed.
     """
     source = training.validation.source
@@ -164,7 +165,7 @@ def train(
         return _train(training, rivals or Rivals(), command, resume, progress)
 
 
-def recorded(folder: Path) -> Training:
+def recorded(folder: Path | str) -> Training:
     """What the run in a folder was asked to do, to go on with it.
 
     Raises:
@@ -172,12 +173,13 @@ def recorded(folder: Path) -> Training:
         FileFormatError: its ``config.json`` is damaged.
         ConfigError: it is finished, or of a version, a scenario or observations that are others now.
     """
+    folder = Path(folder)
     config = Run.open(folder).config
     try:
         training = Training(**{**config["training"], "out": folder})
     except (KeyError, TypeError) as error:
         raise FileFormatError(folder / "config.json", f"damaged ({error}): begin the run again elsewhere.") from error
-    now = json.loads(json.dumps(_fingerprint(training)))
+    now = json.loads(json.dumps(fingerprint(training)))
     for name, what in (
         ("version", "llmsched-env"),
         ("observation", "the observation"),
@@ -187,7 +189,7 @@ def recorded(folder: Path) -> Training:
     ):
         if config.get(name) != now[name]:
             raise ConfigError(
-                f"the run in {folder} was begun when {what} was another ({_difference(config.get(name), now[name])}): "
+                f"the run in {folder} was begun when {what} was another ({difference(config.get(name), now[name])}): "
                 "go on with the version that began it, or begin a new run."
             )
     return training
@@ -198,17 +200,30 @@ def _train(training: Training, rivals: Rivals, command: str, resume: bool, progr
     instance(training.validation, int(cases[-1]))  # says now that there are not so many
     if resume:
         run = Run.open(training.out)
-        asked = json.loads(json.dumps(_fingerprint(training)))["training"]
+        asked = json.loads(json.dumps(fingerprint(training)))["training"]
         if {**run.config["training"], "out": asked["out"]} != asked:
             raise ConfigError(
                 f"the run in {training.out} was begun with other options "
-                f"({_difference(run.config['training'], asked)}): go on with what `recorded` gives."
+                f"({difference(run.config['training'], asked)}): go on with what `recorded` gives."
+            )
+        changed = changed_versions(run.config)
+        if changed:
+            _log.warning(
+                "the run in %s was begun with %s: from here on it need not be, bit for bit, the one that was never "
+                "stopped.",
+                run.folder,
+                "; ".join(changed),
             )
         last = run.last()
-        learner = kind.begin(training) if last is None else kind.resume(training, last.folder)
+        if last is None:
+            learner = kind.begin(training)
+        else:
+            run.write_curve(last.rows)  # a kill may have come after the checkpoint and before its curve
+            last = _with_whole_best(run, last, training.validation.objective)
+            learner = kind.resume(training, last.folder)
     else:
         learner, last = kind.begin(training), None
-        run = Run.create(training.out, {"command": command, **_fingerprint(training)})
+        run = Run.create(training.out, {"command": command, **fingerprint(training)})
     last = _Driver(training, run, learner, last, progress).drive()
     best = kind.resume(training, run.at(last.best.timesteps).folder)
     agents = [Candidate(policy.name, policy, training.validation) for policy in best.policies()]
@@ -251,7 +266,7 @@ class _Driver:
                 initial=learner.timesteps,
                 desc=f"training {training.algo}",
                 unit="step",
-                disable=not self._progress,
+                disable=_hidden(self._progress),
             ) as self._bar,
         ):
             if self._last is None:
@@ -277,17 +292,13 @@ class _Driver:
         training, timesteps = self._training, self._learner.timesteps
         objective = training.validation.objective
         row: dict[str, float] = {"timesteps": timesteps}
-        best = None if self._last is None else self._last.best
         for policy in self._learner.policies():
             found = evaluate(
                 policy, training.validation, training.validation_cases, seed=training.seed, latencies=False
             )
             for metric in dict.fromkeys((objective, "gap_to_bound")):
                 row[f"{policy.name}/{metric}"] = found.estimate(metric).mean
-            value = row[f"{policy.name}/{objective}"]
-            if best is None or (value > best.value if objective == "goodput" else value < best.value):
-                best = Best(timesteps, policy.name, value)
-        assert best is not None, "a learner has at least one policy"
+        best = _best(None if self._last is None else self._last.best, row, objective)
         row.update(self._learner.figures())
         self._board.add(row)
         self._bar.set_postfix({f"best {objective}": f"{best.value:.4g}"})
@@ -295,45 +306,51 @@ class _Driver:
         return self._run.save(timesteps, best, rows, self._learner.save)
 
 
-def _fingerprint(training: Training) -> dict[str, Any]:
-    """What a run depends on: if it is another now, the run cannot be gone on with."""
-    where = training.training_scenario
-    return {
-        "version": __version__,
-        "training": training.as_json(),
-        "scenario": where.describe(),
-        "workload": _version_of(where),
-        "observation": [feature.name for feature in feature_table(where.serving)],
-        "actions": where.num_actions,
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
+def _best(before: Best | None, row: Mapping[str, float], objective: str) -> Best:
+    """The best agent up to a row of the curve, the earlier one on ties."""
+    best = before
+    for name, value in row.items():
+        policy, _, metric = name.rpartition("/")
+        if metric != objective:
+            continue
+        if best is None or (value > best.value if objective == "goodput" else value < best.value):
+            best = Best(int(row["timesteps"]), policy, value)
+    assert best is not None, "a learner has at least one policy"
+    return best
 
 
-def _version_of(scenario: Scenario) -> str | None:
-    """What tells the content of a workload's file from another; nothing where it is no file."""
-    found = getattr(scenario.source, "version", None)
-    return None if found is None else str(found)
-
-
-def _version(package: str) -> str | None:
+def _with_whole_best(run: Run, last: Checkpoint, objective: str) -> Checkpoint:
+    """The last checkpoint; where the best one can no longer be read, with the last one as the best."""
+    if last.best.timesteps == last.timesteps:
+        return last
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        run.at(last.best.timesteps)
+    except (FileFormatError, PathError):
+        folder = run.checkpoint(last.best.timesteps)
+        _log.warning(
+            "the best checkpoint, %s, is %s: the run goes on with the last one, of timestep %d, as its best.",
+            folder,
+            "damaged" if folder.exists() else "gone",
+            last.timesteps,
+        )
+        return dataclasses.replace(last, best=_best(None, last.rows[-1], objective))
+    return last
 
 
-def _difference(before: Any, now: Any) -> str:
-    """The first thing that is not the same."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-        return f"{name} = {before.get(name)!r}, now {now.get(name)!r}"
-    if isinstance(before, list) and isinstance(now, list):
-        place = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
-        if place is not None:
-            return f"feature {place} = {before[place]!r}, now {now[place]!r}"
-        return f"{len(before)} features, now {len(now)}"
-    return f"{before!r}, now {now!r}"
+def _with_absolute_path(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a scenario, with an absolute path in ``workload`` where that is a file's."""
+    source = arguments.get("workload")
+    if not isinstance(source, str) or source in WORKLOADS:
+        return arguments
+    prefix, _, path = source.partition(":")
+    if path and prefix in PREFIXES:
+        return {**arguments, "workload": f"{prefix}:{Path(path).resolve()}"}
+    return {**arguments, "workload": str(Path(source).resolve())} if Path(source).is_file() else arguments
+
+
+def _hidden(progress: bool) -> bool | None:
+    """What tqdm's ``disable`` is: ``None`` leaves a bar out where stderr is no terminal."""
+    return None if progress else True
 
 
 def _relative(run: Run, timesteps: int) -> str:
@@ -344,7 +361,7 @@ def _compare(training: Training, contestants: Sequence[Contestant], rivals: Riva
     shown = {id(item) for item in contestants}
     more = sum(end is not None and id(end) not in shown for end in (rivals.reference, rivals.planner))
     total = (len(contestants) + more) * training.validation_cases
-    with tqdm(total=total, desc="comparing", unit="episode", disable=not progress) as bar:
+    with tqdm(total=total, desc="comparing", unit="episode", disable=_hidden(progress)) as bar:
         return compare(
             contestants,
             training.scenario,

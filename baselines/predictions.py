@@ -135,7 +135,7 @@ def study(scenario: Scenario, cases: NDArray[np.int64], seed: int = 0) -> Study:
     """
     policy = make_policy(RULE)
     predictors: list[Predictor] = [Population(), PromptRegression(), *even(seed), *uneven(seed)]
-    fcfs = scenario.replace(queue="shared", order="fcfs", lengths="hidden")
+    fcfs = scenario.replace(queue="shared", order="fcfs", lengths="hidden", predictor=None, sd_weight=0.0)
     usual = evaluate(policy, fcfs, cases).columns["gap_to_bound"]
     rows: list[Row] = []
     for predictor in tqdm(predictors, unit="predictor", leave=False, disable=None):

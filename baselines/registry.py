@@ -14,6 +14,7 @@ from agents.agent import Agent
 from agents.files import load_agent, shipped, shipped_agent
 from baselines import iteration, lagrangian, planners
 from baselines.foresight import Foresight
+from baselines.memory_aware import memory_aware
 from baselines.tuned import PROMISE_TUNABLE, TUNABLE, Tuned, paired
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
@@ -54,7 +55,7 @@ class Method:
     text: str = ""
 
 
-_FCFS = {"queue": "shared", "order": "fcfs", "lengths": "hidden"}
+_FCFS = {"queue": "shared", "order": "fcfs", "lengths": "hidden", "predictor": None, "sd_weight": 0.0}
 _LPT = {"queue": "shared", "order": "longest_first"}
 _MIP = {"queue": "client", "assignment": "mip"}
 _SORTED = {"order": "longest_first", "stealing": True}
@@ -110,6 +111,9 @@ PROMISE_POLICIES: dict[str, Factory] = {
 }
 """For scenarios with promises, beside the rules."""
 
+MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware}
+"""Where the KV cache is a budget, beside the rules."""
+
 AGENTS: dict[str, Callable[[], Agent]] = {"agent": shipped_agent} if shipped() else {}
 """Trained networks, for the scenarios that they fit."""
 
@@ -117,6 +121,7 @@ BASELINES: dict[str, Factory] = {
     **{name: method.policy for name, method in METHODS.items()},
     **POLICIES,
     **PROMISE_POLICIES,
+    **MEMORY_POLICIES,
     **AGENTS,
 }
 
@@ -127,9 +132,11 @@ BATCH_PLANNERS = ("always_worst", "rollout", "beam", "beam_1")
 def default_names(scenario: Scenario) -> list[str]:
     """What a comparison in a scenario runs: every policy that makes sense there, each rule under each order."""
     agents = [name for name, make in AGENTS.items() if make().fits(scenario)]
+    memory = MEMORY_POLICIES if scenario.kv_limited else {}
     if not scenario.serving:
-        return [*METHODS, *POLICIES, *agents]
-    names = [name for name in (*POLICIES, *PROMISE_POLICIES) if name not in BATCH_PLANNERS]
+        methods = [] if scenario.kv_limited else METHODS  # their queues need a fixed number of clients
+        return [*methods, *POLICIES, *memory, *agents]
+    names = [name for name in (*POLICIES, *PROMISE_POLICIES, *memory) if name not in BATCH_PLANNERS]
     if not scenario.choose_order:
         return [*names, *agents]
     rules = [name for name in names if name != "foresight"]
@@ -201,6 +208,10 @@ def entry(name: str, scenario: Scenario) -> Entry:
     policy = make_policy(name)
     if scenario.serving and (name in METHODS or name in BATCH_PLANNERS):
         raise ConfigError(f"policy {name!r} minimises the makespan of a batch: leave it out where promises are made.")
+    if scenario.kv_limited and name in METHODS:
+        raise ConfigError(f"policy {name!r} brings queues of its own: leave it out where the KV cache is a budget.")
+    if not scenario.kv_limited and name in MEMORY_POLICIES:
+        raise ConfigError(f"policy {name!r} needs a budget: take a scenario with kv_budget_tokens.")
     if not scenario.serving and name in PROMISE_POLICIES and name != "min_batch":
         raise ConfigError(f"policy {name!r} needs promises: take a scenario with ttft_s and tpot_s.")
     if scenario.serving and policy.clairvoyant:
@@ -214,7 +225,7 @@ def entry(name: str, scenario: Scenario) -> Entry:
 
 
 def _is_agent(name: str) -> bool:
-    return name in AGENTS or name.endswith(".npz")
+    return name in AGENTS or name.endswith(".npz") or name in shipped()
 
 
 def _agent(name: str) -> Agent:

@@ -53,6 +53,7 @@ def score_table(judged: dict[str, Any], serving: bool) -> str:
     for name, said in judged.items():
         if PLACES[name].serving != serving:
             continue
+        assert len(said["rule"]["loss"]) == len(said["planner"]["loss"]) == np.shape(said["runs"])[1]
         runs, score = np.array(said["runs"]), _score(said)
         other = np.array(said["rule" if serving else "lagrangian"]["loss"])
         lines.append(
@@ -122,11 +123,14 @@ def page(text: str, judged: dict[str, Any], moved: dict[str, Any], decision_us: 
     for serving, marker in ((False, "scores"), (True, "serving scores")):
         found = [said for name, said in judged.items() if PLACES[name].serving == serving]
         if found:
-            count, seeds = len(found[0]["rule"]["loss"]), {len(said["seeds"]) for said in found}
-            said = f"Test cases 0 to {count - 1}, {min(seeds)} training seeds:\n\n"
+            cases, seeds = {tuple(said["cases"]) for said in found}, {len(said["seeds"]) for said in found}
+            assert len(cases) == len(seeds) == 1, "places that were judged on different cases, or with different seeds"
+            first, last = cases.pop()
+            said = f"Test cases {first} to {last}, {seeds.pop()} training seeds:\n\n"
             text = replaced(text, marker, said + score_table(judged, serving))
-    for kind in dict.fromkeys(name.partition("/")[0] for name in moved):
-        text = replaced(text, f"transfer by {kind}", transfer_table(moved, kind))
+    for kind in ("clients", "cost", "load", "trace"):
+        table = transfer_table(moved, kind) if any(name.startswith(f"{kind}/") for name in moved) else "Not measured."
+        text = replaced(text, f"transfer by {kind}", table)
     spent = f"A decision takes {p50:.1f} µs (99th percentile {p99:.1f} µs), asked from Python."
     return replaced(text, "decision time", spent)
 

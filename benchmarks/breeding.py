@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from agents.genome import Genome
 from agents.network import Network
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError
 from llmsched_env.storage import write_whole
 
 PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
@@ -61,7 +63,7 @@ def conversations(trace: str) -> Iterator[tuple[float, Scenario]]:
         yield load, SERVING["ServingOrder/0.9"].replace(workload=f"trace:{path}", load=load, **served)
 
 
-RECORDED = {f"azure/{load}": scenario for load, scenario in conversations("azure")}
+RECORDED = {f"azure/{load}": scenario for load, scenario in conversations("azure") if load in LOADS}
 """Trained on the first stretch of the trace, judged on the last. Networks of a recorded trace are not shipped."""
 PLACES = {**KNOWN, **SERVING, **RECORDED}
 
@@ -88,7 +90,8 @@ SERVING_FEATURES = (
 """Episodes with promises are long: fewer numbers, of which an evolution strategy needs fewer of them."""
 
 HARD = ("gsm8k-smooth/client/llama-65b-paper-low", "gsm8k-smooth/shared/llama-65b-paper-low")
-"""Places where the score on validation cases stays below 0.6 with as many iterations as the others have."""
+"""Where 10^9 iterations missed the aim of docs/agents.md by 0.02 on test cases 0 to 99: they have twice as many. All
+places are judged on other test cases."""
 
 
 def iterations_of(name: str) -> int:
@@ -113,16 +116,34 @@ def folder(study: Path, name: str) -> Path:
     return study / name.replace("/", "_")
 
 
+def recipe(scenario: Scenario, settings: EvolutionSettings, iterations: int) -> dict[str, Any]:
+    """What a network is made of beside its seed and the code, as JSON values."""
+    said = {"scenario": scenario.describe(), "settings": asdict(settings), "asked": iterations}
+    said["scenario"]["workload"] = Path(str(said["scenario"]["workload"])).name  # a trace is the same in any folder
+    return json.loads(json.dumps(said))
+
+
 def breed(path: Path, scenario: Scenario, settings: EvolutionSettings, seed: int, iterations: int) -> None:
-    """Train one network and keep its numbers, unless they are there already."""
+    """Train one network and keep its numbers, unless they are there already.
+
+    Raises:
+        ConfigError: what is there was made otherwise.
+    """
+    wanted = recipe(scenario, settings, iterations)
     if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            said = json.loads(stored["said"].tobytes())
+        if {key: said.get(key) for key in wanted} != wanted:
+            raise ConfigError(
+                f"{path} was bred with other settings, or for fewer iterations: remove it, or breed elsewhere."
+            )
         return
     evolution = Evolution(scenario, settings, seed)
     evolution.learn(iterations, lambda: None)
     with write_whole(path) as temporary, temporary.open("wb") as file:
         genome = evolution.genome
         said = {**genome._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
-        said["generations"] = evolution.generation
+        said |= {"generations": evolution.generation, **wanted}
         text = np.frombuffer(json.dumps(said).encode(), np.uint8)
         np.savez(file, numbers=evolution.numbers, mean=genome.mean, spread=genome.spread, said=text)
 

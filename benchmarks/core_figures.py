@@ -12,7 +12,7 @@ from measuring import Figure, repeat
 from baselines.iteration import threshold
 from llmsched_env.config import Scenario
 from llmsched_env.core import layout
-from llmsched_env.core.episode import Instance
+from llmsched_env.core.instance import Instance
 from llmsched_env.cost import PRESETS
 from llmsched_env.instances import instance
 from llmsched_env.jit import jit

@@ -1,12 +1,14 @@
 """Choose the networks of the agents in the box, and judge all that were bred on cases that nothing was chosen by.
 
     python benchmarks/breeding.py --out DIR
+    python benchmarks/judging.py DIR validate  # scores on validation cases, before anything is judged
     python benchmarks/judging.py DIR box       # of each place, the seed that is best on validation cases
     python benchmarks/judging.py DIR judge     # every seed on test cases, beside best tuned rule and planner
     python benchmarks/judging.py DIR transfer  # the box elsewhere: other sizes, costs, loads and traces
 
 What is found is kept in DIR as JSON; benchmarks/agent_tables.py makes tables and a picture of it. The first validation
-cases choose, the first test cases judge (--cases). Recorded traces are read from ../shared/data, where they are.
+cases choose, the second hundred test cases judge (--cases). Recorded traces are read from ../shared/data, if they are
+there.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ from baselines.registry import entry, planner_of
 from baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.cost import cost_model
-from llmsched_env.evaluation import decision_times, evaluate
+from llmsched_env.evaluation import decision_times, evaluate, score_estimate
 from llmsched_env.policy import Policy
 from llmsched_env.storage import write_whole
 
 Floats = NDArray[np.float64]
 
-CASES, SERVING_CASES = 100, 20
+CASES, SERVING_CASES, VALIDATED = 100, 20, 40
 ELSEWHERE_CASES, LARGE_CASES = 40, 20
 
 AGENTS = {"gsm8k": KNOWN, "serving": SERVING, "azure": RECORDED}
@@ -65,7 +67,7 @@ def kept(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def outcome(name: str, policy: Policy, scenario: Scenario, cases: int) -> dict[str, Any]:
+def outcome(name: str, policy: Policy, scenario: Scenario, cases: Sequence[int]) -> dict[str, Any]:
     """Name and loss by case: the gap to LB1, or the share of broken promises beside what `SERVED` says."""
     columns = evaluate(policy, scenario, cases, latencies=scenario.serving).columns
     if not scenario.serving:
@@ -74,7 +76,7 @@ def outcome(name: str, policy: Policy, scenario: Scenario, cases: int) -> dict[s
     return {"name": name, "loss": lost, **{metric: columns[metric].tolist() for metric in SERVED}}
 
 
-def by_name(name: str, scenario: Scenario, cases: int) -> dict[str, Any]:
+def by_name(name: str, scenario: Scenario, cases: Sequence[int]) -> dict[str, Any]:
     """:func:`outcome` of a policy that the comparison knows by name."""
     item = entry(name, scenario)
     return outcome(name, item.policy, item.scenario, cases)
@@ -83,6 +85,12 @@ def by_name(name: str, scenario: Scenario, cases: int) -> dict[str, Any]:
 def case_count(scenario: Scenario, cases: int) -> int:
     """Cases with promises are long: fewer of them."""
     return min(cases, SERVING_CASES) if scenario.serving else cases
+
+
+def judged_cases(scenario: Scenario, cases: int) -> range:
+    """Test cases that no network of this project was judged on before: the first ones have seen many."""
+    count = case_count(scenario, cases)
+    return range(count, 2 * count)
 
 
 def rows(networks: dict[int, Network]) -> Floats:
@@ -115,6 +123,16 @@ def box(study: Path, cases: int, weights: Path = WEIGHTS) -> None:
     keep(study / "chosen.json", chosen)
 
 
+def validate(study: Path) -> None:
+    """Scores of the known places on validation cases: who needs more training."""
+    played = range(VALIDATED)
+    for name, scenario in KNOWN.items():
+        where = scenario.replace(split="validation")
+        runs = Arena(where, played).losses(rows(bred(folder(study, name))), played)[0]
+        ends = (by_name(policy, where, played)["loss"] for policy in (best_tuned(where), planner_of(where)))
+        print(name, *(f"{value:.2f}" for value in score_estimate(runs, *ends)))
+
+
 def judge(study: Path, cases: int) -> None:
     """Every seed of every place on test cases, and the chosen one as a policy."""
     chosen = kept(study / "chosen.json")
@@ -123,15 +141,16 @@ def judge(study: Path, cases: int) -> None:
         networks = bred(folder(study, name))
         if name not in chosen or not networks:
             continue
-        test, count = scenario.replace(split="test"), case_count(scenario, cases)
+        test, played = scenario.replace(split="test"), judged_cases(scenario, cases)
         agent = Agent.of("agent", networks[chosen[name]], scenario)
         found[name] = {
             "seeds": list(networks),
-            "runs": Arena(test, range(count)).losses(rows(networks), range(count))[0].tolist(),
-            "agent": outcome("agent", agent, test, count),
-            "rule": by_name(best_tuned(test), test, count),
-            "planner": by_name(planner_of(test), test, count),
-            "lagrangian": by_name("lagrangian", test, count),
+            "cases": [played.start, played.stop - 1],
+            "runs": Arena(test, played).losses(rows(networks), played)[0].tolist(),
+            "agent": outcome("agent", agent, test, played),
+            "rule": by_name(best_tuned(test), test, played),
+            "planner": by_name(planner_of(test), test, played),
+            "lagrangian": by_name("lagrangian", test, played),
         }
         keep(study / "judged.json", found)
     times = decision_times(load_agent("gsm8k"), Scenario(split="test"), [0])
@@ -168,9 +187,9 @@ def transfer(study: Path, cases: int) -> None:
         test = scenario.replace(split="test")
         count = case_count(scenario, min(cases, LARGE_CASES if scenario.num_clients > 400 else ELSEWHERE_CASES))
         found[f"{kind}/{text}"] = {
-            "agent": outcome(name, load_agent(name), test, count),
-            "rule": by_name(best_tuned(test), test, count),
-            "lagrangian": by_name("lagrangian", test, count),
+            "agent": outcome(name, load_agent(name), test, range(count)),
+            "rule": by_name(best_tuned(test), test, range(count)),
+            "lagrangian": by_name("lagrangian", test, range(count)),
         }
         keep(study / "transferred.json", found)
 
@@ -179,10 +198,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="DIR")
-    parser.add_argument("step", choices=("box", "judge", "transfer"))
+    parser.add_argument("step", choices=("validate", "box", "judge", "transfer"))
     parser.add_argument("--cases", type=int, default=CASES, help="(default: %(default)s; with promises at most 20)")
     options = parser.parse_args(argv)
-    if options.step == "box":
+    if options.step == "validate":
+        validate(options.study)
+    elif options.step == "box":
         box(options.study, options.cases)
     elif options.step == "judge":
         judge(options.study, options.cases)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.core.episode import Block, Instance
+from llmsched_env.core.episode import Block
 from llmsched_env.core.features import NUM_FEATURES, observe
 from llmsched_env.core.fleet import (
     Fleet,
@@ -21,6 +21,7 @@ from llmsched_env.core.fleet import (
     step_copies,
     views_at,
 )
+from llmsched_env.core.instance import Instance
 from llmsched_env.core.loops import OVER, choose, finished, run_rule
 from llmsched_env.core.memory import copy_episode
 from llmsched_env.core.transition import advance

@@ -32,8 +32,25 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "LLMSched/GSM8K-v0": {"workload": "gsm8k"},
     "LLMSched/GSM8K-Smooth-v0": {"workload": "gsm8k-smooth"},
     "LLMSched/GSM8K-Blind-v0": {"workload": "gsm8k", "queue": "shared", "order": "fcfs", "lengths": "hidden"},
+    "LLMSched/GSM8K-Predicted-v0": {
+        "workload": "gsm8k",
+        "assignment": "lpt",
+        "lengths": "predicted",
+        "predictor": "noisy",
+    },
     "LLMSched/Serving-v0": _SERVING,
     "LLMSched/ServingOrder-v0": {**_SERVING, "lengths": "predicted", "predictor": "noisy", "choose_order": True},
+    "LLMSched/KVMemory-v0": {
+        "workload": "gsm8k",
+        "num_clients": 1024,
+        "queue": "shared",
+        "order": "fcfs",
+        "lengths": "hidden",
+        "kv_budget_tokens": 170_000,
+        "kv_block_tokens": 16,
+        "choose_cap": True,
+        "reward": "makespan",
+    },
 }
 """Every environment id, and what it changes of the default `Scenario`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmsched_env.config import CAP_LEVELS
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import InvalidActionError
 
@@ -9,9 +10,12 @@ __all__ = ["action_names", "outside_space"]
 
 
 def action_names(num_actions: int) -> tuple[str, ...]:
-    """(num_actions,) names: a decode and a prefill, or a decode and a prefill by each order."""
+    """(num_actions,) names: a decode and a prefill, or a decode and a prefill by each order, or up to each cap."""
     if num_actions == 2:
         return ("decode", "prefill")
+    if num_actions == 1 + CAP_LEVELS:
+        caps = (f"prefill up to {level}/{CAP_LEVELS} of the clients" for level in range(CAP_LEVELS - 1, 0, -1))
+        return ("decode", "prefill", *caps)
     return ("decode", *(f"prefill {order}" for order in ORDER_CODES))
 
 

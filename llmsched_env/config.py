@@ -15,7 +15,9 @@ from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, worklo
 from llmsched_env.workload.predictors import check_sd_weight
 
 __all__ = [
+    "ADMISSIONS",
     "ASSIGNMENTS",
+    "CAP_LEVELS",
     "DEADLINE_ORDERS",
     "LENGTHS",
     "MAX_CLIENTS",
@@ -37,10 +39,21 @@ ORDERS = ("fcfs", "longest_first", "shortest_first")
 DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
 """The same where requests are promised a time to first token, with those behind all others that cannot keep it."""
 
+ADMISSIONS = ("fits", "reserve", "predicted")
+"""Who a prefill lets into the KV cache: who fits now and through the next decode; who also fits with what is set aside
+for each request; who also fits at every decode to come, if all end as expected (MC-SF, arXiv 2502.07115)."""
+
+CAP_LEVELS = 8
+"""Caps on active clients that are actions: this many eighths of them, ..., one."""
+
+LLAMA_65B_BYTES_PER_TOKEN = 2 * 80 * 8192 * 2
+"""Keys and values, layers, width, bytes of a number in half precision."""
+
 LENGTHS = ("known", "predicted", "hidden")
 REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
 MAX_CLIENTS = 2**20
 MAX_LOAD = 10.0
+MAX_KV_TOKENS = 2**40
 MIN_PROMISE_S = 1e-9
 MAX_TTFT_S = 1e6
 MAX_TPOT_S = 500.0
@@ -78,6 +91,19 @@ class Scenario:
             that are served like the others but left out of goodput and latencies.
         choose_order: each order is an action of its own: 1 is a prefill by "fcfs", 2 "late_last", 3 "shortest_first", 4
             "late_last_shortest", 5 "longest_first", 6 "late_last_longest". Needs promises.
+        kv_budget_tokens: tokens that the KV cache holds; clients are then slots, and how many can be active depends on
+            what they hold. ``None`` where it is no limit. Needs one shared queue.
+        kv_block_tokens: tokens that are allocated at a time.
+        kv_admission: who a prefill lets in. "fits": who fits now and through the next decode. "reserve": ... and with
+            ``kv_reserve_tokens`` set aside for each request. "predicted": ... and at every decode to come, if all end
+            as estimated.
+        kv_watermark: share of the budget that a prefill leaves free.
+        kv_reserve_tokens: output tokens set aside for each request ("reserve" only); ``None`` for its estimate.
+        kv_swap_gb_per_s: bandwidth at which the cache of a preempted request is copied out and back, in 10^9 bytes a
+            second; ``None``: its tokens are computed again.
+        kv_bytes_per_token: of the model's KV cache (swapping only).
+        choose_cap: caps on active clients are actions of their own: 1 is a prefill as ever, 2 to 8 are prefills up to
+            7/8, ..., 1/8 of the clients. Needs ``kv_budget_tokens``.
         reward: "excess", "makespan", "idle", "latency" or "goodput" (see llmsched_env.core.reward).
         skip_forced: a step goes on through iterations that offer no choice.
         max_iterations: truncate an episode there; ``None`` for no horizon.
@@ -105,6 +131,14 @@ class Scenario:
     tpot_s: float | None = None
     uncounted_share: float = 0.1
     choose_order: bool = False
+    kv_budget_tokens: int | None = None
+    kv_block_tokens: int = 1
+    kv_admission: str = "fits"
+    kv_watermark: float = 0.0
+    kv_reserve_tokens: int | None = None
+    kv_swap_gb_per_s: float | None = None
+    kv_bytes_per_token: int = LLAMA_65B_BYTES_PER_TOKEN
+    choose_cap: bool = False
     reward: str = "excess"
     skip_forced: bool = False
     max_iterations: int | None = None
@@ -116,6 +150,7 @@ class Scenario:
             ("assignment", ASSIGNMENTS),
             ("order", ORDERS + DEADLINE_ORDERS),
             ("lengths", LENGTHS),
+            ("kv_admission", ADMISSIONS),
             ("reward", REWARDS),
         ):
             if getattr(self, name) not in known:
@@ -125,14 +160,19 @@ class Scenario:
             ("num_requests", 2**24),
             ("prefill_token_cap", 2**31 - 1),
             ("max_iterations", 2**62),
+            ("kv_budget_tokens", MAX_KV_TOKENS),
+            ("kv_block_tokens", 2**16),
+            ("kv_reserve_tokens", MAX_KV_TOKENS),
+            ("kv_bytes_per_token", 2**40),
         ):
-            if getattr(self, name) is not None or name == "num_clients":
+            if getattr(self, name) is not None or name in ("num_clients", "kv_block_tokens", "kv_bytes_per_token"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), 1, most))
-        for name in ("stealing", "skip_forced", "choose_order"):
+        for name in ("stealing", "skip_forced", "choose_order", "choose_cap"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is neither True nor False.")
         self._check_serving()
         self._check_prediction()
+        self._check_memory()
         self.cost_model  # noqa: B018  # checks the preset and the cap now, not at the first reset
         try:
             hash(self.source)
@@ -173,10 +213,49 @@ class Scenario:
                 f"order = {self.order!r} with choose_order=True: the order is the action's; set order='fcfs'."
             )
 
+    def _check_memory(self) -> None:
+        watermark = number("kv_watermark", self.kv_watermark)
+        if not 0 <= watermark < 1:
+            raise ConfigError(f"kv_watermark = {self.kv_watermark!r} is out of range: it lies in [0, 1).")
+        object.__setattr__(self, "kv_watermark", watermark)
+        if self.kv_swap_gb_per_s is not None:
+            found = real("kv_swap_gb_per_s", self.kv_swap_gb_per_s, 1e-6, 1e6)
+            object.__setattr__(self, "kv_swap_gb_per_s", found)
+        if self.kv_budget_tokens is None:
+            usual = {field.name: field.default for field in dataclasses.fields(self)}
+            for name, value in usual.items():
+                if (name.startswith("kv_") or name == "choose_cap") and getattr(self, name) != value:
+                    raise ConfigError(
+                        f"{name} = {getattr(self, name)!r} without a budget: nobody would read it. Give "
+                        "kv_budget_tokens, or leave it out."
+                    )
+            return
+        if self.queue != "shared":
+            raise ConfigError(
+                f"kv_budget_tokens = {self.kv_budget_tokens} with queue = {self.queue!r}: it needs queue='shared'."
+            )
+        if self.kv_block_tokens > self.kv_budget_tokens:
+            raise ConfigError(
+                f"kv_block_tokens = {self.kv_block_tokens} exceeds kv_budget_tokens = {self.kv_budget_tokens}: "
+                "not one block would fit."
+            )
+        if self.kv_reserve_tokens is not None and self.kv_admission != "reserve":
+            raise ConfigError(
+                f"kv_reserve_tokens = {self.kv_reserve_tokens} with kv_admission = {self.kv_admission!r}: only "
+                "'reserve' sets anything aside."
+            )
+        if self.choose_cap and self.choose_order:
+            raise ConfigError("choose_cap=True with choose_order=True: an action says the one or the other.")
+
     @property
     def serving(self) -> bool:
         """Whether requests are promised a TTFT and a TPOT."""
         return self.ttft_s is not None
+
+    @property
+    def kv_limited(self) -> bool:
+        """Whether the KV cache is a budget."""
+        return self.kv_budget_tokens is not None
 
     @property
     def shows_lengths(self) -> bool:
@@ -191,7 +270,9 @@ class Scenario:
 
     @property
     def num_actions(self) -> int:
-        """A decode, and one prefill for each order to choose from."""
+        """A decode, and one prefill for each order or cap to choose from."""
+        if self.choose_cap:
+            return 1 + CAP_LEVELS
         return 1 + (len(ORDERS + DEADLINE_ORDERS) if self.choose_order else 1)
 
     def _check_prediction(self) -> None:

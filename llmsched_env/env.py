@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import operator
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.actions import outside_space
 from llmsched_env.config import Scenario, checked_options, merged
-from llmsched_env.core.features import FEATURES, PROMISE_FEATURES, feature_table
+from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, PROMISE_FEATURES, feature_table
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, OVER, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
 from llmsched_env.errors import EpisodeOverError, UnknownNameError
@@ -49,9 +50,10 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     ## Action Space
 
     `Discrete(2)`: 0 runs a decode, 1 a prefill. With `choose_order` it is `Discrete(7)`: 0 runs a decode, 1 to 6 a
-    prefill that takes waiting requests by one of six orders. An infeasible action is replaced by a feasible one (a
-    prefill by the first order) and counted in `info["invalid_actions"]`; `info["action_mask"]` and `action_masks()`
-    tell in advance.
+    prefill that takes waiting requests by one of six orders. With `choose_cap` it is `Discrete(9)`: 0 runs a decode, 1
+    a prefill, 2 to 8 a prefill that stops where 7/8, ..., 1/8 of the clients are active (it takes at least one
+    request). An infeasible action is replaced by a feasible one (a prefill by the first of these) and counted in
+    `info["invalid_actions"]`; `info["action_mask"]` and `action_masks()` tell in advance.
 
     ## Observation Space
 
@@ -65,6 +67,10 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     Where promises are made (`ttft_s` S1, `tpot_s` S2) the observation is `Box(0, 1, (33,), float32)` and goes on with
 
     {promise_table}
+
+    Where the KV cache is a budget (`kv_budget_tokens` M, U of which are allocated) six more follow:
+
+    {memory_table}
 
     ## Rewards
 
@@ -123,7 +129,8 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(0.0, 1.0, (len(feature_table(self.scenario.serving)),), np.float32)
+        table = feature_table(self.scenario.serving, self.scenario.kv_limited)
+        self.observation_space = spaces.Box(0.0, 1.0, (len(table),), np.float32)
         self.action_space = spaces.Discrete(self.scenario.num_actions)
         self._masks = _masks(self.scenario.num_actions)
         self._num_actions, self._num_features = self.scenario.num_actions, self.observation_space.shape[0]
@@ -252,6 +259,10 @@ def _table(*rows: tuple[object, ...]) -> str:
     return "\n    ".join((head, "|" + " --- |" * len(rows[0]), *body))
 
 
+def _numbered(rows: Sequence[tuple[object, ...]], first: int = 0) -> Iterator[tuple[object, ...]]:
+    return ((number, *row) for number, row in enumerate(rows, first))
+
+
 def _described(documented: type) -> dict[str, str]:
     """What the docstring of a class says of each attribute, by name."""
     section = (inspect.getdoc(documented) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
@@ -261,9 +272,8 @@ def _described(documented: type) -> dict[str, str]:
 
 def _specification(template: str) -> str:
     described = _described(Scenario)
-    features, more = (
-        [(i, f"`{f.name}`", f.formula, 0, 1) for i, f in enumerate(table, start)]
-        for table, start in ((FEATURES, 0), (PROMISE_FEATURES, len(FEATURES)))
+    features, promised, memory = (
+        [(f"`{f.name}`", f.formula, 0, 1) for f in table] for table in (FEATURES, PROMISE_FEATURES, MEMORY_FEATURES)
     )
     arguments = [
         (f"`{field.name}`", f"`{field.default!r}`", described.get(field.name, ""))
@@ -274,8 +284,9 @@ def _specification(template: str) -> str:
         for name, changes in ENVIRONMENTS.items()
     ]
     return template.format(
-        observation_table=_table(("", "feature", "value", "min", "max"), *features),
-        promise_table=_table(("", "feature", "value", "min", "max"), *more),
+        observation_table=_table(("", "feature", "value", "min", "max"), *_numbered(features)),
+        promise_table=_table(("", "feature", "value", "min", "max"), *_numbered(promised, len(features))),
+        memory_table=_table(("", "feature", "value", "min", "max"), *((f"+{i}", *row) for i, row in enumerate(memory))),
         metric_names=", ".join(f"`{name}`" for name in EPISODE_METRICS),
         argument_table=_table(("argument", "default", "meaning"), *arguments),
         version_table=_table(("id", "differs from the defaults in", "history"), *versions),

@@ -98,6 +98,21 @@ class WorkerError(LLMSchedError, RuntimeError):
     """A worker process that died, or an error in one that cannot be carried over as it is."""
 
 
+class InvalidViewError(LLMSchedError, TypeError):
+    """A policy was asked about something that is no view, an observation say.
+
+    Args:
+        policy: the policy's name.
+        given: what it was asked about.
+    """
+
+    def __init__(self, policy: str, given: object) -> None:
+        super().__init__(
+            f"policy {policy!r} was asked about a {type(given).__name__}: act takes a view, as "
+            "env.unwrapped.simulator.view is, not an observation."
+        )
+
+
 class UnknownNameError(LLMSchedError, ValueError):
     """A name that is not in a registry, with the nearest ones that are.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import warnings
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.config import Scenario
-from llmsched_env.core.episode import Instance, Promises
+from llmsched_env.config import CAP_LEVELS, Scenario
+from llmsched_env.core.instance import Instance, KVCache, Promises
 from llmsched_env.cost import capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.offline import lb1_ns, stored_assignment
@@ -36,11 +37,17 @@ class PromiseWarning(UserWarning):
     """A promise that no schedule keeps for any request; said once a process for each promise, workload and cost."""
 
 
-def instance(scenario: Scenario, case: int) -> Instance:
+def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = None) -> Instance:
     """The case of that number in the scenario's split; the same for ever, read-only, shared by all its users.
 
+    Args:
+        scenario: where.
+        case: its number.
+        client_of: (n,) queue of each request, in place of the scenario's assignment; such an instance is not kept.
+
     Raises:
-        ConfigError: not a case number.
+        ConfigError: not a case number; an assignment that does not name one client for each request, or one for a
+            shared queue.
         WorkloadError: lengths that the workload does not predict.
 
     Warns:
@@ -48,6 +55,8 @@ def instance(scenario: Scenario, case: int) -> Instance:
     """
     # Before the cache, to which True and 1.0 are 1.
     _, case = check_case(scenario.split, case)
+    if client_of is not None:
+        return _build(scenario, case, np.asarray(client_of))
     key = scenario, case, getattr(scenario.source, "version", None)
     with _lock:
         found = _instances.get(key)
@@ -59,14 +68,16 @@ def instance(scenario: Scenario, case: int) -> Instance:
     return found
 
 
-def _build(scenario: Scenario, case: int) -> Instance:
+def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Instance:
     requests = scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests)
     if scenario.load is not None:
         requests = _at_load(scenario, requests)
     guess = estimates(scenario, case, requests)
     cost = scenario.cost_model
     queues = None
-    if scenario.queue == "client":
+    if client_of is not None:
+        queues = _checked(client_of, scenario, len(requests))
+    elif scenario.queue == "client":
         queues = stored_assignment(
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
@@ -84,10 +95,33 @@ def _build(scenario: Scenario, case: int) -> Instance:
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
         promises=promised,
+        kv_cache=kv_cache(scenario),
     )
     if promised is not None:
         _warn_of(promised, scenario, case, requests)
     return built
+
+
+def _checked(client_of: NDArray[Any], scenario: Scenario, num_requests: int) -> NDArray[np.int32]:
+    """The assignment, if it is one.
+
+    Raises:
+        ConfigError: it is not, or the scenario has no client queues.
+    """
+    if scenario.queue != "client":
+        raise ConfigError(f"client_of with queue = {scenario.queue!r}: set queue='client', or leave it out.")
+    if client_of.shape != (num_requests,) or client_of.dtype.kind not in "iu":
+        raise ConfigError(
+            f"client_of of shape {client_of.shape} and dtype {client_of.dtype}: give {num_requests} whole numbers, the "
+            "client of each request."
+        )
+    bad = np.flatnonzero((client_of < 0) | (client_of >= scenario.num_clients))
+    if bad.size:
+        raise ConfigError(
+            f"client_of[{bad[0]}] = {client_of[bad[0]]} is out of range: clients are numbered from 0 to "
+            f"{scenario.num_clients - 1}."
+        )
+    return client_of.astype(np.int32)
 
 
 def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Requests) -> None:
@@ -156,6 +190,22 @@ def promises(scenario: Scenario, num_requests: int) -> Promises | None:
         left_out,
         num_requests - left_out,
         scenario.choose_order,
+    )
+
+
+def kv_cache(scenario: Scenario) -> KVCache | None:
+    """What the KV cache of the scenario holds; ``None`` where it is no limit."""
+    if scenario.kv_budget_tokens is None:
+        return None
+    bandwidth = scenario.kv_swap_gb_per_s  # 10^9 bytes/s are one byte/ns
+    return KVCache(
+        scenario.kv_budget_tokens,
+        scenario.kv_block_tokens,
+        math.ceil(scenario.kv_watermark * scenario.kv_budget_tokens),
+        scenario.kv_admission,
+        scenario.kv_reserve_tokens or 0,
+        0 if bandwidth is None else max(1, round(scenario.kv_bytes_per_token / bandwidth)),
+        CAP_LEVELS if scenario.choose_cap else 0,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.core import layout
-from llmsched_env.core.episode import MAX_CLOCK_S
+from llmsched_env.core.instance import MAX_CLOCK_S
 from llmsched_env.core.layout import Records
 from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, measure
 from llmsched_env.errors import ConfigError
@@ -197,15 +197,17 @@ def worst_token_gaps_ns(simulator: Simulator, output: NDArray[np.int64]) -> NDAr
     """(n,) longest time between two tokens of each completed request with more than one; 0 for the others.
 
     Token k of a request ends with decode ``decode + k`` of the episode; gaps between decodes are shared by all clients,
-    so a request's worst is a range maximum over decodes (a table of maxima over powers of two), and its first gap.
+    so a request's worst is a range maximum over decodes (a table of maxima over powers of two), and its first gap. Of
+    a preempted request all that came before it went on for the last time was noted as it came.
     """
     served, log = simulator.served, simulator.log
     ends = log["end_ns"][log["prefill"] == 0]
     before = int(simulator.view.decodes) - len(ends)  # a fork's recording begins late
-    worst = np.zeros(len(served), np.int64)
-    rows = np.flatnonzero((served["completion_ns"] > 0) & (served["first_token_ns"] > 0) & (output > 1))
-    first, count = served["decode"][rows] - before, output[rows] - 2
-    worst[rows] = ends[first] - served["first_token_ns"][rows]
+    done = (served["completion_ns"] > 0) & (served["first_token_ns"] > 0)
+    worst = np.where(done, served["gap_ns"], 0)  # of a preempted request: up to when it went on
+    rows = np.flatnonzero(done & (output > served["tokens"]))
+    first, count = served["decode"][rows] - before, output[rows] - served["tokens"][rows] - 1
+    worst[rows] = np.maximum(worst[rows], ends[first] - served["token_ns"][rows])
     later = count > 0
     rows, first, count = rows[later], first[later], count[later]
     level = np.diff(ends)  # level[i]: gap between decodes i and i + 1; then maxima over 2, 4, ... of them

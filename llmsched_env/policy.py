@@ -81,6 +81,6 @@ class Policy(Protocol):
 
 def features(view: View) -> NDArray[np.float32]:
     """(26,) float32, (33,) with promises: the observation that the environments give for this view."""
-    out = np.empty(len(feature_table(view.ttft_ns > 0)), np.float32)
+    out = np.empty(len(feature_table(view.ttft_ns > 0, view.kv_budget > 0)), np.float32)
     observe(view, out)
     return out

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.actions import outside_space
-from llmsched_env.core.episode import Instance, Memory
+from llmsched_env.core.episode import Memory
 from llmsched_env.core.futures import count_emitted, end_arrivals, refill
+from llmsched_env.core.instance import Instance
 from llmsched_env.core.layout import ESTIMATE, OUTPUT, Records, View
 from llmsched_env.core.loops import advance_once, has_choice, run_rule
 from llmsched_env.core.reward import charge

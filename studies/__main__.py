@@ -17,7 +17,7 @@ from studies.study import Options, Study, run
 
 def _parser() -> argparse.ArgumentParser:
     usual = Options()
-    listed = "\n".join(f"  {study.name:14} {study.question}" for study in STUDIES.values())
+    listed = "\n".join(f"  {study.name:18} {study.question}" for study in STUDIES.values())
     parser = argparse.ArgumentParser(
         prog="python -m studies",
         description=__doc__,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from studies.study import Study
+from studies import cost_check, kv_memory, uncertain_lengths
 
 __all__ = ["STUDIES"]
 
-_ALL: tuple[Study, ...] = ()
-STUDIES = {study.name: study for study in _ALL}
+STUDIES = {study.name: study for study in (cost_check.STUDY, uncertain_lengths.STUDY, kv_memory.STUDY)}

@@ -75,11 +75,12 @@ class Job(NamedTuple):
 
 @functools.cache
 def _code(file: str) -> str:
-    """Hash of a file and of the policies."""
-    digest = hashlib.sha256(Path(file).read_bytes())
-    for source in sorted(Path(baselines.__file__).parent.iterdir()):
-        if source.suffix in (".py", ".json"):
-            digest.update(source.read_bytes())
+    """Hash of the folder of a file, and of the policies."""
+    digest = hashlib.sha256()
+    for folder in (Path(file).parent, Path(baselines.__file__).parent):
+        for source in sorted(folder.iterdir()):
+            if source.suffix in (".py", ".json"):
+                digest.update(source.read_bytes())
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from llmsched_env.config import ORDERS
-from llmsched_env.core.episode import Instance, Promises
+from llmsched_env.core.instance import Instance, KVCache, Promises
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.cost import CostModel
 from llmsched_env.offline import lb1_ns
@@ -46,6 +46,7 @@ class Case:
     tpot_ns: int = 0
     uncounted: int = 0
     choose_order: bool = False
+    kv_cache: KVCache | None = None
 
     def __post_init__(self) -> None:
         if not self.estimates:
@@ -89,6 +90,7 @@ class Case:
             stealing=self.stealing,
             bound_ns=lb1_ns(self.requests, self.num_clients, self.cost),
             promises=self.promises,
+            kv_cache=self.kv_cache,
             **options,
         )
 
@@ -158,6 +160,28 @@ def promised_cases(draw: st.DrawFn) -> Case:
         uncounted=draw(st.integers(0, (n - 1) // 2)),
         choose_order=draw(st.booleans()),
     )
+
+
+@st.composite
+def memory_cases(draw: st.DrawFn) -> Case:
+    """Cases on a shared queue, with and without promises, with a KV cache that is mostly too small for all clients."""
+    case = draw(st.one_of(promised_cases(), cases()))
+    case = replace(case, queues=None, stealing=False)
+    block = draw(st.sampled_from([1, 1, 4, 16]))
+    most = max(-(-(p + n) // block) * block for p, n in zip(case.prompts, case.outputs, strict=True))
+    if case.levels:
+        case = replace(case, levels=(*case.levels, (case.levels[-1][0] + most, 700)))
+    caps = 0 if case.choose_order else draw(st.sampled_from([0, 4]))
+    cache = KVCache(
+        most + draw(st.one_of(st.integers(0, 12), st.integers(0, 80))),
+        block,
+        headroom_tokens=draw(st.sampled_from([0, 0, 5])),
+        admission=draw(st.sampled_from(["fits", "fits", "reserve", "predicted"])),
+        reserve_tokens=draw(st.sampled_from([0, 0, 6, 30])),
+        swap_token_ns=draw(st.sampled_from([0, 0, 3])),
+        cap_levels=caps,
+    )
+    return replace(case, kv_cache=cache)
 
 
 def seeded_case(seed: int, **changes: Any) -> Case:

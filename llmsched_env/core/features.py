@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.jit import jit
 
-__all__ = ["FEATURES", "NUM_FEATURES", "PROMISE_FEATURES", "Feature", "feature_table", "observe"]
+__all__ = ["FEATURES", "MEMORY_FEATURES", "NUM_FEATURES", "PROMISE_FEATURES", "Feature", "feature_table", "observe"]
 
 
 class Feature(NamedTuple):
@@ -70,12 +70,22 @@ PROMISE_FEATURES: tuple[Feature, ...] = (
 )
 """What follows where requests are promised a TTFT S1 and a TPOT S2."""
 
+MEMORY_FEATURES: tuple[Feature, ...] = (
+    Feature("kv_used", "U / M: share of the KV cache that is allocated"),
+    Feature("kv_pace", "16 g / (16 g + M - U), g the tokens that a decode now would take"),
+    Feature("kv_due", "min(1, (U + r A) / M), r the mean expected decodes to go: were nobody else let in"),
+    Feature("kv_batch", "min(1, (prompt tokens of that batch + its expected output) / M)"),
+    Feature("kv_waiting", "w / (w + M), w the prompt tokens and expected output tokens that wait"),
+    Feature("preempted", "E / (E + J): requests that have started, and wait to go on"),
+)
+"""What follows where the KV cache holds M tokens, U of which are allocated."""
+
 NUM_FEATURES = len(FEATURES)
 
 
-def feature_table(promises: bool) -> tuple[Feature, ...]:
-    """The observation, entry by entry, without or with promises."""
-    return FEATURES + PROMISE_FEATURES if promises else FEATURES
+def feature_table(promises: bool, memory: bool = False) -> tuple[Feature, ...]:
+    """The observation, entry by entry, without or with promises, then without or with a KV cache."""
+    return FEATURES + (PROMISE_FEATURES if promises else ()) + (MEMORY_FEATURES if memory else ())
 
 
 @jit
@@ -101,10 +111,27 @@ def _observe_promises(v: Any, out: NDArray[np.float32]) -> None:
 
 
 @jit
+def _observe_memory(v: Any, out: NDArray[np.float32], first: int) -> None:
+    """Write `MEMORY_FEATURES` to ``out[first:]``."""
+    budget = np.float64(v.kv_budget)
+    used = np.float64(v.kv_used)
+    pace = 16.0 * v.kv_growth
+    waiting = np.float64(v.waiting_tokens + v.waiting_work)
+    out[first] = used / budget
+    out[first + 1] = pace / (pace + budget - used) if pace > 0 else 0.0
+    out[first + 2] = min(1.0, (used + v.remaining) / budget)
+    out[first + 3] = min(1.0, np.float64(v.batch_tokens + v.batch_work) / budget)
+    out[first + 4] = waiting / (waiting + budget)
+    out[first + 5] = v.preempted / (v.preempted + np.float64(v.num_clients))
+
+
+@jit
 def observe(v: Any, out: NDArray[np.float32]) -> None:
-    """Write the features of view ``v`` to ``out``, (26,) float32, or (33,) where promises are made."""
+    """Write the features of view ``v`` to ``out``: (26,) float32, 7 more with promises, 6 more with a KV cache."""
     if v.ttft_ns > 0:
         _observe_promises(v, out)
+    if v.kv_budget > 0:
+        _observe_memory(v, out, 33 if v.ttft_ns > 0 else 26)
     clients = np.float64(v.num_clients)
     share = 1.0 / clients
     mean = v.mean_output_tokens
@@ -114,7 +141,7 @@ def observe(v: Any, out: NDArray[np.float32]) -> None:
     charge = np.float64(v.alpha_decode_ns) * np.float64(v.idle_charge)
     ahead = charge + np.float64(v.alpha_decode_ns) * np.float64(v.ready)
     fixed = np.float64(v.alpha_prefill_ns + v.alpha_decode_ns)
-    released = np.float64(v.completed + v.active + v.waiting)
+    released = np.float64(v.completed + v.active + v.waiting + v.preempted)
 
     out[0] = active * share
     out[1] = v.ready * share

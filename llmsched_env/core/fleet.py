@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.core.episode import Instance
 from llmsched_env.core.features import NUM_FEATURES, observe
+from llmsched_env.core.instance import Instance
 from llmsched_env.core.layout import (
     BUCKET,
     CASE_ADDRESSES,
@@ -36,7 +36,7 @@ from llmsched_env.core.layout import (
 )
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, OBSERVE, OVER, TERMINATED, TRUNCATED, step_episode
 from llmsched_env.core.measure import MEASURED, measure
-from llmsched_env.core.memory import bits_at, clients_at, ring_at, started_at, tournament_at
+from llmsched_env.core.memory import bits_at, clients_at, kv_at, ring_at, started_at, tournament_at
 from llmsched_env.core.pointers import array_at, prefetch
 from llmsched_env.jit import inlined, jit
 
@@ -249,10 +249,12 @@ def _place(fleet: int, copy: int) -> None:
     k.own_ready_address += move
     k.stale_address += move
     k.ranked_address += move
+    k.preempted_address += move
     k.ring_address = base + 8 * k.bit_words
     k.clients_address = k.ring_address + RING_BYTES * (k.ring_mask + 1)
     k.tournament_address = k.clients_address + CLIENT_BYTES * k.num_clients
     k.started_address = k.tournament_address + NODE_BYTES * k.num_nodes
+    k.kv_address = k.started_address + (8 * k.num_clients if k.serving else 0)
 
 
 @jit
@@ -272,6 +274,8 @@ def load_copy(fleet: int, out: int, copy: int, source: int) -> None:
         tournament_at(k)[:, :] = tournament_at(setup)
     if k.serving:
         started_at(k)[:] = started_at(setup)
+    if k.kv_budget > 0:
+        kv_at(k)[:] = kv_at(setup)
     _, flags[copy] = step_episode(views[copy], states[copy], k, OBSERVE, _observations_at(out)[copy])
     _tell(out, copy, flags[copy])
 
@@ -294,7 +298,7 @@ def observe_copies(fleet: int, out: int) -> None:
 
 @jit
 def measure_copies(fleet: int, copies: NDArray[np.int64], out: NDArray[np.float64]) -> None:
-    """Write what each of ``copies`` achieved to its column of ``out``, (16, count)."""
+    """Write what each of ``copies`` achieved to its column of ``out``, (18, count)."""
     for i in copies:
         measure(views_at(fleet)[i], states_at(fleet)[i], setups_at(fleet)[i], out[:, i])
 
@@ -406,7 +410,7 @@ class Fleet:
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(16, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
+        """(18, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
         out = np.zeros((len(MEASURED), self.count))
         measure_copies(self.address, copies, out)
         return out

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.core.bitset import find_from
+from llmsched_env.core.kv import emitted_at
 from llmsched_env.core.layout import BUCKET, DUE, ESTIMATE, EXPECTED, HELD, NEXT, OUTPUT, PROMPT, RUNNING
 from llmsched_env.core.memory import clients_at, release_order_at, requests_at, ring_at
 from llmsched_env.core.transition import NEVER
@@ -39,6 +40,11 @@ def count_emitted(views: Any, states: Any, setups: Any, out: NDArray[np.int32]) 
     while position >= 0:
         out[position] = 0
         position = find_from(k.waiting_address, k.num_requests, position + 1)
+    if v.preempted > 0:
+        position = find_from(k.preempted_address, k.num_requests, 0)
+        while position >= 0:
+            out[position] = emitted_at(k)[position]
+            position = find_from(k.preempted_address, k.num_requests, position + 1)
     for i in range(s.next_release, k.num_requests):
         out[release_order[i]] = 0
     for client in range(k.num_clients):

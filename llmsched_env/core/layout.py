@@ -108,6 +108,10 @@ class View(Protocol):
     in_time_release_ns: int  # of the oldest waiting request that is not late; the clock where there is none
     decoding_ns: int  # time since their first token, summed over the active clients
     decoding_tokens: int  # tokens that they have emitted in it
+    kv_budget: int  # tokens that the KV cache holds; 0 where it is not modelled, and then the following are 0, too
+    kv_used: int  # tokens allocated to the active clients, in whole blocks
+    kv_growth: int  # tokens that a decode now would take
+    preempted: int  # requests that have started, and wait to go on
 
 
 VIEW = _record(*((name, _F8 if kind == "float" else _I8) for name, kind in View.__annotations__.items()))
@@ -144,6 +148,22 @@ STATE = _record(
     ("ttft_ns", _I8),
     ("counted_decoded", _I8),  # counted requests complete with more than one token, and their TPOT in sum
     ("tpot_ns", _F8),
+    ("kv_last_started", _I8),  # KV cache: active client that started last, -1 for none
+    ("kv_reserved", _I8),  # tokens set aside for the active clients
+    (
+        "kv_batch",
+        _I8,
+    ),  # scratch: tokens of the batch being composed, growth, those swapped in, what is set aside
+    ("kv_batch_growth", _I8),
+    ("kv_batch_copied", _I8),
+    ("kv_batch_reserved", _I8),
+    ("kv_peak", _I8),  # most tokens allocated so far
+    ("preemptions", _I8),
+    ("resumed_by_prefill", _I8),  # ... of which resumed by another prefill
+    ("recomputed_tokens", _I8),  # tokens that such prefills computed again
+    ("swapped_tokens", _I8),  # tokens copied out or back
+    ("swap_out_ns", _I8),  # time of the copying out that the next iteration waits for
+    ("swap_ns", _I8),  # time of all copying
 )
 
 # What does not change during an episode: the case, the world, and where the arrays of this copy lie. First, and
@@ -200,6 +220,16 @@ SETUP = _record(
     ("ranking_address", _I8),  # ... then: ranks of positions and positions of ranks,
     ("ranked_address", _I8),  # ... and the sets of waiting ranks (orders.py),
     ("ranked_bytes", _I8),  # ... of so many bytes each
+    ("cap_levels", _I8),  # where actions are caps on active clients, how many
+    ("kv_budget", _I8),  # tokens; 0: the KV cache is not modelled
+    ("kv_block", _I8),  # tokens allocated at a time
+    ("kv_headroom", _I8),  # tokens that a prefill leaves free
+    ("kv_admission", _I8),  # index into config.ADMISSIONS
+    ("kv_reserve", _I8),  # output tokens set aside for each request; 0: its estimate
+    ("swap_token_ns", _I8),  # time to copy a token's cache out or back; 0: preempted requests are computed again
+    ("kv_address", _I8),  # KV cache: words of kv.py
+    ("kv_words", _I8),
+    ("preempted_address", _I8),  # the set of preempted positions
 )
 
 # Many copies, side by side: where the parts of each lie.
@@ -272,5 +302,13 @@ LEVEL_COLUMNS = 2
 # Optional recordings: one entry an iteration, one entry a position. Length 0 switches them off.
 ITERATION = _record(("start_ns", _I8), ("end_ns", _I8), ("prefill", _I8), ("clients", _I8))
 SERVED = _record(
-    ("client", _I8), ("prefill_start_ns", _I8), ("first_token_ns", _I8), ("completion_ns", _I8), ("decode", _I8)
+    ("client", _I8),  # that served it last
+    ("prefill_start_ns", _I8),
+    ("first_token_ns", _I8),
+    ("completion_ns", _I8),
+    ("decode", _I8),  # decode count when that client took it
+    ("token_ns", _I8),  # its last token before the decodes that followed: the first one if it was not preempted,
+    ("tokens", _I8),  # ... the how many-th that is,
+    ("gap_ns", _I8),  # ... and the longest time between two of those; 0 for one alone
+    ("preempted_ns", _I8),  # when it was preempted last; 0 for never
 )

@@ -27,13 +27,15 @@ EPISODE_METRICS = (
     "goodput",
     "ttft_s",
     "tpot_s",
+    "preemptions",
+    "kv_peak",
 )
 """What an episode achieved."""
 
 MEASURED = (*EPISODE_METRICS, "bound_s")
 """What :func:`measure` writes, in that order."""
 
-COUNTS = ("prefills", "decodes", "completed")
+COUNTS = ("prefills", "decodes", "completed", "preemptions")
 """Those that are whole numbers."""
 
 MOST = float(2**63 - 1)
@@ -41,11 +43,12 @@ MOST = float(2**63 - 1)
 
 @jit
 def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
-    """Write `MEASURED` of the episode to ``out``, (16,) float64.
+    """Write `MEASURED` of the episode to ``out``, (18,) float64.
 
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
-    client time beyond 292 client-years, request time beyond 292 request-years. The last three are NaN where nothing is
-    promised, and while the episode is not complete: means over those that are would flatter who lets others wait.
+    client time beyond 292 client-years, request time beyond 292 request-years. Goodput, TTFT and TPOT are NaN where
+    nothing is promised, and while the episode is not complete: means over those that are would flatter who lets others
+    wait. The peak is NaN where the KV cache is not modelled.
     """
     clock_ns = np.float64(v.clock_ns)
     slots_ns = np.float64(k.num_clients) * clock_ns
@@ -54,7 +57,8 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
     busy = s.busy_client_ns / slots_ns if slots_ns > 0 else 0.0
     if slots_ns > MOST:
         busy = np.nan
-    tokens = v.decodes * k.num_clients - s.idle_client_decodes + v.completed + v.active
+    by_prefill = v.completed + v.active + v.preempted + s.resumed_by_prefill
+    tokens = v.decodes * k.num_clients - s.idle_client_decodes + by_prefill
     out[0] = clock_ns / 1e9 if done else np.nan
     out[1] = clock_ns / 1e9
     out[2] = busy
@@ -72,4 +76,6 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
     exact = done and s.counted_started > 0 and np.float64(s.counted_started) * clock_ns <= MOST
     out[13] = s.ttft_ns / s.counted_started / 1e9 if exact else np.nan
     out[14] = s.tpot_ns / s.counted_decoded / 1e9 if done and s.counted_decoded > 0 else np.nan
-    out[15] = k.bound_ns / 1e9
+    out[15] = s.preemptions
+    out[16] = s.kv_peak / k.kv_budget if k.kv_budget > 0 else np.nan
+    out[17] = k.bound_ns / 1e9

@@ -28,6 +28,7 @@ __all__ = [
     "bits_at",
     "clients_at",
     "copy_episode",
+    "kv_at",
     "levels_at",
     "log_at",
     "ranking_at",
@@ -102,6 +103,12 @@ def started_at(k: Any) -> Any:
 
 
 @inlined
+def kv_at(k: Any) -> Any:
+    """(kv_words,) int64; only where ``k.kv_budget`` is not 0."""
+    return array_at(k.kv_address, (k.kv_words,), np.int64)
+
+
+@inlined
 def log_at(k: Any) -> Any:
     """(log_capacity,) `ITERATION`."""
     return array_at(k.log_address, (k.log_capacity,), ITERATION)
@@ -125,3 +132,5 @@ def copy_episode(views: Any, states: Any, setups: Any, source: int, target: int)
         tournament_at(setups[target])[:, :] = tournament_at(setups[source])
     if setups[source].serving:
         started_at(setups[target])[:] = started_at(setups[source])
+    if setups[source].kv_budget > 0:
+        kv_at(setups[target])[:] = kv_at(setups[source])

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.core.bitset import find_from, insert, remove
+from llmsched_env.core.kv import admit, begin_batch, emitted_at
 from llmsched_env.core.layout import END, ESTIMATE, HEAD, PROMPT, QUEUE, QUEUE_WORK, RUNNING
 from llmsched_env.core.memory import clients_at, release_ns_at, release_order_at, requests_at
 from llmsched_env.core.orders import enlist, following
 from llmsched_env.core.stealing import changed
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["join_heads", "leave_heads", "preview", "release", "take"]
+__all__ = ["join_heads", "leave_heads", "next_in_line", "preview", "release", "resume", "take"]
 
 Ints = NDArray[np.int32]
 Record = Any
@@ -66,6 +67,28 @@ def take(s: Record, k: Record, queue: int, position: int, client: int) -> None:
             if head >= 0:
                 join_heads(s, k, requests, head)
     clients[queue, HEAD] = head
+
+
+@inlined
+def resume(v: Record, k: Record, position: int, client: int) -> None:
+    """Remove a preempted request from the line for ``client``: busy from here on."""
+    remove(k.preempted_address, k.num_requests, position)
+    remove(k.idle_address, k.num_clients, client)
+    v.preempted -= 1
+
+
+@jit
+def next_in_line(s: Record, k: Record, order: int, position: int) -> int:
+    """Where the KV cache is a budget: who comes after ``position``, or -1; the first one after -1.
+
+    Preempted requests in queue order, then those that have not started, in ``order``.
+    """
+    if position < 0 or emitted_at(k)[position] > 0:
+        found = find_from(k.preempted_address, k.num_requests, position + 1)
+        if found >= 0:
+            return found
+        position = -1
+    return following(s, k, order, position)
 
 
 @jit
@@ -127,6 +150,38 @@ def _preview_in_order(v: Record, s: Record, k: Record) -> None:
         v.batch_work += requests[position, ESTIMATE]
 
 
+@jit
+def _preview_in_memory(v: Record, s: Record, k: Record) -> None:
+    """The same where the KV cache is a budget: ready are as many idle clients as it lets in, were there no cap."""
+    requests = requests_at(k)
+    emitted = emitted_at(k)
+    v.ready = 0
+    v.batch_requests = 0
+    v.batch_tokens = 0
+    v.batch_work = 0
+    s.kv_batch_copied = 0
+    most = min(v.idle, v.waiting + v.preempted)
+    position = -1
+    full = False
+    begin_batch(v, s, k)
+    while v.ready < most:
+        position = next_in_line(s, k, k.order, position)
+        if not admit(v, s, k, position):
+            return
+        v.ready += 1
+        context = requests[position, PROMPT] + emitted[position]
+        swapped = emitted[position] > 0 and k.swap_token_ns > 0
+        full = full or (not swapped and v.batch_tokens > 0 and v.batch_tokens + context > k.token_cap)
+        if full:
+            continue
+        v.batch_requests += 1
+        v.batch_work += max(1, requests[position, ESTIMATE] - emitted[position])
+        if swapped:
+            s.kv_batch_copied += context
+        else:
+            v.batch_tokens += context
+
+
 @inlined
 def preview(v: Record, s: Record, k: Record) -> None:
     """What a prefill now would hold.
@@ -137,6 +192,9 @@ def preview(v: Record, s: Record, k: Record) -> None:
     """
     clients = clients_at(k)
     requests = requests_at(k)
+    if k.kv_budget > 0:
+        _preview_in_memory(v, s, k)
+        return
     if k.shared_queue:
         v.ready = min(v.idle, v.waiting)
         if k.order != 0:

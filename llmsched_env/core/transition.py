@@ -16,6 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.core.bitset import contains, find_from, insert
+from llmsched_env.core.kv import (
+    admit,
+    begin_batch,
+    emitted_at,
+    first_token_ns_at,
+    free_memory,
+    hold_memory,
+    next_growth,
+)
 from llmsched_env.core.layout import (
     BATCH,
     BUCKET,
@@ -40,10 +49,12 @@ from llmsched_env.core.memory import (
     requests_at,
     ring_at,
     served_at,
+    started_at,
 )
 from llmsched_env.core.orders import following
 from llmsched_env.core.promises import end_decoding, leave_queue, note_late, start_decoding
-from llmsched_env.core.queues import join_heads, preview, release, take
+from llmsched_env.core.queues import join_heads, next_in_line, preview, release, resume, take
+from llmsched_env.core.recording import note_preemption, note_resumption, note_start
 from llmsched_env.core.stealing import blocks_needed, changed, victim
 from llmsched_env.jit import inlined, jit
 
@@ -95,6 +106,8 @@ def start_episode(v: Record, s: Record, k: Record) -> None:
     v.token_cap = k.token_cap
     v.ttft_ns = k.ttft_ns
     v.tpot_ns = k.tpot_ns
+    v.kv_budget = k.kv_budget
+    s.kv_last_started = -1
     s.min_active = k.num_clients
     s.min_batch_tokens = np.int64(2**62)
     _settle(v, s, k)
@@ -109,8 +122,9 @@ def advance(
 ) -> None:
     """Run one iteration, then release what has arrived, or jump to the next arrival where nothing is left to do.
 
-    Action 0 is a decode; 1 and above are prefills, one for each order to choose from. An infeasible action is replaced
-    by a feasible one, a prefill by the first order, and counted. The episode must not be over.
+    Action 0 is a decode; 1 and above are prefills, one for each order or cap on active clients to choose from. An
+    infeasible action is replaced by a feasible one, a prefill by the first of these, and counted. The episode must not
+    be over.
     """
     if action >= PREFILL:
         if v.ready == 0:
@@ -123,7 +137,7 @@ def advance(
     busy = v.active
     changed = True
     if action >= PREFILL:
-        busy = _prefill(v, s, k, k.order + action - PREFILL)
+        busy = _prefill(v, s, k, action)
     else:
         changed = _decode(v, s, k)
     if k.log_capacity > 0:
@@ -133,7 +147,7 @@ def advance(
         entry.prefill = action >= PREFILL
         entry.clients = busy
         s.logged += 1
-    if changed or s.next_release_ns <= v.clock_ns or k.serving:
+    if changed or s.next_release_ns <= v.clock_ns or k.serving or k.kv_budget > 0:
         _settle(v, s, k)
 
 
@@ -146,7 +160,8 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
     duration = v.decode_ns
     v.clock_ns += duration
     s.busy_client_ns += duration * active
-    s.request_ns += duration * (v.waiting + active)
+    s.request_ns += duration * (v.waiting + v.preempted + active)
+    s.swap_out_ns = 0
     s.idle_client_decodes += v.idle
     v.idle_charge += v.ready
     v.decodes += 1
@@ -156,6 +171,9 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
     if k.serving:
         v.decoding_ns += duration * active
         v.decoding_tokens += active
+    if k.kv_budget > 0:
+        v.kv_used += v.kv_growth
+        s.kv_peak = max(s.kv_peak, v.kv_used)
 
     # What is expected moves one decode nearer: each window takes in its far end and gives up its near one.
     now = v.decodes
@@ -201,8 +219,17 @@ def _decode(v: Record, s: Record, k: Record) -> bool:
 
 
 @inlined
-def _prefill(v: Record, s: Record, k: Record, order: int) -> int:
-    """Take in ``order``, one of `ORDER_CODES` (0 without promises). Returns the number of clients that took part."""
+def _prefill(v: Record, s: Record, k: Record, action: int) -> int:
+    """Take requests as ``action`` says. Returns the number of clients that took part."""
+    order = k.order  # one of `ORDER_CODES`; 0 without promises
+    most = k.num_clients
+    if k.cap_levels > 0:
+        level = k.cap_levels + PREFILL - action
+        most = max(1, -(-level * k.num_clients // k.cap_levels) - v.active)
+    else:
+        order += action - PREFILL
+    if k.kv_budget > 0:
+        return _prefill_in_memory(v, s, k, order, most)
     clients = clients_at(k)
     requests = requests_at(k)
     start_ns = v.clock_ns
@@ -216,7 +243,7 @@ def _prefill(v: Record, s: Record, k: Record, order: int) -> int:
     takers = k.idle_address if k.shared_queue or k.stealing else k.own_ready_address
     client = find_from(takers, k.num_clients, 0)
     position = -1
-    while client >= 0 and waiting > 0:
+    while client >= 0 and waiting > 0 and count < most:
         if k.shared_queue:
             queue = 0
         elif clients[client, HEAD] >= 0:
@@ -240,26 +267,13 @@ def _prefill(v: Record, s: Record, k: Record, order: int) -> int:
         waiting -= 1
         client = find_from(takers, k.num_clients, client + 1)
 
-    duration = prefill_duration(k, tokens)
-    v.clock_ns += duration
-    v.prefills += 1
-    v.consecutive_prefills += 1
-    v.last_prefill_decode = v.decodes
-    v.idle_charge = 0
-    v.last_prefill_ns = duration
-    v.idle -= count
-    v.active = active + count
     v.waiting = waiting
-    if k.serving:
-        v.decoding_ns += duration * active
     v.waiting_tokens -= tokens
     v.waiting_work -= work
     v.context_tokens += tokens + count
-    s.prefill_time_ns += duration
-    s.busy_client_ns += duration * count
-    s.request_ns += duration * in_system
-    s.max_batch_tokens = max(s.max_batch_tokens, tokens)
-    s.min_batch_tokens = min(s.min_batch_tokens, tokens)
+    _spend_prefill(v, s, prefill_duration(k, tokens), tokens, count, in_system)
+    if k.serving:
+        v.decoding_ns += v.last_prefill_ns * active
     s.window_from = 0
     s.window_full = 0
     v.batch_requests = 0
@@ -269,7 +283,7 @@ def _prefill(v: Record, s: Record, k: Record, order: int) -> int:
     held = 0
     for i in range(count):
         client = clients[i, BATCH]
-        if _start(v, s, k, client, start_ns):
+        if _start(v, s, k, client, start_ns, 1, False):
             finished += 1
             held += clients[client, HELD]
     if finished > 0:
@@ -279,22 +293,178 @@ def _prefill(v: Record, s: Record, k: Record, order: int) -> int:
 
 
 @inlined
-def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
-    """End of its prefill: the request has its first token. Returns whether that was the only one."""
+def _spend_prefill(v: Record, s: Record, duration: int, tokens: int, count: int, in_system: int) -> None:
+    """Count a prefill of ``tokens`` that ``count`` clients took part in."""
+    v.clock_ns += duration
+    v.prefills += 1
+    v.consecutive_prefills += 1
+    v.last_prefill_decode = v.decodes
+    v.idle_charge = 0
+    v.last_prefill_ns = duration
+    v.idle -= count
+    v.active += count
+    s.prefill_time_ns += duration
+    s.busy_client_ns += duration * count
+    s.request_ns += duration * in_system
+    if tokens > 0:
+        s.max_batch_tokens = max(s.max_batch_tokens, tokens)
+        s.min_batch_tokens = min(s.min_batch_tokens, tokens)
+
+
+@jit
+def _prefill_in_memory(v: Record, s: Record, k: Record, order: int, most: int) -> int:
+    """As :func:`_prefill` on a shared queue, where the KV cache is a budget: preempted requests first.
+
+    Where the first in this order does not fit, it goes by the order of action 1, in which somebody does.
+    """
+    clients = clients_at(k)
+    requests = requests_at(k)
+    emitted = emitted_at(k)
+    start_ns = v.clock_ns
+    active = v.active
+    in_system = v.waiting + v.preempted + active
+    computed = 0  # tokens that are prefilled
+    copied = 0  # tokens that are swapped in
+    count = 0
+    position = -1
+    client = find_from(k.idle_address, k.num_clients, 0)
+    begin_batch(v, s, k)
+    if not admit(v, s, k, next_in_line(s, k, order, -1)):
+        order = k.order
+    begin_batch(v, s, k)
+    while client >= 0 and count < most:
+        position = next_in_line(s, k, order, position)
+        if position < 0:
+            break
+        before = emitted[position]
+        context = requests[position, PROMPT] + before
+        swapped = before > 0 and k.swap_token_ns > 0
+        if not swapped and computed > 0 and computed + context > k.token_cap:
+            break
+        if not admit(v, s, k, position):
+            break
+        if before > 0:
+            resume(v, k, position, client)
+        else:
+            v.waiting_tokens -= requests[position, PROMPT]
+            v.waiting_work -= requests[position, ESTIMATE]
+            take(s, k, 0, position, client)
+            if k.serving:
+                leave_queue(v, s, k, position)
+            v.waiting -= 1
+        clients[client, RUNNING] = position
+        clients[count, BATCH] = client
+        if swapped:
+            copied += context
+        else:
+            computed += context
+        count += 1
+        client = find_from(k.idle_address, k.num_clients, client + 1)
+
+    copying_ns = copied * k.swap_token_ns
+    duration = s.swap_out_ns + copying_ns + (prefill_duration(k, computed) if computed > 0 else 0)
+    s.swap_out_ns = 0
+    s.swap_ns += copying_ns
+    s.swapped_tokens += copied
+    _spend_prefill(v, s, duration, computed, count, in_system)
+    if k.serving:
+        v.decoding_ns += duration * active
+    for i in range(count):
+        client = clients[i, BATCH]
+        position = clients[client, RUNNING]
+        tokens = emitted[position]
+        if tokens == 0 or k.swap_token_ns == 0:
+            tokens += 1
+        context = requests[position, PROMPT] + tokens
+        v.context_tokens += context
+        hold_memory(v, s, k, client, context)
+        clients[client, DUE] = v.decodes + requests[position, ESTIMATE] - tokens
+    finished = 0
+    held = 0
+    for i in range(count):
+        client = clients[i, BATCH]
+        position = clients[client, RUNNING]
+        tokens = v.decodes - clients[client, DUE] + requests[position, ESTIMATE]
+        before = emitted[position]
+        if before > 0 and k.swap_token_ns == 0:
+            s.resumed_by_prefill += 1
+            s.recomputed_tokens += requests[position, PROMPT] + before
+        if _start(v, s, k, client, start_ns, tokens, before > 0):
+            finished += 1
+            held += clients[client, HELD]
+    if finished > 0:
+        _leave(v, finished, held)
+    s.max_active = max(s.max_active, v.active)
+    return count
+
+
+@inlined
+def _preempt(v: Record, s: Record, k: Record, client: int) -> None:
+    """Take its request off an active client: it waits before all others, and goes on from what it has emitted."""
+    clients = clients_at(k)
+    ring = ring_at(k)
+    position = clients[client, RUNNING]
+    requests = requests_at(k)
+    due = clients[client, DUE]
+    tokens = v.decodes - due + requests[position, ESTIMATE]
+    slot = (v.decodes + requests[position, OUTPUT] - tokens) & k.ring_mask
+    if ring[slot, BUCKET] == client:
+        ring[slot, BUCKET] = clients[client, NEXT]
+    else:
+        other = ring[slot, BUCKET]
+        while clients[other, NEXT] != client:
+            other = clients[other, NEXT]
+        clients[other, NEXT] = clients[client, NEXT]
+    if due > v.decodes:
+        _forget(v, ring, due - v.decodes, due & k.ring_mask)
+    else:
+        v.overdue -= 1
+    context = requests[position, PROMPT] + tokens
+    emitted_at(k)[position] = tokens
+    if k.serving:
+        first_token_ns_at(k)[position] = started_at(k)[client]
+        v.decoding_ns -= v.clock_ns - started_at(k)[client]
+        v.decoding_tokens -= tokens - 1
+    if k.served_address != 0:
+        note_preemption(v, s, k, position)
+    free_memory(v, s, k, client, context)
+    copying_ns = context * k.swap_token_ns
+    if copying_ns > 0:
+        s.swap_out_ns += copying_ns
+        s.swap_ns += copying_ns
+        s.swapped_tokens += context
+    v.context_tokens -= context
+    v.active -= 1
+    v.idle += 1
+    v.preempted += 1
+    s.preemptions += 1
+    clients[client, RUNNING] = -1
+    clients[client, DUE] = 0
+    insert(k.idle_address, k.num_clients, client)
+    insert(k.preempted_address, k.num_requests, position)
+
+
+@inlined
+def _start(v: Record, s: Record, k: Record, client: int, start_ns: int, tokens: int, resumed: bool) -> bool:
+    """End of its prefill: the request has so many output tokens. Returns whether they are all."""
     clients = clients_at(k)
     ring = ring_at(k)
     requests = requests_at(k)
     position = clients[client, RUNNING]
-    decodes = requests[position, OUTPUT] - 1
-    clients[client, HELD] = requests[position, PROMPT] + decodes + 1
+    decodes = requests[position, OUTPUT] - tokens
+    clients[client, HELD] = requests[position, PROMPT] + requests[position, OUTPUT]
     if k.served_address != 0:
-        entry = served_at(k)[position]
-        entry.client = client
-        entry.prefill_start_ns = start_ns
-        entry.first_token_ns = v.clock_ns
-        entry.decode = v.decodes
+        if resumed:
+            note_resumption(v, k, client, position, tokens)
+        else:
+            note_start(v, k, client, position, start_ns)
     if k.serving:
-        start_decoding(v, s, k, client, position)
+        if resumed:
+            started_at(k)[client] = first_token_ns_at(k)[position]
+            v.decoding_ns += v.clock_ns - started_at(k)[client]
+            v.decoding_tokens += tokens - 1
+        else:
+            start_decoding(v, s, k, client, position)
     if decodes == 0:
         _complete(v, s, k, client)
         return True
@@ -302,8 +472,8 @@ def _start(v: Record, s: Record, k: Record, client: int, start_ns: int) -> bool:
     slot = (v.decodes + decodes) & mask
     clients[client, NEXT] = ring[slot, BUCKET]
     ring[slot, BUCKET] = client
-    expected = requests[position, ESTIMATE] - 1
-    if expected == 0:
+    expected = requests[position, ESTIMATE] - tokens
+    if expected <= 0:
         v.overdue += 1
         return False
     ring[(v.decodes + expected) & mask, EXPECTED] += 1
@@ -352,6 +522,8 @@ def _complete(v: Record, s: Record, k: Record, client: int) -> None:
         served_at(k)[clients[client, RUNNING]].completion_ns = v.clock_ns
     if k.serving:
         end_decoding(v, s, k, client)
+    if k.kv_budget > 0:
+        free_memory(v, s, k, client, clients[client, HELD])
     clients[client, RUNNING] = -1
     clients[client, DUE] = 0
     insert(k.idle_address, k.num_clients, client)
@@ -376,7 +548,7 @@ def _settle(v: Record, s: Record, k: Record) -> None:
     release_ns = release_ns_at(k)
     if s.next_release < k.num_requests:
         release(v, s, k)
-        if v.active == 0 and v.waiting == 0:
+        if v.active == 0 and v.waiting == 0 and v.preempted == 0:
             target = release_ns[s.next_release]
             s.jump_ns += target - v.clock_ns
             v.clock_ns = target
@@ -384,9 +556,20 @@ def _settle(v: Record, s: Record, k: Record) -> None:
     s.next_release_ns = release_ns[s.next_release] if s.next_release < k.num_requests else NEVER
     if k.serving:
         note_late(v, s, k)
+    if k.kv_budget > 0:
+        v.kv_growth = next_growth(v, k)
+        while v.kv_used + v.kv_growth > k.kv_budget:
+            _preempt(v, s, k, s.kv_last_started)
+            v.kv_growth = next_growth(v, k)
     preview(v, s, k)
-    v.prefill_ns = prefill_duration(k, v.batch_tokens)
+    if k.kv_budget > 0:
+        v.prefill_ns = s.swap_out_ns + s.kv_batch_copied * k.swap_token_ns
+        if v.batch_tokens > 0 or s.kv_batch_copied == 0:
+            v.prefill_ns += prefill_duration(k, v.batch_tokens)
+    else:
+        v.prefill_ns = prefill_duration(k, v.batch_tokens)
     v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * v.active + k.gamma_decode_ns * v.context_tokens
+    v.decode_ns += s.swap_out_ns
     v.oldest_release_ns = v.clock_ns
     if v.waiting > 0 and k.arrivals == 0:
         v.oldest_release_ns = k.first_release_ns

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError, InvalidActionError
+from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance, promises
@@ -22,7 +22,7 @@ from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics
 from llmsched_env.policy import Policy, Start
 from llmsched_env.simulator import Outlook, Simulator
 
-__all__ = ["CoverageWarning", "Evaluation", "case_numbers", "decision_times", "evaluate", "play", "start"]
+__all__ = ["CoverageWarning", "Evaluation", "begin", "case_numbers", "decision_times", "evaluate", "play", "start"]
 
 SIDE_BY_SIDE = 64
 """Episodes that a policy with a method ``together`` is asked about at once, at most: they are all in memory."""
@@ -59,7 +59,13 @@ class Evaluation:
     outside: str | None = None
 
     def estimate(self, metric: str) -> Estimate:
-        """Mean over the cases with its 95 % confidence interval, which for a share stays within 0 and 1."""
+        """Mean over the cases with its 95 % confidence interval, which for a share stays within 0 and 1.
+
+        Raises:
+            UnknownNameError: no such metric.
+        """
+        if metric not in self.columns:
+            raise UnknownNameError("metric", metric, self.columns)
         found = mean_estimate(self.columns[metric])
         if metric not in SHARES:
             return found
@@ -95,12 +101,47 @@ def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -
     return Start(scenario, mean, seed, simulator if policy.clairvoyant else None, outlook)
 
 
-def play(policy: Policy, scenario: Scenario, case: int, *, seed: int = 0, record: bool = False) -> Simulator:
+def begin(policy: Policy, env: Any, *, seed: int = 0) -> None:
+    """Begin the episode that an environment is in, for a policy that is then asked step by step.
+
+    After ``env.reset()``: ``begin(policy, env)``, then ``policy.act(env.unwrapped.simulator.view)`` before each step.
+
+    Args:
+        policy: any policy.
+        env: made by ``gymnasium.make``, wrapped or not.
+        seed: for policies that draw random numbers.
+
+    Raises:
+        EpisodeOverError: before the environment's first reset.
+    """
+    policy.reset(start(policy, env.unwrapped.scenario, env.unwrapped.simulator, seed))
+
+
+def play(
+    policy: Policy,
+    scenario: Scenario,
+    case: int,
+    *,
+    seed: int = 0,
+    record: bool = False,
+    client_of: ArrayLike | None = None,
+) -> Simulator:
     """Run one episode to its end and return it.
 
     A policy with a method ``compiled`` runs inside the core; one without is asked wherever there is a choice.
+
+    Args:
+        policy: any object of the `Policy` protocol.
+        scenario: where.
+        case: its number.
+        seed: for policies that draw random numbers.
+        record: keep every iteration and the times of every request.
+        client_of: (n,) queue of each request, in place of the scenario's assignment.
+
+    Raises:
+        ConfigError: not a case number, or not an assignment.
     """
-    simulator = Simulator(instance(scenario, case), record=record)
+    simulator = Simulator(instance(scenario, case, client_of=client_of), record=record)
     told = start(policy, scenario, simulator, seed)
     compiled = getattr(policy, "compiled", None)
     if compiled is not None:
@@ -293,6 +334,9 @@ def decision_times(
 ) -> NDArray[np.int64]:
     """(decisions,) ns: how long ``policy.act`` took, asked one decision at a time from Python on these cases."""
     times: list[int] = []
+    first = Simulator(instance(scenario, int(cases[0])))  # code is compiled or loaded before the clock runs
+    policy.reset(start(policy, scenario, first, episode_seed(seed, int(cases[0]))))
+    next(iter(_decisions(policy, first)), None)
     for case in cases:
         simulator = Simulator(instance(scenario, int(case)))
         policy.reset(start(policy, scenario, simulator, episode_seed(seed, int(case))))

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from llmsched_env.errors import ConfigError
+
 __all__ = ["Estimate", "mean_estimate", "runs_estimate", "score_estimate"]
 
 CONFIDENCE = 0.95
@@ -45,8 +47,11 @@ def runs_estimate(runs: ArrayLike) -> Estimate:
 
     Args:
         runs: (runs, cases), or (cases,) for a single run, whose interval is then over the cases alone.
+
+    Raises:
+        ConfigError: another shape, or nothing in it.
     """
-    values = np.atleast_2d(np.asarray(runs, np.float64))
+    values = _by_runs("runs", runs)
     mean = float(_interquartile_mean(values.mean(axis=1)))
     if values.shape[1] < 2:
         return Estimate(mean, float("nan"), float("nan"))
@@ -63,8 +68,12 @@ def score_estimate(policy: ArrayLike, rule: ArrayLike, planner: ArrayLike) -> Es
         policy: (cases,), or (runs, cases) for several training runs: their interquartile mean, as `runs_estimate`.
         rule: (cases,).
         planner: (cases,).
+
+    Raises:
+        ConfigError: another shape, another number of cases than the others, or nothing in it.
     """
-    runs, *ends = (np.atleast_2d(np.asarray(values, np.float64)) for values in (policy, rule, planner))
+    runs = _by_runs("policy", policy)
+    ends = [_of_cases(name, values, runs.shape[1]) for name, values in (("rule", rule), ("planner", planner))]
     nothing = float("nan")
     reached, tuned, planned = (float(_interquartile_mean(values.mean(axis=1))) for values in (runs, *ends))
     if not tuned > planned:
@@ -80,6 +89,28 @@ def score_estimate(policy: ArrayLike, rule: ArrayLike, planner: ArrayLike) -> Es
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(gain > 0, (tuned_means - _drawn_means(runs, cases)) / gain, np.nan)
     return Estimate(mean, *_interval(ratio))
+
+
+def _by_runs(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """(runs, cases)."""
+    found = np.asarray(values, np.float64)
+    if found.ndim not in (1, 2) or not found.size:
+        raise ConfigError(
+            f"{name} has shape {found.shape}: give (cases,), or (runs, cases) for several training runs, with at least "
+            "one of each."
+        )
+    return np.atleast_2d(found)
+
+
+def _of_cases(name: str, values: ArrayLike, cases: int) -> NDArray[np.float64]:
+    """(1, cases)."""
+    found = np.asarray(values, np.float64)
+    if found.shape != (cases,):
+        raise ConfigError(
+            f"{name} has shape {found.shape}, but the policy played {cases} cases: give one value a case, ({cases},), "
+            "of the same cases in the same order."
+        )
+    return np.atleast_2d(found)
 
 
 def _draws(count: int) -> NDArray[np.int64]:

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from llmsched_env.jit import jit
 
-__all__ = ["ENUMERATED", "resplit"]
+__all__ = ["ENUMERATED", "next_random", "resplit"]
 
 ENUMERATED = 14
 """Most requests whose splits one move enumerates: 2**14 additions are some 20 microseconds."""
 
 
 @jit
-def _next_random(state: int) -> int:
+def next_random(state: int) -> int:
     """One step of xorshift32 on a non-zero 32-bit state; 64-bit integers never overflow here."""
     state ^= (state << 13) & 0xFFFFFFFF
     state ^= state >> 17
@@ -54,7 +54,7 @@ def _gather(
         if seen < room:
             out[start + seen] = item
         else:
-            state = _next_random(state)
+            state = next_random(state)
             place = (state * (seen + 1)) >> 32
             if place < room:
                 out[start + place] = item
@@ -164,9 +164,9 @@ def resplit(
     while num_over > 0 and spent < moves:
         spent += 1
         # Every other move starts from any client: clients with slack must change too, or a hard one keeps it for ever.
-        state = _next_random(state)
+        state = next_random(state)
         a = over[(state * num_over) >> 32] if spent & 1 else (state * clients) >> 32
-        state = _next_random(state)
+        state = next_random(state)
         b = (state * (clients - 1)) >> 32
         if b >= a:
             b += 1
@@ -184,11 +184,11 @@ def resplit(
         count = count_a + count_b
         first = held[a]
         total = held[a] + held[b]
-        state = _next_random(state)
+        state = next_random(state)
         start = state
         # A random order of the items decides which splits come first.
         for k in range(count - 1, 0, -1):
-            state = _next_random(state)
+            state = next_random(state)
             other = (state * (k + 1)) >> 32
             item = items[k]
             items[k] = items[other]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
-from llmsched_env.workload.draws import Stream, raw_words, with_replacement
+from llmsched_env.workload.draws import Stream, raw_words, standard_normal, with_replacement
 from llmsched_env.workload.lengths import check_number
 from llmsched_env.workload.protocol import Workload
 from llmsched_env.workload.requests import MAX_TOKENS, Requests
@@ -197,7 +197,7 @@ class NoisyTruth:
         """(n,) float64: all that this predictor knows of the requests."""
         words = raw_words(f"{workload.name}/{self.seed}", split, number, Stream.PREDICTION, len(requests))
         z = _standardised(_training(_source(workload)), requests.output_tokens)
-        return self.correlation * z + math.sqrt(1.0 - self.correlation**2) * _normal(words)
+        return self.correlation * z + math.sqrt(1.0 - self.correlation**2) * standard_normal(words)
 
 
 @dataclass(frozen=True)
@@ -369,16 +369,6 @@ def _column(name: str, values: ArrayLike) -> Tokens:
 def _told(tokens: Tokens) -> Tokens:
     """To a millionth of a token: what the last bit of a logarithm does on another machine is not to be seen."""
     return np.round(tokens, 6)
-
-
-def _normal(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """(n,) standard normal, by inversion of the upper 52 bits: with the half added, exact in a double and below 1."""
-    # scipy takes a tenth of a second to import.
-    from scipy import special
-
-    uniform = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-    normal: NDArray[np.float64] = special.ndtri(uniform)
-    return normal
 
 
 def _standardised(training: _Training, output_tokens: NDArray[np.int32]) -> NDArray[np.float64]:

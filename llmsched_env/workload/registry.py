@@ -15,7 +15,7 @@ from llmsched_env.workload.synthetic import GammaWorkload, LognormalWorkload, Mi
 from llmsched_env.workload.trace_formats import detect_format
 from llmsched_env.workload.traces import TraceWorkload
 
-__all__ = ["WORKLOADS", "workload"]
+__all__ = ["PREFIXES", "WORKLOADS", "workload"]
 
 _BUILT_IN: tuple[Workload, ...] = (
     Gsm8kWorkload(),

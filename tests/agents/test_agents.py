@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import shutil
 import sys
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from small_runs import SMALL
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
+from agents.fingerprint import fingerprint
 from agents.libraries import algorithm
+from agents.runs import Run
+from agents.sb3_learner import SB3Learner
 from agents.sb3_policy import SB3Policy
+from agents.training import recorded
 from llmsched_env import make_scenario
 from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
 from llmsched_env.evaluation import play
@@ -45,6 +51,35 @@ def test_numbers_that_are_not_given_are_the_settings_own(small):
     assert training.copies == training.settings["copies"] == 16
     assert small(timesteps=5, settings={"timesteps": 77}).settings["timesteps"] == 5
     assert training.validation == training.training_scenario.replace(split="validation", skip_forced=False)
+
+
+@pytest.mark.parametrize("prefix", ["", "trace:", "azure:"])
+def test_a_run_finds_its_file_from_another_folder(small, tmp_path, monkeypatch, prefix):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(SMALL["workload"], tmp_path / "mine.csv")
+    monkeypatch.chdir(tmp_path)
+    training = small(arguments={**SMALL, "workload": f"{prefix}mine.csv"})
+    assert training.arguments["workload"] == f"{prefix}{tmp_path.resolve() / 'mine.csv'}"
+    Run.create(training.out, {"command": "", **fingerprint(training)})
+    monkeypatch.chdir(elsewhere)
+    assert recorded(training.out) == training
+
+
+def test_a_workload_of_the_package_is_no_file(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gsm8k").write_text("")
+    assert small(arguments={"workload": "gsm8k"}).arguments == {"workload": "gsm8k"}
+
+
+def test_an_agent_without_a_safe_form_says_why(small, caplog):
+    learner = SB3Learner.begin(small("dqn"))
+    assert learner.network() is not None
+    assert not caplog.records
+    for numbers in learner._model.policy.parameters():
+        numbers.data.fill_(float("nan"))
+    assert learner.network() is None
+    assert "there is no agent.npz: the network has numbers that are not finite: its training has failed" in caplog.text
 
 
 def test_missing_library_names_the_extra(monkeypatch):

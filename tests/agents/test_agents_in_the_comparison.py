@@ -126,3 +126,9 @@ def test_errors_of_files_are_those_of_the_loader(mine, tmp_path):
         registry.make_policy("bad.npz")
     with pytest.raises(PathError, match="cannot read"):
         registry.make_policy("absent.npz")
+
+
+def test_shipped_agents_go_by_their_names(capsys):
+    small = ["--cases", "1", "--clients", "20", "--requests", "60", "--queue", "shared"]
+    assert command.main([*small, "--policies", "lagrangian,gsm8k"]) == 0
+    assert "| gsm8k " in capsys.readouterr().out

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import history
 from numpy.testing import assert_array_equal
 
 import agents.evolution
-from agents.agent import Agent
+from agents.agent import Agent, Origin
 from agents.arena import Arena
 from agents.evolution import Evolution, EvolutionSettings
 from agents.genome import Genome
@@ -202,6 +203,18 @@ def test_several_sizes_side_by_side() -> None:
     assert np.mean(np.divide(losses(), before)) < 1
 
 
+def test_the_search_begins_in_the_scenario_itself_whatever_the_sizes() -> None:
+    scenario = SMALL.replace(queue="client")
+    expected = evolution(scenario)
+    for sizes in ((1.0, 0.5), (0.5, 1.0), (0.5, 2.0)):
+        learner = evolution(scenario, sizes=sizes)
+        for name, value in learner.genome._asdict().items():
+            assert_array_equal(value, getattr(expected.genome, name), err_msg=name)
+        (policy,) = learner.policies()
+        assert isinstance(policy, Agent)
+        assert [one.origin for one in policy.trained] == [Origin.of(scenario)]
+
+
 def test_cases_grow_with_the_generations(monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[int] = []
     losses = Arena.losses
@@ -256,9 +269,12 @@ def test_features_that_never_move_are_left_out() -> None:
 def test_the_policy_decides_as_the_network_says() -> None:
     learner = learn(evolution(), 3)
     (policy,) = learner.policies()
-    assert policy.kind == "agent"
-    assert not policy.clairvoyant
-    assert evaluate(policy, SMALL, 3).columns["makespan_s"].shape == (3,)
+    assert (policy.name, policy.kind, policy.clairvoyant) == ("es", "agent", False)
+    rule = learner.genome.network(np.zeros(learner.genome.size))
+    for case in range(3):
+        expected = history(Agent.of("x", learner.network(), SMALL), SMALL, case)
+        assert history(policy, SMALL, case) == expected
+        assert history(Agent.of("x", rule, SMALL), SMALL, case) != expected, "nothing was learnt: nothing was tested"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from networks import SCENARIOS, agent_for, history, scores, views
@@ -168,6 +170,26 @@ def test_the_command_writes_an_agent(model, tmp_path, capsys):
     assert file.trained[0].origin == Origin.of(Scenario())
     assert file.made_by == f"python -m agents.export {' '.join(words)}"
     assert file.seeds == ()
+
+
+def test_a_run_says_where_its_model_was_trained(model, tmp_path, capsys):
+    """Or the agent would be taken for one of the bare id: of client queues, with lengths told."""
+    where = {"queue": "shared", "lengths": "hidden", "order": "fcfs"}
+    folder = tmp_path / "run" / "checkpoints" / "2000"
+    folder.mkdir(parents=True)
+    inside, out = model.rename(folder / "model.zip"), tmp_path / "agent.npz"
+    said = {"training": {"scenario": "LLMSched/GSM8K-v0", "arguments": where}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(said))
+    assert main([str(inside), "--algo", "ppo", "--out", str(out)]) == 0
+    assert AgentFile.read(out).trained[0].origin == Origin.of(Scenario(**where))
+    contradicting = [str(inside), "--algo", "ppo", "--scenario", "LLMSched/GSM8K-Smooth-v0", "--out", str(out)]
+    for words, text in (
+        (contradicting, "was on LLMSched/GSM8K-v0. Leave it out"),
+        ([str(inside.rename(tmp_path / "alone.zip")), *contradicting[1:3], "--out", str(out)], "lies in no run"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert text in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

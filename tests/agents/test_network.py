@@ -198,7 +198,21 @@ LAYER = dense([[1.0], [2.0]], [0.0, 0.0])
         ({"base": "threshold"}, "unknown base 'threshold'"),
         ({"features": ()}, "at least one feature"),
         ({"layers": ()}, "one layer"),
-        ({"actions": 1}, "two actions"),
+        ({"actions": 1}, r"actions = 1 is out of range: it lies in \[2, "),
+        ({"actions": 2.0}, "actions = 2.0 is not a whole number"),
+        ({"actions": True}, "actions = True is not a whole number"),
+        ({"masked": 5}, "masked = 5 is neither True nor False"),
+        ({"base_limit": "1"}, "base_limit = '1' is not a number"),
+        (
+            {"base": "lagrangian", "base_values": (0.1, "1.0"), "head": "prefill"},
+            r"base_values\[1\] = '1.0' is not a number",
+        ),
+        (
+            {"layers": ((np.array([["1"], ["2"]]), np.zeros(2)),)},
+            "weights or biases are of <U1: give arrays of floats",
+        ),
+        ({"layers": (([[1.0], [2.0]], [0.0, 0.0]),)}, "weights or biases are of list: give arrays of floats"),
+        ({"skip": np.array([[1], [2]])}, "weights or biases are of int64"),
         ({"base": "lagrangian", "head": "prefill", "actions": 2}, r"base 'lagrangian' has 2 numbers, not 0: \(\)"),
         ({"base": "lagrangian", "base_values": (0.0, 0.0)}, "base 'lagrangian' with head 'actions': only the score of"),
         (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -225,6 +227,68 @@ def test_a_whole_checkpoint_that_the_libraries_cannot_read(stopped):
         train(recorded(stopped.out), resume=True)
 
 
+def warned(caplog):
+    """All but that a file of one's own has no splits."""
+    messages = [record.getMessage() for record in caplog.records]
+    return [message for message in messages if "reorderings" not in message]
+
+
+@pytest.mark.parametrize("best", ["whole", "damaged", "gone"])
+def test_the_best_checkpoint_on_resume(stopped, best, caplog):
+    run = Run.open(stopped.out)
+    last, earlier = run.last(), run.checkpoint(64)
+    shutil.copytree(last.folder, earlier)
+    manifest = json.loads((last.folder / "checkpoint.json").read_text())
+    manifest["best"] = {"timesteps": 64, "policy": "ppo", "value": 0.0}  # nothing after it is better
+    (last.folder / "checkpoint.json").write_text(json.dumps(manifest))
+    if best == "damaged":
+        (earlier / "model.zip").write_bytes(b"")
+    if best == "gone":
+        shutil.rmtree(earlier)
+    found = train(recorded(stopped.out), resume=True)["best"]
+    if best == "whole":
+        assert (found["timesteps"], found["value"]) == (64, 0.0)
+        assert warned(caplog) == []
+        return
+    said = (
+        f"the best checkpoint, {earlier}, is {best}: the run goes on with the last one, of timestep 128, as its best."
+    )
+    assert warned(caplog) == [said]
+    later = [row for row in curve(stopped.out) if int(row["timesteps"]) >= last.timesteps]
+    values = {float(value) for row in later for name, value in row.items() if name.endswith("/makespan_s")}
+    assert found["value"] == min(values)
+    assert not earlier.exists()
+
+
+def test_a_resume_under_other_versions_says_so(stopped, caplog):
+    changed(stopped.out, lambda c: (c.update(python="3.9.1"), c["packages"].update(numpy="1.0", numba=None)))
+    train(recorded(stopped.out), resume=True)
+    (said,) = warned(caplog)
+    assert re.search(
+        r"was begun with Python 3\.9\.1, now 3[^;]+; numpy 1\.0, now [^;]+; numba not installed, now [^;]+: from here "
+        "on it need not be, bit for bit, the one that was never stopped",
+        said,
+    )
+
+
+def test_ended_between_the_last_checkpoint_and_its_curve(small, monkeypatch):
+    training, write = small(), Run.write_curve
+
+    def killed(run, rows):
+        if rows[-1]["timesteps"] == 512:
+            raise KeyboardInterrupt
+        write(run, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_curve", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(training)
+    assert Run.open(training.out).last().timesteps == 512
+    assert len(curve(training.out)) == 4
+    train(recorded(training.out), resume=True)
+    assert [int(row["timesteps"]) for row in curve(training.out)] == [0, 128, 256, 384, 512]
+
+
 @pytest.mark.parametrize("where", ["model", "curve", "board", "result"])
 def test_a_full_disk_loses_nothing(small, monkeypatch, where):
     training = small()
@@ -234,7 +298,7 @@ def test_a_full_disk_loses_nothing(small, monkeypatch, where):
 
     targets = {
         "model": (SB3Learner, "save"),
-        "curve": (Run, "_write_curve"),
+        "curve": (Run, "write_curve"),
         "board": (Board, "_write"),
         "result": (Run, "finish"),
     }

@@ -87,6 +87,7 @@ def test_a_run_and_its_comparison(quick, tmp_path, capsys):
         (["--algo", "pp0"], r"error: unknown algorithm 'pp0'\. Did you mean 'ppo'"),
         (["--timesteps", "-1"], r"error: options: timesteps = -1 is out of range"),
         (["--scenario", "GSM8K"], r"error: unknown scenario 'GSM8K'"),
+        (["--assignment", "ltp"], r"error: unknown assignment 'ltp'\. Did you mean 'lpt'"),
         (["--queue", "shard"], r"error: unknown queue 'shard'\. Did you mean 'shared'"),
         (["--load", "0.5", "--cost", "no"], r"error: unknown"),
         (["--settings", "absent.yaml"], r"error: cannot read absent.yaml: No such file"),
@@ -119,6 +120,12 @@ def test_options_of_the_scenario_reach_it():
     assert (training.algo, training.copies, training.validation_cases, training.seed) == ("dqn", 3, 4, 9)
     assert training.out == Path("runs/dqn")
     assert "timesteps" not in given
+
+
+def test_what_fills_client_queues_is_an_option():
+    for assignment in ("mip", "lpt", "round_robin"):
+        args, _ = command.Args.parse(["--assignment", assignment])
+        assert args.training().validation == Scenario(workload="gsm8k", assignment=assignment, split="validation")
 
 
 def test_a_scenario_with_promises_is_chosen_and_compared_by_goodput(quick, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -208,6 +209,15 @@ def test_the_same_seed_trains_the_same_agent_and_another_another(whole, small, a
     assert texts[0] == texts[1] != texts[2]
 
 
+def assert_the_same(folder, other):
+    """The curve, and what was learnt to the last bit."""
+    assert (folder / "curve.csv").read_text() == (other / "curve.csv").read_text()
+    expected, found = weights(other), weights(folder)
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        assert torch.equal(values, expected[name]), name
+
+
 @pytest.mark.parametrize("algo", EXACT)
 def test_a_resumed_run_is_the_one_that_was_never_stopped(whole, small, algo, stopped_after):
     training, _ = whole(algo)
@@ -220,19 +230,21 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(whole, small, algo, sto
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     record = train(recorded(broken.out), resume=True)
-    assert (broken.out / "curve.csv").read_text() == (training.out / "curve.csv").read_text()
     assert told(broken.out) == told(training.out)
-    expected = weights(training.out)
-    for name, values in weights(broken.out).items():
-        assert torch.equal(values, expected[name]), name
+    assert_the_same(broken.out, training.out)
     assert record["timesteps"] == int(curve(training.out)[-1]["timesteps"])
 
 
-def test_bars_can_be_left_out(small, capsys):
-    train(small("es", timesteps=2000, evaluate_every=1000), progress=False)
-    assert capsys.readouterr() == ("", "")
-    train(small("es", "other", timesteps=2000, evaluate_every=1000))
-    assert "training es" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("terminal", "progress", "shown"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_bars_are_for_terminals_and_can_be_left_out(small, monkeypatch, terminal, progress, shown):
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    train(small("es", timesteps=2000, evaluate_every=1000), progress=progress)
+    assert ("training es" in stderr.getvalue(), "comparing" in stderr.getvalue()) == (shown, shown)
+    assert shown or not stderr.getvalue()
 
 
 def test_ars_goes_on_counting_where_it_was(small, stopped_after):
@@ -343,10 +355,44 @@ def test_kill_at_any_moment(tmp_path, algo):
         straight = Training(**{**recorded(folder).as_json(), "out": tmp_path / "straight"})
         train(recorded(folder), resume=True)
         train(straight)
-        assert (folder / "curve.csv").read_text() == (straight.out / "curve.csv").read_text()
-        expected = weights(straight.out)
-        for name, values in weights(folder).items():
-            assert torch.equal(values, expected[name]), name
+        assert_the_same(folder, straight.out)
+
+
+DIES_IN_A_ROLLOUT = """
+import json, os, pathlib, signal, sys
+from agents.training import Training, train
+from agents.vec_env import SB3VecEnv
+
+step, left = SB3VecEnv.step_wait, [147]
+
+def step_or_die(copies):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(copies)
+
+SB3VecEnv.step_wait = step_or_die
+asked = json.loads(sys.argv[1])
+train(Training(**{**asked, "out": pathlib.Path(asked["out"])}))
+"""
+"""After 147 steps of two copies, which is 294 decisions: rollouts are of 32 steps (ppo) and of 4 (dqn)."""
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_a_kill_in_the_middle_of_a_rollout(whole, tmp_path, algo):
+    training, _ = whole(algo)
+    folder = tmp_path / "run"
+    asked = json.dumps({**training.as_json(), "out": str(folder)})
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.run(
+        [sys.executable, "-c", DIES_IN_A_ROLLOUT, asked],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert Run.open(folder).last().timesteps == 256
+    train(recorded(folder), resume=True)
+    assert told(folder) == told(training.out)
+    assert_the_same(folder, training.out)
 
 
 def _newest(folder):

@@ -57,6 +57,8 @@ WORLDS = {
     "client, arrivals": world(mean_gap_ns=150),
     "promised": world(mean_gap_ns=300, queue="shared", order="fcfs", ttft_s=1e-6, tpot_s=1.1e-7),
     "promised, late last": world(mean_gap_ns=300, queue="shared", order="late_last", ttft_s=1e-6, tpot_s=1.1e-7),
+    "memory": world(queue="shared", order="fcfs", kv_budget_tokens=150, kv_block_tokens=4),
+    "memory, swapped": world(mean_gap_ns=150, queue="shared", order="fcfs", kv_budget_tokens=150, kv_swap_gb_per_s=1e6),
 }
 
 

@@ -12,7 +12,15 @@ import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
 from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
-from baselines.registry import AGENTS, BATCH_PLANNERS, OWN_KINDS, PROMISE_POLICIES, default_names, planner_of
+from baselines.registry import (
+    AGENTS,
+    BATCH_PLANNERS,
+    MEMORY_POLICIES,
+    OWN_KINDS,
+    PROMISE_POLICIES,
+    default_names,
+    planner_of,
+)
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
@@ -55,8 +63,8 @@ def end_of(name, world, case=0, seed=0):
 
 
 def test_names_are_methods_and_policies():
-    assert set(BASELINES) == set(METHODS) | set(POLICIES) | set(PROMISE_POLICIES) | set(AGENTS)
-    assert len(BASELINES) == len(METHODS) + len(POLICIES) + len(PROMISE_POLICIES) + len(AGENTS)
+    assert set(BASELINES) == set(METHODS) | set(POLICIES) | set(PROMISE_POLICIES) | set(MEMORY_POLICIES) | set(AGENTS)
+    assert len(BASELINES) == len(METHODS) + len(POLICIES) + len(PROMISE_POLICIES) + len(MEMORY_POLICIES) + len(AGENTS)
     for name in ("baseline", "hybrid", "threshold", "tuned_threshold", "lagrangian_tuned", "rollout", "beam"):
         assert name in BASELINES
 
@@ -83,6 +91,7 @@ def test_its_docstring_states_rule_and_source(name):
     [
         *itertools.product(POLICIES, WORLDS),
         *itertools.product(PROMISE_POLICIES, [w for w in WORLDS if "promised" in w]),
+        *itertools.product(MEMORY_POLICIES, [w for w in WORLDS if "memory" in w]),
     ],
 )
 def test_compiled_and_asked_it_does_the_same(name, world):
@@ -108,9 +117,10 @@ def test_a_method_runs_on_its_own_queues(name):
         assert getattr(item.scenario, option) == value
 
 
-def test_blind_methods_are_given_no_lengths():
+@pytest.mark.parametrize("told", [{}, {"lengths": "predicted", "predictor": "noisy", "sd_weight": 2.0}])
+def test_blind_methods_are_given_no_lengths(told):
     for name in ("baseline", "baseline_lagrangian"):
-        scenario = entry(name, WORLDS["client"]).scenario
+        scenario = entry(name, WORLDS["client"].replace(**told)).scenario
         assert scenario.lengths == "hidden"
         # Every request is expected to be of one and the same length, the population's mean.
         assert len(set(instance(scenario, 0).requests[:, 2].tolist())) == 1

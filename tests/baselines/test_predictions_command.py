@@ -64,6 +64,13 @@ def test_knowing_all_is_the_scenario_that_shows_lengths(small):
     assert expected.mean < small.fcfs.mean, "nothing to gain in these cases: the order was not tested"
 
 
+def test_the_predictor_of_an_id_is_left_out(capsys, few):
+    assert predictions.main(SMALL) == 0
+    usual = capsys.readouterr().out
+    assert predictions.main([*SMALL, "--scenario", "LLMSched/GSM8K-Predicted-v0"]) == 0
+    assert capsys.readouterr().out == usual.replace("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Predicted-v0")
+
+
 def test_one_weight_a_predictor_is_chosen_and_training_cases_choose_it(small):
     assert len(small.rows) % len(SD_WEIGHTS) == 0
     for first in range(0, len(small.rows), len(SD_WEIGHTS)):

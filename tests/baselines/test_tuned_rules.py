@@ -38,9 +38,9 @@ def splits(monkeypatch):
     seen = set()
     real = rollout.instance
 
-    def spy(scenario, case):
+    def spy(scenario, case, **more):
         seen.add((scenario.split, int(case)))
-        return real(scenario, case)
+        return real(scenario, case, **more)
 
     monkeypatch.setattr(rollout, "instance", spy)
     return seen

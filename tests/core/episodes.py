@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 from strategies import Case, seeded_case
 
-from llmsched_env.config import REWARDS
+from llmsched_env.config import ADMISSIONS, REWARDS
 from llmsched_env.core.features import NUM_FEATURES, PROMISE_FEATURES
 from llmsched_env.core.fleet import Fleet, Steps
+from llmsched_env.core.instance import KVCache
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.core.loops import OBSERVE, OVER, step
 from llmsched_env.policy import CompiledRule, compile_rule, features
@@ -45,10 +47,30 @@ def promised_case(seed: int, **changes: object) -> Case:
     )
 
 
-def episode_digest(seed: int, *, promised: bool = False) -> str:
+def memory_case(seed: int, **changes: object) -> Case:
+    """The same, or without promises, with a KV cache that is too small for all clients; caps where no orders."""
+    case = promised_case(seed) if seed % 3 else seeded_case(seed, queues=None, stealing=False)
+    most = 16 * max(-(-(p + n) // 16) for p, n in zip(case.prompts, case.outputs, strict=True))
+    cache = KVCache(
+        most + 50,
+        block_tokens=(1, 16)[seed % 2],
+        admission=ADMISSIONS[seed // 2 % 3],
+        headroom_tokens=seed % 4,
+        swap_token_ns=(0, 2)[seed % 5 // 3],
+        cap_levels=0 if case.choose_order else 8 * (seed // 2 % 2),
+    )
+    return replace(case, kv_cache=cache, **changes)
+
+
+CASES = {"plain": seeded_case, "promised": promised_case, "memory": memory_case}
+
+
+def episode_digest(seed: int, *, kind: str = "plain") -> str:
     """What one episode did and what was seen of it, stepped through the environment's loop."""
-    changes = {"gamma_decode_ns": 2, "levels": LEVELS} if seed % 5 == 4 else {}
-    instance = (promised_case if promised else seeded_case)(seed, **changes).instance(
+    changes = {"gamma_decode_ns": 2, **({"levels": LEVELS} if kind != "memory" else {})} if seed % 5 == 4 else {}
+    case = CASES[kind](seed, **changes)
+    promised = case.ttft_ns > 0
+    instance = case.instance(
         reward="goodput" if promised and seed % 3 else REWARDS[seed % len(REWARDS)],
         skip_forced=seed % 4 > 1 if promised else seed % 2 == 1,
         max_iterations=150 if seed % 7 == 6 else 0,
@@ -67,13 +89,15 @@ def episode_digest(seed: int, *, promised: bool = False) -> str:
         reward, flags = step(*arrays, int(rng.integers(0, instance.num_actions)), out)
     if promised:
         assert simulator.totals.lost > 0, "no promise was broken"
+    if kind == "memory" and case.kv_cache.admission == "fits" and not case.kv_cache.cap_levels:
+        assert simulator.totals.preemptions > 0
     digest.update(simulator.log.tobytes() + simulator.served.tobytes())
     return digest.hexdigest()
 
 
-def run_digest(seed: int, *, promised: bool = False) -> str:
+def run_digest(seed: int, *, kind: str = "plain") -> str:
     """The same under a compiled rule."""
-    case = promised_case(seed, choose_order=False) if promised else seeded_case(seed)
+    case = CASES[kind](seed, **({} if kind == "plain" else {"choose_order": False}))
     simulator = Simulator(case.instance(), record=True)
     simulator.run(CompiledRule(compile_rule(busiest), np.array([0.7]), np.zeros(1, np.int64)))
     arrays = b"".join(array.tobytes() for array in simulator.memory.arrays)
@@ -141,9 +165,11 @@ def digests() -> dict[str, list[str]]:
         "stepped": [episode_digest(seed) for seed in range(24)],
         "fleet": [fleet_digest(seed) for seed in range(4)],
         "run": [run_digest(seed) for seed in range(12)],
-        "promised": [episode_digest(seed, promised=True) for seed in range(10)],
+        "promised": [episode_digest(seed, kind="promised") for seed in range(10)],
         "promised fleet": [promised_fleet_digest(orders) for orders in (False, True)],
-        "promised run": [run_digest(seed, promised=True) for seed in range(4)],
+        "promised run": [run_digest(seed, kind="promised") for seed in range(4)],
+        "memory": [episode_digest(seed, kind="memory") for seed in range(12)],
+        "memory run": [run_digest(seed, kind="memory") for seed in range(6)],
     }
 
 

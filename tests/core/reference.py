@@ -19,9 +19,9 @@ WINDOWS = {"due_1": (1, 1), "due_4": (2, 4), "due_16": (5, 16), "due_64": (17, 6
 class Running:
     """A request on a client."""
 
-    def __init__(self, request: int) -> None:
+    def __init__(self, request: int, emitted: int = 1) -> None:
         self.request = request
-        self.emitted = 1
+        self.emitted = emitted
 
 
 class Reference:
@@ -49,6 +49,14 @@ class Reference:
         self.arrived_inside = 0
         self.chosen: Counter[str] = Counter()
         self.overtaken = 0  # prefills that did not take the oldest first
+        self.preempted: dict[int, int] = {}  # output tokens by request
+        self.starts: list[int] = []  # clients that run, by when they started
+        self.swap_out_ns = 0
+        self.preemptions = 0
+        self.token_ns: dict[int, list[int]] = {}  # of every token, by request
+        self.recomputed = 0
+        self.swapped = 0
+        self.kv_peak = 0
         self.let_time_pass()
 
     # What follows from the state.
@@ -82,6 +90,8 @@ class Reference:
 
     def compose(self, action: int = PREFILL) -> list[tuple[int, int]]:
         """The batch of a prefill now: (client, request) in the order in which they are taken."""
+        if self.case.kv_cache is not None:
+            return self.compose_in_memory(action)
         case = self.case
         waiting, running = list(self.waiting), list(self.running)
         batch: list[tuple[int, int]] = []
@@ -102,6 +112,116 @@ class Reference:
             running[client] = Running(request)
         return batch
 
+    # The KV cache.
+
+    def blocks(self, tokens: int) -> int:
+        block = self.case.kv_cache.block_tokens
+        return -(-tokens // block) * block
+
+    def context(self, request: int, emitted: int) -> int:
+        return self.case.prompts[request] + emitted
+
+    def contexts(self) -> list[int]:
+        return [self.context(held.request, held.emitted) for held in self.active]
+
+    @property
+    def kv_used(self) -> int:
+        return sum(self.blocks(tokens) for tokens in self.contexts())
+
+    def kv_after_decode(self, contexts: list[int]) -> int:
+        return sum(self.blocks(tokens + 1) for tokens in contexts)
+
+    def line(self, action: int) -> list[int]:
+        """Preempted requests in queue order, then the others in theirs."""
+        order = self.case.order if not self.case.ttft_ns else "fcfs"
+        sign = -1 if "longest" in order else 1 if "shortest" in order else 0
+        first = sorted(self.preempted, key=lambda i: (sign * self.case.estimates[i], i))
+        return first + self.own(0, self.waiting, action)
+
+    def joined(self, request: int) -> tuple[int, bool]:
+        """Output tokens after the prefill that takes it, and whether its cache is copied."""
+        if request not in self.preempted:
+            return 1, False
+        if self.case.kv_cache.swap_token_ns:
+            return self.preempted[request], True
+        return self.preempted[request] + 1, False
+
+    def lets_in(self, request: int, batch: list[int]) -> bool:
+        """Whether the request may join those of the batch."""
+        cache, case = self.case.kv_cache, self.case
+        if not self.active and not batch:
+            return True
+        contexts = [*self.contexts(), *(self.context(i, self.joined(i)[0]) for i in [*batch, request])]
+        if self.kv_after_decode(contexts) > cache.budget_tokens - cache.headroom_tokens:
+            return False
+        if cache.admission == "reserve":
+            everyone = [held.request for held in self.active] + batch + [request]
+            outputs = [cache.reserve_tokens or case.estimates[i] for i in everyone]
+            aside = [self.blocks(case.prompts[i] + n) for i, n in zip(everyone, outputs, strict=True)]
+            return sum(aside) <= cache.budget_tokens
+        if cache.admission == "predicted":
+            people = [(held.request, held.emitted) for held in self.active]
+            people += [(i, self.joined(i)[0]) for i in [*batch, request]]
+            left = [max(1, case.estimates[i] - emitted) for i, emitted in people]
+            for ahead in sorted(set(left)):
+                held = [
+                    self.context(i, emitted) + ahead + cache.block_tokens - 1
+                    for (i, emitted), goes in zip(people, left, strict=True)
+                    if goes >= ahead
+                ]
+                if sum(held) > cache.budget_tokens:
+                    return False
+        return True
+
+    def prefix(self, action: int) -> list[int]:
+        """Who would be let in, had a prefill no cap on tokens."""
+        batch: list[int] = []
+        for request in self.line(action)[: len(self.idle)]:
+            if not self.lets_in(request, batch):
+                break
+            batch.append(request)
+        return batch
+
+    def compose_in_memory(self, action: int) -> list[tuple[int, int]]:
+        case, cache = self.case, self.case.kv_cache
+        batch: list[tuple[int, int]] = []
+        tokens = 0
+        most = len(self.idle)
+        if cache.cap_levels:
+            level = cache.cap_levels + 1 - action
+            most = max(1, -(-level * case.num_clients // cache.cap_levels) - len(self.active))
+        if not self.prefix(action):
+            action = PREFILL  # nobody fits first in this order
+        for client, request in zip(self.idle[:most], self.prefix(action), strict=False):
+            emitted, copied = self.joined(request)
+            computed = 0 if copied else case.prompts[request] + emitted - 1
+            if tokens and computed and tokens + computed > case.token_cap:
+                break
+            tokens += computed
+            batch.append((client, request))
+        return batch
+
+    def batch_ns(self, requests: list[int]) -> tuple[int, int]:
+        """Duration of a prefill of these, and the tokens that it computes."""
+        joined = {i: self.joined(i) for i in requests}
+        computed = sum(self.context(i, n - 1) for i, (n, copied) in joined.items() if not copied)
+        copied = sum(self.context(i, n) for i, (n, copied) in joined.items() if copied)
+        copying_ns = copied * self.case.kv_cache.swap_token_ns
+        return self.swap_out_ns + copying_ns + (self.prefill_ns(computed) if computed else 0), computed
+
+    def make_room(self) -> None:
+        """Preempt who started last until the next decode has room."""
+        cache = self.case.kv_cache
+        while self.kv_after_decode(self.contexts()) > cache.budget_tokens:
+            client = self.starts.pop()
+            held = self.running[client]
+            self.running[client] = None
+            self.preempted[held.request] = held.emitted
+            self.preemptions += 1
+            if cache.swap_token_ns:
+                self.swapped += self.context(held.request, held.emitted)
+                self.swap_out_ns += self.context(held.request, held.emitted) * cache.swap_token_ns
+
     def work(self, client: int, waiting: list[int], running: list[Running | None]) -> int:
         """Expected work of a client that can be robbed; -1 where nothing waits in its queue."""
         queue, held = self.own(client, waiting), running[client]
@@ -112,6 +232,8 @@ class Reference:
 
     @property
     def ready(self) -> int:
+        if self.case.kv_cache is not None:
+            return len(self.prefix(PREFILL))
         if self.case.queues is None or self.case.stealing:
             return min(len(self.idle), len(self.waiting))
         return sum(1 for client in self.idle if self.own(client, self.waiting))
@@ -142,7 +264,8 @@ class Reference:
     @property
     def decode_ns(self) -> int:
         case, active = self.case, len(self.active)
-        return case.alpha_decode_ns + case.beta_decode_ns * active + case.gamma_decode_ns * self.context_tokens
+        nominal = case.alpha_decode_ns + case.beta_decode_ns * active + case.gamma_decode_ns * self.context_tokens
+        return self.swap_out_ns + nominal
 
     def view(self) -> dict[str, int]:
         """The fields of the core's view that have one exact value."""
@@ -192,6 +315,14 @@ class Reference:
             fields["batch_work"] = sum(case.estimates[i] for i in batch)
             if batch:
                 fields["prefill_ns"] = self.prefill_ns(fields["batch_tokens"])
+        if case.kv_cache is not None:
+            fields["batch_work"] = sum(max(1, case.estimates[i] - self.preempted.get(i, 0)) for i in batch)
+            if batch:
+                fields["prefill_ns"], fields["batch_tokens"] = self.batch_ns(batch)
+            fields["kv_budget"] = case.kv_cache.budget_tokens
+            fields["kv_used"] = self.kv_used
+            fields["kv_growth"] = self.kv_after_decode(self.contexts()) - self.kv_used
+            fields["preempted"] = len(self.preempted)
         return fields
 
     def counted(self) -> range:
@@ -229,6 +360,9 @@ class Reference:
         self.let_time_pass()
 
     def prefill(self, action: int) -> None:
+        if self.case.kv_cache is not None:
+            self.prefill_in_memory(action)
+            return
         batch, start_ns = self.compose(action), self.clock_ns
         self.chosen[self.order_of(action)] += 1
         self.overtaken += [request for _, request in batch] != self.waiting[: len(batch)]
@@ -247,14 +381,48 @@ class Reference:
         self.ready_at_decodes = []
         self.retire()
 
+    def prefill_in_memory(self, action: int) -> None:
+        batch, start_ns = self.compose(action), self.clock_ns
+        requests = [request for _, request in batch]
+        duration, computed = self.batch_ns(requests)
+        self.clock_ns += duration
+        self.swap_out_ns = 0
+        if computed:
+            self.batches.append(computed)
+        for client, request in batch:
+            emitted, copied = self.joined(request)
+            if request in self.preempted:
+                del self.preempted[request]
+                if copied:
+                    self.swapped += self.context(request, emitted)
+                else:
+                    self.recomputed += self.context(request, emitted - 1)
+            else:
+                self.waiting.remove(request)
+                self.prefill_start_ns[request] = start_ns
+                self.first_token_ns[request] = self.clock_ns
+            self.running[client] = Running(request, emitted)
+            self.client[request] = client
+            self.starts.append(client)
+            if not copied:
+                self.token_ns.setdefault(request, []).append(self.clock_ns)
+        self.log.append((start_ns, self.clock_ns, PREFILL, len(batch)))
+        self.ready_at_decodes = []
+        self.kv_peak = max(self.kv_peak, self.kv_used)
+        self.retire()
+
     def decode(self) -> None:
         start_ns, active = self.clock_ns, self.active
         self.ready_at_decodes.append(self.ready)
         self.idle_client_decodes += len(self.idle)
         self.active_at_decodes.append(len(active))
         self.clock_ns += self.decode_ns
+        self.swap_out_ns = 0
         for held in active:
             held.emitted += 1
+            self.token_ns.setdefault(held.request, []).append(self.clock_ns)
+        if self.case.kv_cache is not None:
+            self.kv_peak = max(self.kv_peak, self.kv_used)
         self.log.append((start_ns, self.clock_ns, DECODE, len(active)))
         self.retire()
 
@@ -263,15 +431,19 @@ class Reference:
             if held is not None and held.emitted == self.case.outputs[held.request]:
                 self.completion_ns[held.request] = self.clock_ns
                 self.running[client] = None
+                if client in self.starts:
+                    self.starts.remove(client)
 
     def let_time_pass(self) -> None:
         """Arrivals up to now; where nothing is left to do, the time until the next."""
         self.release()
-        if self.unreleased and not self.active and not self.waiting:
+        if self.unreleased and not self.active and not self.waiting and not self.preempted:
             next_ns = self.case.releases_ns[self.unreleased[0]]
             self.jump_ns += next_ns - self.clock_ns
             self.clock_ns = next_ns
             self.release()
+        if self.case.kv_cache is not None:
+            self.make_room()
 
     def release(self) -> None:
         while self.unreleased and self.case.releases_ns[self.unreleased[0]] <= self.clock_ns:

@@ -91,5 +91,5 @@ def test_scenarios_of_different_sizes(small, promised, ordered):
         ([promised, ordered], "2 actions and 33 features and 7 actions and 33 features"),
         ([small, promised, ordered], "26 features and .* and 7 actions"),
     ):
-        with pytest.raises(ConfigError, match=f"{words}.* do not go side by side: give all of them promises, and"):
+        with pytest.raises(ConfigError, match=f"{words}.* do not go side by side: give all of them promises"):
             LLMSchedVectorEnv(len(scenarios), scenarios)

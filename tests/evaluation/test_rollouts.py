@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from baselines.iteration import prefill_first
 from llmsched_env.config import Scenario
-from llmsched_env.core.episode import Instance, Memory
+from llmsched_env.core.episode import Memory
+from llmsched_env.core.instance import Instance
 from llmsched_env.cost import PRESETS
 from llmsched_env.env import LLMSchedEnv
-from llmsched_env.errors import ConfigError, InvalidActionError
+from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError
 from llmsched_env.evaluation import CoverageWarning, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
+from llmsched_env.offline import lpt
 from llmsched_env.policy import CompiledRule, Policy, compile_rule, features
 from llmsched_env.simulator import Outlook, Simulator
 from llmsched_env.workload import GammaWorkload, Requests, ServingWorkload
@@ -102,7 +105,7 @@ def test_only_a_clairvoyant_policy_is_given_the_simulator(kind, clairvoyant):
     policy = kind(clairvoyant=clairvoyant)
     evaluate(policy, SMALL, 2)
     decision_times(policy, SMALL)
-    assert len(policy.starts) == 3
+    assert len(policy.starts) == 4  # one of them to compile what is timed
     for start in policy.starts:
         assert isinstance(start.simulator, Simulator) == clairvoyant
     # Where true lengths are to be seen, in the view or in the order of the queues, any policy is clairvoyant in tables.
@@ -300,6 +303,35 @@ def test_the_mean_length_of_a_case_shows_in_its_rate_at_a_load():
     np.testing.assert_allclose(np.diff(two.release_ns), stretched * gaps, atol=2)
 
 
+QUEUES = SMALL.replace(queue="client", assignment="lpt", stealing=False)
+
+
+def test_an_assignment_of_ones_own():
+    case = QUEUES.source.requests("test", 0)
+    own = lpt(case.decodes.astype(np.int64), 5)
+    assert play(Patient(), QUEUES, 0, client_of=own).view == play(Patient(), QUEUES, 0).view
+    # On one client, nothing is decoded beside anything else.
+    alone = play(Patient(), QUEUES, 0, client_of=[3] * 30)
+    assert alone.view.decodes == case.decodes.sum() > play(Patient(), QUEUES, 0).view.decodes
+    assert alone.view.prefills == 30
+    assert play(Patient(), QUEUES, 0).view.prefills < 30, "the assignment of a call is kept for the next"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "client_of", "words"),
+    [
+        (SMALL, [0] * 30, "client_of with queue = 'shared'"),
+        (QUEUES, [0] * 29, r"client_of of shape \(29,\) and dtype int64: give 30"),
+        (QUEUES, [0.0] * 30, "dtype float64"),
+        (QUEUES, [0] * 29 + [5], r"client_of\[29\] = 5 is out of range: clients are numbered from 0 to 4"),
+        (QUEUES, [-1] + [0] * 29, r"client_of\[0\] = -1 is out of range"),
+    ],
+)
+def test_what_is_no_assignment(scenario, client_of, words):
+    with pytest.raises(ConfigError, match=words):
+        play(Patient(), scenario, 0, client_of=client_of)
+
+
 def test_a_horizon_ends_an_episode():
     scenario = SMALL.replace(max_iterations=9)
     for policy in (Patient(), Compiled()):
@@ -312,7 +344,7 @@ def test_a_horizon_ends_an_episode():
 def test_decision_times_are_one_a_choice():
     policy = Patient()
     times = decision_times(policy, SMALL, (0, 1))
-    assert len(times) == policy.asked > 0
+    assert len(times) == policy.asked - 1 > 0  # the first is not timed: it may have to compile
     assert (times >= 0).all()
     assert len(decision_times(policy, SMALL.replace(num_clients=1))) == 0
 
@@ -362,3 +394,9 @@ def test_leaving_the_range_of_the_cost_model_is_warned_of_once():
     assert len(seen) == 1
     assert str(seen[0].message) == f"patient: {found.outside}"
     assert evaluate(Patient(), SMALL, 1).outside is None
+
+
+def test_an_unknown_metric_is_named():
+    found = evaluate(prefill_first(), Scenario(num_clients=10, num_requests=20, queue="shared"), 1)
+    with pytest.raises(UnknownNameError, match=r"unknown metric 'makespan'\. Did you mean 'makespan_s'"):
+        found.estimate("makespan")

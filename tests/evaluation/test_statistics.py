@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from strategies import REPEATABLE
 
+from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import Estimate, mean_estimate, runs_estimate, score_estimate
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
@@ -133,6 +134,31 @@ def test_no_score_where_the_planner_gains_nothing(planner):
     found = score_estimate([5.0, 6.0], [5.0, 7.0], planner)
     assert np.isnan(found).all()
     assert found.as_json() == {"mean": None, "ci95": [None, None]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule", "planner", "words"),
+    [
+        # Each of them was broadcast to something once.
+        ([1.0, 2.0], [3.0], [0.0, 1.0], r"rule has shape \(1,\), but the policy played 2 cases: give .* \(2,\)"),
+        ([1.0, 2.0], [3.0, 4.0], [0.0], r"planner has shape \(1,\), but the policy played 2 cases"),
+        ([1.0], [3.0, 4.0], [0.0, 1.0], r"rule has shape \(2,\), but the policy played 1 cases"),
+        ([[1.0, 2.0]], [[3.0, 4.0]], [0.0, 1.0], r"rule has shape \(1, 2\), but"),
+        ([1.0, 2.0], 3.0, [0.0, 1.0], r"rule has shape \(\), but"),
+        ([[[1.0, 2.0]]], [3.0, 4.0], [0.0, 1.0], r"policy has shape \(1, 1, 2\): give \(cases,\), or \(runs, cases\)"),
+        (1.0, [3.0], [0.0], r"policy has shape \(\): give"),
+        ([], [], [], r"policy has shape \(0,\): give .* at least one of each"),
+    ],
+)
+def test_shapes_that_do_not_go_together(policy, rule, planner, words):
+    with pytest.raises(ConfigError, match=words):
+        score_estimate(policy, rule, planner)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0), (2, 3, 4)])
+def test_runs_of_another_shape(shape):
+    with pytest.raises(ConfigError, match=r"runs has shape \(.*\): give \(cases,\), or \(runs, cases\)"):
+        runs_estimate(np.ones(shape))
 
 
 def test_nan_is_null_in_json():

@@ -31,7 +31,7 @@ from llmsched_env.workload import (
     predictors,
     workload,
 )
-from llmsched_env.workload.draws import Stream, raw_words
+from llmsched_env.workload.draws import Stream, raw_words, standard_normal
 
 HELD_OUT = range(20)
 EACH = ["population", "prompt", "noisy:0.0", "noisy:0.3", "noisy:0.6", "noisy:0.9", "noisy:0.99", "uneven:0.2:0.95"]
@@ -227,10 +227,10 @@ def test_every_part_of_the_seed_matters():
 
 
 def test_noise_is_standard_normal_and_finite_at_the_ends():
-    noise = predictors._normal(raw_words("law", "test", 0, Stream.PREDICTION, 100_000))
+    noise = standard_normal(raw_words("law", "test", 0, Stream.PREDICTION, 100_000))
     assert abs(noise.mean()) < 4 / math.sqrt(1e5)
     assert noise.std() == pytest.approx(1.0, abs=4 / math.sqrt(2e5))
-    low, high = predictors._normal(np.array([0, 2**64 - 1], np.uint64))
+    low, high = standard_normal(np.array([0, 2**64 - 1], np.uint64))
     assert -9 < low == -high < -8
 
 

@@ -1,0 +1,71 @@
+"""What a training run depends on, as its ``config.json`` keeps it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from llmsched_env import __version__
+from llmsched_env.config import Scenario
+from llmsched_env.core.features import feature_table
+
+if TYPE_CHECKING:
+    from agents.training import Training
+
+__all__ = ["changed_versions", "difference", "fingerprint"]
+
+PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "cmaes", "gymnasium", "numpy", "numba")
+
+
+def fingerprint(training: Training) -> dict[str, Any]:
+    """All of it, as plain JSON values."""
+    where = training.training_scenario
+    return {
+        "version": __version__,
+        "training": training.as_json(),
+        "scenario": where.describe(),
+        "workload": _version_of(where),
+        "observation": [feature.name for feature in feature_table(where.serving, where.kv_limited)],
+        "actions": where.num_actions,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def changed_versions(config: dict[str, Any]) -> list[str]:
+    """What of Python and the packages is of another version than ``config.json`` lists, in words."""
+    then = {"Python": config.get("python"), **config.get("packages", {})}
+    now = {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    absent = "not installed"
+    return [
+        f"{name} {then.get(name) or absent}, now {found or absent}"
+        for name, found in now.items()
+        if then.get(name) != found
+    ]
+
+
+def difference(before: Any, now: Any) -> str:
+    """The first thing that is not the same."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+        return f"{name} = {before.get(name)!r}, now {now.get(name)!r}"
+    if isinstance(before, list) and isinstance(now, list):
+        place = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
+        if place is not None:
+            return f"feature {place} = {before[place]!r}, now {now[place]!r}"
+        return f"{len(before)} features, now {len(now)}"
+    return f"{before!r}, now {now!r}"
+
+
+def _version_of(scenario: Scenario) -> str | None:
+    """What tells the content of a workload's file from another; nothing where it is no file."""
+    found = getattr(scenario.source, "version", None)
+    return None if found is None else str(found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

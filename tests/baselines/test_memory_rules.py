@@ -1,0 +1,66 @@
+"""Rules where the KV cache is a budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from baselines.memory_aware import memory_aware, most_clients
+from baselines.registry import default_names, entry
+from llmsched_env import make_scenario
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError
+from llmsched_env.evaluation import evaluate, play
+
+SMALL = make_scenario(
+    "LLMSched/KVMemory-v0", split="test", num_clients=60, num_requests=120, kv_budget_tokens=6_000, choose_cap=False
+)
+
+
+def test_the_cap_on_paper():
+    """Without spread it is the budget over the mean; with it, what the quadratic equation says."""
+    assert most_clients(1000, 10, 0, 0.05) == pytest.approx(100)
+    assert most_clients(1000, 10, 3, 0.5) == pytest.approx(100), "the median of a normal sum is its mean"
+    found = most_clients(1000, 10, 3, 0.05)
+    assert 10 * found + 1.6448536 * 3 * np.sqrt(found) == pytest.approx(1000, rel=1e-6)
+    assert most_clients(1000, 10, 3, 0.01) < found < most_clients(1000, 10, 3, 0.2)
+
+
+@pytest.mark.parametrize("choose_cap", [False, True])
+def test_it_stays_below_its_cap_and_hardly_preempts(choose_cap):
+    scenario = SMALL.replace(choose_cap=choose_cap, num_clients=48, prefill_token_cap=700)
+    runs = {
+        name: play(entry(name, scenario).policy, scenario, 0, record=True) for name in ("memory_aware", "prefill_first")
+    }
+    preemptions = {name: run.totals.preemptions for name, run in runs.items()}
+    assert preemptions["prefill_first"] > 20 * max(1, preemptions["memory_aware"])
+    # Some 12 clients of 413 tokens are sure to fit; a sixth of 48 is 6, two are 12.
+    assert 6 <= runs["memory_aware"].totals.max_active <= 13 < runs["prefill_first"].totals.max_active
+
+
+@pytest.mark.parametrize(
+    ("changes", "never"),
+    [
+        ({"kv_admission": "reserve", "kv_reserve_tokens": 512}, True),
+        ({"kv_admission": "predicted", "lengths": "known", "order": "shortest_first"}, True),
+        ({"kv_watermark": 0.01}, False),
+    ],
+)
+def test_admissions(changes, never):
+    """Who sets the worst case aside, or knows lengths and looks ahead, never preempts; a watermark does."""
+    found = evaluate(entry("prefill_first", SMALL).policy, SMALL.replace(**changes), 3)
+    assert (found.columns["preemptions"] == 0).all() == never
+    assert (found.columns["kv_peak"] <= 1).all()
+    assert (found.columns["kv_peak"] > 0.5).all()
+    assert np.isfinite(found.columns["makespan_s"]).all()
+
+
+def test_it_is_offered_where_it_makes_sense():
+    assert "memory_aware" in default_names(SMALL)
+    assert "hybrid" not in default_names(SMALL)
+    assert "memory_aware" not in default_names(Scenario())
+    for name, scenario in (("memory_aware", Scenario()), ("hybrid", SMALL)):
+        with pytest.raises(ConfigError, match="budget"):
+            entry(name, scenario)
+    with pytest.raises(ConfigError, match=r"risk = 0 is out of range"):
+        memory_aware(0)

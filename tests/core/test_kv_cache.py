@@ -1,0 +1,277 @@
+"""The KV cache as a budget: the core against the plain simulator, laws, instances done on paper, bad input."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from reference import Reference
+from strategies import ORDERED_ACTIONS, REPEATABLE, Case, memory_cases
+from test_equivalence import assert_same_history, assert_same_state
+from test_promises import assert_same_promises
+
+from llmsched_env.config import Scenario
+from llmsched_env.core.instance import KVCache
+from llmsched_env.core.layout import VIEW
+from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
+from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
+from llmsched_env.simulator import Simulator
+
+
+def in_space(instance, action):
+    return min(action, instance.num_actions - 1)
+
+
+def assert_same_memory(simulator, reference):
+    totals = simulator.totals
+    assert totals.preemptions == reference.preemptions
+    assert totals.recomputed_tokens == reference.recomputed
+    assert totals.swapped_tokens == reference.swapped
+    assert totals.kv_peak == reference.kv_peak
+    emitted = simulator.emitted
+    running = {held.request: held.emitted for held in reference.active}
+    for request, output in enumerate(reference.case.outputs):
+        done = output if request in reference.completion_ns else 0
+        assert emitted[request] == running.get(request, reference.preempted.get(request, done))
+
+
+def test_core_equals_reference_after_every_iteration():
+    seen = Counter()
+
+    @settings(REPEATABLE, max_examples=500)
+    @given(case=memory_cases(), actions=ORDERED_ACTIONS)
+    def check(case, actions):
+        instance = case.instance()
+        simulator, reference = Simulator(instance, record=True), Reference(case)
+        assert_same_state(simulator, reference)
+        for action in itertools.cycle(actions):
+            if reference.done:
+                break
+            simulator.step(in_space(instance, action))
+            reference.step(in_space(instance, action))
+            assert_same_state(simulator, reference)
+            assert_same_memory(simulator, reference)
+            if case.ttft_ns:
+                assert_same_promises(simulator, reference)
+        assert_same_history(simulator, reference)
+        gaps = worst_token_gaps_ns(simulator, np.array(case.outputs))
+        for request, times in reference.token_ns.items():
+            assert len(times) == case.outputs[request], "a token was lost, or given twice"
+            assert gaps[request] == max(np.diff(times), default=0)
+        cache = case.kv_cache
+        seen["preempted"] += reference.preemptions > 0
+        seen["preempted often"] += reference.preemptions > 3
+        seen["recomputed"] += reference.recomputed > 0
+        seen["swapped"] += reference.swapped > 0
+        seen["preempted under promises"] += reference.preemptions > 0 and case.ttft_ns > 0
+        seen["preempted, blocks", cache.block_tokens] += reference.preemptions > 0
+        seen["admission", cache.admission] += 1
+        seen["preempted although", cache.admission] += reference.preemptions > 0
+        seen["caps"] += cache.cap_levels > 0
+        seen["orders"] += case.choose_order
+        seen["full"] += reference.kv_peak > cache.budget_tokens - cache.block_tokens
+
+    check()
+    rare = {name: count for name, count in seen.items() if count < 5}
+    assert not rare, f"hardly tested: {rare}"
+    assert len(seen) == 17, sorted(map(str, seen))
+
+
+def paper(**changes):
+    """Two clients, a cache of 10 tokens, and two requests of 3 + 6 tokens, of which 18 do not fit."""
+    case = Case((3, 3), (6, 6), 2, kv_cache=KVCache(10))
+    return replace(case, **changes)
+
+
+def log_of(simulator):
+    return [tuple(int(x) for x in entry) for entry in simulator.log]
+
+
+def test_recompute_on_paper():
+    """Alpha and beta of a prefill are 100 and 10 ns, of a decode 50 and 1.
+
+    Both start: 4 + 4 tokens, 10 after a decode, when there is no room for 2 more. The second, with 2 tokens, gives way.
+    The first goes on to 9 tokens alone: 4 decodes. Then 3 + 2 tokens are prefilled anew, which gives the third token,
+    and 3 decodes give the rest.
+    """
+    simulator = Simulator(paper().instance(), record=True)
+    assert (simulator.view.ready, simulator.view.kv_used, simulator.view.kv_growth) == (2, 0, 0)
+    for action in (1, 0):
+        simulator.step(action)
+    view = simulator.view
+    assert (view.active, view.preempted, view.waiting, view.kv_used, view.kv_growth) == (1, 1, 0, 5, 1)
+    assert view.ready == 0, "5 + 6 tokens would fill the cache, and there would be no room for the next decode"
+    while not simulator.done:
+        simulator.step(1)  # infeasible until the first is complete
+    assert log_of(simulator) == [
+        (0, 160, 1, 2), (160, 212, 0, 2), (212, 263, 0, 1), (263, 314, 0, 1), (314, 365, 0, 1), (365, 416, 0, 1),
+        (416, 566, 1, 1), (566, 617, 0, 1), (617, 668, 0, 1), (668, 719, 0, 1),
+    ]  # fmt: skip
+    totals = simulator.totals
+    assert (totals.preemptions, totals.recomputed_tokens, totals.swapped_tokens, totals.kv_peak) == (1, 5, 0, 10)
+    assert final_metrics(simulator)["kv_peak"] == 1.0
+    assert final_metrics(simulator)["preemptions"] == 1
+    # 12 tokens, each once: the throughput knows which prefills gave one.
+    assert final_metrics(simulator)["throughput_tokens_per_s"] == pytest.approx(12 / 719e-9)
+    assert worst_token_gaps_ns(simulator, np.array([6, 6])).tolist() == [52, 566 - 212]
+
+
+def test_swapping_on_paper():
+    """The same at 2 ns a token: 5 tokens are copied out beside the next decode and back by a prefill of nothing."""
+    case = paper(kv_cache=KVCache(10, swap_token_ns=2))
+    simulator = Simulator(case.instance(), record=True)
+    for action in (1, 0):
+        simulator.step(action)
+    assert simulator.view.decode_ns == 51 + 10
+    while not simulator.done:
+        simulator.step(1)
+    assert log_of(simulator) == [
+        (0, 160, 1, 2), (160, 212, 0, 2), (212, 273, 0, 1), (273, 324, 0, 1), (324, 375, 0, 1), (375, 426, 0, 1),
+        (426, 436, 1, 1), (436, 487, 0, 1), (487, 538, 0, 1), (538, 589, 0, 1), (589, 640, 0, 1),
+    ]  # fmt: skip
+    totals = simulator.totals
+    assert (totals.preemptions, totals.recomputed_tokens, totals.swapped_tokens, totals.swap_ns) == (1, 0, 10, 20)
+    assert worst_token_gaps_ns(simulator, np.array([6, 6])).tolist() == [61, 487 - 212]
+
+
+@pytest.mark.parametrize(
+    ("cache", "admitted"),
+    [
+        (KVCache(17), 2),  # 4 + 4 tokens, and 2 for the next decode
+        (KVCache(9), 1),
+        (KVCache(12, headroom_tokens=2), 2),
+        (KVCache(12, headroom_tokens=3), 1),
+        (KVCache(18, admission="reserve"), 2),  # 9 + 9
+        (KVCache(17, admission="reserve"), 1),
+        (KVCache(25, admission="reserve", reserve_tokens=10), 1),  # 13 + 13
+        (KVCache(26, admission="reserve", reserve_tokens=10), 2),
+        (KVCache(18, admission="predicted"), 2),  # both end in the same decode, with 9 tokens each
+        (KVCache(17, admission="predicted"), 1),
+        (KVCache(16, block_tokens=4), 2),  # 4 + 4, both full: 4 + 4 more for the next decode
+        (KVCache(12, block_tokens=4), 1),
+    ],
+)
+def test_admission_on_paper(cache, admitted):
+    simulator = Simulator(paper(kv_cache=cache).instance())
+    assert simulator.view.ready == simulator.view.batch_requests == admitted
+    simulator.step(1)
+    assert simulator.view.active == admitted
+
+
+def test_prediction_lets_in_who_ends_before_others_grow():
+    """Requests of 2 + 2 and 2 + 8 tokens: their peaks are 4 + 4, then 10 alone. By reserve it would be 4 + 10."""
+    case = Case((2, 2), (2, 8), 2, kv_cache=KVCache(10, admission="predicted"))
+    assert Simulator(case.instance()).view.ready == 2
+    assert Simulator(replace(case, kv_cache=KVCache(10, admission="reserve")).instance()).view.ready == 1
+    tight = replace(case, prompts=(2, 2), outputs=(7, 8), estimates=(), kv_cache=KVCache(10, admission="predicted"))
+    assert Simulator(replace(tight, estimates=(7, 8)).instance()).view.ready == 1
+
+
+def test_caps_stop_a_prefill():
+    case = Case((1,) * 8, (3,) * 8, 8, kv_cache=KVCache(100, cap_levels=4))
+    for action, active in ((1, 8), (2, 6), (3, 4), (4, 2)):
+        simulator = Simulator(case.instance())
+        simulator.step(action)
+        assert simulator.view.active == active
+        simulator.step(4)
+        assert simulator.view.active == min(8, active + 1) or active == 8, "at least one"
+
+
+@settings(REPEATABLE, max_examples=100)
+@given(case=memory_cases(), actions=ORDERED_ACTIONS)
+def test_memory_is_conserved_and_never_exceeded(case, actions):
+    instance, cache = case.instance(), case.kv_cache
+    simulator = Simulator(instance)
+    for action in itertools.cycle(actions):
+        view = simulator.view
+        assert 0 <= view.kv_used <= view.kv_used + view.kv_growth <= cache.budget_tokens
+        assert view.context_tokens <= view.kv_used <= view.context_tokens + view.active * (cache.block_tokens - 1)
+        assert view.kv_used % cache.block_tokens == 0
+        assert (view.kv_used == 0) == (view.active == 0)
+        released = sum(release <= view.clock_ns for release in case.releases_ns)
+        assert view.completed + view.active + view.waiting + view.preempted == released
+        assert simulator.totals.kv_peak <= cache.budget_tokens
+        if simulator.done:
+            break
+        assert simulator.can_decode or simulator.can_prefill
+        simulator.step(in_space(instance, action))
+    assert view.kv_used == 0
+    assert simulator.totals.kv_reserved == 0
+
+
+@settings(REPEATABLE, max_examples=60)
+@given(case=memory_cases(), actions=ORDERED_ACTIONS)
+def test_a_cache_that_holds_everybody_changes_nothing(case, actions):
+    cache = replace(case.kv_cache, budget_tokens=10**6, block_tokens=1, headroom_tokens=0, cap_levels=0)
+    roomy = replace(case, kv_cache=cache)
+    instance = roomy.instance()
+    limited, free = Simulator(instance), Simulator(replace(case, kv_cache=None).instance())
+    for action in itertools.cycle(actions):
+        for name in set(VIEW.names) - {"kv_budget", "kv_used", "kv_growth", "prefill_ns", "oldest_release_ns"}:
+            assert getattr(limited.view, name) == getattr(free.view, name), name
+        if free.done:
+            break
+        limited.step(in_space(instance, action))
+        free.step(in_space(instance, action))
+
+
+@settings(REPEATABLE, max_examples=60)
+@given(case=memory_cases(), actions=ORDERED_ACTIONS)
+def test_forks_go_on_as_the_episode_does(case, actions):
+    """At any moment: copied, or moved to a case with the same lengths, which fills the ring anew."""
+    instance = case.instance()
+    simulator = Simulator(instance)
+    for step, action in enumerate(actions):
+        if simulator.done:
+            return
+        if step == len(actions) // 2:
+            twins = [simulator.fork(), simulator.fork(outputs=np.array(case.outputs))]
+            for later in itertools.cycle(actions):
+                if simulator.done:
+                    break
+                for one in (simulator, *twins):
+                    one.step(in_space(instance, later))
+                for twin in twins:
+                    assert twin.view.tolist() == simulator.view.tolist()
+            return
+        simulator.step(in_space(instance, action))
+
+
+def test_a_request_that_does_not_fit_is_refused():
+    with pytest.raises(WorkloadError, match="takes 12 tokens of KV cache in blocks of 4, which holds 10"):
+        paper(kv_cache=KVCache(10, block_tokens=4)).instance()
+    with pytest.raises(WorkloadError, match="a request of 9 prompt and output tokens takes 9"):
+        paper(kv_cache=KVCache(8)).instance()
+    with pytest.raises(ConfigError, match="may have 8 tokens to compute again, which exceeds the largest"):
+        paper(levels=((4, 10), (7, 20)), token_cap=7).instance()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kv_budget_tokens": 0}, "kv_budget_tokens = 0 is out of range"),
+        ({"kv_budget_tokens": 1.5}, "kv_budget_tokens = 1.5 is not a whole number"),
+        ({"kv_budget_tokens": 1000, "queue": "client"}, "needs queue='shared'"),
+        ({"kv_budget_tokens": 1000, "kv_block_tokens": 2000}, "not one block would fit"),
+        ({"kv_budget_tokens": 1000, "kv_block_tokens": None}, "kv_block_tokens = None is not a whole number"),
+        ({"kv_budget_tokens": 1000, "kv_watermark": 1.0}, r"it lies in \[0, 1\)"),
+        ({"kv_budget_tokens": 1000, "kv_watermark": -0.1}, r"it lies in \[0, 1\)"),
+        ({"kv_budget_tokens": 1000, "kv_swap_gb_per_s": -1.0}, "kv_swap_gb_per_s = -1.0 is out of range"),
+        ({"kv_budget_tokens": 1000, "kv_swap_gb_per_s": "fast"}, "kv_swap_gb_per_s = 'fast' is not a number"),
+        ({"kv_budget_tokens": 1000, "kv_reserve_tokens": 10}, "only 'reserve' sets anything aside"),
+        ({"kv_budget_tokens": 1000, "kv_admission": "vllm"}, "unknown kv_admission 'vllm'"),
+        ({"kv_watermark": 0.1}, "kv_watermark = 0.1 without a budget"),
+        ({"choose_cap": True}, "choose_cap = True without a budget"),
+        (
+            {"kv_budget_tokens": 1000, "choose_cap": True, "choose_order": True, "ttft_s": 1.0, "tpot_s": 1.0},
+            "an action says the one or the other",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(LLMSchedError, match=message):
+        Scenario(**{"queue": "shared", "order": "fcfs", **arguments})
