@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from agents.network import network_function
 from llmsched_env.config import Scenario
@@ -51,7 +52,9 @@ class Arena:
         self.scenario = scenario.replace(skip_forced=False, max_iterations=None)
         self.cases = tuple(cases)
         self._threads = ThreadPoolExecutor(threads)
-        self._instances = {case: instance(self.scenario, case) for case in self.cases}
+        # Seconds a case where the MIP has to assign it; what was assigned is kept.
+        shown = tqdm(self.cases, desc="laying out cases", unit="case", delay=2, leave=False, disable=None)
+        self._instances = {case: instance(self.scenario, case) for case in shown}
         self._blocks = {case: Block(made.start, 2) for case, made in self._instances.items()}
 
     def losses(self, parameters: NDArray[np.float64], cases: Sequence[int]) -> tuple[NDArray[np.float64], int]:
