@@ -71,6 +71,7 @@ class Args:
         load: arrivals as a share of capacity; 0: the scenario's own
         ttft_s: promised time to first token, in seconds; 0: the scenario's own
         tpot_s: promised time per output token, in seconds; 0: the scenario's own
+        arguments: any other arguments of the scenario: noise_sd=0.5,mixed_tokens=1024; nothing: none
         reward: reward: excess, makespan, idle, latency or goodput; nothing: the scenario's own
     """
 
@@ -97,6 +98,7 @@ class Args:
     load: float = 0.0
     ttft_s: float = 0.0
     tpot_s: float = 0.0
+    arguments: str = ""
     reward: str = ""
 
     @classmethod
@@ -132,9 +134,11 @@ class Args:
         """
         from agents.hyperparameters import read_settings
         from agents.training import Training
+        from llmsched_env.config import read_arguments
 
         arguments: dict[str, Any] = {
-            argument: getattr(self, option) for option, argument in SCENARIO_OPTIONS.items() if getattr(self, option)
+            **read_arguments(self.arguments),
+            **{name: getattr(self, option) for option, name in SCENARIO_OPTIONS.items() if getattr(self, option)},
         }
         if arguments.get("lengths", "predicted") != "predicted":
             arguments.setdefault("predictor", None)  # nobody would read the scenario's own

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agents.network import Network, network_function
 from llmsched_env.config import ASSIGNMENTS, MAX_LOAD, QUEUES, Scenario, real
+from llmsched_env.core.features import features_of
 from llmsched_env.core.rules import call_rule
 from llmsched_env.cost import MAX_COEFFICIENT_NS
 from llmsched_env.errors import ConfigError, InvalidViewError, UnknownNameError
@@ -73,7 +74,7 @@ class Origin:
     @classmethod
     def of(cls, scenario: Scenario) -> Origin:
         """That of a network which is trained in this scenario."""
-        cost = scenario.cost_model
+        cost = scenario.believed_model
         ratio = max(1, cost.prefill_ns(0)) / max(1, cost.alpha_decode_ns)
         told = scenario.lengths != "hidden"
         assignment = scenario.assignment if scenario.queue == "client" else None
@@ -110,10 +111,13 @@ class Trained:
             raise ConfigError("the network reads what only promises make known, but its origin says serving = False.")
 
     def fits(self, scenario: Scenario) -> bool:
-        """Whether it can decide there: as many actions, and promises and lengths told as where it was trained."""
+        """Whether it can decide there: as many actions, promises and lengths told as where it was trained, and all
+        that it reads.
+        """
         there = Origin.of(scenario)
         alike = (self.origin.serving, self.origin.told) == (there.serving, there.told)
-        return alike and self.network.actions == scenario.num_actions
+        seen = {feature.name for feature in features_of(scenario)}
+        return alike and self.network.actions == scenario.num_actions and seen.issuperset(self.network.features)
 
 
 class Agent:

@@ -29,7 +29,7 @@ from agents.genome import FIRST_CASES, FIRST_VALUES, Genome, first_genome
 from agents.hyperparameters import Check, one_of, real_number, whole_number
 from agents.network import BASES, NEVER, Network
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import feature_table
+from llmsched_env.core.features import ALL_FEATURES
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, MissingExtraError, UnknownNameError
 from llmsched_env.instances import instance, pool_size
@@ -131,7 +131,7 @@ class EvolutionSettings:
             raise ConfigError(f"cases = {self.cases} for {len(self.sizes)} sizes: give at least one of each.")
         if self.cases > self.pool:
             raise ConfigError(f"cases = {self.cases} exceeds pool = {self.pool}: draw at most as many as there are.")
-        names = [feature.name for feature in feature_table(promises=True)]
+        names = [feature.name for feature in ALL_FEATURES]
         for kind, given, known in (("feature", self.features, names), ("order", self.orders, ORDER_CODES)):
             for name in given:
                 if name not in known:

@@ -19,7 +19,7 @@ from agents.network import Layer, Network, dense
 from agents.sb3_policy import load_model
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import feature_table
+from llmsched_env.core.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError
 
 __all__ = ["export"]
@@ -59,7 +59,7 @@ def export(model: Any) -> Network:
     what = f"the model ({type(model).__name__} with {kind})"
     if kind not in SCORERS:
         raise ConfigError(f"{what} cannot be exported: its policy has to be one of {', '.join(SCORERS)}.")
-    tables = {(len(table),): table for table in map(feature_table, (False, True))}
+    tables = {(len(table),): table for table in TABLES}
     shape = tuple(model.observation_space.shape)
     extractor = model.policy.features_extractor_class.__name__
     if shape not in tables or extractor != "FlattenExtractor":
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scenario = _trained_in(options.model, options.scenario)
         network = export(load_model(options.model, options.algo))
-        table, actions = feature_table(scenario.serving, scenario.kv_limited), scenario.num_actions
+        table, actions = features_of(scenario), scenario.num_actions
         if (len(network.features), network.actions) != (len(table), actions):
             raise ConfigError(
                 f"the model reads {len(network.features)} features and has {network.actions} actions, "

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agents.agent import Agent, Origin, Trained
 from agents.network import Network
 from llmsched_env import __version__
-from llmsched_env.core.features import feature_table
+from llmsched_env.core.features import ALL_FEATURES
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 from llmsched_env.storage import write_whole
 
@@ -178,13 +178,13 @@ def _floats(arrays: Arrays, name: str) -> NDArray[np.float64]:
 
 def _table(features: Sequence[str]) -> str:
     """What tells the meaning of these features from another: a hash (hex) of their formulas."""
-    formulas = dict(feature_table(promises=True))
+    formulas = dict(ALL_FEATURES)
     said = "\n".join(f"{name}: {formulas[name]}" for name in features)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _check_table(path: Path | str, what: str, said: Mapping[str, Any], version: str) -> None:
-    known = dict(feature_table(promises=True))
+    known = dict(ALL_FEATURES)
     missing = [name for name in said["features"] if name not in known]
     if missing or _table(said["features"]) != said["table"]:
         found = f"feature {missing[0]!r}, which is not there" if missing else "features whose formulas were others"

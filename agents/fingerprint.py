@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_env import __version__
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import feature_table
+from llmsched_env.core.features import features_of
 
 if TYPE_CHECKING:
     from agents.training import Training
@@ -26,7 +26,7 @@ def fingerprint(training: Training) -> dict[str, Any]:
         "training": training.as_json(),
         "scenario": where.describe(),
         "workload": _version_of(where),
-        "observation": [feature.name for feature in feature_table(where.serving, where.kv_limited)],
+        "observation": [feature.name for feature in features_of(where)],
         "actions": where.num_actions,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agents.agent import Agent
 from agents.arena import Arena
 from agents.network import BASES, NEVER, Network
-from llmsched_env.core.features import feature_table
+from llmsched_env.core.features import features_of
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation.rollout import episode_seed, start
@@ -46,7 +46,7 @@ NEVER_TAKEN = -1e9
 """Bias of an order that is not to choose."""
 
 ORDER_HEAD_START = 0.5
-"""By how much the first order is preferred at the start, where orders are actions."""
+"""By how much one action is preferred to the others but the decode at the start, where there are several."""
 
 
 class Genome(NamedTuple):
@@ -60,7 +60,7 @@ class Genome(NamedTuple):
         actions: actions of the scenario.
         base: rule that the network is a residual on.
         base_values: its numbers at the start.
-        order: order preferred at the start, an index from 0; 0 where orders are no actions.
+        order: of the actions but the decode, the one preferred at the start, an index from 0.
         limit: of the base (`Network.base_limit`).
         orders: indices of the orders to choose among, where orders are actions; none for all.
     """
@@ -78,7 +78,7 @@ class Genome(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """Of the network that are numbers of the genome: the prefill's, then one for each order to choose among."""
+        """Of the network that are numbers of the genome: the prefill's, then one for each action to choose among."""
         return 1 if self.actions == 2 else 1 + (len(self.orders) or self.actions - 1)
 
     @property
@@ -145,7 +145,7 @@ def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int, or
         base = "deadline" if where.serving else "lagrangian"
     if base == "deadline" and not where.serving:
         raise ConfigError("base = 'deadline' needs promises: take 'lagrangian', or a scenario with ttft_s and tpot_s.")
-    table = [feature.name for feature in feature_table(where.serving)]
+    table = [feature.name for feature in features_of(where)]
     names = tuple(chosen or table)
     for name in names:
         if name not in table:
@@ -154,7 +154,7 @@ def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int, or
         raise ConfigError(f"orders = {list(orders)}: orders are no actions here. Leave them out, or take choose_order.")
     codes = tuple(ORDER_CODES[order] for order in orders)
     plain = Genome(names, np.zeros(len(names)), np.ones(len(names)), 1, where.num_actions, base, (), orders=codes)
-    first = codes or range(len(ORDER_CODES) if where.choose_order else 1)
+    first = codes or range(where.num_actions - 1)
     tried = [plain._replace(base_values=x, order=order) for order in first for x in FIRST_VALUES[base]]
     rows = np.concatenate([genome.parameters([np.zeros(genome.size)]) for genome in tried])
     losses, _ = arena.losses(rows, arena.cases[:FIRST_CASES])

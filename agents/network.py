@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import number, whole
-from llmsched_env.core.features import PROMISE_FEATURES, feature_table, observe
+from llmsched_env.core.features import ALL_FEATURES, FEATURES, PROMISE_FEATURES, feature_table, observe_all
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.jit import inlined, jit
 from llmsched_env.policy import RuleFunction, compile_rule
@@ -92,7 +92,7 @@ def squash(values: Any, size: int) -> None:
 
 def _act(view: Any, parameters: Any, memory: Any) -> Any:
     observed = np.empty(ROW, np.float32)
-    observe(view, observed)
+    observe_all(view, observed)
     inputs, outputs = int(parameters[INPUTS]), int(parameters[OUTPUTS])
     layers, widest = int(parameters[LAYERS]), int(parameters[WIDEST])
     relu = parameters[ACTIVATION] > 0
@@ -189,7 +189,7 @@ class Network:
     base_limit: float = NEVER
 
     def __post_init__(self) -> None:
-        names = [feature.name for feature in feature_table(promises=True)]
+        names = [feature.name for feature in ALL_FEATURES]
         for kind, name, known in (
             *(("feature", name, names) for name in self.features),
             ("head", self.head, HEADS),
@@ -255,9 +255,10 @@ class Network:
     @functools.cached_property
     def parameters(self) -> Floats:
         """The vector of numbers that the compiled function reads."""
-        names = [feature.name for feature in feature_table(promises=True)]
+        names = [feature.name for feature in ALL_FEATURES]
         places = [names.index(name) for name in self.features]
-        observed = len(feature_table(promises=max(places) >= len(feature_table(promises=False))))
+        ends = (len(FEATURES), len(feature_table(promises=True)), len(ALL_FEATURES))
+        observed = next(end for end in ends if max(places) < end)
         widths = [len(bias) for _, bias in self.layers]
         head = np.zeros(WIDTHS)
         head[INPUTS], head[OUTPUTS], head[LAYERS] = observed, self.outputs, len(self.layers)

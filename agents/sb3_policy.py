@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.libraries import algorithm
-from llmsched_env.core.features import feature_table
+from llmsched_env.core.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
 from llmsched_env.policy import Start, View, features
 
 __all__ = ["Model", "SB3Policy", "load_model"]
 
-SHAPES = tuple((len(feature_table(promises, memory)),) for promises in (False, True) for memory in (False, True))
-"""Of observations, without and with promises."""
+SHAPES = tuple((len(table),) for table in TABLES)
+"""Of observations."""
 
 Actions = NDArray[np.int64]
 
@@ -99,7 +99,7 @@ class SB3Policy:
                 on another number of actions.
         """
         scenario = start.scenario
-        shape, actions = (len(feature_table(scenario.serving, scenario.kv_limited)),), scenario.num_actions
+        shape, actions = (len(features_of(scenario)),), scenario.num_actions
         if self._model.action_space.n != actions:
             raise ConfigError(
                 f"agent {self.name!r} has learnt {self._model.action_space.n} actions, this scenario has {actions}: "

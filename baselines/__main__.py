@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import warnings
@@ -22,11 +23,11 @@ from baselines.registry import BASELINES, Entry, default_names, entry, planner_o
 from baselines.serving import draw_serving, show_serving
 from baselines.tuned import LOADS, best_tuned
 from llmsched_env import make_scenario
-from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDERS, QUEUES, Scenario
+from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDERS, QUEUES, Scenario, read_arguments
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
-from llmsched_env.evaluation import CoverageWarning, PromiseWarning, evaluate, pictures, play
+from llmsched_env.evaluation import CoverageWarning, Estimate, PromiseWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
@@ -74,6 +75,10 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         changes["num_clients"] = options.clients
     if options.requests is not None:
         changes["num_requests"] = options.requests
+    for name, value in read_arguments(options.arguments).items():
+        if name in changes or name == "split":
+            raise ConfigError(f"--arguments {name}={value}: this one has an option of its own.")
+        changes[name] = value
     if changes.get("lengths", "predicted") != "predicted":
         changes.setdefault("predictor", None)  # nobody would read that of the id
     return make_scenario(options.scenario, split=options.split, **changes)
@@ -123,6 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--lengths", metavar="KIND", help=f"what they may know of output lengths: {', '.join(LENGTHS)}")
     add("--predictor", metavar="NAME", help="who predicts them: population, prompt, noisy, noisy:0.8, ...")
+    add(
+        "--arguments",
+        default="",
+        metavar="A=X,B=Y,...",
+        help="any other arguments of the scenario: noise_sd=0.5,mixed_tokens=1024",
+    )
     add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with promises: {LOADS} and the scenario's)")
     add("--ttft-s", type=float, metavar="S", help="promised time to first token, in seconds")
     add("--tpot-s", type=float, metavar="S", help="promised time per output token, in seconds")
@@ -309,19 +320,33 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
                 "name": row.name,
                 "kind": row.kind,
                 "clairvoyant": row.clairvoyant,
-                **dict(zip(("mean", "lo", "hi"), row.estimate("gap_to_bound"), strict=True)),
+                **_ends_of(row.estimate("gap_to_bound")),
             }
             for row in comparison.rows
         ],
     )
-    shown = [entry(name, comparison.scenario) for name in PICTURED]
+    admitted = not (comparison.scenario.kv_limited or comparison.scenario.mixes or comparison.scenario.moves)
+    if admitted:
+        shown = [entry(name, comparison.scenario) for name in PICTURED]
+    else:  # whose queues are not those of the methods: the first and the last row
+        names = dict.fromkeys((comparison.rows[0].name, comparison.rows[-1].name))
+        shown = [entry(name, comparison.scenario) for name in names]
     case = int(comparison.cases[0])
     paths.append(folder / "timelines.png")
     pictures.timelines(paths[-1], [(item.name, play(item.policy, item.scenario, case, record=True)) for item in shown])
+    if not admitted:
+        return paths
     paths.append(folder / "multiplier_effect.png")
     curves = [_multiplier_curve(comparison, name) for name in CURVES]
     pictures.multiplier_effect(paths[-1], curves)
     return paths
+
+
+def _ends_of(found: Estimate) -> dict[str, float]:
+    """Mean and interval; one case has none."""
+    mean = float(found.mean)
+    low, high = (mean if math.isnan(end) else float(end) for end in (found.low, found.high))
+    return {"mean": mean, "lo": low, "hi": high}
 
 
 def _multiplier_curve(comparison: Comparison, method: str) -> pictures.Curve:

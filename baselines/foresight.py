@@ -15,6 +15,7 @@ from llmsched_env.core.episode import Block
 from llmsched_env.core.layout import ORDER_CODES, OUTPUT
 from llmsched_env.core.loops import choose, finished, has_choice
 from llmsched_env.core.memory import copy_episode
+from llmsched_env.core.noise import forget_truth
 from llmsched_env.core.transition import DECODE, PREFILL, advance
 from llmsched_env.errors import ConfigError
 from llmsched_env.jit import jit
@@ -28,8 +29,9 @@ BASE_ORDER = "late_last"
 
 @jit
 def _usual(v: Any, k: Any, rule: Any, parameters: Any, memory: Any, prefill: int) -> int:
-    """The rule's action; its prefills are ``prefill``, one order of several."""
-    return DECODE if choose(v, k, rule, parameters, memory) == DECODE else prefill
+    """The rule's action; its prefills are ``prefill``, one order of several, where that is not 0."""
+    action = choose(v, k, rule, parameters, memory)
+    return action if action == DECODE or prefill == 0 else prefill
 
 
 @jit
@@ -44,7 +46,8 @@ def _lost_by(
     advance(v, s, k, action)
     while v.clock_ns < until_ns and not finished(v, k):
         advance(v, s, k, _usual(v, k, rule, parameters, kept, prefill))
-    return s.lost, s.request_ns + (until_ns - v.clock_ns) * (v.waiting + v.active)
+    here = v.waiting + v.active + v.preempted + (1 if v.reading_tokens > 0 else 0)
+    return s.lost, s.request_ns + (until_ns - v.clock_ns) * here
 
 
 @jit
@@ -63,7 +66,8 @@ def _plan(
         until_ns = v.clock_ns + horizon_ns
         least = _lost_by(views, states, setups, best, rule, parameters, memory, prefill, until_ns)
         usual = best
-        alike = v.waiting <= v.batch_requests  # all that wait would go: one order is as good as another
+        # Where orders are actions and all that wait would go, one is as good as another.
+        alike = k.cap_levels == 0 and k.mixed_budget == 0 and v.waiting <= v.batch_requests
         for action in range(DECODE if v.active > 0 else PREFILL, k.num_actions):
             if action != usual and (action == DECODE or not alike or (usual == DECODE and action == PREFILL)):
                 lost = _lost_by(views, states, setups, action, rule, parameters, memory, prefill, until_ns)
@@ -88,7 +92,9 @@ def _as_rule(plan: NDArray[np.int64], function: RuleFunction) -> CompiledRule:
 
 def _search(simulator: Simulator, rule: CompiledRule, prefill: int, horizon_ns: int) -> NDArray[np.int64]:
     block, lengths = Block(simulator.memory, 2), simulator.instance.requests[:, OUTPUT]
-    plan = np.empty(2 * int(lengths.sum(dtype=np.int64)) + 2 * len(lengths), np.int64)  # no episode has more choices
+    forget_truth(block.setups[1])  # in which actions are tried
+    # More choices than an episode has; where prompts are read token by token or computed again it may end in decodes.
+    plan = np.empty(2 * int(lengths.sum(dtype=np.int64)) + 2 * len(lengths), np.int64)
     choices = _plan(
         block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
         prefill, horizon_ns, plan,
@@ -104,6 +110,8 @@ def _lost(simulator: Simulator, rule: CompiledRule) -> int:
 
 class Foresight:
     """At each choice, try every action in the true future, arrivals and lengths known, and keep the best.
+
+    What iterations will last it does not know: it tries them by the believed cost model, without noise.
 
     Each trial goes on under a simple rule until the horizon; what counts is how many counted requests have broken a
     promise by then, and among equals the time that requests have spent in the system. One step of policy improvement
@@ -132,13 +140,13 @@ class Foresight:
             raise ConfigError(f"policy {self.name!r} plans for promises: give ttft_s and tpot_s, or take beam.")
         if start.simulator is None:
             raise ConfigError(f"policy {self.name!r} plans in the simulator: start it with Start(..., simulator=...).")
-        where, prefill = start.scenario, PREFILL
+        where, prefill = start.scenario, 0
         if where.choose_order:
-            prefill += ORDER_CODES[BASE_ORDER]
+            prefill = PREFILL + ORDER_CODES[BASE_ORDER]
             where = where.replace(choose_order=False, order=BASE_ORDER)
         base = self._base or Tuned(best_tuned(where))
         rule = base.compiled(replace(start, scenario=where))
-        cost, clients = start.scenario.cost_model, start.scenario.num_clients
+        cost, clients = start.scenario.believed_model, start.scenario.num_clients
         horizon_ns = round(self._horizon_requests * start.mean_output_tokens * cost.decode_ns(clients))
         simulator, self._follow = start.simulator, self._follow or compile_rule(_next_of_plan)
         follow = self._follow

@@ -30,6 +30,7 @@ __all__ = [
     "prefill_first",
     "static_batching",
     "tgi",
+    "theta",
     "threshold",
 ]
 
@@ -163,20 +164,25 @@ def eb_threshold_finite() -> Rule:
     tau(j) = (alpha_d + beta_d j) / (1 - (1 - p)^j) is the time to the next completion with j active clients:
     ``Scheduler._compute_optimal_k`` in the code of arXiv 2606.00516 (:func:`eb_threshold` says where). It tends to the
     closed form where J p is small. Under the default preset, with J = 200 and E[N] = 345, this is k = 37 and the closed
-    form 16 (18 and 12 under -mid, 7 and 6 under -low); the difference is beta_d's, without which it is 17.
+    form 16 (18 and 12 under -mid, 7 and 6 under -low); the difference is beta_d's, without which it is 17. Where J p is
+    well above 1, a completion comes with every decode, no k satisfies the formula, and this rule waits for everybody.
     """
     return Rule("eb_threshold_finite", _at_least_idle, _eb_finite)
 
 
 def _eb_closed_form(start: Start) -> Sequence[float]:
-    cost = start.scenario.cost_model
+    cost = start.scenario.believed_model
     price = cost.prefill_ns(0) / max(1, cost.alpha_decode_ns) / start.mean_output_tokens
-    theta = brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-15)
-    return (max(1.0, math.floor(theta * start.scenario.num_clients)),)
+    return (max(1.0, math.floor(theta(price) * start.scenario.num_clients)),)
+
+
+def theta(price: float) -> float:
+    """The root of x / (1 - x) + ln(1 - x) = ``price`` in [0, 1): the share of clients to let fall idle."""
+    return float(brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-15))
 
 
 def _eb_finite(start: Start) -> Sequence[float]:
-    cost, clients = start.scenario.cost_model, start.scenario.num_clients
+    cost, clients = start.scenario.believed_model, start.scenario.num_clients
     ends = 1.0 / start.mean_output_tokens
     active = np.arange(1, clients + 1)
     tau = (cost.alpha_decode_ns + cost.beta_decode_ns * active) / -np.expm1(active * math.log1p(-min(ends, 1 - 1e-12)))

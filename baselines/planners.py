@@ -16,6 +16,7 @@ from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from baselines.search import beam_search, follow
 from baselines.shelf import kept_plan
+from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.core.episode import Block
 from llmsched_env.errors import ConfigError
@@ -62,20 +63,22 @@ def _references(start: Start) -> list[Rule]:
 
 
 class Rollout:
-    """Try both actions, finish each with a base rule, keep the better: one step of policy improvement (Bertsekas).
+    """Try each action, finish with a base rule, keep the best: one step of policy improvement (Bertsekas).
 
-    With ``lengths="known"`` both are tried in the true future. Else it is blind: they are tried in a few futures drawn
-    anew at each choice, the same ones for both actions, and the mean charges are compared. In a drawn future nothing
-    arrives any more, and each unfinished request has a length from the workload's population that exceeds what it has
-    emitted: one of the output lengths of training cases; with ``lengths="predicted"`` its own prediction, times the
-    ratio of length to prediction of one of their requests.
+    Tried are a decode and a prefill, by the first order or cap where there are several, and a mixed iteration where
+    there is one. With ``lengths="known"`` all are tried in the true future. Else it is blind: they are tried in a few
+    futures drawn anew at each choice, the same ones for all actions, and the mean charges are compared. In a drawn
+    future nothing arrives any more, and each unfinished request has a length from the workload's population that
+    exceeds what it has emitted: one of the output lengths of training cases; with ``lengths="predicted"`` its own
+    prediction, times the ratio of length to prediction of one of their requests.
 
     One decision changes the end of an episode by less than the lengths drawn do, and a choice put off is drawn for
     again, so the better of two means is a prefill too early. The base rule's own action is therefore kept unless the
     difference is many times its standard error.
 
     Args:
-        base: the rule that finishes; by default the Lagrangian rule with multiplier 1.
+        base: the rule that finishes; by default the Lagrangian rule with multiplier 1, where iterations may be mixed
+            the best tuned one.
         futures: drawn at each choice where true lengths are not to be seen.
         caution: standard errors by which drawn futures must speak against the base rule (two futures or more).
     """
@@ -88,7 +91,7 @@ class Rollout:
     def __init__(self, base: Rule | None = None, *, futures: int = 4, caution: float = 6.0) -> None:
         if futures < 1 or not caution >= 0:
             raise ConfigError(f"rollout in {futures} futures with caution {caution}: give at least 1, and at least 0.")
-        self._base = base or lagrangian()
+        self._given = base
         self._count, self._caution = futures, caution
 
     def reset(self, start: Start) -> None:
@@ -96,20 +99,24 @@ class Rollout:
         if start.outlook is None:
             raise ConfigError(f"policy {self.name!r} plans ahead: start it with Start(..., outlook=...).")
         self._outlook = start.outlook
+        usual = Tuned(best_tuned(start.scenario)) if start.scenario.mixes else lagrangian()
+        self._base = self._given or usual
         self._base.reset(start)
         self._rule = self._base.compiled(start)
+        self._actions = 3 if start.scenario.mixes else 2
         self._rng = np.random.default_rng(start.seed)
         self._lengths = None if self._outlook.known else _Lengths.of(start.scenario, self._outlook)
         self._future: Simulator | None = None
         self._twin: Simulator | None = None
 
     def act(self, view: View) -> int:
-        """The action after which the base rule is charged less; a decode on ties, the base rule's own in doubt."""
-        gains = np.array([self._gain(future) for future in self._futures()], np.float64)
-        gain, usual = float(gains.mean()), self._base.act(view)
-        if len(gains) > 1 and abs(gain) < self._caution * float(gains.std(ddof=1)) / math.sqrt(len(gains)):
+        """The action after which the base rule is charged least; a decode on ties, the base rule's own in doubt."""
+        gains = np.array([self._gains(future) for future in self._futures()], np.float64)
+        best, usual = int(np.argmax(gains.mean(axis=0))), self._base.act(view)
+        better = gains[:, best] - gains[:, usual]
+        if len(gains) > 1 and better.mean() < self._caution * float(better.std(ddof=1)) / math.sqrt(len(gains)):
             return usual
-        return 1 if gain > 0 else 0
+        return best
 
     def _futures(self) -> Iterable[Simulator]:
         if self._lengths is None:
@@ -118,18 +125,21 @@ class Rollout:
         drawn = self._lengths.draw(self._outlook.emitted, self._count, self._rng)
         return (self._outlook.imagine(outputs) for outputs in drawn)
 
-    def _gain(self, future: Simulator) -> int:
-        """What a prefill now is charged less than a decode."""
+    def _gains(self, future: Simulator) -> list[int]:
+        """What each action now is charged less than a decode."""
         if self._twin is not None and self._twin.instance is future.instance:
             self._twin.restore(future)
         else:
             self._twin = future.fork()
-        ends = []
-        for action, trial in ((1, self._twin), (0, future)):
+        ends = [0] * self._actions
+        for action in reversed(range(self._actions)):
+            trial = self._twin if action else future  # the last one may use it up
+            if 0 < action < self._actions - 1:
+                trial.restore(future)
             trial.step(action)
             trial.run(self._rule)
-            ends.append(trial.charge)
-        return ends[1] - ends[0]
+            ends[action] = trial.charge
+        return [ends[0] - end for end in ends]
 
 
 @dataclass(frozen=True)
@@ -139,16 +149,22 @@ class _Lengths:
     Attributes:
         sample: (m,) in ascending order.
         scale: (n,) by request number.
+        most: (n,) longest output of each: what the KV cache holds beside its prompt.
     """
 
     sample: NDArray[np.float64]
     scale: NDArray[np.float64]
+    most: NDArray[np.int64]
 
     @classmethod
     def of(cls, scenario: Scenario, outlook: Outlook) -> _Lengths:
         estimates = outlook.estimates.astype(np.float64)
         sample = _population(scenario, getattr(scenario.source, "version", None))
-        return cls(sample, estimates if scenario.lengths == "predicted" else np.ones_like(estimates))
+        most = np.full(len(estimates), MAX_TOKENS, np.int64)
+        if scenario.kv_budget_tokens is not None:
+            whole = scenario.kv_budget_tokens // scenario.kv_block_tokens * scenario.kv_block_tokens
+            most = np.minimum(most, whole - outlook.prompts)
+        return cls(sample, estimates if scenario.lengths == "predicted" else np.ones_like(estimates), most)
 
     def draw(self, emitted: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """(count, n) lengths, each above what is emitted; one more than that where it has outlived the whole sample."""
@@ -156,7 +172,7 @@ class _Lengths:
         chance = rng.random((count, len(emitted)))
         chosen = np.minimum(first + chance * (len(self.sample) - first), len(self.sample) - 1).astype(np.int64)
         lengths = np.rint(self.sample[chosen] * self.scale)
-        return np.clip(lengths, emitted + 1, np.maximum(MAX_TOKENS, emitted + 1)).astype(np.int64)
+        return np.clip(lengths, emitted + 1, np.maximum(self.most, emitted + 1)).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=16)
@@ -183,7 +199,8 @@ def _population(scenario: Scenario, version: object) -> NDArray[np.float64]:
 class Beam:
     """Beam search over the action with the longest horizon; plans the whole episode in ``reset``.
 
-    Plans are kept on disk, named by what they depend on, since a study asks for the same ones again and again.
+    Plans are kept on disk, named by what they depend on, since a study asks for the same ones again and again. What
+    iterations will last it does not know: it plans by the believed cost model, without noise.
 
     Args:
         width: states kept at each stage. Scores are measured against width 50.
@@ -307,4 +324,6 @@ class _Schedule:
 def _simulator(policy: Policy, start: Start) -> Simulator:
     if start.simulator is None:
         raise ConfigError(f"policy {policy.name!r} plans in the simulator: start it with Start(..., simulator=...).")
-    return start.simulator
+    if start.simulator.instance.believed is start.simulator.instance:
+        return start.simulator
+    return start.simulator.fork(believed=True)

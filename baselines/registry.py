@@ -15,7 +15,8 @@ from agents.files import load_agent, shipped, shipped_agent
 from baselines import iteration, lagrangian, planners
 from baselines.foresight import Foresight
 from baselines.memory_aware import memory_aware
-from baselines.tuned import PROMISE_TUNABLE, TUNABLE, Tuned, paired
+from baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
+from baselines.tuned import MIXED_TUNABLE, PROMISE_TUNABLE, TUNABLE, Tuned, paired
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
@@ -114,6 +115,14 @@ PROMISE_POLICIES: dict[str, Factory] = {
 MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware}
 """Where the KV cache is a budget, beside the rules."""
 
+MIXED_POLICIES: dict[str, Factory] = {
+    "mixed_first": mixed_first,
+    **{name: functools.partial(Tuned, name) for name in MIXED_TUNABLE},
+    **{name: functools.partial(mixed_first, name) for name in MIXED_SYSTEMS},
+    "eb_plus": eb_plus,
+}
+"""Where iterations may be mixed, beside the rules; systems compose theirs as they do."""
+
 AGENTS: dict[str, Callable[[], Agent]] = {"agent": shipped_agent} if shipped() else {}
 """Trained networks, for the scenarios that they fit."""
 
@@ -122,30 +131,45 @@ BASELINES: dict[str, Factory] = {
     **POLICIES,
     **PROMISE_POLICIES,
     **MEMORY_POLICIES,
+    **MIXED_POLICIES,
     **AGENTS,
 }
 
 BATCH_PLANNERS = ("always_worst", "rollout", "beam", "beam_1")
 """Planners that minimise a makespan, which says nothing where requests come over time."""
 
+EXCLUSIVE_PLANNERS = ("always_worst", "beam", "beam_1")
+"""Planners that know prefills and decodes only."""
+
 
 def default_names(scenario: Scenario) -> list[str]:
     """What a comparison in a scenario runs: every policy that makes sense there, each rule under each order."""
     agents = [name for name, make in AGENTS.items() if make().fits(scenario)]
-    memory = MEMORY_POLICIES if scenario.kv_limited else {}
+    added = [*(MEMORY_POLICIES if scenario.kv_limited else ()), *(_mixed_names(scenario) if scenario.mixes else ())]
     if not scenario.serving:
-        methods = [] if scenario.kv_limited else METHODS  # their queues need a fixed number of clients
-        return [*methods, *POLICIES, *memory, *agents]
-    names = [name for name in (*POLICIES, *PROMISE_POLICIES, *memory) if name not in BATCH_PLANNERS]
+        # Their queues need a fixed number of clients, and are not those that caches lie with.
+        methods = [] if scenario.kv_limited or scenario.mixes or scenario.moves else METHODS
+        left_out = EXCLUSIVE_PLANNERS if scenario.mixes else ("beam",) if scenario.kv_limited else ()
+        rules = [name for name in POLICIES if name not in left_out]
+        return [*methods, *rules, *added, *agents]
+    names = [name for name in (*POLICIES, *PROMISE_POLICIES, *added) if name not in BATCH_PLANNERS]
     if not scenario.choose_order:
         return [*names, *agents]
     rules = [name for name in names if name != "foresight"]
     return [*(paired(name, order) for name in rules for order in ORDER_CODES), "foresight", *agents]
 
 
+def _mixed_names(scenario: Scenario) -> list[str]:
+    mixed = scenario.mixed_cost_model
+    return [name for name in MIXED_POLICIES if name != "eb_plus" or (mixed is not None and not mixed.overlaps)]
+
+
 def planner_of(scenario: Scenario) -> str:
     """What scores 1."""
-    return "foresight" if scenario.serving else "beam"
+    if scenario.serving:
+        return "foresight"
+    # With a thousand clients a wide beam takes a minute a case, and finds no more.
+    return "rollout" if scenario.mixes else "beam_1" if scenario.kv_limited else "beam"
 
 
 @dataclass(frozen=True)
@@ -212,12 +236,18 @@ def entry(name: str, scenario: Scenario) -> Entry:
         raise ConfigError(f"policy {name!r} brings queues of its own: leave it out where the KV cache is a budget.")
     if not scenario.kv_limited and name in MEMORY_POLICIES:
         raise ConfigError(f"policy {name!r} needs a budget: take a scenario with kv_budget_tokens.")
+    if scenario.mixes and (name in METHODS or name in EXCLUSIVE_PLANNERS):
+        raise ConfigError(f"policy {name!r} knows no mixed iterations: leave it out where mixed_tokens is given.")
+    if not scenario.mixes and name in MIXED_POLICIES:
+        raise ConfigError(f"policy {name!r} needs mixed iterations: take a scenario with mixed_tokens.")
     if not scenario.serving and name in PROMISE_POLICIES and name != "min_batch":
         raise ConfigError(f"policy {name!r} needs promises: take a scenario with ttft_s and tpot_s.")
     if scenario.serving and policy.clairvoyant:
         scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)
     if scenario.choose_order and name in BASELINES and policy.kind == "rule":
         scenario = scenario.replace(choose_order=False)
+    if name in MIXED_SYSTEMS:
+        scenario = scenario.replace(**MIXED_SYSTEMS[name])
     if name in METHODS:
         method = METHODS[name]
         return Entry(name, "method", policy, scenario.replace(**method.queues), method.text)

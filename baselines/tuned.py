@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from baselines.iteration import deadline, interleave, max_wait, min_batch, tgi, threshold
 from baselines.lagrangian import lagrangian
+from baselines.mixed import mixed_threshold
 from baselines.rule import Rule
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
@@ -93,9 +94,19 @@ PROMISE_TUNABLE: dict[str, Tunable] = {
 """For those with promises, beside the others."""
 
 
+MIXED_TUNABLE: dict[str, Tunable] = {
+    "mixed_tuned": Tunable(lambda value: mixed_threshold(int(value)), lambda scenario: [(1.0,), *_counts(scenario)]),
+}
+"""Where iterations may be mixed, beside the others; with 1 it is `mixed_first`."""
+
+
 def tunable(scenario: Scenario) -> dict[str, Tunable]:
     """What can be tuned for a scenario, by name."""
-    return {**TUNABLE, **PROMISE_TUNABLE} if scenario.serving else TUNABLE
+    return {
+        **TUNABLE,
+        **(PROMISE_TUNABLE if scenario.serving else {}),
+        **(MIXED_TUNABLE if scenario.mixes else {}),
+    }
 
 
 class Choice(NamedTuple):
@@ -117,7 +128,7 @@ def _key(scenario: Scenario, name: str) -> str:
     """What a choice depends on: the rule, and what the scenario changes of the default one."""
     said, usual = scenario.describe(), Scenario().describe()
     irrelevant = {*IRRELEVANT}
-    if scenario.serving and scenario.order in ("fcfs", "late_last"):
+    if scenario.serving and scenario.order in ("fcfs", "late_last") and scenario.kv_admission == "fits":
         irrelevant |= {"lengths", "predictor", "sd_weight"}  # no rule that is tuned looks at them
     changed = {field: value for field, value in said.items() if value != usual[field] and field not in irrelevant}
     return json.dumps({"policy": name, **changed}, sort_keys=True, default=str)
@@ -207,6 +218,8 @@ class Tuned(Rule):
         """The rule with its tuned numbers."""
         rule = tunable(start.scenario).get(self.name)
         if rule is None:
+            if self.name in MIXED_TUNABLE:
+                raise ConfigError(f"policy {self.name!r} needs mixed iterations: give mixed_tokens.")
             raise ConfigError(f"policy {self.name!r} needs promises: give ttft_s and tpot_s.")
         return rule.make(*tuned_value(self.name, start.scenario).values).compiled(start)
 

@@ -1,21 +1,15 @@
-"""How figures are taken and told: repeats on one core, the machine, one table."""
+"""How figures are taken and told: repeats on one core, one table; studies.machine has the rest."""
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Figure", "Timing", "child", "machine", "peak_memory_bytes", "pin", "repeat", "table"]
+__all__ = ["Figure", "Timing", "pin", "repeat", "table"]
 
 
 @dataclass(frozen=True)
@@ -108,53 +102,6 @@ def pin() -> str:
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     return "pinned to one core"
-
-
-def machine() -> str:
-    """Cores, processor and versions in one line."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy", "gymnasium"))
-    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, {packages}"
-
-
-def peak_memory_bytes() -> int:
-    """Most memory that this process ever held."""
-    try:
-        # Not getrusage: its maximum is inherited from the parent across exec.
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def child(script: Path, *arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run ``script`` in a fresh process; the JSON of its last line, and ``wall_s``, the life of that process.
-
-    Raises:
-        RuntimeError: it failed; with what it said.
-    """
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **(environment or {})},
-    )
-    wall_s = time.perf_counter() - start
-    if done.returncode:
-        raise RuntimeError(f"{script.name} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
-    return {**json.loads(done.stdout.splitlines()[-1]), "wall_s": wall_s}
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib as mpl
 from core_figures import ScalingPoint, episode_figures, scaling_figures, scaling_points
 from environment_figures import environment_figures
-from measuring import Figure, as_json, machine, pin, table
+from measuring import Figure, as_json, pin, table
 from profile_figures import profile_figures
 from serving_figures import serving_figures
 from study_figures import large_figures, planner_figures, start_figures, study_figures
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from vector_figures import CopiesPoint, copies_points, learning_figures, size_points, vector_figures
 
 from llmsched_env.storage import write_whole
+from studies.machine import machine
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import Figure, child, peak_memory_bytes
+from measuring import Figure
 
 from baselines.planners import Beam, Rollout
 from baselines.registry import METHODS, POLICIES, entry
@@ -20,6 +20,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.evaluation import decision_times, evaluate, play
 from llmsched_env.instances import instance
 from llmsched_env.storage import cache_dir
+from studies.machine import child, peak_memory_bytes
 
 __all__ = ["large_figures", "planner_figures", "start_figures", "study_figures"]
 

@@ -40,6 +40,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     },
     "LLMSched/Serving-v0": _SERVING,
     "LLMSched/ServingOrder-v0": {**_SERVING, "lengths": "predicted", "predictor": "noisy", "choose_order": True},
+    "LLMSched/Jitter-v0": {**_SERVING, "noise_sd": 0.3, "straggler_probability": 0.005, "straggler_factor": 10.0},
     "LLMSched/KVMemory-v0": {
         "workload": "gsm8k",
         "num_clients": 1024,
@@ -49,6 +50,21 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "kv_budget_tokens": 170_000,
         "kv_block_tokens": 16,
         "choose_cap": True,
+        "reward": "makespan",
+    },
+    "LLMSched/Mixed-v0": {
+        **_SERVING,
+        "mixed_tokens": 512,
+        "mixed_counts_active": True,
+    },
+    "LLMSched/Migration-v0": {
+        "workload": "gsm8k",
+        "assignment": "lpt",
+        "lengths": "predicted",
+        "predictor": "noisy",
+        "cached_share": 0.5,
+        "steal": "running",
+        "move_gb_per_s": 64.0,
         "reward": "makespan",
     },
 }

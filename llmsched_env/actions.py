@@ -10,9 +10,9 @@ __all__ = ["action_names", "outside_space"]
 
 
 def action_names(num_actions: int) -> tuple[str, ...]:
-    """(num_actions,) names: a decode and a prefill, or a decode and a prefill by each order, or up to each cap."""
-    if num_actions == 2:
-        return ("decode", "prefill")
+    """(num_actions,) names: a decode and a prefill, with or without a mixed iteration; or prefills by order or cap."""
+    if num_actions <= 3:
+        return ("decode", "prefill", "mixed")[:num_actions]
     if num_actions == 1 + CAP_LEVELS:
         caps = (f"prefill up to {level}/{CAP_LEVELS} of the clients" for level in range(CAP_LEVELS - 1, 0, -1))
         return ("decode", "prefill", *caps)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmsched_env.cost import CostModel, cost_model
+from llmsched_env.cost import CostModel, MixedCost, cost_model, mixed_cost
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
 from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
 from llmsched_env.workload.predictors import check_sd_weight
@@ -24,9 +25,11 @@ __all__ = [
     "ORDERS",
     "QUEUES",
     "REWARDS",
+    "STEALS",
     "Scenario",
     "checked_options",
     "merged",
+    "read_arguments",
     "real",
     "whole",
 ]
@@ -46,6 +49,9 @@ for each request; who also fits at every decode to come, if all end as expected 
 CAP_LEVELS = 8
 """Caps on active clients that are actions: this many eighths of them, ..., one."""
 
+STEALS = ("waiting", "running", "cheaper")
+"""What a thief takes of its victim: the head of its queue, the request that it runs, or where fewer tokens move."""
+
 LLAMA_65B_BYTES_PER_TOKEN = 2 * 80 * 8192 * 2
 """Keys and values, layers, width, bytes of a number in half precision."""
 
@@ -54,6 +60,8 @@ REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
 MAX_CLIENTS = 2**20
 MAX_LOAD = 10.0
 MAX_KV_TOKENS = 2**40
+MAX_NOISE_SD = 2.0
+MAX_STRAGGLER_FACTOR = 1e4
 MIN_PROMISE_S = 1e-9
 MAX_TTFT_S = 1e6
 MAX_TPOT_S = 500.0
@@ -101,9 +109,27 @@ class Scenario:
         kv_reserve_tokens: output tokens set aside for each request ("reserve" only); ``None`` for its estimate.
         kv_swap_gb_per_s: bandwidth at which the cache of a preempted request is copied out and back, in 10^9 bytes a
             second; ``None``: its tokens are computed again.
-        kv_bytes_per_token: of the model's KV cache (swapping only).
+        kv_bytes_per_token: of the model's KV cache (where it is swapped, or copied to a thief).
         choose_cap: caps on active clients are actions of their own: 1 is a prefill as ever, 2 to 8 are prefills up to
             7/8, ..., 1/8 of the clients. Needs ``kv_budget_tokens``.
+        mixed_tokens: b: action 2 is a mixed iteration, a decode beside which at most b prompt tokens are read; a prompt
+            may be read in parts (chunked prefill). ``None`` for no such action. Needs one shared queue.
+        mixed_counts_active: each active client takes a token of b (the token budget of Sarathi-Serve and vLLM v1).
+        mixed_whole_prompts: prompts are not read in parts (Orca); the first one may exceed b.
+        mixed_cost: "sum", "overlap", "fitted" or a `MixedCost`: what such an iteration lasts.
+        cached_share: share of each prompt that is cached at the client in whose queue it waits: in [0, 1), in
+            millionths, rounded down to whole tokens (client queues only).
+        steal: what a thief takes of its victim. "waiting": the head of its queue. "running": the request that it runs;
+            it then starts its head itself. "cheaper": the one with fewer tokens to move.
+        move_gb_per_s: bandwidth at which a thief copies what is cached of that, in 10^9 bytes a second; ``None``: its
+            tokens are computed again.
+        noise_sd: standard deviation of the logarithm of the factor, lognormal with mean 1, by which an iteration lasts
+            longer than its cost model says; 0 for none. A case fixes its factors as it fixes its requests.
+        straggler_probability: chance of an iteration to be a straggler, in [0, 1).
+        straggler_factor: what a straggler lasts, in times of what it would: durations grow by probability * (factor -
+            1) in the mean. Needs ``straggler_probability``.
+        believed_cost: a preset's name or a `CostModel` that schedulers are shown and plan with in place of the true
+            one; ``None`` for the truth. It has the same cap.
         reward: "excess", "makespan", "idle", "latency" or "goodput" (see llmsched_env.core.reward).
         skip_forced: a step goes on through iterations that offer no choice.
         max_iterations: truncate an episode there; ``None`` for no horizon.
@@ -139,6 +165,17 @@ class Scenario:
     kv_swap_gb_per_s: float | None = None
     kv_bytes_per_token: int = LLAMA_65B_BYTES_PER_TOKEN
     choose_cap: bool = False
+    mixed_tokens: int | None = None
+    mixed_counts_active: bool = False
+    mixed_whole_prompts: bool = False
+    mixed_cost: str | MixedCost = "sum"
+    cached_share: float = 0.0
+    steal: str = "waiting"
+    move_gb_per_s: float | None = None
+    noise_sd: float = 0.0
+    straggler_probability: float = 0.0
+    straggler_factor: float = 1.0
+    believed_cost: str | CostModel | None = None
     reward: str = "excess"
     skip_forced: bool = False
     max_iterations: int | None = None
@@ -151,6 +188,7 @@ class Scenario:
             ("order", ORDERS + DEADLINE_ORDERS),
             ("lengths", LENGTHS),
             ("kv_admission", ADMISSIONS),
+            ("steal", STEALS),
             ("reward", REWARDS),
         ):
             if getattr(self, name) not in known:
@@ -164,15 +202,26 @@ class Scenario:
             ("kv_block_tokens", 2**16),
             ("kv_reserve_tokens", MAX_KV_TOKENS),
             ("kv_bytes_per_token", 2**40),
+            ("mixed_tokens", 2**31 - 1),
         ):
             if getattr(self, name) is not None or name in ("num_clients", "kv_block_tokens", "kv_bytes_per_token"):
                 object.__setattr__(self, name, whole(name, getattr(self, name), 1, most))
-        for name in ("stealing", "skip_forced", "choose_order", "choose_cap"):
+        for name in (
+            "stealing",
+            "skip_forced",
+            "choose_order",
+            "choose_cap",
+            "mixed_counts_active",
+            "mixed_whole_prompts",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is neither True nor False.")
         self._check_serving()
         self._check_prediction()
         self._check_memory()
+        self._check_mixed()
+        self._check_moves()
+        self._check_disturbance()
         self.cost_model  # noqa: B018  # checks the preset and the cap now, not at the first reset
         try:
             hash(self.source)
@@ -222,13 +271,13 @@ class Scenario:
             found = real("kv_swap_gb_per_s", self.kv_swap_gb_per_s, 1e-6, 1e6)
             object.__setattr__(self, "kv_swap_gb_per_s", found)
         if self.kv_budget_tokens is None:
-            usual = {field.name: field.default for field in dataclasses.fields(self)}
-            for name, value in usual.items():
-                if (name.startswith("kv_") or name == "choose_cap") and getattr(self, name) != value:
-                    raise ConfigError(
-                        f"{name} = {getattr(self, name)!r} without a budget: nobody would read it. Give "
-                        "kv_budget_tokens, or leave it out."
-                    )
+            for name in self._given("kv_", "choose_cap"):
+                if name == "kv_bytes_per_token" and self.move_gb_per_s is not None:
+                    continue
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)!r} without a budget: nobody would read it. Give "
+                    f"kv_budget_tokens{' or move_gb_per_s' * (name == 'kv_bytes_per_token')}, or leave it out."
+                )
             return
         if self.queue != "shared":
             raise ConfigError(
@@ -244,8 +293,92 @@ class Scenario:
                 f"kv_reserve_tokens = {self.kv_reserve_tokens} with kv_admission = {self.kv_admission!r}: only "
                 "'reserve' sets anything aside."
             )
+        if self.kv_reserve_tokens is not None and self.kv_reserve_tokens > self.kv_budget_tokens:
+            raise ConfigError(
+                f"kv_reserve_tokens = {self.kv_reserve_tokens} exceeds kv_budget_tokens = {self.kv_budget_tokens}: "
+                "no two requests would ever run side by side."
+            )
         if self.choose_cap and self.choose_order:
             raise ConfigError("choose_cap=True with choose_order=True: an action says the one or the other.")
+
+    def _check_mixed(self) -> None:
+        if self.mixed_tokens is None:
+            for name in self._given("mixed_"):
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)!r} without mixed iterations: nobody would read it. Give "
+                    "mixed_tokens, or leave it out."
+                )
+            return
+        mixed_cost(self.mixed_cost, self.cost_model)
+        for name, wrong, remedy in (
+            ("queue", self.queue != "shared", "it needs queue='shared'"),
+            ("kv_budget_tokens", self.kv_budget_tokens is not None, "leave out the one or the other"),
+            ("choose_order", self.choose_order, "an action says the one or the other"),
+            ("believed_cost", self.believed_cost is not None, "what a mixed iteration lasts is believed as it is"),
+        ):
+            if wrong:
+                raise ConfigError(
+                    f"mixed_tokens = {self.mixed_tokens} with {name} = {getattr(self, name)!r}: {remedy}."
+                )
+
+    def _given(self, *prefixes: str) -> Iterator[str]:
+        """Names of arguments that begin so, and are not at their defaults."""
+        for field in dataclasses.fields(self):
+            if field.name.startswith(prefixes) and getattr(self, field.name) != field.default:
+                yield field.name
+
+    def _check_moves(self) -> None:
+        share = number("cached_share", self.cached_share)
+        if not 0 <= share < 1:
+            raise ConfigError(
+                f"cached_share = {self.cached_share!r} is out of range: it lies in [0, 1) (a prefill computes at "
+                "least one token)."
+            )
+        object.__setattr__(self, "cached_share", share)
+        if self.move_gb_per_s is not None:
+            object.__setattr__(self, "move_gb_per_s", real("move_gb_per_s", self.move_gb_per_s, 1e-6, 1e6))
+        for name, usual in (("cached_share", 0.0), ("steal", "waiting"), ("move_gb_per_s", None)):
+            value = getattr(self, name)
+            if value == usual:
+                continue
+            if self.queue != "client":
+                raise ConfigError(
+                    f"{name} = {value!r} with queue = {self.queue!r}: caches lie with clients that have queues of "
+                    "their own. Set queue='client', or leave it out."
+                )
+            if name == "move_gb_per_s" and not self.moves:
+                raise ConfigError(
+                    f"move_gb_per_s = {value!r} where nothing is moved: nobody would read it. Give cached_share or "
+                    "steal, or leave it out."
+                )
+            if not self.stealing and name != "cached_share":
+                raise ConfigError(
+                    f"{name} = {value!r} with stealing = False: nobody takes anything. Set stealing=True, or leave it "
+                    "out."
+                )
+
+    def _check_disturbance(self) -> None:
+        for name, least, most, limits in (
+            ("noise_sd", 0.0, MAX_NOISE_SD, f"[0, {MAX_NOISE_SD:g}]"),
+            ("straggler_probability", 0.0, 1.0, "[0, 1)"),
+            ("straggler_factor", 1.0, MAX_STRAGGLER_FACTOR, f"[1, {MAX_STRAGGLER_FACTOR:g}]"),
+        ):
+            found = number(name, getattr(self, name))
+            if not least <= found <= most or (name == "straggler_probability" and found == most):
+                raise ConfigError(f"{name} = {getattr(self, name)!r} is out of range: it lies in {limits}.")
+            object.__setattr__(self, name, found)
+        if (self.straggler_probability > 0) != (self.straggler_factor > 1):
+            raise ConfigError(
+                f"straggler_probability = {self.straggler_probability} with straggler_factor = "
+                f"{self.straggler_factor}: there are stragglers where the one is above 0 and the other above 1. Give "
+                "both, or leave both out."
+            )
+        if self.believed_model.prefill_token_cap != self.cost_model.prefill_token_cap:
+            raise ConfigError(
+                f"believed_cost = {self.believed_model.name!r} has a prefill_token_cap of "
+                f"{self.believed_model.prefill_token_cap}, the cost model one of {self.cost_model.prefill_token_cap}: "
+                "the cap bounds a prefill whatever is believed. Give prefill_token_cap, which holds for both."
+            )
 
     @property
     def serving(self) -> bool:
@@ -256,6 +389,16 @@ class Scenario:
     def kv_limited(self) -> bool:
         """Whether the KV cache is a budget."""
         return self.kv_budget_tokens is not None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether there are mixed iterations."""
+        return self.mixed_tokens is not None
+
+    @property
+    def moves(self) -> bool:
+        """Whether stealing is anything but free and of waiting requests, or prompts are cached in part."""
+        return self.cached_share > 0 or self.steal != "waiting"
 
     @property
     def shows_lengths(self) -> bool:
@@ -270,7 +413,9 @@ class Scenario:
 
     @property
     def num_actions(self) -> int:
-        """A decode, and one prefill for each order or cap to choose from."""
+        """A decode, and one prefill for each order or cap to choose from; or a decode, a prefill and a mixed one."""
+        if self.mixes:
+            return 3
         if self.choose_cap:
             return 1 + CAP_LEVELS
         return 1 + (len(ORDERS + DEADLINE_ORDERS) if self.choose_order else 1)
@@ -297,6 +442,24 @@ class Scenario:
         return model if self.prefill_token_cap is None else model.with_cap(self.prefill_token_cap)
 
     @property
+    def mixed_cost_model(self) -> MixedCost | None:
+        """What mixed iterations last; ``None`` where there are none."""
+        return mixed_cost(self.mixed_cost, self.cost_model) if self.mixes else None
+
+    @property
+    def believed_model(self) -> CostModel:
+        """The cost model that schedulers are shown, with this scenario's cap."""
+        if self.believed_cost is None:
+            return self.cost_model
+        model = cost_model(self.believed_cost)
+        return model if self.prefill_token_cap is None else model.with_cap(self.prefill_token_cap)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether iterations may last something else than schedulers are told."""
+        return self.noise_sd > 0 or self.straggler_probability > 0 or self.believed_cost is not None
+
+    @property
     def source(self) -> Workload:
         """The workload itself."""
         return workload(self.workload)
@@ -319,6 +482,10 @@ class Scenario:
         plain["workload"] = _told(self.source, workload)
         plain["predictor"] = None if self.predictor is None else _told(predictor(self.predictor), predictor)
         plain["cost"] = dataclasses.asdict(self.cost_model)
+        mixed = self.mixed_cost_model
+        plain["mixed_cost"] = None if mixed is None else dataclasses.asdict(mixed)
+        if self.believed_cost is not None:
+            plain["believed_cost"] = dataclasses.asdict(self.believed_model)
         return plain
 
 
@@ -329,6 +496,30 @@ def _told(item: Any, lookup: Callable[[Any], Any]) -> str:
         return name if lookup(name) == item else repr(item)
     except LLMSchedError:
         return repr(item)
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """Arguments of a scenario as a command line has them: ``name=value,name=value``.
+
+    Values are Python's numbers, ``True``, ``False`` and ``None``; anything else is a name.
+
+    Raises:
+        ConfigError: a part that is not of this form.
+        UnknownNameError: no such argument.
+    """
+    found: dict[str, Any] = {}
+    known = {field.name for field in dataclasses.fields(Scenario)}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not value:
+            raise ConfigError(f"{part!r} is not of the form name=value: as in noise_sd=0.5,mixed_tokens=1024.")
+        if name not in known:
+            raise UnknownNameError("scenario argument", name, known)
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 def merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field, replace
 
 from llmsched_env.errors import ConfigError, UnknownNameError
 
-__all__ = ["PRESETS", "CostModel", "capacity_requests_per_s", "cost_model"]
+__all__ = [
+    "MIXED_FITS",
+    "PRESETS",
+    "CostModel",
+    "MixedCost",
+    "capacity_requests_per_s",
+    "cost_model",
+    "mixed_cost",
+]
 
 MAX_COEFFICIENT_NS = 10**12
 """A thousand seconds for one iteration's share: beyond it a unit was mistaken."""
@@ -56,12 +64,9 @@ class CostModel:
     covers_active_clients: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for key in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ConfigError(f"{key} = {value!r} is not a whole number of nanoseconds: pass an int.")
-            if not 0 <= value <= MAX_COEFFICIENT_NS:
-                raise ConfigError(f"{key} = {value} is out of range: coefficients lie in [0, {MAX_COEFFICIENT_NS}] ns.")
+        _check_coefficients(
+            self, ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns")
+        )
         if isinstance(self.prefill_token_cap, bool) or not isinstance(self.prefill_token_cap, int):
             raise ConfigError(f"prefill_token_cap = {self.prefill_token_cap!r} is not a whole number of tokens.")
         if self.prefill_token_cap < 1:
@@ -147,6 +152,54 @@ class CostModel:
         return replace(self, prefill_token_cap=prefill_token_cap)
 
 
+@dataclass(frozen=True)
+class MixedCost:
+    """Duration of a mixed iteration: A active clients have a token each while c > 0 prompt tokens are read.
+
+    Sum form (Zhang et al., arXiv 2606.00516, eq. 11: alpha + (a + b r + c r^2) times all tokens, r the share of active
+    clients in them, is this with ``beta_prompt = a``, ``beta_active = a + b``, ``interference = c``):
+
+        T = alpha + beta_prompt c + beta_active A + interference A^2 / (A + c) + gamma_decode * context
+
+    Overlap form (a roofline: one of the two is hidden entirely): T = max(T_p(c), T_d(A)) of the cost model.
+
+    Attributes:
+        overlaps: the overlap form, which has no numbers of its own.
+        alpha_ns: fixed time.
+        beta_prompt_ns: time of each prompt token.
+        beta_active_ns: time of each active client.
+        interference_ns: what attention over both kinds adds, at its most.
+
+    Raises:
+        ConfigError: a coefficient that is negative, not whole, or beyond :data:`MAX_COEFFICIENT_NS`; an iteration that
+            would take no time; numbers beside ``overlaps``.
+    """
+
+    overlaps: bool = False
+    alpha_ns: int = 0
+    beta_prompt_ns: int = 0
+    beta_active_ns: int = 0
+    interference_ns: int = 0
+
+    def __post_init__(self) -> None:
+        names = ("alpha_ns", "beta_prompt_ns", "beta_active_ns", "interference_ns")
+        _check_coefficients(self, names)
+        given = [name for name in names if getattr(self, name)]
+        if self.overlaps and given:
+            raise ConfigError(f"{given[0]} = {getattr(self, given[0])} beside overlaps=True, which has no numbers.")
+        if not self.overlaps and self.alpha_ns + self.beta_prompt_ns < 1:
+            raise ConfigError("alpha_ns + beta_prompt_ns is 0: a mixed iteration must take at least 1 ns.")
+
+
+def _check_coefficients(model: object, names: tuple[str, ...]) -> None:
+    for key in names:
+        value = getattr(model, key)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{key} = {value!r} is not a whole number of nanoseconds: pass an int.")
+        if not 0 <= value <= MAX_COEFFICIENT_NS:
+            raise ConfigError(f"{key} = {value} is out of range: coefficients lie in [0, {MAX_COEFFICIENT_NS}] ns.")
+
+
 def _check_range(key: str, value: object) -> None:
     if value is None:
         return
@@ -184,6 +237,52 @@ PRESETS: dict[str, CostModel] = {
         _published("llama-3.1-8b-h200", 0.000347, 2.420e-5, 0.006791, 4.440e-5),
     )
 }
+
+
+# beta_MB^e(r) = a + b r + c r^2 in seconds a token, from the calibration files of arXiv 2606.00516's code (Apache-2.0),
+# fitted there on throughput under vLLM v1, so that a part of the fixed time may be in them; alpha_MB is alpha_p there.
+MIXED_FITS: dict[str, tuple[float, float, float]] = {
+    "qwen3-8b-h200": (2.493675e-5, 5.192856e-5, 1.477785e-5),
+    "qwen3-8b-rtx-pro-6000": (6.293427e-5, 1.968926e-4, 9.898973e-6),
+}
+
+MIXED_COSTS = ("sum", "overlap", "fitted")
+
+
+def mixed_cost(name: str | MixedCost, model: CostModel) -> MixedCost:
+    """What mixed iterations cost beside a cost model.
+
+    Args:
+        name: "sum": the larger of the two fixed times, and the other terms of a prefill and a decode; "overlap": the
+            longer of the two; "fitted": what was measured for this preset (:data:`MIXED_FITS`); or a cost of one's own.
+        model: the cost model.
+
+    Raises:
+        UnknownNameError: no such name.
+        ConfigError: prefill levels, or no measurement for this model.
+    """
+    if isinstance(name, MixedCost):
+        found = name
+    elif name == "sum":
+        most = max(model.alpha_prefill_ns, model.alpha_decode_ns)
+        found = MixedCost(False, most, model.beta_prefill_ns, model.beta_decode_ns)
+    elif name == "overlap":
+        found = MixedCost(True)
+    elif name != "fitted":
+        raise UnknownNameError("mixed_cost", name, MIXED_COSTS)
+    elif model.name not in MIXED_FITS:
+        raise ConfigError(
+            f"mixed_cost = 'fitted' with cost model {model.name!r}, for which nothing was measured: take "
+            f"{' or '.join(MIXED_FITS)}, or give a MixedCost."
+        )
+    else:
+        a, b, c = MIXED_FITS[model.name]
+        found = MixedCost(False, model.alpha_prefill_ns, *(round(1e9 * slope) for slope in (a, a + b, c)))
+    if model.prefill_levels:
+        raise ConfigError(
+            f"mixed iterations with cost model {model.name!r}, whose prefills have levels: take an affine one."
+        )
+    return found
 
 
 def cost_model(model: str | CostModel) -> CostModel:

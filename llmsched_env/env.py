@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.actions import outside_space
 from llmsched_env.config import Scenario, checked_options, merged
-from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, PROMISE_FEATURES, feature_table
+from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, PROMISE_FEATURES, features_of
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, OVER, TERMINATED, TRUNCATED
 from llmsched_env.core.loops import step as core_step
 from llmsched_env.errors import EpisodeOverError, UnknownNameError
@@ -52,15 +52,18 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     `Discrete(2)`: 0 runs a decode, 1 a prefill. With `choose_order` it is `Discrete(7)`: 0 runs a decode, 1 to 6 a
     prefill that takes waiting requests by one of six orders. With `choose_cap` it is `Discrete(9)`: 0 runs a decode, 1
     a prefill, 2 to 8 a prefill that stops where 7/8, ..., 1/8 of the clients are active (it takes at least one
-    request). An infeasible action is replaced by a feasible one (a prefill by the first of these) and counted in
-    `info["invalid_actions"]`; `info["action_mask"]` and `action_masks()` tell in advance.
+    request). With `mixed_tokens` it is `Discrete(3)`: 0 runs a decode, 1 a prefill, 2 a mixed iteration, a decode
+    beside which prompts are read (with nobody active it counts as a prefill). An infeasible action is replaced by a
+    feasible one (a prefill by the first of these) and counted in `info["invalid_actions"]`; `info["action_mask"]` and
+    `action_masks()` tell in advance.
 
     ## Observation Space
 
     `Box(0, 1, (26,), float32)`. Counts of clients are divided by J; a pair of prices or lengths x : y appears as
     x / (x + y). So it means the same at any size and on any cost scale. Lengths in it are estimates, the truth where
     `lengths="known"`. A active, F idle, W waiting, R idle clients that have something to take, b requests that a
-    prefill now would hold, T_p and T_d what a prefill and a decode now would last, m the mean output length.
+    prefill now would hold, T_p and T_d what a prefill and a decode now would last, m the mean output length. Durations
+    are those of the believed cost model, without noise (docs/jitter.md).
 
     {observation_table}
 
@@ -71,6 +74,10 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
     Where the KV cache is a budget (`kv_budget_tokens` M, U of which are allocated) six more follow:
 
     {memory_table}
+
+    Where iterations may be mixed (`mixed_tokens` b; c prompt tokens would be read, in T_m) five more follow:
+
+    {mixed_table}
 
     ## Rewards
 
@@ -129,7 +136,7 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
-        table = feature_table(self.scenario.serving, self.scenario.kv_limited)
+        table = features_of(self.scenario)
         self.observation_space = spaces.Box(0.0, 1.0, (len(table),), np.float32)
         self.action_space = spaces.Discrete(self.scenario.num_actions)
         self._masks = _masks(self.scenario.num_actions)
@@ -272,8 +279,9 @@ def _described(documented: type) -> dict[str, str]:
 
 def _specification(template: str) -> str:
     described = _described(Scenario)
-    features, promised, memory = (
-        [(f"`{f.name}`", f.formula, 0, 1) for f in table] for table in (FEATURES, PROMISE_FEATURES, MEMORY_FEATURES)
+    features, promised, memory, mixed = (
+        [(f"`{f.name}`", f.formula, 0, 1) for f in table]
+        for table in (FEATURES, PROMISE_FEATURES, MEMORY_FEATURES, MIXED_FEATURES)
     )
     arguments = [
         (f"`{field.name}`", f"`{field.default!r}`", described.get(field.name, ""))
@@ -287,6 +295,7 @@ def _specification(template: str) -> str:
         observation_table=_table(("", "feature", "value", "min", "max"), *_numbered(features)),
         promise_table=_table(("", "feature", "value", "min", "max"), *_numbered(promised, len(features))),
         memory_table=_table(("", "feature", "value", "min", "max"), *((f"+{i}", *row) for i, row in enumerate(memory))),
+        mixed_table=_table(("", "feature", "value", "min", "max"), *((f"+{i}", *row) for i, row in enumerate(mixed))),
         metric_names=", ".join(f"`{name}`" for name in EPISODE_METRICS),
         argument_table=_table(("argument", "default", "meaning"), *arguments),
         version_table=_table(("id", "differs from the defaults in", "history"), *versions),

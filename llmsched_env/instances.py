@@ -13,11 +13,13 @@ from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.config import CAP_LEVELS, Scenario
-from llmsched_env.core.instance import Instance, KVCache, Promises
-from llmsched_env.cost import capacity_requests_per_s
+from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
+from llmsched_env.core.noise import Disturbance
+from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
-from llmsched_env.offline import lb1_ns, stored_assignment
+from llmsched_env.offline import lb1_ns, mixed_bound_ns, stored_assignment
 from llmsched_env.workload import Requests, estimated_tokens, predictor
+from llmsched_env.workload.draws import Stream, raw_words
 from llmsched_env.workload.protocol import check_case
 
 __all__ = ["PromiseWarning", "draw_case", "estimates", "instance", "pool_size", "promises"]
@@ -82,6 +84,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
     promised = promises(scenario, len(requests))
+    moved, mixed, cache = moves(scenario), mixed_iterations(scenario), kv_cache(scenario)
     built = Instance.build(
         requests,
         guess,
@@ -90,12 +93,15 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         client_of=queues,
         order=scenario.order,
         stealing=scenario.stealing,
-        bound_ns=lb1_ns(requests, scenario.num_clients, cost),
+        bound_ns=bound_ns(requests, scenario.num_clients, cost, moved, mixed, cache),
         reward=scenario.reward,
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
         promises=promised,
-        kv_cache=kv_cache(scenario),
+        kv_cache=cache,
+        mixed=mixed,
+        moves=moved,
+        disturbance=disturbance(scenario, case),
     )
     if promised is not None:
         _warn_of(promised, scenario, case, requests)
@@ -126,24 +132,30 @@ def _checked(client_of: NDArray[Any], scenario: Scenario, num_requests: int) -> 
 
 def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Requests) -> None:
     """Say which promise is broken for every counted request, even for one that comes alone."""
+    if scenario.disturbed:
+        return  # nobody can say for certain
     cost, counted = scenario.cost_model, slice(promised.first, promised.last)
     prompts, outputs = requests.prompt_tokens[counted], requests.output_tokens[counted]
-    best_ns = {"ttft_s": ("the shortest prefill of a request lasts", float(cost.prefill_ns(int(prompts.min()))))}
+    least_ns = cost.prefill_ns(int(prompts.min()))
+    mixed = scenario.mixed_cost_model
+    if mixed is not None and not mixed.overlaps:
+        least_ns = min(least_ns, mixed.alpha_ns + mixed.beta_prompt_ns * int(prompts.min()))
+    best_ns = {"ttft_s": ("the shortest prefill of a request lasts", float(least_ns))}
     more = outputs > 1
-    if more.any():
+    if more.any() and mixed is None:
         # Alone, a request of P and N tokens holds P + N / 2 of context in the mean of its decodes.
         context = float((prompts[more] + outputs[more] / 2).min())
         decode_ns = cost.decode_ns(1) + cost.gamma_decode_ns * context
         best_ns["tpot_s"] = ("decodes of one client alone last", decode_ns)
-    for name, (what, least_ns) in best_ns.items():
+    for name, (what, shortest_ns) in best_ns.items():
         promise_ns = promised.ttft_ns if name == "ttft_s" else promised.tpot_ns
         key = name, promise_ns, cost, scenario.source
-        if promise_ns >= least_ns or key in _said:
+        if promise_ns >= shortest_ns or key in _said:
             continue
         rest = " but for requests of one token" if name == "tpot_s" and not more.all() else ""
         warnings.warn(
             f"{name} = {getattr(scenario, name):g}: no schedule keeps this promise in case {case} of workload "
-            f"{scenario.source.name!r}{rest}, since {what} {least_ns / 1e9:.4g} s under cost model {cost.name!r}. "
+            f"{scenario.source.name!r}{rest}, since {what} {shortest_ns / 1e9:.4g} s under cost model {cost.name!r}. "
             f"Promise more than that, or take a faster cost model.",
             PromiseWarning,
             stacklevel=4,
@@ -206,6 +218,62 @@ def kv_cache(scenario: Scenario) -> KVCache | None:
         scenario.kv_reserve_tokens or 0,
         0 if bandwidth is None else max(1, round(scenario.kv_bytes_per_token / bandwidth)),
         CAP_LEVELS if scenario.choose_cap else 0,
+    )
+
+
+def mixed_iterations(scenario: Scenario) -> Mixed | None:
+    """What mixed iterations of the scenario read, and last; ``None`` where there are none."""
+    cost = scenario.mixed_cost_model
+    if cost is None or scenario.mixed_tokens is None:
+        return None
+    return Mixed(scenario.mixed_tokens, scenario.mixed_counts_active, scenario.mixed_whole_prompts, cost)
+
+
+def bound_ns(
+    requests: Requests,
+    clients: int,
+    cost: CostModel,
+    moved: Moves | None = None,
+    mixed: Mixed | None = None,
+    cache: KVCache | None = None,
+) -> int:
+    """LB1, where prompts may be cached, and running requests move or be preempted; or that of mixed iterations."""
+    if mixed is not None:
+        return mixed_bound_ns(requests, clients, cost, mixed.cost)
+    if cache is not None:
+        again = 0 if cache.swap_token_ns else int(requests.decodes.sum(dtype=np.int64))
+        return lb1_ns(requests, clients, cost, most_recomputed=again)
+    if moved is None:
+        return lb1_ns(requests, clients, cost)
+    cached = requests.prompt_tokens.astype(np.int64) * moved.cached_millionths // 10**6
+    recompute = moved.steal != "waiting" and moved.token_ns == 0
+    most = len(requests) - 1 if recompute else 0
+    return lb1_ns(requests, clients, cost, cached_tokens=cached, most_recomputed=most)
+
+
+def moves(scenario: Scenario) -> Moves | None:
+    """What lies with clients and what thieves move; ``None`` where stealing is free."""
+    if not scenario.moves:
+        return None
+    bandwidth = scenario.move_gb_per_s
+    return Moves(
+        min(999_999, round(scenario.cached_share * 10**6)),
+        scenario.steal,
+        0 if bandwidth is None else max(1, round(scenario.kv_bytes_per_token / bandwidth)),
+    )
+
+
+def disturbance(scenario: Scenario, case: int) -> Disturbance | None:
+    """Why iterations of a case do not last what schedulers are told; ``None`` where they do."""
+    if not scenario.disturbed:
+        return None
+    word = raw_words(scenario.source.name, scenario.split, case, Stream.JITTER, 1)[0]
+    return Disturbance(
+        None if scenario.believed_cost is None else scenario.believed_model,
+        scenario.noise_sd,
+        scenario.straggler_probability,
+        scenario.straggler_factor,
+        int(word) >> 32,
     )
 
 

@@ -32,10 +32,12 @@ class Start:
     """What a policy is told when an episode begins: facts about the system, nothing about this case's requests.
 
     Attributes:
-        scenario: clients, cost model, queues, and what may be known of lengths.
+        scenario: clients, cost model, queues, and what may be known of lengths. A policy that is not clairvoyant goes
+            by its ``believed_model``.
         mean_output_tokens: mean output length of the population that the requests are drawn from.
         seed: for policies that draw random numbers.
-        simulator: the running episode itself, future included; given to clairvoyant policies only, else ``None``.
+        simulator: the running episode itself, future included (what iterations will last, too, but not for
+            ``fork(believed=True)``); given to clairvoyant policies only, else ``None``.
         outlook: the running episode, to be gone on with as far as the scenario lets it be known; given to policies that
             say ``plans = True``, else ``None``.
     """
@@ -49,7 +51,7 @@ class Start:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that chooses between a prefill and a decode.
+    """Anything that chooses the next iteration: a prefill or a decode, or what else a scenario's actions are.
 
     It is asked only where there is a choice. It may also have a method ``compiled(start) -> CompiledRule``; studies
     then run that inside the core, which must give the same actions. With an attribute ``plans = True`` it is given the
@@ -73,14 +75,14 @@ class Policy(Protocol):
         """Begin an episode."""
 
     def act(self, view: View) -> int:
-        """Choose the next iteration: 0 a decode, 1 a prefill (or more, where orders are actions).
+        """Choose the next iteration: 0 a decode, 1 a prefill; more as `llmsched_env.actions.action_names` has them.
 
-        Both kinds are feasible; where orders are actions it may be prefills only.
+        Both kinds are feasible; where there are more than two actions it may be that nobody can decode.
         """
 
 
 def features(view: View) -> NDArray[np.float32]:
-    """(26,) float32, (33,) with promises: the observation that the environments give for this view."""
-    out = np.empty(len(feature_table(view.ttft_ns > 0, view.kv_budget > 0)), np.float32)
+    """(num_features,) float32: the observation that the environments give for this view."""
+    out = np.empty(len(feature_table(view.ttft_ns > 0, view.kv_budget > 0, view.mixed_budget > 0)), np.float32)
     observe(view, out)
     return out

@@ -11,7 +11,7 @@ from llmsched_env.actions import outside_space
 from llmsched_env.core.episode import Memory
 from llmsched_env.core.futures import count_emitted, end_arrivals, refill
 from llmsched_env.core.instance import Instance
-from llmsched_env.core.layout import ESTIMATE, OUTPUT, Records, View
+from llmsched_env.core.layout import ESTIMATE, OUTPUT, PROMPT, Records, View
 from llmsched_env.core.loops import advance_once, has_choice, run_rule
 from llmsched_env.core.reward import charge
 from llmsched_env.core.rules import CompiledRule
@@ -51,7 +51,14 @@ class Simulator:
         """Back to the state before the first iteration."""
         self._memory.assign(self.instance.start)
 
-    def fork(self, *, record: bool = False, outputs: ArrayLike | None = None, arrivals: bool = True) -> Simulator:
+    def fork(
+        self,
+        *,
+        record: bool = False,
+        outputs: ArrayLike | None = None,
+        arrivals: bool = True,
+        believed: bool = False,
+    ) -> Simulator:
         """An independent episode that goes on from here.
 
         Args:
@@ -60,17 +67,19 @@ class Simulator:
                 The past, the estimates and the queues stay as they are. ``None`` for the true lengths.
             arrivals: whether requests that are not released by now still come; else they count as complete, and as
                 served in time, so that goodput is to be compared between such forks only.
+            believed: whether iterations last what the view says from here on, instead of what they will last where the
+                scenario has noise, or a cost model that is not the believed one.
 
         Raises:
             ConfigError: not n lengths, or one that its request has outlived.
             WorkloadError: too many tokens for the clock.
         """
         twin = Simulator.__new__(Simulator)
-        twin.instance = self.instance
+        twin.instance = self.instance.believed if believed else self.instance
         if outputs is None:
-            twin._memory = self._memory.copy(record=record)
+            twin._memory = self._memory.copy(record=record, setup=twin.instance.setup)
         else:
-            twin.instance = self.instance.with_outputs(self._checked(outputs))
+            twin.instance = twin.instance.with_outputs(self._checked(outputs))
             twin._memory = self._memory.moved(twin.instance.setup, twin.instance.requests, record=record)
             refill(twin._memory.view, twin._memory.setup)
         if not arrivals:
@@ -110,12 +119,13 @@ class Simulator:
         return by_request
 
     def restore(self, other: Simulator) -> None:
-        """Take over the state of another episode of the same instance (recordings excepted).
+        """Take over the state of another episode of the same instance (recordings excepted), or of a believed one's.
 
         Raises:
             ConfigError: it is an episode of another instance.
         """
-        if other.instance is not self.instance and other.instance.digest() != self.instance.digest():
+        same = self.instance in (other.instance, other.instance.believed)
+        if not same and other.instance.digest() != self.instance.digest():
             raise ConfigError("restore: the other episode is of another instance: fork it instead.")
         self._memory.assign(other._memory)
 
@@ -148,7 +158,7 @@ class Simulator:
         """Run one iteration; an infeasible action is replaced by a feasible one and counted.
 
         Args:
-            action: 0 is a decode; 1 a prefill; where orders are actions, 1 to 6 are prefills by each of them.
+            action: 0 is a decode, 1 a prefill; others as the scenario has them (`llmsched_env.actions.action_names`).
 
         Raises:
             EpisodeOverError: every request is complete.
@@ -210,6 +220,9 @@ class Simulator:
 class Outlook:
     """A running episode as a planner may know it: it can be gone on with, but what is hidden has to be imagined.
 
+    What iterations will last is always hidden where it is not what the view says: futures go by the believed cost
+    model, without noise.
+
     Args:
         simulator: the episode; a planner that plays fair does not look for it in here.
         known: whether the scenario shows true lengths.
@@ -227,8 +240,16 @@ class Outlook:
     @property
     def estimates(self) -> NDArray[np.int32]:
         """(n,) estimated output lengths, by request number."""
+        return self._by_request(ESTIMATE)
+
+    @property
+    def prompts(self) -> NDArray[np.int32]:
+        """(n,) prompt tokens, by request number."""
+        return self._by_request(PROMPT)
+
+    def _by_request(self, column: int) -> NDArray[np.int32]:
         by_request = np.empty(self._simulator.instance.num_requests, np.int32)
-        by_request[self._simulator.instance.request_of] = self._simulator.instance.requests[:, ESTIMATE]
+        by_request[self._simulator.instance.request_of] = self._simulator.instance.requests[:, column]
         return by_request
 
     def future(self, into: Simulator | None = None) -> Simulator:
@@ -243,7 +264,7 @@ class Outlook:
         if not self.known:
             raise ConfigError("the scenario does not show true output lengths: imagine a future instead.")
         if into is None:
-            return self._simulator.fork()
+            return self._simulator.fork(believed=True)
         into.restore(self._simulator)
         return into
 
@@ -254,4 +275,4 @@ class Outlook:
             ConfigError: not n lengths, or one that its request has outlived.
             WorkloadError: too many tokens for the clock.
         """
-        return self._simulator.fork(outputs=outputs, arrivals=False)
+        return self._simulator.fork(outputs=outputs, arrivals=False, believed=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.actions import outside_space
 from llmsched_env.config import Scenario, checked_options, merged, whole
-from llmsched_env.core.features import feature_table
+from llmsched_env.core.features import features_of
 from llmsched_env.core.fleet import CLIENT_BYTES, COPY_BYTES, Fleet, Steps
 from llmsched_env.core.instance import Instance
 from llmsched_env.core.loops import OVER
@@ -307,11 +307,11 @@ def _one_size(scenarios: Iterable[Scenario]) -> tuple[int, int]:
     Raises:
         ConfigError: they are not.
     """
-    sizes = {(one.num_actions, len(feature_table(one.serving, one.kv_limited))) for one in scenarios}
+    sizes = {(one.num_actions, len(features_of(one))) for one in scenarios}
     if len(sizes) > 1:
         raise ConfigError(
             f"scenarios with {' and '.join(f'{a} actions and {f} features' for a, f in sorted(sizes))} do not go side "
-            "by side: give all of them promises, a KV budget, choose_order and choose_cap, or none."
+            "by side: give all of them promises, a KV budget, choose_order, choose_cap and mixed_tokens, or none."
         )
     return sizes.pop()
 

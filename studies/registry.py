@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from studies import cost_check, kv_memory, uncertain_lengths
+from studies import cost_check, jitter, kv_memory, migration, mixed, scale, uncertain_lengths
 
 __all__ = ["STUDIES"]
 
-STUDIES = {study.name: study for study in (cost_check.STUDY, uncertain_lengths.STUDY, kv_memory.STUDY)}
+_ALL = (cost_check, uncertain_lengths, kv_memory, migration, jitter, mixed, scale)
+
+STUDIES = {module.STUDY.name: module.STUDY for module in _ALL}

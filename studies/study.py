@@ -122,7 +122,8 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
     """
     folder = output_folder(folder)
     path = folder / f"{study.name}.json"
-    jobs = {job.key: job for job in study.jobs(options)}
+    asked = study.jobs(options)
+    jobs = {job.key: job for job in asked}  # what two of them would do alike is done once
     kept = _kept(path)
     results = {key: kept[key] for key in jobs if key in kept}
     missing = [(key, job) for key, job in jobs.items() if key not in results]
@@ -134,7 +135,7 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
             # Other jobs' results stay: a call with other options may want them again.
             _keep(path, {**kept, **results}, study, options)
             bar.update()
-    found = {job.name: results[key] for key, job in jobs.items()}
+    found = {job.name: results[job.key] for job in asked}
     _keep(path, {**kept, **results}, study, options)
     with write_whole(folder / f"{study.name}.md") as temporary:
         temporary.write_text(study.table(found) + "\n", encoding="utf-8")

@@ -10,14 +10,15 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from llmsched_env.config import ORDERS
-from llmsched_env.core.instance import Instance, KVCache, Promises
+from llmsched_env.config import ORDERS, STEALS
+from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
 from llmsched_env.core.layout import ORDER_CODES
-from llmsched_env.cost import CostModel
-from llmsched_env.offline import lb1_ns
+from llmsched_env.core.noise import Disturbance
+from llmsched_env.cost import CostModel, MixedCost
+from llmsched_env.instances import bound_ns
 from llmsched_env.workload import Requests
 
-DECODE, PREFILL = 0, 1
+DECODE, PREFILL, MIXED = 0, 1, 2
 
 REPEATABLE = settings(deadline=None, derandomize=True)
 """For laws that also assert what was exercised: the same examples in every run."""
@@ -47,6 +48,9 @@ class Case:
     uncounted: int = 0
     choose_order: bool = False
     kv_cache: KVCache | None = None
+    mixed: Mixed | None = None
+    moves: Moves | None = None
+    disturbance: Disturbance | None = None
 
     def __post_init__(self) -> None:
         if not self.estimates:
@@ -65,6 +69,22 @@ class Case:
             self.gamma_decode_ns,
             self.token_cap,
             self.levels,
+        )
+
+    @property
+    def told(self) -> Case:
+        """The case with the cost model that schedulers believe in."""
+        model = self.disturbance.believed if self.disturbance else None
+        if model is None:
+            return self
+        return replace(
+            self,
+            alpha_prefill_ns=model.alpha_prefill_ns,
+            beta_prefill_ns=model.beta_prefill_ns,
+            alpha_decode_ns=model.alpha_decode_ns,
+            beta_decode_ns=model.beta_decode_ns,
+            gamma_decode_ns=model.gamma_decode_ns,
+            levels=model.prefill_levels,
         )
 
     @property
@@ -88,9 +108,12 @@ class Case:
             client_of=None if self.queues is None else np.array(self.queues, np.int32),
             order=self.order,
             stealing=self.stealing,
-            bound_ns=lb1_ns(self.requests, self.num_clients, self.cost),
+            bound_ns=bound_ns(self.requests, self.num_clients, self.cost, self.moves, self.mixed, self.kv_cache),
             promises=self.promises,
             kv_cache=self.kv_cache,
+            mixed=self.mixed,
+            moves=self.moves,
+            disturbance=self.disturbance,
             **options,
         )
 
@@ -184,6 +207,55 @@ def memory_cases(draw: st.DrawFn) -> Case:
     return replace(case, kv_cache=cache)
 
 
+@st.composite
+def moving_cases(draw: st.DrawFn) -> Case:
+    """Cases on client queues, mostly uneven ones, where prompts are cached in part or running requests move."""
+    case = draw(cases())
+    n, num_clients = len(case.prompts), draw(st.integers(2, 5))
+    busy = draw(st.integers(1, min(3, num_clients)))  # the others begin as thieves
+    steal = draw(st.sampled_from([*STEALS, "running", "cheaper", "cheaper"]))
+    share = draw(st.sampled_from([0, 300_000, 500_000, 900_000, 999_999][3 * (steal == "cheaper") :]))
+    moves = Moves(share, steal, draw(st.sampled_from([0, 0, 1, 15])))
+    return replace(
+        case,
+        num_clients=num_clients,
+        prompts=tuple(draw(st.lists(_lengths(60), min_size=n, max_size=n))),
+        queues=tuple(draw(st.lists(st.integers(0, busy - 1), min_size=n, max_size=n))),
+        token_cap=draw(st.sampled_from([1, 15, 60, 1000, 1000, 1000])),
+        levels=((5, 90), (13, 140), (1007, 260)) if case.levels else (),
+        stealing=draw(st.integers(0, 3)) > 0,
+        moves=moves,
+    )
+
+
+@st.composite
+def disturbed_cases(draw: st.DrawFn) -> Case:
+    """Cases of every kind whose iterations do not last what schedulers are told."""
+    case = draw(st.one_of(cases(), promised_cases(), memory_cases(), mixed_cases(), moving_cases()))
+    believed = None
+    if draw(st.booleans()) and case.mixed is None:
+        most = case.token_cap + max(p + n for p, n in zip(case.prompts, case.outputs, strict=True))
+        believed = CostModel(
+            "believed",
+            draw(st.sampled_from([0, 80, 130])),
+            draw(st.sampled_from([1, 13])),
+            draw(st.sampled_from([0, 40])),
+            draw(st.sampled_from([1, 9])),
+            draw(st.sampled_from([0, 0, 2])),
+            case.token_cap,
+            draw(st.sampled_from([(), ((9, 70), (most, 300))])) if most > 9 else (),
+        )
+    probability = draw(st.sampled_from([0.0, 0.05, 0.4]))
+    disturbance = Disturbance(
+        believed,
+        draw(st.sampled_from([0.0, 0.3, 1.5])),
+        probability,
+        1.0 if probability == 0 else draw(st.sampled_from([2.5, 40.0])),
+        draw(st.integers(0, 2**32 - 1)),
+    )
+    return replace(case, disturbance=disturbance)
+
+
 def seeded_case(seed: int, **changes: Any) -> Case:
     """A case of medium size without Hypothesis: 40 requests on 7 clients, noisy estimates, arrivals for odd seeds."""
     rng = np.random.default_rng(seed)
@@ -202,6 +274,27 @@ def seeded_case(seed: int, **changes: Any) -> Case:
     )
     return replace(case, **changes)
 
+
+@st.composite
+def mixed_cases(draw: st.DrawFn) -> Case:
+    """The same with or without promises, with mixed iterations, on a shared queue."""
+    promised = draw(st.booleans())
+    case = draw(promised_cases()) if promised else draw(cases())
+    cost = MixedCost(overlaps=True)
+    if draw(st.booleans()):
+        cost = MixedCost(
+            alpha_ns=draw(st.sampled_from([0, 60, 120])),
+            beta_prompt_ns=draw(st.sampled_from([1, 10])),
+            beta_active_ns=draw(st.sampled_from([0, 3])),
+            interference_ns=draw(st.sampled_from([0, 17])),
+        )
+    tokens = draw(st.sampled_from([1, 3, 5, 8, 13, 40]))
+    mixed = Mixed(tokens, draw(st.booleans()), draw(st.integers(0, 3)) == 3, cost)
+    return replace(case, queues=None, stealing=False, choose_order=False, levels=(), mixed=mixed)
+
+
+MIXED_ACTIONS = st.lists(st.integers(0, 2), min_size=1, max_size=40)
+"""A decode, a prefill, a mixed iteration."""
 
 ACTIONS = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 """A sequence of actions, to be repeated until an episode ends."""

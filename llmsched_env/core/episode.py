@@ -37,6 +37,7 @@ _BOUND = tuple(
         "release_order_address",
         "levels_address",
         "ranking_address",
+        "noise_address",
         "ranked_address",
         "preempted_address",
         "started_address",
@@ -95,14 +96,14 @@ class Memory:
         record: bool = False,
     ) -> None:
         self.view, self.state, self.clients, self.ring, self.bits, self.tournament, self.started, self.kv = arrays
-        self._case = case  # requests, releases, their order, levels, ranking: shared, kept alive for their addresses
+        self._case = case  # requests, releases, their order, levels, ranking, noise: shared, kept for their addresses
         self.setup = template.copy()
         self.log = np.zeros(FIRST_LOG_CAPACITY if record else 0, ITERATION)
         self.served = np.zeros(len(case[0]) if record else 0, SERVED)
         self._bind()
 
     def _bind(self) -> None:
-        requests, release_ns, release_order, levels, ranking = self._case
+        requests, release_ns, release_order, levels, ranking, noise = self._case
         self.setup_address = int(self.setup.ctypes.data)
         words = self.setup.view(np.int64)  # fields of a record by name take twenty times as long
         clients = words_needed(len(self.clients))
@@ -130,6 +131,7 @@ class Memory:
                 release_order.ctypes.data,
                 levels.ctypes.data,
                 ranking.ctypes.data,
+                noise.ctypes.data,
                 ranked,
                 ranked + ranked_bytes,
                 self.started.ctypes.data,
@@ -183,11 +185,16 @@ class Memory:
         found: NDArray[np.int32] = self._case[4]
         return found
 
-    def copy(self, *, record: bool = False) -> Memory:
-        """An independent copy, writable; its recordings are empty."""
+    def copy(self, *, record: bool = False, setup: Records | None = None) -> Memory:
+        """An independent copy, writable; its recordings are empty.
+
+        Args:
+            record: keep every iteration of it.
+            setup: of the same case in another world, to go on in; ``None`` for this one.
+        """
         arrays = tuple(array.copy() for array in self.arrays)
         arrays[1]["logged"] = 0
-        return Memory(self.setup, self._case, arrays, record=record)
+        return Memory(self.setup if setup is None else setup, self._case, arrays, record=record)
 
     def moved(self, setup: Records, rows: NDArray[np.int32], *, record: bool = False) -> Memory:
         """A copy on other rows of requests, which have the same places; its ring is empty, of the size that fits them.

@@ -6,14 +6,36 @@ that the documentation and the tests read; `observe` computes the row, in the sa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.jit import jit
 
-__all__ = ["FEATURES", "MEMORY_FEATURES", "NUM_FEATURES", "PROMISE_FEATURES", "Feature", "feature_table", "observe"]
+__all__ = [
+    "ALL_FEATURES",
+    "FEATURES",
+    "MEMORY_FEATURES",
+    "MIXED_FEATURES",
+    "NUM_FEATURES",
+    "PROMISE_FEATURES",
+    "TABLES",
+    "Feature",
+    "feature_table",
+    "features_of",
+    "observe",
+    "observe_all",
+]
+
+
+class _Scenario(Protocol):
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def kv_limited(self) -> bool: ...
+    @property
+    def mixes(self) -> bool: ...
 
 
 class Feature(NamedTuple):
@@ -80,17 +102,50 @@ MEMORY_FEATURES: tuple[Feature, ...] = (
 )
 """What follows where the KV cache holds M tokens, U of which are allocated."""
 
+MIXED_FEATURES: tuple[Feature, ...] = (
+    Feature("chunk", "min(1, c / b), c the prompt tokens that a mixed iteration now would read"),
+    Feature("chunk_share", "min(1, c / prompt tokens of that batch): of what a prefill now would read"),
+    Feature("mixed_price", "T_m / (T_m + T_d): duration of a mixed iteration now against a decode"),
+    Feature("mixed_saving", "T_m / (T_m + T_p + T_d): against a prefill and a decode"),
+    Feature("reading", "r / (r + b): left to read of the prompt that has been read in part"),
+)
+"""What follows where a mixed iteration may read b tokens beside a decode."""
+
 NUM_FEATURES = len(FEATURES)
 
 
-def feature_table(promises: bool, memory: bool = False) -> tuple[Feature, ...]:
-    """The observation, entry by entry, without or with promises, then without or with a KV cache."""
-    return FEATURES + (PROMISE_FEATURES if promises else ()) + (MEMORY_FEATURES if memory else ())
+def feature_table(promises: bool, memory: bool = False, mixed: bool = False) -> tuple[Feature, ...]:
+    """The observation, entry by entry: with promises, with a KV cache, with mixed iterations, or without."""
+    table = FEATURES + (PROMISE_FEATURES if promises else ())
+    return table + (MEMORY_FEATURES if memory else ()) + (MIXED_FEATURES if mixed else ())
+
+
+TABLES = tuple(
+    feature_table(promises, memory, mixed)
+    for promises in (False, True)
+    for memory, mixed in ((False, False), (True, False), (False, True))
+)
+"""Every observation that a scenario can have; no two are as long."""
+
+ALL_FEATURES = feature_table(promises=True, memory=True, mixed=True)
+"""Every feature at a place that does not depend on the scenario."""
+
+PROMISED, REMEMBERED, MIXED = (
+    len(FEATURES),
+    len(feature_table(promises=True)),
+    len(feature_table(promises=True, memory=True)),
+)
+"""Places in `ALL_FEATURES` at which what is not always there begins."""
+
+
+def features_of(scenario: _Scenario) -> tuple[Feature, ...]:
+    """The observation of a scenario, entry by entry."""
+    return feature_table(scenario.serving, scenario.kv_limited, scenario.mixes)
 
 
 @jit
 def _observe_promises(v: Any, out: NDArray[np.float32]) -> None:
-    """Write `PROMISE_FEATURES` to ``out[26:]``."""
+    """Write `PROMISE_FEATURES` behind `FEATURES`."""
     active = np.float64(v.active)
     ttft_ns = np.float64(v.ttft_ns)
     tpot_ns = np.float64(v.tpot_ns)
@@ -126,12 +181,48 @@ def _observe_memory(v: Any, out: NDArray[np.float32], first: int) -> None:
 
 
 @jit
+def _observe_mixed(v: Any, out: NDArray[np.float32], first: int) -> None:
+    """Write `MIXED_FEATURES` to ``out[first:]``."""
+    budget, chunk = np.float64(v.mixed_budget), np.float64(v.chunk_tokens)
+    decode_ns = np.float64(v.decode_ns) if v.active > 0 else 0.0
+    mixed_ns = np.float64(v.mixed_ns)
+    out[first] = min(1.0, chunk / budget)
+    out[first + 1] = min(1.0, chunk / v.batch_tokens) if chunk > 0 else 0.0
+    out[first + 2] = mixed_ns / (mixed_ns + decode_ns) if chunk > 0 else 0.0
+    out[first + 3] = mixed_ns / (mixed_ns + np.float64(v.prefill_ns) + decode_ns) if chunk > 0 else 0.0
+    out[first + 4] = v.reading_tokens / (v.reading_tokens + budget)
+
+
+@jit
 def observe(v: Any, out: NDArray[np.float32]) -> None:
-    """Write the features of view ``v`` to ``out``: (26,) float32, 7 more with promises, 6 more with a KV cache."""
+    """Write the features of view ``v`` to ``out``, (num_features,) float32, in the order of :func:`feature_table`."""
+    if v.ttft_ns > 0:
+        _observe_promises(v, out)
+    first = REMEMBERED if v.ttft_ns > 0 else PROMISED
+    if v.kv_budget > 0:
+        _observe_memory(v, out, first)
+        first += MIXED - REMEMBERED
+    if v.mixed_budget > 0:
+        _observe_mixed(v, out, first)
+    _observe_always(v, out)
+
+
+@jit
+def observe_all(v: Any, out: NDArray[np.float32]) -> None:
+    """Write the features of view ``v`` to ``out``, by their places in `ALL_FEATURES`; what is not modelled is 0."""
+    out[PROMISED : len(ALL_FEATURES)] = 0.0
     if v.ttft_ns > 0:
         _observe_promises(v, out)
     if v.kv_budget > 0:
-        _observe_memory(v, out, 33 if v.ttft_ns > 0 else 26)
+        _observe_memory(v, out, REMEMBERED)
+    if v.mixed_budget > 0:
+        _observe_mixed(v, out, MIXED)
+    _observe_always(v, out)
+
+
+@jit
+def _observe_always(v: Any, out: NDArray[np.float32]) -> None:
+    """Write `FEATURES`."""
     clients = np.float64(v.num_clients)
     share = 1.0 / clients
     mean = v.mean_output_tokens
@@ -141,7 +232,7 @@ def observe(v: Any, out: NDArray[np.float32]) -> None:
     charge = np.float64(v.alpha_decode_ns) * np.float64(v.idle_charge)
     ahead = charge + np.float64(v.alpha_decode_ns) * np.float64(v.ready)
     fixed = np.float64(v.alpha_prefill_ns + v.alpha_decode_ns)
-    released = np.float64(v.completed + v.active + v.waiting + v.preempted)
+    released = np.float64(v.completed + v.active + v.waiting + v.preempted + (1 if v.reading_tokens > 0 else 0))
 
     out[0] = active * share
     out[1] = v.ready * share

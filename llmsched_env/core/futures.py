@@ -45,6 +45,8 @@ def count_emitted(views: Any, states: Any, setups: Any, out: NDArray[np.int32]) 
         while position >= 0:
             out[position] = emitted_at(k)[position]
             position = find_from(k.preempted_address, k.num_requests, position + 1)
+    if v.reading_tokens > 0:
+        out[s.reading_position] = 0
     for i in range(s.next_release, k.num_requests):
         out[release_order[i]] = 0
     for client in range(k.num_clients):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.config import ADMISSIONS, REWARDS
+from llmsched_env.config import ADMISSIONS, REWARDS, STEALS
 from llmsched_env.core import layout
 from llmsched_env.core.bitset import words_needed
 from llmsched_env.core.episode import Memory
 from llmsched_env.core.features import feature_table
 from llmsched_env.core.layout import SETUP, Records
+from llmsched_env.core.noise import COEFFICIENTS, ONE, Disturbance, factor_table, forget_truth
 from llmsched_env.core.transition import start_episode
-from llmsched_env.cost import CostModel
+from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["MAX_CLOCK_S", "Instance", "KVCache", "Promises"]
+__all__ = ["MAX_CLOCK_S", "Instance", "KVCache", "Mixed", "Moves", "Promises"]
 
 MAX_OUTPUT_TOKENS = 2**31 - 2**25
 """Most output tokens of one case in sum: decode counts are 32-bit."""
@@ -39,8 +41,10 @@ class Instance:
         release_ns: (n,) int64 in release order.
         request_of: (n,) int32: number of the request at each position.
         setup: (1,) `SETUP`.
-        levels: (num_levels, LEVEL_COLUMNS) int64: prefill levels of the cost model.
+        levels: (num_levels, LEVEL_COLUMNS) int64: prefill levels of the cost model; where schedulers believe in
+            another one, of that, and then of the true one.
         start: the memory of an episode before its first iteration; a reset copies it.
+        noise: (noise_size,) int64: factors of iterations (llmsched_env.core.noise); empty without noise.
     """
 
     requests: NDArray[np.int32]
@@ -49,6 +53,7 @@ class Instance:
     setup: Records
     levels: NDArray[np.int64]
     start: Memory
+    noise: NDArray[np.int64]
 
     @property
     def num_requests(self) -> int:
@@ -68,8 +73,10 @@ class Instance:
     @property
     def nbytes(self) -> int:
         """Memory that it takes, in bytes."""
-        arrays = (self.requests, self.release_ns, self.request_of, self.setup, *self.start.arrays, self.start.ranking)
-        return sum(int(array.nbytes) for array in arrays)
+        case = (self.requests, self.release_ns, self.request_of, self.setup, self.noise)
+        arrays = (*case, *self.start.arrays, self.start.ranking)
+        # Where iterations are disturbed a second start is made, of the world as it is believed to be.
+        return (2 if self.setup[0]["disturbed"] else 1) * sum(int(array.nbytes) for array in arrays)
 
     def digest(self) -> str:
         """Content hash (hex) of everything that the course of an episode depends on."""
@@ -77,7 +84,7 @@ class Instance:
         world = self.setup.copy()
         for name in ("reward", "reward_scale", "skip_forced", *(x for x in SETUP.names or () if x.endswith("address"))):
             world[name] = 0
-        for array in (self.requests, self.release_ns, self.request_of, self.levels, world):
+        for array in (self.requests, self.release_ns, self.request_of, self.levels, world, self.noise):
             h.update(np.ascontiguousarray(array).tobytes())
         return h.hexdigest()
 
@@ -103,6 +110,9 @@ class Instance:
         max_iterations: int = 0,
         promises: Promises | None = None,
         kv_cache: KVCache | None = None,
+        mixed: Mixed | None = None,
+        moves: Moves | None = None,
+        disturbance: Disturbance | None = None,
     ) -> Instance:
         """Lay a case out.
 
@@ -121,6 +131,9 @@ class Instance:
             promises: what requests are promised; with one shared queue only, and then ``order`` may also be one of
                 those in which late ones go last.
             kv_cache: what the KV cache holds; ``None`` where it is no limit. With one shared queue only.
+            mixed: what mixed iterations read, and last; ``None`` where there are none. With one shared queue only.
+            moves: what lies where, and what a thief has to move; ``None`` where stealing is free. Client queues only.
+            disturbance: why iterations do not last what schedulers are told; ``None`` where they do.
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
@@ -141,16 +154,30 @@ class Instance:
         rows[:, layout.OUTPUT] = requests.output_tokens[by_position]
         rows[:, layout.ESTIMATE] = estimates[by_position]
         rows[:, layout.QUEUE] = queue[by_position]
-        setup = _setup(requests, cost, num_clients, shared, stealing, estimates)
-        levels = np.array(cost.prefill_levels, np.int64).reshape(-1, layout.LEVEL_COLUMNS)
-        _check_clock(rows, requests.release_ns, setup, levels, f"cost model {cost.name!r}")
+        shown = disturbance.believed or cost if disturbance else cost
+        setup = _setup(requests, shown, num_clients, shared, stealing, estimates)
+        levels = np.array(shown.prefill_levels, np.int64).reshape(-1, layout.LEVEL_COLUMNS)
         k = setup[0]
+        if moves is not None:
+            _move(k, moves)
+        if mixed is not None:
+            _mix(k, mixed)
+        k.num_actions = 2 if mixed is None else 3
+        if kv_cache is not None:
+            _limit(k, kv_cache, rows, levels)
+        noise = np.empty(0, np.int64)
+        if disturbance is not None:
+            _check_levels(requests, cost)
+            noise = factor_table(disturbance.noise_sd)
+            noise.setflags(write=False)
+            levels = np.concatenate([levels, np.array(cost.prefill_levels, np.int64).reshape(-1, layout.LEVEL_COLUMNS)])
+            _disturb(k, cost, disturbance, noise)
+        _check_clock(rows, requests.release_ns, setup, levels, f"cost model {cost.name!r}", noise)
         k.max_iterations = max_iterations
         k.reward = REWARDS.index(reward)
         k.skip_forced = skip_forced
         k.bound_ns = bound_ns
         k.reward_scale = float(bound_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
-        k.num_actions = 2
         ranking = np.empty((0, 2 * layout.RANKINGS), np.int32)
         if promises is not None:
             _promise(k, promises, layout.ORDER_CODES[order], levels)
@@ -159,9 +186,7 @@ class Instance:
             if k.ranked:
                 ranking = _ranking(estimates)
                 ranking.setflags(write=False)
-        if kv_cache is not None:
-            _limit(k, kv_cache, rows, levels)
-        memory = Memory.empty(setup, (rows, requests.release_ns, position_of, levels, ranking))
+        memory = Memory.empty(setup, (rows, requests.release_ns, position_of, levels, ranking, noise))
         memory.view[0].mean_output_tokens = requests.mean_output_tokens
         if shared:
             memory.clients[0, layout.END] = n
@@ -170,17 +195,31 @@ class Instance:
         start_episode(memory.view[0], memory.state[0], memory.setup[0])
         for array in (rows, by_position, position_of, setup, levels, *memory.arrays):
             array.setflags(write=False)
-        return cls(rows, requests.release_ns, by_position, setup, levels, memory)
+        return cls(rows, requests.release_ns, by_position, setup, levels, memory, noise)
+
+    @cached_property
+    def believed(self) -> Instance:
+        """The case in the world as schedulers are told that it is: this one, where they are told the truth."""
+        if not self.setup[0]["disturbed"]:
+            return self
+        setup, levels = self.setup.copy(), self.levels[: int(self.setup[0]["num_levels"])]
+        forget_truth(setup[0])
+        setup.setflags(write=False)
+        start = self.start.copy(setup=setup)
+        for array in start.arrays:
+            array.setflags(write=False)
+        return replace(self, setup=setup, levels=levels, start=start, noise=np.empty(0, np.int64))
 
     @property
     def num_actions(self) -> int:
-        """A decode, and one prefill for each order to choose from."""
+        """A decode, and one prefill for each order or cap to choose from; or a decode, a prefill and a mixed one."""
         return int(self.setup[0]["num_actions"])
 
     @property
     def num_features(self) -> int:
         """Entries of an observation."""
-        return len(feature_table(bool(self.setup[0]["serving"]), bool(self.setup[0]["kv_budget"])))
+        k = self.setup[0]
+        return len(feature_table(bool(k["serving"]), bool(k["kv_budget"]), bool(k["mixed_budget"])))
 
     def with_outputs(self, outputs: NDArray[np.int32]) -> Instance:
         """The same case with other true lengths; estimates, queues and the bound stay.
@@ -195,7 +234,7 @@ class Instance:
         rows, setup = self.requests.copy(), self.setup.copy()
         rows[:, layout.OUTPUT] = outputs
         _check_memory(setup[0], rows)
-        _check_clock(rows, self.release_ns, setup, self.levels, "these output lengths")
+        _check_clock(rows, self.release_ns, setup, self.levels, "these output lengths", self.noise)
         setup[0].ring_mask = _ring_mask(outputs, rows[:, layout.ESTIMATE])
         start = self.start.moved(setup, rows)
         for array in (rows, setup, *start.arrays):
@@ -245,7 +284,63 @@ class KVCache:
     cap_levels: int = 0
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """What mixed iterations read, and last.
+
+    Attributes:
+        tokens: most prompt tokens beside a decode.
+        counts_active: whether each active client takes one of them.
+        whole_prompts: whether prompts are never read in part.
+        cost: what they last.
+    """
+
+    tokens: int
+    counts_active: bool
+    whole_prompts: bool
+    cost: MixedCost
+
+
+def _mix(k: Any, mixed: Mixed) -> None:
+    if mixed.cost.interference_ns * int(k.num_clients) ** 2 > MAX_CLOCK_S * 1e9:
+        raise ConfigError(
+            f"interference_ns = {mixed.cost.interference_ns} with {k.num_clients} clients leaves the clock: check its "
+            "unit."
+        )
+    k.settling = True
+    k.mixed_budget, k.mixed_counts_active = mixed.tokens, mixed.counts_active
+    k.mixed_whole_prompts, k.mixed_overlaps = mixed.whole_prompts, mixed.cost.overlaps
+    for name in ("alpha_ns", "beta_prompt_ns", "beta_active_ns", "interference_ns"):
+        k[f"mixed_{name}"] = getattr(mixed.cost, name)
+    k.affine = False
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What of a request lies with a client, and what a thief does about it.
+
+    Attributes:
+        cached_millionths: share of each prompt that is cached at home, below 1,000,000.
+        steal: one of `llmsched_env.config.STEALS`.
+        token_ns: time to copy a token's cache to the thief; 0: it is computed again.
+    """
+
+    cached_millionths: int = 0
+    steal: str = "waiting"
+    token_ns: int = 0
+
+
+def _move(k: Any, moves: Moves) -> None:
+    k.moving = moves.cached_millionths > 0 or (moves.steal != "waiting" and k.stealing)
+    if k.moving:
+        k.cached_millionths, k.steal = moves.cached_millionths, STEALS.index(moves.steal)
+        k.settling = k.steal > 0
+        k.move_token_ns = moves.token_ns
+        k.affine = False  # what is prefilled is no constant
+
+
 def _limit(k: Any, cache: KVCache, rows: NDArray[np.int32], levels: NDArray[np.int64]) -> None:
+    k.settling = True
     k.kv_budget, k.kv_block, k.kv_headroom = cache.budget_tokens, cache.block_tokens, cache.headroom_tokens
     k.kv_admission = ADMISSIONS.index(cache.admission)
     k.kv_reserve, k.swap_token_ns = cache.reserve_tokens, cache.swap_token_ns
@@ -268,15 +363,28 @@ def _check_memory(k: Any, rows: NDArray[np.int32]) -> None:
     most = -(-int(tokens.max()) // int(k.kv_block)) * int(k.kv_block)
     if most > k.kv_budget:
         raise WorkloadError(
-            f"a request of {tokens.max()} prompt and output tokens takes {most} tokens of KV cache in blocks of "
-            f"{k.kv_block}, which holds {k.kv_budget}: give it a larger kv_budget_tokens, or leave such requests out."
+            f"a request of {tokens.max()} prompt and output tokens takes {most} tokens in blocks of {k.kv_block}, and "
+            f"the KV cache holds {k.kv_budget}: give it a larger kv_budget_tokens, or leave such requests out."
         )
 
 
+def _disturb(k: Any, cost: CostModel, disturbance: Disturbance, noise: NDArray[np.int64]) -> None:
+    k.disturbed = True
+    k.affine = False  # what passes beside the constant is not what decisions are told to cost
+    for name in COEFFICIENTS:
+        k[f"true_{name}"] = getattr(cost, name)
+    k.true_num_levels = len(cost.prefill_levels)
+    k.noise_key, k.noise_size = disturbance.key, len(noise)
+    k.straggler_limit = round(disturbance.straggler_probability * 2**32)
+    k.straggler_factor = round(disturbance.straggler_factor * ONE)
+
+
 def _promise(k: Any, promises: Promises, order: int, levels: NDArray[np.int64]) -> None:
-    k.serving = True
+    k.serving = k.settling = True
     k.ttft_ns, k.tpot_ns = promises.ttft_ns, promises.tpot_ns
-    k.least_prefill_ns = levels[0, layout.LEVEL_NS] if len(levels) else k.alpha_prefill_ns
+    k.least_prefill_ns = levels[0, layout.LEVEL_NS] if k.num_levels else k.alpha_prefill_ns
+    if k.mixed_budget > 0 and not k.mixed_overlaps:
+        k.least_prefill_ns = min(k.least_prefill_ns, k.mixed_alpha_ns)
     k.first_counted, k.last_counted = promises.first, promises.last
     k.order = 0 if promises.choose_order else order
     if promises.choose_order:
@@ -308,18 +416,31 @@ def _ring_mask(outputs: NDArray[np.int32], estimates: NDArray[np.int32]) -> int:
 
 
 def _check_clock(
-    rows: NDArray[np.int32], release_ns: NDArray[np.int64], setup: Records, levels: NDArray[np.int64], cost: str
+    rows: NDArray[np.int32],
+    release_ns: NDArray[np.int64],
+    setup: Records,
+    levels: NDArray[np.int64],
+    cost: str,
+    noise: NDArray[np.int64],
 ) -> None:
     """Raise where even some schedule that serves one request at a time could overflow the clock."""
     k = setup[0]
     decodes, prompts = (rows[:, column].astype(np.float64) for column in (layout.OUTPUT, layout.PROMPT))
     decodes -= 1.0
+    most = {name: float(max(k[name], k[f"true_{name}"])) for name in COEFFICIENTS}
+    factor = max(1.0, noise.max(initial=ONE) / ONE) * max(1.0, k.straggler_factor / ONE)
     longest_s = 1e-9 * (
         float(release_ns[-1])
-        + float(max(k.alpha_prefill_ns, levels[:, layout.LEVEL_NS].max(initial=0))) * len(rows)
-        + float(k.beta_prefill_ns) * float(prompts.sum())
-        + (float(k.alpha_decode_ns) + float(k.beta_decode_ns)) * float(decodes.sum())
-        + float(k.gamma_decode_ns) * float((decodes * (prompts + decodes)).sum())
+        + factor
+        * (
+            max(most["alpha_prefill_ns"], float(levels[:, layout.LEVEL_NS].max(initial=0))) * len(rows)
+            + most["beta_prefill_ns"] * float(prompts.sum())
+            + (most["alpha_decode_ns"] + most["beta_decode_ns"]) * float(decodes.sum())
+            + most["gamma_decode_ns"] * float((decodes * (prompts + decodes)).sum())
+            + float(k.mixed_alpha_ns + k.mixed_beta_prompt_ns) * float(prompts.sum())  # read one by one
+            + float(k.mixed_beta_active_ns + k.mixed_interference_ns) * float(decodes.sum())
+            + _again_ns(k, most, float((prompts + decodes + 1.0).max()), len(rows), float(decodes.sum()))
+        )
     )
     if longest_s > MAX_CLOCK_S:
         raise WorkloadError(
@@ -328,15 +449,35 @@ def _check_clock(
         )
 
 
-def _setup(
-    requests: Requests, cost: CostModel, num_clients: int, shared: bool, stealing: bool, estimates: NDArray[np.int32]
-) -> Records:
+def _again_ns(k: Any, most: dict[str, float], context: float, num_requests: int, decodes: float) -> float:
+    """Time to copy, or to compute again, what moves or is preempted.
+
+    Each start moves one request. A decode takes at most a block for each client, so those that give way for it hold
+    no more than that, and the last of them; they come back by a prefill.
+    """
+    if k.moving:
+        return num_requests * context * max(float(k.move_token_ns), most["beta_prefill_ns"])
+    if k.kv_budget == 0:
+        return 0.0
+    tokens = min(float(k.kv_budget), float(k.num_clients) * float(k.kv_block) + context)
+    if k.swap_token_ns > 0:
+        return decodes * 2.0 * tokens * float(k.swap_token_ns)
+    return decodes * (most["alpha_prefill_ns"] + tokens * most["beta_prefill_ns"])
+
+
+def _check_levels(requests: Requests, cost: CostModel) -> None:
     longest_prompt = int(requests.prompt_tokens.max())
     if cost.prefill_levels and longest_prompt > cost.prefill_levels[-1][0]:
         raise ConfigError(
             f"a prompt of {longest_prompt} tokens exceeds the largest prefill level, {cost.prefill_levels[-1][0]} "
             "tokens: add a level that holds it."
         )
+
+
+def _setup(
+    requests: Requests, cost: CostModel, num_clients: int, shared: bool, stealing: bool, estimates: NDArray[np.int32]
+) -> Records:
+    _check_levels(requests, cost)
     setup = np.zeros(1, SETUP)
     k = setup[0]
     k.num_requests = len(requests)
@@ -347,7 +488,7 @@ def _setup(
     k.first_release_ns = requests.release_ns[0]
     k.arrivals = requests.release_ns[-1] > requests.release_ns[0]
     k.affine = cost.is_affine
-    for name in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns"):
+    for name in COEFFICIENTS:
         k[name] = getattr(cost, name)
     k.token_cap = cost.prefill_token_cap
     k.num_levels = len(cost.prefill_levels)

@@ -63,6 +63,7 @@ DUE_LIMITS = (1, 4, 16, 64, 256)
 class View(Protocol):
     """What a policy may know before an iteration. Lengths are *estimates*: the truth where the scenario says so.
 
+    So are durations to come and the coefficients of the cost model: without noise, and what schedulers believe.
     Symbols of docs/model.md: J clients, A active, F idle, W waiting, R ready. Times are ns, work is output tokens.
     """
 
@@ -112,6 +113,11 @@ class View(Protocol):
     kv_used: int  # tokens allocated to the active clients, in whole blocks
     kv_growth: int  # tokens that a decode now would take
     preempted: int  # requests that have started, and wait to go on
+    mixed_budget: int  # most prompt tokens beside a decode; 0: no mixed iterations, and then the following are 0, too
+    mixed: int  # mixed iterations so far: those with an active client count as decodes, the others as prefills
+    chunk_tokens: int  # prompt tokens that a mixed iteration now would read
+    mixed_ns: int  # what it would last
+    reading_tokens: int  # left to read of the prompt that has been read in part; 0 where none has
 
 
 VIEW = _record(*((name, _F8 if kind == "float" else _I8) for name, kind in View.__annotations__.items()))
@@ -159,11 +165,21 @@ STATE = _record(
     ("kv_batch_reserved", _I8),
     ("kv_peak", _I8),  # most tokens allocated so far
     ("preemptions", _I8),
-    ("resumed_by_prefill", _I8),  # ... of which resumed by another prefill
-    ("recomputed_tokens", _I8),  # tokens that such prefills computed again
+    ("resumed_by_prefill", _I8),  # ... of which resumed by another prefill; and migrations that were
+    ("recomputed_tokens", _I8),  # tokens that such prefills, and thieves, computed again
     ("swapped_tokens", _I8),  # tokens copied out or back
     ("swap_out_ns", _I8),  # time of the copying out that the next iteration waits for
     ("swap_ns", _I8),  # time of all copying
+    ("reading_client", _I8),  # mixed iterations: client of the request whose prompt has been read in part
+    ("reading_position", _I8),  # that request
+    ("reading_start_ns", _I8),  # when its reading began
+    ("reading_late", _I8),  # whether it was late then
+    ("own_cached", _I8),  # client queues: tokens of the heads in `own_tokens` that are cached at home
+    ("waiting_cached", _I8),  # ... of all waiting requests
+    ("moves_ahead", _I8),  # tokens that thieves would copy in the previewed prefill
+    ("migrations", _I8),  # running requests that moved to another client
+    ("moved_tokens", _I8),  # tokens that thieves copied
+    ("move_ns", _I8),  # time of that
 )
 
 # What does not change during an episode: the case, the world, and where the arrays of this copy lie. First, and
@@ -209,6 +225,7 @@ SETUP = _record(
     ("levels_address", _I8),
     ("num_actions", _I8),  # a decode, and one prefill for each order to choose from
     ("order", _I8),  # of action 1, one of ORDER_CODES; of action a: a - 1 more
+    ("settling", _I8),  # whether every iteration, and not only some, changes what is ready or what it costs
     ("serving", _I8),  # whether there are promises
     ("ttft_ns", _I8),
     ("tpot_ns", _I8),
@@ -230,6 +247,30 @@ SETUP = _record(
     ("kv_address", _I8),  # KV cache: words of kv.py
     ("kv_words", _I8),
     ("preempted_address", _I8),  # the set of preempted positions
+    ("mixed_budget", _I8),  # most prompt tokens beside a decode; 0: no mixed iterations
+    ("mixed_counts_active", _I8),  # whether each active client takes a token of that budget
+    ("mixed_whole_prompts", _I8),  # whether prompts are never read in part
+    ("mixed_overlaps", _I8),  # whether it lasts as long as the longer of prefill and decode; else by the following:
+    ("mixed_alpha_ns", _I8),  # fixed time of a mixed iteration
+    ("mixed_beta_prompt_ns", _I8),  # time of a prompt token
+    ("mixed_beta_active_ns", _I8),  # time of an active client
+    ("mixed_interference_ns", _I8),  # ... and once more, times the share of active clients in all tokens
+    ("moving", _I8),  # whether stealing is anything but free and of waiting requests (migration.py)
+    ("cached_millionths", _I8),  # share of each prompt that is cached at home
+    ("steal", _I8),  # index into config.STEALS
+    ("move_token_ns", _I8),  # time to copy a token's cache to another client; 0: it is computed again
+    ("disturbed", _I8),  # whether iterations last something else than the coefficients above say: noise.py
+    ("true_alpha_prefill_ns", _I8),  # disturbed: coefficients of the world; those above are what schedulers believe
+    ("true_beta_prefill_ns", _I8),
+    ("true_alpha_decode_ns", _I8),
+    ("true_beta_decode_ns", _I8),
+    ("true_gamma_decode_ns", _I8),
+    ("true_num_levels", _I8),
+    ("noise_key", _I8),  # 32 bits that fix the factors of the case
+    ("noise_size", _I8),  # of the table of factors; 0 without noise
+    ("noise_address", _I8),
+    ("straggler_limit", _I8),  # an iteration whose 32-bit word is below it is a straggler
+    ("straggler_factor", _I8),  # in multiples of 2^-20
 )
 
 # Many copies, side by side: where the parts of each lie.
@@ -262,6 +303,7 @@ CASE_ADDRESSES = (
     "release_order_address",
     "levels_address",
     "ranking_address",
+    "noise_address",
 )
 """Fields of `SETUP` that lead to the case, which copies share; the others lead to what a copy owns."""
 
@@ -272,7 +314,7 @@ QUEUE_WORK = 2  # estimated output tokens waiting in its queue
 HEAD = 3  # position of the head of its queue, -1 when empty (shared queue: row 0)
 END = 4  # position after the last of its queue
 NEXT = 5  # next client in the same bucket of the ring, -1 at the end
-HELD = 6  # context tokens of the running request at its end
+HELD = 6  # context tokens of the running request at its end (migration: 0 while its prefill is composed)
 BATCH = 7  # scratch: clients of the batch being composed, by row
 CLIENT_COLUMNS = 8
 
@@ -294,13 +336,19 @@ ESTIMATE = 2
 QUEUE = 3  # queue that holds it
 REQUEST_COLUMNS = 4
 
-# Columns of `levels` (int64, one row a prefill level; none where prefills are affine).
+# Columns of `levels` (int64, one row a prefill level; none where prefills are affine). Believed ones, then true ones.
 CAPACITY_TOKENS = 0
 LEVEL_NS = 1
 LEVEL_COLUMNS = 2
 
 # Optional recordings: one entry an iteration, one entry a position. Length 0 switches them off.
-ITERATION = _record(("start_ns", _I8), ("end_ns", _I8), ("prefill", _I8), ("clients", _I8))
+ITERATION = _record(
+    ("start_ns", _I8),
+    ("end_ns", _I8),
+    ("prefill", _I8),  # 0 for what counts as a decode
+    ("clients", _I8),  # that had a token
+    ("mixed", _I8),
+)
 SERVED = _record(
     ("client", _I8),  # that served it last
     ("prefill_start_ns", _I8),

@@ -36,7 +36,7 @@ def has_choice(v: Any, k: Any) -> bool:
     """Whether more than one action is feasible and makes a difference."""
     if v.ready == 0:
         return False
-    return v.active > 0 or (k.num_actions > 2 and v.waiting > 1)
+    return v.active > 0 or (k.num_actions > 2 and (v.waiting > 1 or k.mixed_budget > 0))
 
 
 @inlined

@@ -29,13 +29,27 @@ EPISODE_METRICS = (
     "tpot_s",
     "preemptions",
     "kv_peak",
+    "migrations",
+    "moved_tokens",
+    "recomputed_tokens",
+    "transfer_s",
+    "mixed_iterations",
 )
 """What an episode achieved."""
 
 MEASURED = (*EPISODE_METRICS, "bound_s")
 """What :func:`measure` writes, in that order."""
 
-COUNTS = ("prefills", "decodes", "completed", "preemptions")
+COUNTS = (
+    "prefills",
+    "decodes",
+    "completed",
+    "preemptions",
+    "migrations",
+    "moved_tokens",
+    "recomputed_tokens",
+    "mixed_iterations",
+)
 """Those that are whole numbers."""
 
 MOST = float(2**63 - 1)
@@ -43,7 +57,7 @@ MOST = float(2**63 - 1)
 
 @jit
 def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
-    """Write `MEASURED` of the episode to ``out``, (18,) float64.
+    """Write `MEASURED` of the episode to ``out``, (23,) float64.
 
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
     client time beyond 292 client-years, request time beyond 292 request-years. Goodput, TTFT and TPOT are NaN where
@@ -78,4 +92,9 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
     out[14] = s.tpot_ns / s.counted_decoded / 1e9 if done and s.counted_decoded > 0 else np.nan
     out[15] = s.preemptions
     out[16] = s.kv_peak / k.kv_budget if k.kv_budget > 0 else np.nan
-    out[17] = k.bound_ns / 1e9
+    out[17] = s.migrations
+    out[18] = s.moved_tokens
+    out[19] = s.recomputed_tokens
+    out[20] = s.move_ns / 1e9
+    out[21] = v.mixed
+    out[22] = k.bound_ns / 1e9

@@ -5,7 +5,8 @@ at most ``tpot_ns`` for each further token, in the mean. It is *late* as soon as
 could keep the first if it began now. *Lost* are the counted requests (numbers ``first_counted`` to ``last_counted``
 - 1; the others are the warm-up and the cut end) that break a promise, each from the moment when that is certain
 whatever its length: when it is late, has had its first token too late, or has ended too slowly. Goodput is the share
-not lost.
+not lost. Where iterations do not last what schedulers are told (noise.py), late is who is late by what they are told,
+which is not certain: lateness is counted with the first token.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from llmsched_env.core.memory import clients_at, release_ns_at, requests_at, sta
 from llmsched_env.core.orders import strike, turn_late
 from llmsched_env.jit import inlined
 
-__all__ = ["end_decoding", "leave_queue", "note_late", "start_decoding"]
+__all__ = ["end_decoding", "leave_queue", "note_late", "note_read_late", "start_decoding"]
 
 
 @inlined
@@ -38,7 +39,7 @@ def note_late(v: Any, s: Any, k: Any) -> None:
             v.late += 1
             if k.ranked:
                 turn_late(k, position)
-            if _counted(k, position):
+            if _counted(k, position) and not k.disturbed:
                 s.lost += 1
                 s.lost_ttft += 1
     first = find_from(k.waiting_address, k.num_requests, s.late_until)
@@ -63,7 +64,18 @@ def start_decoding(v: Any, s: Any, k: Any, client: int, position: int) -> None:
     ttft_ns = v.clock_ns - release_ns_at(k)[position]
     s.counted_started += 1
     s.ttft_ns += ttft_ns
-    if ttft_ns > k.ttft_ns and position >= s.late_until:  # those before it are lost already
+    # Those before `late_until` are lost already, but where nobody can say for certain who is late.
+    if ttft_ns > k.ttft_ns and (position >= s.late_until or k.disturbed):
+        s.lost += 1
+        s.lost_ttft += 1
+
+
+@inlined
+def note_read_late(v: Any, s: Any, k: Any, position: int) -> None:
+    """The request has its first token now; since its reading began, when it was in time, others have turned late."""
+    if k.disturbed or position >= s.late_until or not _counted(k, position):
+        return  # it counts like any other
+    if v.clock_ns - release_ns_at(k)[position] > k.ttft_ns:
         s.lost += 1
         s.lost_ttft += 1
 

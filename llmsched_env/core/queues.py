@@ -11,6 +11,8 @@ from llmsched_env.core.bitset import find_from, insert, remove
 from llmsched_env.core.kv import admit, begin_batch, emitted_at
 from llmsched_env.core.layout import END, ESTIMATE, HEAD, PROMPT, QUEUE, QUEUE_WORK, RUNNING
 from llmsched_env.core.memory import clients_at, release_ns_at, release_order_at, requests_at
+from llmsched_env.core.migration import cached_tokens, expect_moves
+from llmsched_env.core.mixed import preview_mixed
 from llmsched_env.core.orders import enlist, following
 from llmsched_env.core.stealing import changed
 from llmsched_env.jit import inlined, jit
@@ -28,6 +30,8 @@ def join_heads(s: Record, k: Record, requests: Ints, position: int) -> None:
     s.own_ready += 1
     s.own_tokens += requests[position, PROMPT]
     s.own_work += requests[position, ESTIMATE]
+    if k.moving:
+        s.own_cached += cached_tokens(k, position)
 
 
 @inlined
@@ -37,6 +41,8 @@ def leave_heads(s: Record, k: Record, requests: Ints, position: int) -> None:
     s.own_ready -= 1
     s.own_tokens -= requests[position, PROMPT]
     s.own_work -= requests[position, ESTIMATE]
+    if k.moving:
+        s.own_cached -= cached_tokens(k, position)
 
 
 @inlined
@@ -122,6 +128,8 @@ def release(v: Record, s: Record, k: Record) -> None:
             s.window_full = 0
         else:
             clients[queue, QUEUE_WORK] += estimate
+            if k.moving:
+                s.waiting_cached += cached_tokens(k, position)
             if k.stealing:
                 changed(k, queue)
             if ahead and clients[queue, RUNNING] < 0:
@@ -188,12 +196,15 @@ def preview(v: Record, s: Record, k: Record) -> None:
 
     Shared queue: exactly that batch in the order of action 1, extended as clients fall idle. Client queues: the heads
     of the idle clients' own queues, plus an average waiting request for each steal, cut in proportion at the cap; an
-    expectation, since only composing the batch tells whom a thief would rob.
+    expectation, since only composing the batch tells whom a thief would rob, and what that moves.
     """
     clients = clients_at(k)
     requests = requests_at(k)
     if k.kv_budget > 0:
         _preview_in_memory(v, s, k)
+        return
+    if k.mixed_budget > 0:
+        preview_mixed(v, s, k)
         return
     if k.shared_queue:
         v.ready = min(v.idle, v.waiting)
@@ -227,8 +238,11 @@ def preview(v: Record, s: Record, k: Record) -> None:
         elif stolen > 0:
             v.batch_tokens += stolen * v.waiting_tokens // v.waiting
             v.batch_work += stolen * v.waiting_work // v.waiting
+    if k.moving:
+        expect_moves(v, s, k)
     v.batch_requests = v.ready
     if v.batch_tokens > k.token_cap and v.ready > 1:
         v.batch_requests = max(1, v.ready * k.token_cap // v.batch_tokens)
         v.batch_work = v.batch_work * v.batch_requests // v.ready
         v.batch_tokens = k.token_cap
+        s.moves_ahead = s.moves_ahead * v.batch_requests // v.ready

@@ -27,7 +27,7 @@ def note_start(v: Any, k: Any, client: int, position: int, start_ns: int) -> Non
 
 @jit
 def note_preemption(v: Any, s: Any, k: Any, position: int) -> None:
-    """The request is preempted now, after the last decode: the gaps between its tokens since it was taken."""
+    """The request is preempted or moves now, after the last decode: the gaps between its tokens since it was taken."""
     entry = served_at(k)[position]
     log = log_at(k)
     left = v.decodes - entry.decode
@@ -50,12 +50,12 @@ def note_preemption(v: Any, s: Any, k: Any, position: int) -> None:
 
 @inlined
 def note_resumption(v: Any, k: Any, client: int, position: int, tokens: int) -> None:
-    """The request goes on with so many tokens, the last of them just now unless it was swapped in."""
+    """The request goes on with so many tokens, the last of them just now unless its cache was copied."""
     entry = served_at(k)[position]
     entry.client = client
     entry.decode = v.decodes
     entry.tokens = tokens
-    if k.swap_token_ns > 0:
+    if k.swap_token_ns > 0 or k.move_token_ns > 0:
         entry.token_ns = entry.preempted_ns
     else:
         entry.gap_ns = max(entry.gap_ns, v.clock_ns - entry.preempted_ns)

@@ -15,7 +15,8 @@ goodput  counted requests that have broken a promise                counted     
 ======== ========================================================== ============= ===============================
 
 The constant of `excess` is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed: no policy can change it.
-With a cost model that is not affine there is no such constant, and `excess` is `makespan`.
+With a cost model that is not affine, or iterations that do not last what schedulers are told, there is no such
+constant, and `excess` is `makespan`.
 """
 
 from __future__ import annotations

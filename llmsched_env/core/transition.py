@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.core.bitset import contains, find_from, insert
+from llmsched_env.core.bitset import contains, find_from, insert, remove
 from llmsched_env.core.kv import (
     admit,
     begin_batch,
@@ -51,17 +51,22 @@ from llmsched_env.core.memory import (
     served_at,
     started_at,
 )
+from llmsched_env.core.migration import cached_tokens, context_to_move
+from llmsched_env.core.mixed import chunk_room, part_read
+from llmsched_env.core.noise import decode_lasts, mixed_lasts, prefill_lasts
 from llmsched_env.core.orders import following
-from llmsched_env.core.promises import end_decoding, leave_queue, note_late, start_decoding
+from llmsched_env.core.promises import end_decoding, leave_queue, note_late, note_read_late, start_decoding
 from llmsched_env.core.queues import join_heads, next_in_line, preview, release, resume, take
 from llmsched_env.core.recording import note_preemption, note_resumption, note_start
 from llmsched_env.core.stealing import blocks_needed, changed, victim
 from llmsched_env.jit import inlined, jit
 
-__all__ = ["DECODE", "PREFILL", "advance", "start_episode"]
+__all__ = ["DECODE", "MIXED", "PREFILL", "advance", "start_episode"]
 
 DECODE = 0
 PREFILL = 1
+MIXED = 2
+"""Where there are mixed iterations; else a second kind of prefill, if any."""
 
 NEVER = np.int64(2**63 - 1)
 
@@ -79,6 +84,20 @@ def prefill_duration(k: Record, tokens: int) -> int:
     while level < k.num_levels - 1 and levels[level, CAPACITY_TOKENS] < tokens:
         level += 1
     return levels[level, LEVEL_NS]
+
+
+@inlined
+def mixed_duration(v: Record, k: Record) -> int:
+    """Duration in ns of a mixed iteration now; that of a decode where nothing would be read."""
+    tokens, active = v.chunk_tokens, v.active
+    if tokens == 0:
+        return v.decode_ns
+    if k.mixed_overlaps:
+        alone = prefill_duration(k, tokens)
+        return max(alone, v.decode_ns) if active > 0 else alone
+    duration = k.mixed_alpha_ns + k.mixed_beta_prompt_ns * tokens + k.mixed_beta_active_ns * active
+    duration += k.mixed_interference_ns * active * active // (active + tokens)
+    return duration + k.gamma_decode_ns * v.context_tokens
 
 
 @jit
@@ -107,6 +126,7 @@ def start_episode(v: Record, s: Record, k: Record) -> None:
     v.ttft_ns = k.ttft_ns
     v.tpot_ns = k.tpot_ns
     v.kv_budget = k.kv_budget
+    v.mixed_budget = k.mixed_budget
     s.kv_last_started = -1
     s.min_active = k.num_clients
     s.min_batch_tokens = np.int64(2**62)
@@ -122,9 +142,9 @@ def advance(
 ) -> None:
     """Run one iteration, then release what has arrived, or jump to the next arrival where nothing is left to do.
 
-    Action 0 is a decode; 1 and above are prefills, one for each order or cap on active clients to choose from. An
-    infeasible action is replaced by a feasible one, a prefill by the first of these, and counted. The episode must not
-    be over.
+    Action 0 is a decode; 1 and above are prefills, one for each order or cap on active clients to choose from; or, with
+    mixed iterations, 1 is a prefill and 2 a mixed one. An infeasible action is replaced by a feasible one, a prefill by
+    the first of these, and counted. The episode must not be over.
     """
     if action >= PREFILL:
         if v.ready == 0:
@@ -134,33 +154,34 @@ def advance(
         s.invalid_actions += 1
         action = PREFILL
     start_ns = v.clock_ns
+    decodes, mixed = v.decodes, v.mixed
     busy = v.active
     changed = True
     if action >= PREFILL:
         busy = _prefill(v, s, k, action)
     else:
-        changed = _decode(v, s, k)
+        changed = _decode(v, s, k, decode_lasts(v, s, k) if k.disturbed else v.decode_ns)
     if k.log_capacity > 0:
         entry = log_at(k)[s.logged]
         entry.start_ns = start_ns
         entry.end_ns = v.clock_ns
-        entry.prefill = action >= PREFILL
+        entry.prefill = v.decodes == decodes
         entry.clients = busy
+        entry.mixed = v.mixed > mixed
         s.logged += 1
-    if changed or s.next_release_ns <= v.clock_ns or k.serving or k.kv_budget > 0:
+    if changed or s.next_release_ns <= v.clock_ns or k.settling:
         _settle(v, s, k)
 
 
 @inlined
-def _decode(v: Record, s: Record, k: Record) -> bool:
+def _decode(v: Record, s: Record, k: Record, duration: int) -> bool:
     """Returns whether a request was completed."""
     clients = clients_at(k)
     ring = ring_at(k)
     active = v.active
-    duration = v.decode_ns
     v.clock_ns += duration
     s.busy_client_ns += duration * active
-    s.request_ns += duration * (v.waiting + v.preempted + active)
+    s.request_ns += duration * (v.waiting + v.preempted + active + (1 if v.reading_tokens > 0 else 0))
     s.swap_out_ns = 0
     s.idle_client_decodes += v.idle
     v.idle_charge += v.ready
@@ -230,6 +251,10 @@ def _prefill(v: Record, s: Record, k: Record, action: int) -> int:
         order += action - PREFILL
     if k.kv_budget > 0:
         return _prefill_in_memory(v, s, k, order, most)
+    if k.mixed_budget > 0:
+        return _read(v, s, k, action == MIXED)
+    if k.moving:
+        return _prefill_moving(v, s, k)
     clients = clients_at(k)
     requests = requests_at(k)
     start_ns = v.clock_ns
@@ -271,7 +296,8 @@ def _prefill(v: Record, s: Record, k: Record, action: int) -> int:
     v.waiting_tokens -= tokens
     v.waiting_work -= work
     v.context_tokens += tokens + count
-    _spend_prefill(v, s, prefill_duration(k, tokens), tokens, count, in_system)
+    duration = prefill_lasts(v, k, tokens, 0) if k.disturbed else prefill_duration(k, tokens)
+    _spend_prefill(v, s, duration, tokens, count, in_system)
     if k.serving:
         v.decoding_ns += v.last_prefill_ns * active
     s.window_from = 0
@@ -363,6 +389,8 @@ def _prefill_in_memory(v: Record, s: Record, k: Record, order: int, most: int) -
 
     copying_ns = copied * k.swap_token_ns
     duration = s.swap_out_ns + copying_ns + (prefill_duration(k, computed) if computed > 0 else 0)
+    if k.disturbed:
+        duration = prefill_lasts(v, k, computed, s.swap_out_ns + copying_ns)
     s.swap_out_ns = 0
     s.swap_ns += copying_ns
     s.swapped_tokens += copied
@@ -398,16 +426,214 @@ def _prefill_in_memory(v: Record, s: Record, k: Record, order: int, most: int) -
     return count
 
 
+@jit
+def _read(v: Record, s: Record, k: Record, mixed: bool) -> int:
+    """A prefill, or a mixed iteration, where a prompt may have been read in part. Returns who had a token.
+
+    A mixed iteration with nothing to read is a decode; one with nobody active counts as a prefill.
+    """
+    clients = clients_at(k)
+    requests = requests_at(k)
+    start_ns = v.clock_ns
+    active = v.active
+    if mixed and v.chunk_tokens == 0:
+        _decode(v, s, k, decode_lasts(v, s, k) if k.disturbed else v.decode_ns)
+        return active
+    in_system = v.waiting + active + (1 if v.reading_tokens > 0 else 0)
+    room = chunk_room(v, k) if mixed else k.token_cap
+    whole = not mixed or k.mixed_whole_prompts > 0
+    first_start_ns = start_ns
+    first_in_time = False
+    tokens = 0
+    count = 0
+    if v.reading_tokens > 0:
+        tokens = part_read(v.reading_tokens, 0, room, whole)
+        v.reading_tokens -= tokens
+        if v.reading_tokens == 0:
+            clients[s.reading_client, RUNNING] = s.reading_position
+            clients[0, BATCH] = s.reading_client
+            first_start_ns = s.reading_start_ns
+            first_in_time = s.reading_late == 0
+            count = 1
+    position = -1
+    client = find_from(k.idle_address, k.num_clients, 0)
+    while client >= 0 and v.waiting > 0 and v.reading_tokens == 0:
+        position = following(s, k, k.order, position)
+        prompt = requests[position, PROMPT]
+        part = part_read(prompt, tokens, room, whole)
+        if part == 0:
+            break
+        take(s, k, 0, position, client)
+        if k.serving:
+            leave_queue(v, s, k, position)
+        v.waiting -= 1
+        v.waiting_tokens -= prompt
+        v.waiting_work -= requests[position, ESTIMATE]
+        tokens += part
+        if part == prompt:
+            clients[client, RUNNING] = position
+            clients[count, BATCH] = client
+            count += 1
+        else:
+            s.reading_client = client
+            s.reading_position = position
+            s.reading_start_ns = start_ns
+            s.reading_late = position < s.late_until
+            v.reading_tokens = prompt - part
+        client = find_from(k.idle_address, k.num_clients, client + 1)
+
+    partly = 1 if v.reading_tokens > 0 else 0
+    duration = v.mixed_ns if mixed else prefill_duration(k, tokens)
+    if k.disturbed:
+        duration = mixed_lasts(v, k) if mixed else prefill_lasts(v, k, tokens, 0)
+    s.busy_client_ns += duration * partly
+    v.mixed += 1 if mixed else 0
+    if mixed and active > 0:
+        s.busy_client_ns += duration * count
+        s.request_ns += duration * (in_system - v.waiting - active - partly)
+        _decode(v, s, k, duration)
+        v.last_prefill_decode = v.decodes
+        v.idle_charge = 0
+        v.last_prefill_ns = duration
+        v.idle -= count
+        v.active += count
+    else:
+        _spend_prefill(v, s, duration, tokens, count, in_system)
+        if k.serving:
+            v.decoding_ns += duration * active
+    finished = 0
+    held = 0
+    for i in range(count):
+        client = clients[i, BATCH]
+        position = clients[client, RUNNING]
+        v.context_tokens += requests[position, PROMPT] + 1
+        clients[client, DUE] = v.decodes + requests[position, ESTIMATE] - 1
+        if k.serving and i == 0 and first_in_time:
+            note_read_late(v, s, k, position)
+        if _start(v, s, k, client, first_start_ns if i == 0 else start_ns, 1, False):
+            finished += 1
+            held += clients[client, HELD]
+    if finished > 0:
+        _leave(v, finished, held)
+    s.max_active = max(s.max_active, v.active)
+    return count + active if mixed else count
+
+
+@jit
+def _prefill_moving(v: Record, s: Record, k: Record) -> int:
+    """As :func:`_prefill` on client queues, where a thief has tokens to move or takes over a running request.
+
+    Such a request's new client counts as taking part, as does the victim, which starts its own head.
+    """
+    clients = clients_at(k)
+    requests = requests_at(k)
+    start_ns = v.clock_ns
+    in_system = v.waiting + v.active
+    computed = 0  # tokens that are prefilled
+    again = 0  # ... of which another client holds
+    copied = 0  # tokens that are copied
+    started = 0
+    moved = 0
+    takers = k.idle_address if k.stealing else k.own_ready_address
+    client = find_from(takers, k.num_clients, 0)
+    while client >= 0 and v.waiting > 0:
+        queue = client if clients[client, HEAD] >= 0 else victim(v, k)
+        position = clients[queue, HEAD]
+        cached = cached_tokens(k, position)
+        tokens = requests[position, PROMPT] - cached
+        context = 0
+        to_move = 0
+        if queue != client:
+            context = context_to_move(v, k, queue, position)
+            to_move = context if context > 0 else cached
+            if k.move_token_ns == 0:
+                tokens += to_move
+        if started > 0 and computed + tokens > k.token_cap:
+            break
+        computed += tokens
+        if k.move_token_ns == 0:
+            again += to_move
+        else:
+            copied += to_move
+        starter = client
+        if context > 0:
+            starter = queue
+            moved += 1
+            clients[k.num_clients - moved, BATCH] = client  # from the other end than those that start
+            _take_over(v, s, k, queue, client, context)
+        take(s, k, queue, position, starter)
+        clients[starter, RUNNING] = position
+        clients[starter, DUE] = v.decodes + requests[position, ESTIMATE] - 1
+        clients[starter, HELD] = 0
+        clients[started, BATCH] = starter
+        started += 1
+        v.waiting -= 1
+        v.waiting_tokens -= requests[position, PROMPT]
+        v.waiting_work -= requests[position, ESTIMATE]
+        v.context_tokens += requests[position, PROMPT] + 1
+        s.waiting_cached -= cached
+        client = find_from(takers, k.num_clients, client + 1)
+
+    copying_ns = copied * k.move_token_ns
+    s.move_ns += copying_ns
+    s.moved_tokens += copied
+    s.recomputed_tokens += again
+    s.migrations += moved
+    duration = prefill_duration(k, computed) + copying_ns
+    if k.disturbed:
+        duration = prefill_lasts(v, k, computed, copying_ns)
+    _spend_prefill(v, s, duration, computed, started + moved, in_system)
+    finished = 0
+    held = 0
+    for i in range(started):
+        client = clients[i, BATCH]
+        if _start(v, s, k, client, start_ns, 1, False):
+            finished += 1
+            held += clients[client, HELD]
+    for i in range(moved):
+        client = clients[k.num_clients - 1 - i, BATCH]
+        tokens = v.decodes - clients[client, DUE] + requests[clients[client, RUNNING], ESTIMATE]
+        if k.move_token_ns == 0:
+            s.resumed_by_prefill += 1
+        if _start(v, s, k, client, start_ns, tokens, True):
+            finished += 1
+            held += clients[client, HELD]
+    if finished > 0:
+        _leave(v, finished, held)
+    s.max_active = max(s.max_active, v.active)
+    return started + moved
+
+
 @inlined
-def _preempt(v: Record, s: Record, k: Record, client: int) -> None:
-    """Take its request off an active client: it waits before all others, and goes on from what it has emitted."""
+def _take_over(v: Record, s: Record, k: Record, source: int, client: int, context: int) -> None:
+    """The idle ``client`` takes the request that ``source`` runs; that one is idle then, with the head of its queue."""
+    clients = clients_at(k)
+    requests = requests_at(k)
+    position = clients[source, RUNNING]
+    tokens = context - requests[position, PROMPT]
+    _unhook(v, k, source, tokens)
+    if k.served_address != 0:
+        note_preemption(v, s, k, position)
+    if k.move_token_ns == 0:
+        tokens += 1
+    v.context_tokens += tokens + requests[position, PROMPT] - context
+    v.active -= 1
+    v.idle += 1
+    clients[source, RUNNING] = -1
+    insert(k.idle_address, k.num_clients, source)
+    join_heads(s, k, requests, clients[source, HEAD])
+    remove(k.idle_address, k.num_clients, client)
+    clients[client, RUNNING] = position
+    clients[client, DUE] = v.decodes + requests[position, ESTIMATE] - tokens
+
+
+@inlined
+def _unhook(v: Record, k: Record, client: int, tokens: int) -> None:
+    """Take an active client, whose request has so many output tokens, out of what will finish and what is expected."""
     clients = clients_at(k)
     ring = ring_at(k)
-    position = clients[client, RUNNING]
-    requests = requests_at(k)
     due = clients[client, DUE]
-    tokens = v.decodes - due + requests[position, ESTIMATE]
-    slot = (v.decodes + requests[position, OUTPUT] - tokens) & k.ring_mask
+    slot = (v.decodes + requests_at(k)[clients[client, RUNNING], OUTPUT] - tokens) & k.ring_mask
     if ring[slot, BUCKET] == client:
         ring[slot, BUCKET] = clients[client, NEXT]
     else:
@@ -419,6 +645,16 @@ def _preempt(v: Record, s: Record, k: Record, client: int) -> None:
         _forget(v, ring, due - v.decodes, due & k.ring_mask)
     else:
         v.overdue -= 1
+
+
+@inlined
+def _preempt(v: Record, s: Record, k: Record, client: int) -> None:
+    """Take its request off an active client: it waits before all others, and goes on from what it has emitted."""
+    clients = clients_at(k)
+    position = clients[client, RUNNING]
+    requests = requests_at(k)
+    tokens = v.decodes - clients[client, DUE] + requests[position, ESTIMATE]
+    _unhook(v, k, client, tokens)
     context = requests[position, PROMPT] + tokens
     emitted_at(k)[position] = tokens
     if k.serving:
@@ -548,7 +784,7 @@ def _settle(v: Record, s: Record, k: Record) -> None:
     release_ns = release_ns_at(k)
     if s.next_release < k.num_requests:
         release(v, s, k)
-        if v.active == 0 and v.waiting == 0 and v.preempted == 0:
+        if v.active == 0 and v.waiting == 0 and v.preempted == 0 and v.reading_tokens == 0:
             target = release_ns[s.next_release]
             s.jump_ns += target - v.clock_ns
             v.clock_ns = target
@@ -567,9 +803,11 @@ def _settle(v: Record, s: Record, k: Record) -> None:
         if v.batch_tokens > 0 or s.kv_batch_copied == 0:
             v.prefill_ns += prefill_duration(k, v.batch_tokens)
     else:
-        v.prefill_ns = prefill_duration(k, v.batch_tokens)
+        v.prefill_ns = prefill_duration(k, v.batch_tokens) + s.moves_ahead * k.move_token_ns
     v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * v.active + k.gamma_decode_ns * v.context_tokens
     v.decode_ns += s.swap_out_ns
+    if k.mixed_budget > 0:
+        v.mixed_ns = mixed_duration(v, k)
     v.oldest_release_ns = v.clock_ns
     if v.waiting > 0 and k.arrivals == 0:
         v.oldest_release_ns = k.first_release_ns

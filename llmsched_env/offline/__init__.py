@@ -12,7 +12,15 @@ All of it is deterministic: seeds and counts decide, never a clock.
 """
 
 from llmsched_env.offline.assignment import METHODS, STAGES, Assignment, Budget, assign, naive_model
-from llmsched_env.offline.bounds import LowerBounds, lb1_ns, lb2_ns, lb3_ns, lower_bounds, min_prefills
+from llmsched_env.offline.bounds import (
+    LowerBounds,
+    lb1_ns,
+    lb2_ns,
+    lb3_ns,
+    lower_bounds,
+    min_prefills,
+    mixed_bound_ns,
+)
 from llmsched_env.offline.cmax_bounds import cmax_bound
 from llmsched_env.offline.expected_max import assign_expected_max, expected_max, expected_max_bound
 from llmsched_env.offline.goodput import goodput_bound
@@ -44,6 +52,7 @@ __all__ = [
     "lower_bounds",
     "lpt",
     "min_prefills",
+    "mixed_bound_ns",
     "naive_model",
     "round_robin",
     "sample_average",

@@ -24,27 +24,37 @@ ceil((n - v) / J)), which is at least both max(N_cap, ceil(n / J)) and the count
 What is used: one prefill *or* one decode at a time, at most one request on a client, every request prefilled once, and
 decodes that emit one token for each active client. Nothing is said about queues, order, stealing, lengths known or not,
 or release times: those only take schedules away or add waits, and a minimum over fewer schedules is no smaller. What
-breaks the bounds: mixed iterations, chunked prefills, preemption with recompute.
+breaks LB1 to LB3: preemption with recompute (see below), mixed iterations and chunked prefills (:func:`mixed_bound_ns`
+is a bound for those).
+
+**Caches at clients** (docs/migration.md; LB1 only). Where parts of the prompts are cached, each request computes at
+least the rest, once, and P_i is that rest in all prefill terms; a thief that computes or copies more only takes longer.
+Contexts hold whole prompts as before. A running request that moves and is computed again gets a token of a prefill in
+place of a decode: with m such tokens there are at least m * (1 + min P_i) tokens to prefill beside the others, and
+S - m in decodes, each of which held P_i + N_i - 1 tokens at most. Each comes with the start of another request, and
+none with the first, so m < n; the minimum over m is a lower bound.
+
+**Preemption with recompute** (docs/memory.md; LB1 only). The same, but nothing else need start beside: m is at most S.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.cost import CostModel, cost_model
+from llmsched_env.cost import CostModel, MixedCost, cost_model
 from llmsched_env.errors import ConfigError
 from llmsched_env.offline.assignment import Assignment, check_clients
 from llmsched_env.offline.cmax_bounds import cmax_bound
 from llmsched_env.offline.grouping import grouped_loads
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["LowerBounds", "lb1_ns", "lb2_ns", "lb3_ns", "lower_bounds", "min_prefills"]
+__all__ = ["LowerBounds", "lb1_ns", "lb2_ns", "lb3_ns", "lower_bounds", "min_prefills", "mixed_bound_ns"]
 
 Queues = Assignment | ArrayLike | None
 
@@ -76,7 +86,14 @@ def min_prefills(requests: Requests, clients: SupportsIndex, prefill_token_cap: 
     return num_alone + max(-(-rest // prefill_token_cap), -(-(len(requests) - num_alone) // count))
 
 
-def lb1_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str) -> int:
+def lb1_ns(
+    requests: Requests,
+    clients: SupportsIndex,
+    cost: CostModel | str,
+    *,
+    cached_tokens: NDArray[np.int64] | None = None,
+    most_recomputed: int = 0,
+) -> int:
     """LB1 = constants + (prefill time of N_min prefills) + alpha_d * ceil(S / J).
 
     Proof. The module's docstring gives everything but D >= ceil(S / J): a decode emits at most J tokens, and the
@@ -84,11 +101,30 @@ def lb1_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str) ->
 
     Some tens of microseconds at 1319 requests: what the default reward divides by.
 
+    Args:
+        requests: the requests, with their true lengths.
+        clients: number of clients.
+        cost: cost model or preset name.
+        cached_tokens: (n,) tokens of each prompt that need not be computed; ``None`` for none.
+        most_recomputed: how many times at most a request that has started is computed again by a prefill, which gives
+            it a token (it has moved, or was preempted).
+
     Raises:
         ConfigError: ``clients`` below 1; a prompt that no prefill level holds.
         UnknownNameError: no such cost preset.
     """
-    case = Case(requests, check_clients(clients), cost_model(cost))
+    model = cost_model(cost)
+    if cached_tokens is None:
+        case = Case(requests, check_clients(clients), model)
+    else:
+        uncached = (requests.prompt_tokens - cached_tokens).astype(np.int32)
+        case = Case(replace(requests, prompt_tokens=uncached), check_clients(clients), model)
+        case.constant_ns += model.gamma_decode_ns * int((case.decodes * cached_tokens).sum())
+    if most_recomputed > 0:
+        context = requests.prompt_tokens.astype(np.int64) + case.decodes
+        # Levels say nothing of contexts above the cap, so there what is computed again counts for nothing.
+        least = 0 if model.prefill_levels else 1 + int(requests.prompt_tokens.min())
+        return case.least_with_recompute_ns(most_recomputed, least, int(context.max()))
     return case.makespan_ns(case.least_prefills, case.least_decodes)
 
 
@@ -136,6 +172,36 @@ def lb3_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, *,
     return case.lb3_ns(*case.least_counts(queues))
 
 
+def mixed_bound_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, mixed: MixedCost) -> int:
+    """A bound on the makespan where iterations may be mixed (and prompts be read in parts); affine prefills only.
+
+    Proof. The first iteration has nobody active, so it emits no token but first ones. All others that emit the S
+    further tokens are decodes or mixed, at least ceil(S / J) of them. With the sum form each iteration lasts at least
+    the least fixed time of its kind, plus the lesser price of each token in it; interference only adds. With the
+    overlap form a mixed iteration lasts as long as the prefill in it, and as the decode in it: so the makespan is at
+    least one fixed time and all prompt tokens, and at least the first prefill and all decodes.
+
+    Raises:
+        ConfigError: ``clients`` below 1.
+        UnknownNameError: no such cost preset.
+    """
+    cost = cost_model(cost)
+    case = Case(requests, check_clients(clients), cost)
+    prompts = int(requests.prompt_tokens.sum(dtype=np.int64))
+    if mixed.overlaps:
+        first_ns = cost.alpha_prefill_ns + cost.beta_prefill_ns
+        decoding_ns = first_ns + cost.alpha_decode_ns * case.least_decodes + case.constant_ns
+        return max(cost.alpha_prefill_ns + cost.beta_prefill_ns * prompts, decoding_ns)
+    saved = max(0, cost.beta_decode_ns - mixed.beta_active_ns)
+    return (
+        min(cost.alpha_prefill_ns, mixed.alpha_ns)
+        + min(cost.beta_prefill_ns, mixed.beta_prompt_ns) * prompts
+        + min(cost.alpha_decode_ns, mixed.alpha_ns) * case.least_decodes
+        + case.constant_ns
+        - saved * case.total_decodes
+    )
+
+
 def lower_bounds(
     requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None
 ) -> LowerBounds:
@@ -178,6 +244,26 @@ class Case:
         others = prefills - len(self.alone)
         prefill_ns = max(-(-(a * others + b * self.rest_tokens) // 1) for a, b in self.minorants)
         return self.constant_ns + self.alone_ns + int(prefill_ns) + self.cost.alpha_decode_ns * decodes
+
+    def least_with_recompute_ns(self, most_recomputed: int, least_context: int, most_context: int) -> int:
+        """LB1 where prefills that recompute requests of such contexts give tokens in place of decodes.
+
+        Linear in their number m but for the count of decodes, which falls by one with every J: so the minimum is at an
+        end, or at the first or last m that has one decode less.
+        """
+        most = min(most_recomputed, self.total_decodes)
+        first = self.total_decodes % self.clients
+        counts = {0, most, min(most, first), most - (most - first) % self.clients if most >= first else 0}
+        saved_ns = self.cost.beta_decode_ns + self.cost.gamma_decode_ns * most_context
+        others = self.least_prefills - len(self.alone)
+
+        def least(a: Fraction | int, b: Fraction | int, m: int) -> int:
+            prefill_ns = -(-(a * others + b * (self.rest_tokens + m * least_context)) // 1)
+            decodes = -(-(self.total_decodes - m) // self.clients)
+            return int(prefill_ns) - saved_ns * m + self.cost.alpha_decode_ns * decodes
+
+        found = max(min(least(a, b, m) for m in counts) for a, b in self.minorants)
+        return self.constant_ns + self.alone_ns + found
 
     def least_counts(self, queues: Queues) -> tuple[int, int]:
         """LB2's least numbers of prefills and decodes."""

@@ -43,6 +43,9 @@ def polish(
     client_of = client_of.copy()
     held = np.zeros(clients, np.int64)
     np.add.at(held, client_of, loads)
+    # Kept by client: looking through all requests for each model would make the work quadratic.
+    by_client = np.argsort(client_of, kind="stable")
+    members_of = np.split(by_client, np.searchsorted(client_of[by_client], np.arange(1, clients)))
     tried = 0
     for _ in range(mips if clients > 1 else 0):
         order = np.argsort(-held, kind="stable")
@@ -52,9 +55,11 @@ def polish(
         chosen = _choose(order, tried)
         if chosen is None:
             break
-        members = np.flatnonzero(np.isin(client_of, chosen))
+        members = np.sort(np.concatenate([members_of[client] for client in chosen]))
         if _rebalance(client_of, loads, held, chosen, members, cmax=cmax, node_limit=node_limit, solver=solver):
             tried = 0
+            for client in chosen:
+                members_of[client] = members[client_of[members] == client]
         else:
             tried += 1
     return client_of

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.core.layout import Records
+from llmsched_env.core.layout import RUNNING, Records
 from llmsched_env.errors import ConfigError
 from llmsched_env.simulator import Simulator
 
@@ -104,6 +104,9 @@ class _Spans:
 def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     """How the client-time of each cell was spent.
 
+    A request that was preempted, or has moved, is drawn from when its last client took it; of one that waits to go on
+    nothing is drawn. So in such worlds the mean of prefill and decode is less than the utilization.
+
     Args:
         simulator: a recorded episode.
         edges_ns: (columns + 1,) increasing; what lies after the clock stays empty.
@@ -119,8 +122,13 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     num_clients, now_ns = simulator.instance.num_clients, float(simulator.view.clock_ns)
     edges_ns = np.minimum(np.asarray(edges_ns, np.float64), now_ns)
     served = served[served["first_token_ns"] > 0]
+    running = simulator.memory.clients[:, RUNNING]
+    runs = np.zeros(len(simulator.served), np.bool_)
+    runs[simulator.instance.request_of[running[running >= 0]]] = True
+    runs |= simulator.served["completion_ns"] > 0
+    served = served[runs[simulator.served["first_token_ns"] > 0]]
     row = served["client"] * rows // num_clients
-    start_ns, first_ns = served["prefill_start_ns"].astype(np.float64), served["first_token_ns"].astype(np.float64)
+    start_ns, first_ns = _taken(served, log, int(simulator.view.decodes))
     end_ns = np.where(served["completion_ns"] > 0, served["completion_ns"], now_ns)
     size_of_row = np.bincount(np.arange(num_clients) * rows // num_clients, minlength=rows)
     width_ns = np.diff(edges_ns)
@@ -137,6 +145,18 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
         out[3] -= share
     np.maximum(out[3], 0.0, out=out[3])
     return out
+
+
+def _taken(served: Records, log: Records, decodes: int) -> tuple[Floats, Floats]:
+    """Beginning and end of the prefill by which each request came to its last client."""
+    start_ns, first_ns = served["prefill_start_ns"].astype(np.float64), served["first_token_ns"].astype(np.float64)
+    again = served["preempted_ns"] > 0
+    if again.any():
+        at = np.flatnonzero(log["prefill"] == 0)
+        following = served["decode"][again] - (decodes - len(at))  # a fork's recording begins late
+        prefill = log[np.append(at, len(log))[following] - 1]
+        start_ns[again], first_ns[again] = prefill["start_ns"], prefill["end_ns"]
+    return start_ns, first_ns
 
 
 def waiting(simulator: Simulator, edges_ns: Floats) -> Floats:

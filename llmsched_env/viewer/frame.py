@@ -182,6 +182,7 @@ def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
     if len(simulator.log):
         last = simulator.log[-1]
         kind, clients = "prefill" if last["prefill"] else "decode", int(last["clients"])
+        kind = "mixed" if last["mixed"] else kind
         duration_ms = (int(last["end_ns"]) - int(last["start_ns"])) / 1e6
         said = f"last: {kind}, {clients:,} client{'s' * (clients != 1)}, {duration_ms:,.1f} ms"
     draw.text((place.left, place.caption), said, fill=FAINT, font=_font(round(13 * place.scale)))

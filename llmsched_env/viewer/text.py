@@ -60,7 +60,8 @@ def _last(simulator: Simulator) -> str:
     log = simulator.log
     if not len(log):
         return "nothing recorded" if int(simulator.view.clock_ns) else "nothing yet"
-    shown = "".join("P" if one else "D" for one in log["prefill"][-LAST_ITERATIONS:])
+    last = log[-LAST_ITERATIONS:]
+    shown = "".join("M" if one["mixed"] else "P" if one["prefill"] else "D" for one in last)
     return ("…" if len(log) > LAST_ITERATIONS else "") + shown
 
 
@@ -78,4 +79,6 @@ def _next(simulator: Simulator) -> str:
     if simulator.can_decode:
         active = int(view.active)
         choices.append(f"decode {active:,} client{'s' * (active != 1)}, {int(view.decode_ns) / 1e6:,.1f} ms")
+    if view.chunk_tokens > 0:
+        choices.append(f"mixed, {int(view.chunk_tokens):,} tokens read, {int(view.mixed_ns) / 1e6:,.1f} ms")
     return " | ".join(choices)

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     WINDOW = 7
     PREDICTION = 8
     CERTAINTY = 9
+    JITTER = 10
 
 
 def raw_words(family: str, split: str, number: int, stream: Stream, count: int) -> Words:

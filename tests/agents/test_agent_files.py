@@ -429,3 +429,12 @@ def test_an_agent_is_played_step_by_step():
     assert info["makespan_s"] == evaluate(agent, scenario, [3]).columns["makespan_s"][0]
     with pytest.raises(EpisodeOverError):
         begin(agent, gymnasium.make("llmsched_env:LLMSched/GSM8K-v0"))
+
+
+def test_a_network_that_reads_of_the_cache_needs_one():
+    """Where nothing is known of a KV cache, nothing would be read but zeros."""
+    budget = make_scenario("LLMSched/KVMemory-v0", choose_cap=False)
+    reads = zero_network(features=("kv_used",))
+    agent = Agent("reads", [Trained(reads, Origin.of(budget))])
+    assert agent.fits(budget)
+    assert not agent.fits(budget.replace(kv_budget_tokens=None, kv_block_tokens=1))

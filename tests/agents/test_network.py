@@ -13,9 +13,12 @@ from agents.network import ACTIVATIONS, Network, dense, network_function, squash
 from baselines.iteration import deadline, decode_first
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from llmsched_env import make_scenario
+from llmsched_env.core.features import ALL_FEATURES, features_of, observe_all
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
-from llmsched_env.policy import Start
+from llmsched_env.instances import instance
+from llmsched_env.policy import Start, features
+from llmsched_env.simulator import Simulator
 
 NO_MEMORY = np.zeros(1, np.int64)
 
@@ -247,3 +250,20 @@ def test_what_needs_promises():
     assert random_network(features=("late",)).needs_promises
     assert zero_network(base="deadline", base_values=(0.1, 0.5)).needs_promises
     assert SERVING.serving
+
+
+def test_what_is_not_modelled_reads_as_zero():
+    """Whatever lay there: a network that reads it must not decide by what another episode has left."""
+    for name, modelled in (("LLMSched/GSM8K-Blind-v0", 26), ("LLMSched/Serving-v0", 33)):
+        view = Simulator(instance(make_scenario(name, num_requests=20, num_clients=4), 0)).view
+        seen = np.full(len(ALL_FEATURES), 7.0, np.float32)
+        observe_all(view, seen)
+        assert (seen[:modelled] == features(view)).all()
+        assert (seen[modelled:] == 0).all()
+    names = [feature.name for feature in ALL_FEATURES]
+    memory = make_scenario("LLMSched/KVMemory-v0", num_requests=20, num_clients=4)
+    view = Simulator(instance(memory, 0)).view
+    observe_all(view, seen)
+    found = dict(zip(names, seen.tolist(), strict=True))
+    assert [found[one.name] for one in features_of(memory)] == features(view).tolist()
+    assert found["late"] == found["chunk"] == 0

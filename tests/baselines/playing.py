@@ -58,6 +58,17 @@ WORLDS = {
     "promised": world(mean_gap_ns=300, queue="shared", order="fcfs", ttft_s=1e-6, tpot_s=1.1e-7),
     "promised, late last": world(mean_gap_ns=300, queue="shared", order="late_last", ttft_s=1e-6, tpot_s=1.1e-7),
     "memory": world(queue="shared", order="fcfs", kv_budget_tokens=150, kv_block_tokens=4),
+    "mixed": world(queue="shared", order="fcfs", mixed_tokens=9),
+    "mixed, promised": world(
+        mean_gap_ns=300,
+        queue="shared",
+        order="fcfs",
+        ttft_s=1e-6,
+        tpot_s=1.1e-7,
+        mixed_tokens=9,
+        mixed_counts_active=True,
+    ),
+    "moving": world(cached_share=0.5, steal="running", move_gb_per_s=1e6),
     "memory, swapped": world(mean_gap_ns=150, queue="shared", order="fcfs", kv_budget_tokens=150, kv_swap_gb_per_s=1e6),
 }
 
@@ -78,8 +89,8 @@ def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **told: An
 def asked(policy: Any, simulator: Simulator) -> Simulator:
     """Run to the end by asking ``policy``, which was started, wherever there is a choice."""
     while not simulator.done:
-        choice = simulator.has_choice
-        simulator.step(int(policy.act(simulator.view)) if choice else int(simulator.can_prefill))
+        action = int(policy.act(simulator.view)) if simulator.has_choice else int(simulator.can_prefill)
+        simulator.step(action if action or simulator.can_decode else 1)
     return simulator
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import baselines.__main__ as command
 from baselines import METHODS, POLICIES
-from baselines.registry import AGENTS, MEMORY_POLICIES, PROMISE_POLICIES
+from baselines.registry import AGENTS, MEMORY_POLICIES, MIXED_POLICIES, PROMISE_POLICIES
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError
 
@@ -354,7 +354,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
 def test_list(capsys):
     assert command.main(["--list"]) == 0
     *listed, rules_under_an_order = capsys.readouterr().out.splitlines()
-    assert listed == [*METHODS, *POLICIES, *PROMISE_POLICIES, *MEMORY_POLICIES, *AGENTS]
+    assert listed == [*METHODS, *POLICIES, *PROMISE_POLICIES, *MEMORY_POLICIES, *MIXED_POLICIES, *AGENTS]
     assert rules_under_an_order == f"Rules under an order: rule@order, with {', '.join(ORDER_CODES)}."
 
 
@@ -368,3 +368,24 @@ def test_a_file_of_ones_own(tmp_path, capsys):
     assert "201.00 s" not in out
     assert command.main(["--workload", "gsm9k", *options]) == 2
     assert "Did you mean 'gsm8k'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("LLMSched/KVMemory-v0", "kv_budget_tokens=2000,num_clients=12", "lagrangian,memory_aware"),
+        ("LLMSched/Migration-v0", "move_gb_per_s=12.5", "lagrangian,prefill_first"),
+        ("LLMSched/GSM8K-Blind-v0", "mixed_tokens=64", "mixed_first,prefill_first"),
+    ],
+    ids=["memory", "moves", "mixed"],
+)
+def test_worlds_with_queues_of_their_own_have_pictures_too(place, tmp_path, capsys):
+    """One case has no interval, and the methods' queues are not theirs."""
+    scenario, arguments, policies = place
+    size = ("--requests", "30", "--clients", "6") if "num_clients" not in arguments else ("--requests", "30")
+    options = ["--scenario", scenario, "--cases", "1", "--arguments", arguments, "--policies", policies, *size]
+    assert command.main([*options, "--out", str(tmp_path)]) == 0
+    assert {"gap_by_policy.png", "timelines.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert command.main([*options[:-2], "--arguments", "noise=1"]) == 2
+    assert "unknown scenario argument 'noise'" in capsys.readouterr().err
+    assert command.main(["--scenario", scenario, "--queue", "shared", "--arguments", "queue=client"]) == 2

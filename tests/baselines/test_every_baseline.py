@@ -16,6 +16,7 @@ from baselines.registry import (
     AGENTS,
     BATCH_PLANNERS,
     MEMORY_POLICIES,
+    MIXED_POLICIES,
     OWN_KINDS,
     PROMISE_POLICIES,
     default_names,
@@ -34,6 +35,7 @@ CITATIONS = {
     "static_batching": "OSDI 2022",
     "eb_threshold": "2606.00516",
     "eb_threshold_finite": "2606.00516",
+    "eb_plus": "2606.00516",
     "max_wait": "LightLLM",
     "tgi": "Text Generation Inference",
     "delay_factor": "pull request 3279",
@@ -63,8 +65,9 @@ def end_of(name, world, case=0, seed=0):
 
 
 def test_names_are_methods_and_policies():
-    assert set(BASELINES) == set(METHODS) | set(POLICIES) | set(PROMISE_POLICIES) | set(MEMORY_POLICIES) | set(AGENTS)
-    assert len(BASELINES) == len(METHODS) + len(POLICIES) + len(PROMISE_POLICIES) + len(MEMORY_POLICIES) + len(AGENTS)
+    groups = (METHODS, POLICIES, PROMISE_POLICIES, MEMORY_POLICIES, MIXED_POLICIES, AGENTS)
+    assert set(BASELINES) == {name for group in groups for name in group}
+    assert len(BASELINES) == sum(map(len, groups))
     for name in ("baseline", "hybrid", "threshold", "tuned_threshold", "lagrangian_tuned", "rollout", "beam"):
         assert name in BASELINES
 
@@ -92,6 +95,7 @@ def test_its_docstring_states_rule_and_source(name):
         *itertools.product(POLICIES, WORLDS),
         *itertools.product(PROMISE_POLICIES, [w for w in WORLDS if "promised" in w]),
         *itertools.product(MEMORY_POLICIES, [w for w in WORLDS if "memory" in w]),
+        *itertools.product(MIXED_POLICIES, [w for w in WORLDS if "mixed" in w]),
     ],
 )
 def test_compiled_and_asked_it_does_the_same(name, world):

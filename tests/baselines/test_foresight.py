@@ -9,6 +9,7 @@ from playing import WORLDS, Drawn, by_act, history
 
 from baselines.foresight import BASE_ORDER, Foresight
 from baselines.iteration import min_batch, prefill_first
+from baselines.mixed import mixed_first
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
 from llmsched_env.instances import instance
@@ -18,6 +19,18 @@ PROMISED = WORLDS["promised"]
 ORDERED = PROMISED.replace(choose_order=True)
 FAR = 1e6
 """Mean requests: beyond the end of every episode here."""
+
+
+MIXED = WORLDS["mixed, promised"]
+
+
+def test_to_the_end_it_is_never_worse_than_a_base_that_mixes():
+    for scenario in (MIXED, MIXED.replace(mixed_cost="overlap")):
+        planned = evaluate(Foresight(mixed_first(), horizon_requests=FAR), scenario, 12).columns
+        usual = evaluate(mixed_first(), scenario, 12).columns
+        assert (planned["goodput"] >= usual["goodput"]).all()
+        assert planned["mixed_iterations"].mean() > 0
+    assert planned["goodput"].mean() > usual["goodput"].mean()
 
 
 @pytest.mark.parametrize("scenario", [PROMISED, WORLDS["promised, late last"]], ids=["fcfs", "late last"])

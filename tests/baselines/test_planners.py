@@ -198,7 +198,7 @@ def first_choice(scenario, case):
 def gains_of(policy, scenario, simulator, known=False, seed=3):
     """What the policy finds at this moment, future by future: more than its action tells."""
     policy.reset(start_of(scenario, outlook=Outlook(simulator, known=known), seed=seed))
-    return [policy._gain(future) for future in policy._futures()]
+    return [policy._gains(future)[1] for future in policy._futures()]
 
 
 @pytest.mark.parametrize("name", BLIND)
@@ -295,14 +295,14 @@ def test_where_all_lengths_are_equal_blind_and_knowing_choose_alike():
 def test_drawn_lengths_are_those_of_the_population_that_are_left():
     sample = np.array([1.0, 5.0, 5.0, 9.0])
     emitted = np.array([0, 1, 5, 9, 30])
-    lengths = planners._Lengths(sample, np.ones(5)).draw(emitted, 4000, np.random.default_rng(0))
+    lengths = planners._Lengths(sample, np.ones(5), np.full(5, 2**20)).draw(emitted, 4000, np.random.default_rng(0))
     assert lengths.shape == (4000, 5)
     # Of 1, 5, 5, 9 all are left; of 5, 5, 9 all above 1; only 9 above 5; and none above 9, which is outlived.
     assert [sorted(set(column.tolist())) for column in lengths.T] == [[1, 5, 9], [5, 9], [9], [10], [31]]
     assert abs((lengths[:, 0] == 5).mean() - 1 / 2) < 0.04
     assert abs((lengths[:, 1] == 5).mean() - 2 / 3) < 0.04
     # Predictions of 10 and 100, true lengths half of them or twice: what has emitted more than half ends at twice.
-    scaled = planners._Lengths(np.array([0.5, 2.0]), np.array([10.0, 100.0, 100.0]))
+    scaled = planners._Lengths(np.array([0.5, 2.0]), np.array([10.0, 100.0, 100.0]), np.full(3, 2**20))
     lengths = scaled.draw(np.array([0, 49, 50]), 100, np.random.default_rng(0))
     assert [sorted(set(column.tolist())) for column in lengths.T] == [[5, 20], [50, 200], [200]]
 

@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 from strategies import Case, seeded_case
 
-from llmsched_env.config import ADMISSIONS, REWARDS
+from llmsched_env.config import ADMISSIONS, REWARDS, STEALS
 from llmsched_env.core.features import NUM_FEATURES, PROMISE_FEATURES
 from llmsched_env.core.fleet import Fleet, Steps
-from llmsched_env.core.instance import KVCache
+from llmsched_env.core.instance import KVCache, Mixed, Moves
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.core.loops import OBSERVE, OVER, step
+from llmsched_env.core.noise import Disturbance
+from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.policy import CompiledRule, compile_rule, features
 from llmsched_env.simulator import Simulator
 
@@ -62,12 +64,48 @@ def memory_case(seed: int, **changes: object) -> Case:
     return replace(case, kv_cache=cache, **changes)
 
 
-CASES = {"plain": seeded_case, "promised": promised_case, "memory": memory_case}
+def mixed_case(seed: int, **changes: object) -> Case:
+    """Mixed iterations, every second time under promises."""
+    case = promised_case(seed, choose_order=False) if seed % 2 else seeded_case(seed, queues=None, stealing=False)
+    cost = MixedCost(seed % 3 == 0, *((0, 0, 0, 0) if seed % 3 == 0 else (90, 8, 2, 25)))
+    return replace(case, mixed=Mixed((4, 30, 9)[seed // 2 % 3], seed % 4 > 1, seed % 5 == 0, cost), **changes)
+
+
+def moving_case(seed: int, **changes: object) -> Case:
+    """The seeded case on the queues of three of its clients, whose caches the other four move."""
+    queues = tuple(np.random.default_rng(2000 + seed).integers(0, 3, 40).tolist())
+    moves = Moves((0, 500_000, 900_000)[seed % 3], STEALS[(seed + 1) % 3], (0, 3)[seed // 2 % 2])
+    return seeded_case(seed, **{"queues": queues, "stealing": True, "moves": moves, **changes})
+
+
+def disturbed_case(seed: int, **changes: object) -> Case:
+    """One of those before, with noise, stragglers, a wrong belief, or all of them."""
+    case = (seeded_case, promised_case, memory_case)[seed % 3](seed, **changes)
+    if seed % 6 == 0 and not case.levels:
+        case = mixed_case(seed, **changes)
+    elif seed % 6 == 3 and not case.levels:
+        case = moving_case(seed, **changes)
+    believed = CostModel("believed", 120, 8, 60, 2, 1, case.token_cap) if seed % 2 and case.mixed is None else None
+    noise_sd = (0.4, 0.0, 1.1)[seed % 5 // 2]
+    stragglers = (0.1, 7.5) if noise_sd == 0 or seed % 4 > 1 else (0.0, 1.0)
+    return replace(case, disturbance=Disturbance(believed, noise_sd, *stragglers, 12345 + seed))
+
+
+CASES = {
+    "plain": seeded_case,
+    "promised": promised_case,
+    "memory": memory_case,
+    "mixed": mixed_case,
+    "moving": moving_case,
+    "disturbed": disturbed_case,
+}
 
 
 def episode_digest(seed: int, *, kind: str = "plain") -> str:
     """What one episode did and what was seen of it, stepped through the environment's loop."""
-    changes = {"gamma_decode_ns": 2, **({"levels": LEVELS} if kind != "memory" else {})} if seed % 5 == 4 else {}
+    in_memory = kind == "memory" or (kind == "disturbed" and seed % 3 == 2)
+    no_levels = in_memory or kind in ("mixed", "moving")
+    changes = {"gamma_decode_ns": 2, **({} if no_levels else {"levels": LEVELS})} if seed % 5 == 4 else {}
     case = CASES[kind](seed, **changes)
     promised = case.ttft_ns > 0
     instance = case.instance(
@@ -91,13 +129,15 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
         assert simulator.totals.lost > 0, "no promise was broken"
     if kind == "memory" and case.kv_cache.admission == "fits" and not case.kv_cache.cap_levels:
         assert simulator.totals.preemptions > 0
+    if kind == "moving" and case.moves.steal == "running" and not instance.max_iterations:
+        assert simulator.totals.migrations > 0
     digest.update(simulator.log.tobytes() + simulator.served.tobytes())
     return digest.hexdigest()
 
 
 def run_digest(seed: int, *, kind: str = "plain") -> str:
     """The same under a compiled rule."""
-    case = CASES[kind](seed, **({} if kind == "plain" else {"choose_order": False}))
+    case = replace(CASES[kind](seed), choose_order=False)
     simulator = Simulator(case.instance(), record=True)
     simulator.run(CompiledRule(compile_rule(busiest), np.array([0.7]), np.zeros(1, np.int64)))
     arrays = b"".join(array.tobytes() for array in simulator.memory.arrays)
@@ -162,14 +202,19 @@ def promised_fleet_digest(orders: bool) -> str:
 
 def digests() -> dict[str, list[str]]:
     return {
-        "stepped": [episode_digest(seed) for seed in range(24)],
+        "stepped": [episode_digest(seed) for seed in range(16)],
         "fleet": [fleet_digest(seed) for seed in range(4)],
         "run": [run_digest(seed) for seed in range(12)],
         "promised": [episode_digest(seed, kind="promised") for seed in range(10)],
         "promised fleet": [promised_fleet_digest(orders) for orders in (False, True)],
         "promised run": [run_digest(seed, kind="promised") for seed in range(4)],
-        "memory": [episode_digest(seed, kind="memory") for seed in range(12)],
+        "memory": [episode_digest(seed, kind="memory") for seed in range(8)],
         "memory run": [run_digest(seed, kind="memory") for seed in range(6)],
+        "mixed": [episode_digest(seed, kind="mixed") for seed in range(8)],
+        "moving": [episode_digest(seed, kind="moving") for seed in range(6)],
+        "moving run": [run_digest(seed, kind="moving") for seed in range(4)],
+        "disturbed": [episode_digest(seed, kind="disturbed") for seed in range(8)],
+        "disturbed run": [run_digest(seed, kind="disturbed") for seed in range(6)],
     }
 
 

@@ -5,15 +5,39 @@ Shares nothing with the package, so that what both say is likely to be true.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections import Counter
 from collections.abc import Iterable
+from statistics import NormalDist
 
-from strategies import DECODE, PREFILL, Case
+from strategies import DECODE, MIXED, PREFILL, Case
 
 CHOICES = ("fcfs", "late_last", "shortest_first", "late_last_shortest", "longest_first", "late_last_longest")
 """Orders of actions 1, 2, ... where they are to be chosen."""
 
 WINDOWS = {"due_1": (1, 1), "due_4": (2, 4), "due_16": (5, 16), "due_64": (17, 64), "due_256": (65, 256)}
+
+
+PARTS = 4096
+"""Of the lognormal law, equally likely: a factor is the mean of one."""
+
+FRACTION = 2**20
+
+
+@functools.cache
+def factors(sd: float) -> list[int]:
+    """The factors of iterations, in parts of a 2^20th."""
+    normal = NormalDist()
+    below = [normal.cdf(normal.inv_cdf(i / PARTS) - sd) for i in range(1, PARTS)]
+    return [round((b - a) * PARTS * FRACTION) for a, b in zip([0.0, *below], [*below, 1.0], strict=True)]
+
+
+def mixed(word: int) -> int:
+    """'lowbias32' of C. Wellons: a hash of 32 bits."""
+    word = (word ^ word >> 16) * 0x7FEB352D % 2**32
+    word = (word ^ word >> 15) * 0x846CA68B % 2**32
+    return word ^ word >> 16
 
 
 class Running:
@@ -24,11 +48,20 @@ class Running:
         self.emitted = emitted
 
 
+class Reading:
+    """A request whose prompt has been read in part."""
+
+    def __init__(self, request: int, client: int, start_ns: int, left: int, late: bool) -> None:
+        self.request, self.client, self.start_ns, self.left = request, client, start_ns, left
+        self.late = late  # when its reading began
+
+
 class Reference:
     """One episode of a case."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
+        self.told = case.told  # with the cost model that schedulers believe in
         self.clock_ns = 0
         self.jump_ns = 0
         self.running: list[Running | None] = [None] * case.num_clients
@@ -57,6 +90,15 @@ class Reference:
         self.recomputed = 0
         self.swapped = 0
         self.kv_peak = 0
+        self.reading: Reading | None = None
+        self.mixed = 0
+        self.read_beside = 0  # prompt tokens in mixed iterations with somebody active
+        self.in_parts = 0  # requests whose prompts were not read at once
+        self.read_at_ns: list[int] = []  # client time of those that were
+        self.migrations = 0
+        self.moved = 0
+        self.move_ns = 0
+        self.stragglers = 0
         self.let_time_pass()
 
     # What follows from the state.
@@ -85,11 +127,99 @@ class Reference:
 
     def late(self, request: int) -> bool:
         """Whether its first token cannot come in time any more."""
-        least_ns = self.case.levels[0][1] if self.case.levels else self.case.alpha_prefill_ns
+        told = self.told
+        least_ns = told.levels[0][1] if told.levels else told.alpha_prefill_ns
+        if self.case.mixed is not None and not self.case.mixed.cost.overlaps:
+            least_ns = min(least_ns, self.case.mixed.cost.alpha_ns)
         return self.clock_ns + least_ns - self.case.releases_ns[request] > self.case.ttft_ns
+
+    # Mixed iterations.
+
+    def parts(self, action: int) -> list[tuple[int, int, int]]:
+        """What a prefill or a mixed iteration reads: (client, request, prompt tokens)."""
+        case = self.case
+        whole, room = True, case.token_cap
+        if action == MIXED:
+            whole, room = case.mixed.whole_prompts, case.mixed.tokens
+            room = max(0, room - len(self.active)) if case.mixed.counts_active else room
+        line = [(request, case.prompts[request]) for request in self.own(0, self.waiting)]
+        clients = self.idle
+        if self.reading is not None:
+            line = [(self.reading.request, self.reading.left), *line]
+            clients = [self.reading.client, *(client for client in clients if client != self.reading.client)]
+        read: list[tuple[int, int, int]] = []
+        for client, (request, prompt) in zip(clients, line, strict=False):
+            taken = sum(tokens for _, _, tokens in read)
+            tokens = min(prompt, max(0, room - taken))
+            if whole and tokens < prompt:
+                tokens = prompt if not read and room > 0 else 0
+            if tokens == 0:
+                break
+            read.append((client, request, tokens))
+            if tokens < prompt:
+                break
+        return read
+
+    @property
+    def mixed_ns(self) -> int:
+        tokens, active, cost = sum(part for _, _, part in self.parts(MIXED)), len(self.active), self.case.mixed.cost
+        if tokens == 0:
+            return self.decode_ns(self.case)
+        if cost.overlaps:
+            return max(self.prefill_ns(tokens, self.case), self.decode_ns(self.case) if active else 0)
+        both = cost.alpha_ns + cost.beta_prompt_ns * tokens + cost.beta_active_ns * active
+        interference = cost.interference_ns * active * active // (active + tokens)
+        return both + interference + self.case.gamma_decode_ns * self.context_tokens
+
+    def read(self, action: int) -> None:
+        """A prefill, or a mixed iteration."""
+        parts, start_ns, active = self.parts(action), self.clock_ns, self.active
+        if not parts:
+            self.decode()
+            return
+        tokens = sum(part for _, _, part in parts)
+        duration = self.mixed_ns if action == MIXED else self.prefill_ns(tokens, self.case)
+        beside = action == MIXED and bool(active)
+        duration = self.lasts(duration, DECODE if beside else PREFILL)
+        self.mixed += action == MIXED
+        if beside:
+            self.read_beside += tokens
+            self.idle_client_decodes += len(self.idle)
+            self.active_at_decodes.append(len(active))
+            for held in active:
+                held.emitted += 1
+        else:
+            self.batches.append(tokens)
+        late = [i for i in self.waiting if self.late(i)]
+        self.clock_ns += duration
+        first = self.reading
+        self.reading = None
+        tokens_given = len(active) if beside else 0
+        for client, request, part in parts:
+            resumed = first is not None and first.request == request
+            began_ns = first.start_ns if resumed else start_ns
+            left = (first.left if resumed else self.case.prompts[request]) - part
+            if not resumed:
+                self.waiting.remove(request)
+            if left:
+                self.in_parts += not resumed
+                self.reading = Reading(request, client, began_ns, left, first.late if resumed else request in late)
+                self.read_at_ns.append(duration)
+                continue
+            self.running[client] = Running(request)
+            self.client[request] = client
+            self.prefill_start_ns[request] = began_ns
+            self.first_token_ns[request] = self.clock_ns
+            tokens_given += 1
+        self.log.append((start_ns, self.clock_ns, DECODE if beside else PREFILL, tokens_given))
+        self.ready_at_decodes = []
+        self.last_read = len(self.log) - 1
+        self.retire()
 
     def compose(self, action: int = PREFILL) -> list[tuple[int, int]]:
         """The batch of a prefill now: (client, request) in the order in which they are taken."""
+        if self.case.mixed is not None:
+            return [(client, request) for client, request, _ in self.parts(action)]
         if self.case.kv_cache is not None:
             return self.compose_in_memory(action)
         case = self.case
@@ -111,6 +241,86 @@ class Reference:
             waiting.remove(request)
             running[client] = Running(request)
         return batch
+
+    # Caches that lie with clients.
+
+    def cached(self, request: int) -> int:
+        """Tokens of its prompt that its own client need not compute."""
+        return self.case.prompts[request] * self.case.moves.cached_millionths // 10**6
+
+    def compose_with_moves(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int, int, int]:
+        """Who starts (client, request), who takes over from whom (thief, victim), and tokens: computed, copied, again.
+
+        Again are those of the computed that somebody has in a cache.
+        """
+        case, moves = self.case, self.case.moves
+        waiting, running = list(self.waiting), list(self.running)
+        starts: list[tuple[int, int]] = []
+        overs: list[tuple[int, int]] = []
+        computed, copied, again = 0, 0, 0
+        for client in self.idle:
+            victim = client
+            if not self.own(client, waiting) and case.stealing and waiting:
+                victim = max(range(case.num_clients), key=lambda j: (self.work(j, waiting, running), -j))
+            queue = self.own(victim, waiting)
+            if not queue:
+                continue
+            request = queue[0]
+            rest, cached, over = case.prompts[request] - self.cached(request), self.cached(request), False
+            to_move = 0 if victim == client else cached
+            held = self.running[victim]
+            if victim != client and held is not None and running[victim] is held and moves.steal != "waiting":
+                context = self.context(held.request, held.emitted)
+                fits = moves.token_ns > 0 or rest + context <= case.token_cap
+                over = fits and (moves.steal == "running" or context < cached)
+                to_move = context if over else to_move
+            tokens = rest + (0 if moves.token_ns else to_move)
+            if starts and computed + tokens > case.token_cap:
+                break
+            computed += tokens
+            if moves.token_ns:
+                copied += to_move
+            else:
+                again += to_move
+            if over:
+                overs.append((client, victim))
+            starter = victim if over else client
+            starts.append((starter, request))
+            running[starter] = Running(request)
+            waiting.remove(request)
+        return starts, overs, computed, copied, again
+
+    def prefill_with_moves(self) -> None:
+        case, start_ns = self.case, self.clock_ns
+        starts, overs, computed, copied, again = self.compose_with_moves()
+        copying_ns = copied * case.moves.token_ns
+        self.stopped_at_cap += len(starts) < self.ready
+        self.clock_ns += self.lasts(self.prefill_ns(computed, self.case) + copying_ns, PREFILL)
+        self.batches.append(computed)
+        self.migrations += len(overs)
+        self.moved += copied
+        self.recomputed += again
+        self.move_ns += copying_ns
+        for thief, victim in overs:
+            held = self.running[victim]
+            self.running[thief], self.running[victim] = held, None
+            self.client[held.request] = thief
+            if not case.moves.token_ns:
+                held.emitted += 1
+                self.token_ns[held.request].append(self.clock_ns)
+        robbed = {victim for _, victim in overs}
+        for client, request in starts:
+            self.waiting.remove(request)
+            self.running[client] = Running(request)
+            self.client[request] = client
+            self.prefill_start_ns[request] = start_ns
+            self.first_token_ns[request] = self.clock_ns
+            self.token_ns[request] = [self.clock_ns]
+            self.steals += case.queues[request] != client
+            assert client not in robbed or case.queues[request] == client
+        self.log.append((start_ns, self.clock_ns, PREFILL, len(starts) + len(overs)))
+        self.ready_at_decodes = []
+        self.retire()
 
     # The KV cache.
 
@@ -201,13 +411,13 @@ class Reference:
             batch.append((client, request))
         return batch
 
-    def batch_ns(self, requests: list[int]) -> tuple[int, int]:
-        """Duration of a prefill of these, and the tokens that it computes."""
+    def batch_ns(self, requests: list[int], case: Case) -> tuple[int, int]:
+        """Duration of a prefill of these by the cost model of ``case``, and the tokens that it computes."""
         joined = {i: self.joined(i) for i in requests}
         computed = sum(self.context(i, n - 1) for i, (n, copied) in joined.items() if not copied)
         copied = sum(self.context(i, n) for i, (n, copied) in joined.items() if copied)
         copying_ns = copied * self.case.kv_cache.swap_token_ns
-        return self.swap_out_ns + copying_ns + (self.prefill_ns(computed) if computed else 0), computed
+        return self.swap_out_ns + copying_ns + (self.prefill_ns(computed, case) if computed else 0), computed
 
     def make_room(self) -> None:
         """Preempt who started last until the next decode has room."""
@@ -234,6 +444,8 @@ class Reference:
     def ready(self) -> int:
         if self.case.kv_cache is not None:
             return len(self.prefix(PREFILL))
+        if self.case.mixed is not None:
+            return min(len(self.idle), len(self.waiting) + (self.reading is not None))
         if self.case.queues is None or self.case.stealing:
             return min(len(self.idle), len(self.waiting))
         return sum(1 for client in self.idle if self.own(client, self.waiting))
@@ -253,17 +465,29 @@ class Reference:
         return sum(self.completion_ns.get(i, self.clock_ns) - self.case.releases_ns[i] for i in released)
 
     def busy_client_ns(self) -> int:
-        return sum((end - start) * clients for start, end, _, clients in self.log)
+        return sum((end - start) * clients for start, end, _, clients in self.log) + sum(self.read_at_ns)
 
-    def prefill_ns(self, tokens: int) -> int:
-        case = self.case
+    def lasts(self, ns: int, kind: int) -> int:
+        """What an iteration lasts that would last ``ns`` without noise."""
+        noise = self.case.disturbance
+        if noise is None:
+            return ns
+        count = sum(1 for entry in self.log if entry[2] == kind)
+        word = mixed(noise.key ^ mixed(2 * count + (kind == PREFILL)))
+        if noise.noise_sd:
+            ns = ns * factors(noise.noise_sd)[word * PARTS // 2**32] // FRACTION
+        if mixed(word ^ 0x3C6EF372) < noise.straggler_probability * 2**32:
+            ns = math.floor(ns * noise.straggler_factor)
+            self.stragglers += 1
+        return max(1, ns)
+
+    def prefill_ns(self, tokens: int, case: Case) -> int:
         if case.levels:
             return min(time for capacity, time in case.levels if capacity >= tokens)
         return case.alpha_prefill_ns + case.beta_prefill_ns * tokens
 
-    @property
-    def decode_ns(self) -> int:
-        case, active = self.case, len(self.active)
+    def decode_ns(self, case: Case) -> int:
+        active = len(self.active)
         nominal = case.alpha_decode_ns + case.beta_decode_ns * active + case.gamma_decode_ns * self.context_tokens
         return self.swap_out_ns + nominal
 
@@ -283,7 +507,7 @@ class Reference:
             "idle": len(self.idle),
             "waiting": len(self.waiting),
             "ready": self.ready,
-            "decode_ns": self.decode_ns,
+            "decode_ns": self.decode_ns(self.told),
             "consecutive_prefills": consecutive,
             "idle_charge": sum(self.ready_at_decodes),
             "waiting_tokens": sum(case.prompts[i] for i in self.waiting),
@@ -297,8 +521,10 @@ class Reference:
             fields[name] = sum(1 for left in on_time if first <= left <= last)
         if PREFILL in kinds:
             last_prefill = len(kinds) - 1 - kinds[::-1].index(PREFILL)
+            if case.mixed is not None:
+                last_prefill = self.last_read
             fields["last_prefill_ns"] = self.log[last_prefill][1] - self.log[last_prefill][0]
-            fields["last_prefill_decode"] = kinds[:last_prefill].count(DECODE)
+            fields["last_prefill_decode"] = kinds[: last_prefill + 1].count(DECODE)
         if self.waiting:
             fields["oldest_release_ns"] = min(case.releases_ns[i] for i in self.waiting)
         if case.ttft_ns:
@@ -313,12 +539,18 @@ class Reference:
             fields["batch_requests"] = len(batch)
             fields["batch_tokens"] = sum(case.prompts[i] for i in batch)
             fields["batch_work"] = sum(case.estimates[i] for i in batch)
+            if case.mixed is not None:
+                fields["batch_tokens"] = sum(tokens for _, _, tokens in self.parts(PREFILL))
+                fields["chunk_tokens"] = sum(tokens for _, _, tokens in self.parts(MIXED))
+                fields["mixed_ns"] = self.mixed_ns
+                fields["mixed_budget"], fields["mixed"] = case.mixed.tokens, self.mixed
+                fields["reading_tokens"] = 0 if self.reading is None else self.reading.left
             if batch:
-                fields["prefill_ns"] = self.prefill_ns(fields["batch_tokens"])
+                fields["prefill_ns"] = self.prefill_ns(fields["batch_tokens"], self.told)
         if case.kv_cache is not None:
             fields["batch_work"] = sum(max(1, case.estimates[i] - self.preempted.get(i, 0)) for i in batch)
             if batch:
-                fields["prefill_ns"], fields["batch_tokens"] = self.batch_ns(batch)
+                fields["prefill_ns"], fields["batch_tokens"] = self.batch_ns(batch, self.told)
             fields["kv_budget"] = case.kv_cache.budget_tokens
             fields["kv_used"] = self.kv_used
             fields["kv_growth"] = self.kv_after_decode(self.contexts()) - self.kv_used
@@ -329,10 +561,12 @@ class Reference:
         return range(self.case.uncounted, len(self.case.prompts) - self.case.uncounted)
 
     def broken_ttft(self) -> set[int]:
-        """Counted requests that will have or had their first token too late."""
+        """Counted requests that had their first token too late, or will: that is certain without noise only."""
         case = self.case
         started = {i for i, at in self.first_token_ns.items() if at - case.releases_ns[i] > case.ttft_ns}
-        return {i for i in self.counted() if i in started or (i in self.waiting and self.late(i))}
+        read_late = [self.reading.request] if self.reading is not None and self.reading.late else []
+        given_up = [] if case.disturbance else [*read_late, *(i for i in self.waiting if self.late(i))]
+        return {i for i in self.counted() if i in started or i in given_up}
 
     def broken_tpot(self) -> set[int]:
         """Counted requests that have ended too slowly."""
@@ -353,7 +587,9 @@ class Reference:
         elif action == DECODE and not self.active:
             self.invalid_actions += 1
             action = PREFILL
-        if action != DECODE:
+        if action != DECODE and self.case.mixed is not None:
+            self.read(action)
+        elif action != DECODE:
             self.prefill(action)
         else:
             self.decode()
@@ -363,12 +599,15 @@ class Reference:
         if self.case.kv_cache is not None:
             self.prefill_in_memory(action)
             return
+        if self.case.moves is not None:
+            self.prefill_with_moves()
+            return
         batch, start_ns = self.compose(action), self.clock_ns
         self.chosen[self.order_of(action)] += 1
         self.overtaken += [request for _, request in batch] != self.waiting[: len(batch)]
         tokens = sum(self.case.prompts[request] for _, request in batch)
         self.stopped_at_cap += len(batch) < self.ready
-        self.clock_ns += self.prefill_ns(tokens)
+        self.clock_ns += self.lasts(self.prefill_ns(tokens, self.case), PREFILL)
         self.batches.append(tokens)
         for client, request in batch:
             self.waiting.remove(request)
@@ -384,8 +623,8 @@ class Reference:
     def prefill_in_memory(self, action: int) -> None:
         batch, start_ns = self.compose(action), self.clock_ns
         requests = [request for _, request in batch]
-        duration, computed = self.batch_ns(requests)
-        self.clock_ns += duration
+        duration, computed = self.batch_ns(requests, self.case)
+        self.clock_ns += self.lasts(duration, PREFILL)
         self.swap_out_ns = 0
         if computed:
             self.batches.append(computed)
@@ -416,7 +655,7 @@ class Reference:
         self.ready_at_decodes.append(self.ready)
         self.idle_client_decodes += len(self.idle)
         self.active_at_decodes.append(len(active))
-        self.clock_ns += self.decode_ns
+        self.clock_ns += self.lasts(self.decode_ns(self.case), DECODE)
         self.swap_out_ns = 0
         for held in active:
             held.emitted += 1
@@ -437,7 +676,8 @@ class Reference:
     def let_time_pass(self) -> None:
         """Arrivals up to now; where nothing is left to do, the time until the next."""
         self.release()
-        if self.unreleased and not self.active and not self.waiting and not self.preempted:
+        busy = self.active or self.waiting or self.preempted or self.reading
+        if self.unreleased and not busy:
             next_ns = self.case.releases_ns[self.unreleased[0]]
             self.jump_ns += next_ns - self.clock_ns
             self.clock_ns = next_ns

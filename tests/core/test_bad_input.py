@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from strategies import Case
 
-from llmsched_env.config import Scenario
+from llmsched_env.config import Scenario, read_arguments
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import (
@@ -178,3 +178,17 @@ def test_every_error_is_one_of_ours():
     for error in (ConfigError, WorkloadError, UnknownNameError):
         assert issubclass(error, LLMSchedError)
         assert issubclass(error, ValueError)
+
+
+def test_arguments_of_a_command_line():
+    found = read_arguments(
+        "noise_sd=0.5, mixed_tokens=64,mixed_counts_active=True , steal=running,kv_budget_tokens=None"
+    )
+    assert found == {
+        "noise_sd": 0.5, "mixed_tokens": 64, "mixed_counts_active": True, "steal": "running", "kv_budget_tokens": None,
+    }  # fmt: skip
+    assert read_arguments("") == {}
+    with pytest.raises(ConfigError, match="'noise_sd' is not of the form name=value"):
+        read_arguments("noise_sd")
+    with pytest.raises(UnknownNameError, match="unknown scenario argument 'noise'"):
+        read_arguments("noise=1")

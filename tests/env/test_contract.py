@@ -29,7 +29,7 @@ def env(request):
 
 @pytest.fixture(params=IDS)
 def short(request):
-    made = gymnasium.make(request.param, **(FEW if "Serving" in request.param else {}))
+    made = gymnasium.make(request.param, **(FEW if "ttft_s" in ENVIRONMENTS[request.param] else {}))
     yield made
     made.close()
 

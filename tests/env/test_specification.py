@@ -11,7 +11,7 @@ import pytest
 
 from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import REWARDS, Scenario
-from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, NUM_FEATURES, feature_table
+from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, NUM_FEATURES, feature_table
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.metrics import EPISODE_METRICS
@@ -56,10 +56,11 @@ def test_nothing_is_left_to_fill_in(sections):
 
 def test_observation_table(sections):
     table = [row for row in rows(sections["Observation Space"]) if row[0].isdigit()]  # two tables, with their heads
-    memory = [row for row in rows(sections["Observation Space"]) if row[0].startswith("+")]
-    assert [(name, formula) for _, name, formula, _, _ in memory] == [
-        (f"`{f.name}`", f.formula) for f in MEMORY_FEATURES
+    added = [row for row in rows(sections["Observation Space"]) if row[0].startswith("+")]
+    assert [(number, name, formula) for number, name, formula, _, _ in added] == [
+        (f"+{i}", f"`{f.name}`", f.formula) for table in (MEMORY_FEATURES, MIXED_FEATURES) for i, f in enumerate(table)
     ]
+    assert feature_table(False, mixed=True) == (*FEATURES, *MIXED_FEATURES)
     assert feature_table(True, memory=True) == (*feature_table(True), *MEMORY_FEATURES)
     features = feature_table(promises=True)
     assert [(name, formula) for _, name, formula, _, _ in table] == [(f"`{f.name}`", f.formula) for f in features]

@@ -10,6 +10,7 @@ from test_rollouts import SMALL, Compiled
 
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.evaluation import WorkerError, evaluate
+from studies.accelerators import accelerators
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
 
@@ -69,3 +70,8 @@ def test_more_workers_than_the_cluster_has():
     with pytest.raises(ConfigError, match=r"workers = 3: .*only 2 CPUs.*-1 for all"):
         evaluate(Coin(), SMALL, CASES, chunk=2, engine="ray", workers=3)
     assert same(evaluate(Coin(), SMALL, CASES, chunk=2, engine="ray", workers=-1), evaluate(Coin(), SMALL, CASES))
+
+
+def test_several_accelerators():
+    alone = accelerators("gsm8k", 4, 100, "lpt", 2)
+    assert accelerators("gsm8k", 4, 100, "lpt", 2, **ON_RAY) == alone

@@ -246,7 +246,7 @@ def test_an_outlook_keeps_the_truth_of_what_is_promised(scenario):
             assert self.starts[-1].simulator is None
             assert not outlook.known
             assert [name for name in dir(outlook) if name[0] != "_"] == [
-                "emitted", "estimates", "future", "imagine", "known",
+                "emitted", "estimates", "future", "imagine", "known", "prompts",
             ]  # fmt: skip
             with pytest.raises(ConfigError, match="does not show true output lengths"):
                 outlook.future()

@@ -11,6 +11,7 @@ from oracles import least_cmax
 
 from llmsched_env.errors import ConfigError, SolverError, UnknownNameError
 from llmsched_env.offline import STAGES, Budget, assign, assignment, cmax_bound, lpt, naive_model, solver
+from llmsched_env.offline import polish as polishing
 from llmsched_env.offline.assignment import METHODS
 from llmsched_env.offline.partition import partition_mip
 from llmsched_env.offline.polish import MOST_REQUESTS, polish
@@ -163,6 +164,25 @@ def test_polish_keeps_what_does_not_fit_a_model_where_it_is():
     assert held_by(after, loads, 3).sum() == loads.sum()
     longest = np.argsort(-loads, kind="stable")[:20]
     assert (after[longest] == start[longest]).all()
+
+
+def test_polish_knows_who_is_where(monkeypatch):
+    # The requests of each client are kept from model to model, as they would be found by looking through all.
+    loads = smooth(90, 3).decodes.astype(np.int64)
+    kept = 0
+    rebalance = polishing._rebalance
+
+    def checked(client_of, loads, held, chosen, members, **options):
+        nonlocal kept
+        assert (members == np.flatnonzero(np.isin(client_of, chosen))).all()
+        assert (held == held_by(client_of, loads, 9)).all()
+        changed = rebalance(client_of, loads, held, chosen, members, **options)
+        kept += changed
+        return changed
+
+    monkeypatch.setattr(polishing, "_rebalance", checked)
+    polish(lpt(loads, 9), loads, 9, cmax_bound(loads, 9), mips=30, node_limit=50)
+    assert kept > 3, "hardly any model changed anything: nothing was tested"
 
 
 def test_exact_stage_lifts_the_bound():

@@ -92,6 +92,32 @@ def test_on_paper():
     assert lb3_ns(three, 3, UNIT) == (30 + 9) + 100 + 60
 
 
+def test_cached_prompts_on_paper():
+    # As above with 4 of 10 tokens cached: 24 are computed; a cap of 10 makes it three prefills of whole prompts' rests.
+    requests = Requests.of([10] * 4, [3, 3, 3, 7])
+    cached = np.full(4, 4)
+    assert lb1_ns(requests, 2, UNIT, cached_tokens=cached) == (24 + 12) + 2 * 100 + 6 * 10
+    assert lb1_ns(requests, 2, UNIT.with_cap(10), cached_tokens=cached) == (24 + 12) + 3 * 100 + 6 * 10
+    assert lb1_ns(requests, 2, UNIT, cached_tokens=np.zeros(4, int)) == lb1_ns(requests, 2, UNIT)
+    # Contexts are whole: a lone request of 10 tokens, four outputs, decodes that see 11, 12 and 13.
+    context = dataclasses.replace(UNIT, gamma_decode_ns=3)
+    expected = (100 + 6) + 3 * (10 + 1) + 3 * (11 + 12 + 13)
+    assert lb1_ns(Requests.of([10], [4]), 1, context, cached_tokens=np.full(1, 4)) == expected
+
+
+def test_tokens_by_recompute_on_paper():
+    # S = 12 on two clients. A recompute has 11 tokens at least, and saves 1, or 11 where it saves a decode: never less.
+    requests = Requests.of([10] * 4, [3, 3, 3, 7])
+    assert lb1_ns(requests, 2, UNIT, most_recomputed=len(requests) - 1) == lb1_ns(requests, 2, UNIT)
+    # S = 13: one recompute (11 tokens) makes it 6 decodes of 100 in place of 7; two more would cost 22 and save 102.
+    odd, dear = Requests.of([10] * 4, [3, 3, 3, 8]), dataclasses.replace(UNIT, alpha_decode_ns=100)
+    plain = (40 + 13) + 2 * 100 + 7 * 100
+    assert lb1_ns(odd, 2, dear) == plain
+    assert lb1_ns(odd, 2, dear, most_recomputed=len(odd) - 1) == plain + 3 * (11 - 1) - 2 * 100
+    every = [plain + m * (11 - 1) - 100 * (7 - -(-(13 - m) // 2)) for m in range(4)]
+    assert min(every) == plain + 3 * (11 - 1) - 2 * 100
+
+
 def test_lb3_on_paper():
     # Lengths 1 2 3 4 5 6 twice over on six clients: S = 42, twelve requests, N_min = 2, three labels for six lengths.
     # Groups (1 2)(3 4)(5 6), two requests each length: F(3) = 4 * 2 + 4 * 4 + 4 * 6 = 48; three prefills: F(6) = 42.

@@ -128,3 +128,17 @@ def test_the_command_prints_and_publishes(tmp_path, monkeypatch, capsys):
 def test_a_page_without_markers_is_refused():
     with pytest.raises(PathError, match="exactly one has to be there"):
         replaced("nothing", "squares", "table")
+
+
+def test_jobs_that_do_the_same_keep_their_names(tmp_path):
+    """Done once, found twice."""
+    study = made(tmp_path)
+    twice = Study(
+        study.name,
+        study.question,
+        lambda options: [job._replace(name=name) for job in study.jobs(Options(1)) for name in ("one", "other")],
+        study.table,
+        study.draw,
+    )
+    assert run(twice, Options(1), tmp_path / "out", workers=1, progress=False) == {"one": 0, "other": 0}
+    assert ran(tmp_path) == [0]

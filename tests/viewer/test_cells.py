@@ -9,6 +9,9 @@ import pytest
 
 from llmsched_env.core.layout import RUNNING
 from llmsched_env.errors import ConfigError
+from llmsched_env.instances import instance
+from llmsched_env.metrics import final_metrics
+from llmsched_env.simulator import Simulator
 from llmsched_env.viewer.cells import COLOURS, KINDS, colours, shares, waiting
 
 PREFILL, DECODE, STALLED, IDLE = range(4)
@@ -131,3 +134,31 @@ def test_a_partial_record_is_refused(by_hand):
     silent = by_hand.fork()
     with pytest.raises(ConfigError, match="0 of 1 were recorded"):
         waiting(silent, np.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"name": "LLMSched/KVMemory-v0", "num_clients": 40, "kv_budget_tokens": 4000, "choose_cap": False},
+        {"name": "LLMSched/KVMemory-v0", "num_clients": 40, "kv_budget_tokens": 4000, "kv_swap_gb_per_s": 25.0},
+        {"name": "LLMSched/Migration-v0", "num_clients": 12},
+    ],
+    ids=["recompute", "swap", "moves"],
+)
+def test_nobody_is_drawn_twice_where_requests_are_preempted_or_move(place):
+    from llmsched_env import make_scenario
+
+    scenario = make_scenario(**{"split": "test", "num_requests": 80, **place})
+    simulator = Simulator(instance(scenario, 0), record=True)
+    seen = 0
+    while not simulator.done:
+        for _ in range(60):
+            if not simulator.done:
+                simulator.step(1)  # a decode where no prefill is feasible
+        seen += int(simulator.totals.preemptions + simulator.totals.migrations)
+        now_ns = float(simulator.view.clock_ns)
+        cells = shares(simulator, np.linspace(0.0, now_ns, 300), scenario.num_clients)
+        assert cells.sum(axis=0) == pytest.approx(np.ones(cells.shape[1:]), abs=1e-5)
+    assert seen > 0
+    drawn = shares(simulator, np.array([0.0, now_ns]), 1)[:2].sum()
+    assert 0.5 * final_metrics(simulator)["utilization"] < drawn <= final_metrics(simulator)["utilization"] + 1e-6

@@ -1,0 +1,137 @@
+"""Policies of systems that mix prefills and decodes: each is an action rule, and how its iterations are composed.
+
+In this model Orca, Sarathi-Serve and vLLM v1 all decode everybody and read prompts beside it in order of arrival,
+whenever there is anything to read; they differ in how much they read and whether a prompt is read in parts. Admission
+by memory, priorities, and several micro-batches in a pipeline are not modelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from baselines.iteration import theta
+from baselines.rule import Rule
+from llmsched_env.config import Scenario
+from llmsched_env.core.layout import PROMPT
+from llmsched_env.errors import ConfigError
+from llmsched_env.instances import instance
+from llmsched_env.policy import Start
+
+__all__ = ["MIXED_SYSTEMS", "costs_per_token_ns", "eb_plus", "mixed_first", "mixed_threshold"]
+
+TRAINING_CASES = range(4)
+
+SARATHI_TOKENS = 512
+"""Token budget for strict latency targets in Sarathi-Serve's evaluation; 2048 for relaxed ones."""
+
+VLLM_TOKENS = 2048
+"""``SchedulerConfig.max_num_batched_tokens`` of vLLM v1, where nothing else says."""
+
+MIXED_SYSTEMS: dict[str, dict[str, Any]] = {
+    "orca": {"mixed_tokens": 2**31 - 1, "mixed_counts_active": False, "mixed_whole_prompts": True},
+    "sarathi_serve": {"mixed_tokens": SARATHI_TOKENS, "mixed_counts_active": True, "mixed_whole_prompts": False},
+    "vllm_v1": {"mixed_tokens": VLLM_TOKENS, "mixed_counts_active": True, "mixed_whole_prompts": False},
+}
+"""How the iterations of each system are composed. Orca (Yu et al., OSDI 2022): whole prompts, as many as clients are
+idle. Sarathi-Serve (Agrawal et al., OSDI 2024) and vLLM v1: a token budget that decodes are served from first."""
+
+
+def _always_mixed(view: Any, parameters: Any, memory: Any) -> Any:
+    return 2
+
+
+def _mixed_or_threshold(view: Any, parameters: Any, memory: Any) -> Any:
+    if parameters[1] > 0.0:
+        return 2
+    return 1 if view.idle >= parameters[0] or view.ready >= view.waiting else 0
+
+
+def _mixed_at_least_idle(view: Any, parameters: Any, memory: Any) -> Any:
+    return 2 if view.idle >= parameters[0] or view.ready >= view.waiting else 0
+
+
+def mixed_threshold(clients: int) -> Rule:
+    """As :func:`baselines.iteration.threshold`, with a mixed iteration in place of a prefill.
+
+    Args:
+        clients: k: mixed iff so many clients are idle, or as many as there is anything for.
+    """
+    return Rule("mixed_threshold", _mixed_at_least_idle, lambda start: (float(clients), _checked(start)))
+
+
+def mixed_first(name: str = "mixed_first") -> Rule:
+    """A mixed iteration whenever there is anything to read, with the scenario's own chunk.
+
+    Args:
+        name: what tables call it: one of `MIXED_SYSTEMS`, whose composition the scenario then has.
+    """
+    return Rule(name, _always_mixed, lambda start: (_checked(start),))
+
+
+def _checked(start: Start) -> float:
+    if not start.scenario.mixes:
+        raise ConfigError("this policy needs mixed iterations: take a scenario with mixed_tokens.")
+    return 0.0
+
+
+def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_output_tokens: float) -> tuple[float, float]:
+    """Time a token, prompts and outputs, under exclusive and under mixed batching: (exclusive, mixed) in ns.
+
+    Proposition 4 of 'Threshold-Based Exclusive Batching' (Zhang, Nie, Pang, Ma, Wu; arXiv 2606.00516), as its code
+    computes it (``_compute_diagnostic_delta``, vllm/v1/core/sched/scheduler.py of weifang231/eb-vllm), for a saturated
+    system of J clients, geometric output lengths with mean N, prompts with mean L, and refills of k = theta J clients
+    at a time (:func:`baselines.iteration.eb_threshold`):
+
+        exclusive = (beta_p L + beta_d N) / (L + N) + (alpha_p - alpha_d ln(1 - theta) N) / (k (L + N))
+        mixed = beta_MB(r) + alpha_MB (1 + N) / (J (L + N))
+
+    Its Delta is mixed - exclusive: mixed batching has the higher throughput iff Delta < 0. beta_MB(r) is taken at the
+    mean share r = N / (L + N) of decodes in the tokens of a mixed iteration. Sum form only.
+
+    Args:
+        scenario: clients, costs and mixed costs.
+        mean_prompt_tokens: L.
+        mean_output_tokens: N.
+
+    Raises:
+        ConfigError: a scenario without mixed iterations, or with the overlap form.
+    """
+    mixed, cost, clients = scenario.mixed_cost_model, scenario.cost_model, scenario.num_clients
+    if mixed is None or mixed.overlaps:
+        raise ConfigError(
+            "the crossover of exclusive and mixed batching needs mixed iterations with the sum form: give "
+            "mixed_tokens, and a mixed_cost other than 'overlap'."
+        )
+    tokens = mean_prompt_tokens + mean_output_tokens
+    share = mean_output_tokens / tokens
+    slope = mixed.beta_prompt_ns + (mixed.beta_active_ns - mixed.beta_prompt_ns) * share
+    slope += mixed.interference_ns * share * share
+    exclusive_slope = (cost.beta_prefill_ns * mean_prompt_tokens + cost.beta_decode_ns * mean_output_tokens) / tokens
+    idle = theta(cost.prefill_ns(0) / max(1, cost.alpha_decode_ns) / mean_output_tokens)
+    refill = cost.alpha_prefill_ns - cost.alpha_decode_ns * math.log1p(-idle) * mean_output_tokens
+    steps = mixed.alpha_ns * (1.0 + mean_output_tokens) / clients
+    return exclusive_slope + refill / (idle * clients) / tokens, slope + steps / tokens
+
+
+def eb_plus() -> Rule:
+    """EB+ of arXiv 2606.00516: mixed iterations where :func:`costs_per_token_ns` says that they are cheaper, else
+    :func:`baselines.iteration.eb_threshold`.
+
+    The original decides again every hundred completions by running means; here the means are the population's (those
+    of training cases), so one decision holds for an episode. The formula is one of a saturated system whose mixed
+    iterations read all that there is room for: it knows neither the load nor the scenario's ``mixed_tokens``.
+    """
+    return Rule("eb_plus", _mixed_or_threshold, _eb_plus)
+
+
+def _eb_plus(start: Start) -> Sequence[float]:
+    scenario, output = start.scenario, start.mean_output_tokens
+    share = theta(scenario.cost_model.prefill_ns(0) / max(1, scenario.cost_model.alpha_decode_ns) / output)
+    train = scenario.replace(split="train")
+    prompt = float(np.mean([instance(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
+    exclusive, mixed = costs_per_token_ns(scenario, prompt, output)
+    return max(1.0, math.floor(share * scenario.num_clients)), exclusive - mixed

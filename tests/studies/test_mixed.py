@@ -1,0 +1,73 @@
+"""The study of mixed iterations: what its pieces measure, its table and its picture at a tiny size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from baselines.registry import entry
+from llmsched_env.cost import MIXED_FITS, PRESETS, mixed_cost
+from llmsched_env.evaluation import play
+from studies import mixed
+from studies.study import Options, run
+
+
+@pytest.mark.parametrize("cost", MIXED_FITS)
+def test_an_engine_that_is_always_mixed_prices_a_decode_as_a_mixed_iteration_that_reads_nothing(cost):
+    changed = mixed.always_mixed(cost)
+    law = mixed_cost("fitted", PRESETS[cost])
+    assert changed["mixed_cost"] == law
+    for active in (1, 7, 512):
+        expected = law.alpha_ns + law.beta_active_ns * active + law.interference_ns * active * active // (active + 0)
+        assert changed["cost"].decode_ns(active) == expected
+
+
+def test_throughput_is_that_of_the_middle():
+    """One client, each request alone: the time between two completions is what a request takes."""
+    place = mixed.saturated("qwen3-8b-h200", "balanced", 1, num_requests=11)
+    found = mixed.steady_requests_per_s("prefill_first", place, 0)
+    item = entry("prefill_first", place)
+    done_s = np.sort(play(item.policy, item.scenario, 0, record=True).served["completion_ns"]) / 1e9
+    assert found == pytest.approx(6 / (done_s[8] - done_s[2]))
+
+
+def test_crossover_is_seen_where_it_is_far():
+    """The published fit, decode-heavy: mixed is far above with few clients and far below with many."""
+    few, many = (mixed.measure_crossover("qwen3-8b-h200", "decode-heavy", clients, 1) for clients in (16, 1024))
+    for said, sign in ((few, 1), (many, -1)):
+        gain = said["MB"][0] / said["EB"][0] - 1
+        assert sign * gain > 0.1
+        assert sign * said["expected"] > 0.1
+        assert sign * said["delta_ns"] < 0
+        assert gain == pytest.approx(said["expected"], rel=0.25)
+
+
+def test_the_best_chunk_is_chosen_on_training_cases():
+    where = mixed.batch("gsm8k", 20, "overlap", "fcfs, lengths hidden", num_requests=60)
+    chunk, chosen = mixed._best_chunk(where, "makespan_s", 2)
+    assert chosen == where.replace(mixed_tokens=chunk)
+    policy, train = entry("mixed_first", where).policy, where.replace(split="train")
+    means = {
+        tokens: mixed._columns(policy, train.replace(mixed_tokens=tokens), 2, False)["makespan_s"].mean()
+        for tokens in mixed.CHUNKS
+    }
+    assert means[chunk] == min(means.values())
+
+
+def test_table_and_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(mixed, "CONCURRENCY", (8,))
+    monkeypatch.setattr(mixed, "MEANS", {"balanced": (32, 32), "prefill-heavy": (64, 8)})
+    monkeypatch.setattr(mixed, "SERVED", {name: {"num_requests": 60} for name in mixed.SERVED})
+    monkeypatch.setattr(mixed, "CHUNKS", (64, 512))
+    found = run(mixed.STUDY, Options(cases=2, clients=(8,)), tmp_path, workers=1, progress=False)
+    text = (tmp_path / "mixed.md").read_text()
+    assert len(found) == 4 + 4 + 6
+    assert text.count("| qwen3-8b-h200 |") == 2
+    assert "of 4 places" in text
+    for order in mixed.ORDERS:
+        assert f"{order}: makespan against tuned threshold, %" in text
+    for workload in mixed.SERVED:
+        assert f"{workload}: goodput, % / worst token gap, s" in text
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert rows.count("sarathi_serve") == 2 + 2
+    assert (tmp_path / "mixed.png").stat().st_size > 10_000
