@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from baselines.rule import Rule
+from llmsched_env.cost import CostModel
 from llmsched_env.policy import Start
 
 __all__ = [
@@ -171,13 +172,13 @@ def eb_threshold_finite() -> Rule:
 
 
 def _eb_closed_form(start: Start) -> Sequence[float]:
-    cost = start.scenario.believed_model
-    price = cost.prefill_ns(0) / max(1, cost.alpha_decode_ns) / start.mean_output_tokens
-    return (max(1.0, math.floor(theta(price) * start.scenario.num_clients)),)
+    share = theta(start.scenario.believed_model, start.mean_output_tokens)
+    return (max(1.0, math.floor(share * start.scenario.num_clients)),)
 
 
-def theta(price: float) -> float:
-    """The root of x / (1 - x) + ln(1 - x) = ``price`` in [0, 1): the share of clients to let fall idle."""
+def theta(cost: CostModel, mean_output_tokens: float) -> float:
+    """The root of x / (1 - x) + ln(1 - x) = p alpha_p / alpha_d in [0, 1): the share of clients to let fall idle."""
+    price = cost.prefill_ns(0) / max(1, cost.alpha_decode_ns) / mean_output_tokens
     return float(brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-15))
 
 

@@ -111,7 +111,7 @@ def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_outpu
     slope = mixed.beta_prompt_ns + (mixed.beta_active_ns - mixed.beta_prompt_ns) * share
     slope += mixed.interference_ns * share * share
     exclusive_slope = (cost.beta_prefill_ns * mean_prompt_tokens + cost.beta_decode_ns * mean_output_tokens) / tokens
-    idle = theta(cost.prefill_ns(0) / max(1, cost.alpha_decode_ns) / mean_output_tokens)
+    idle = theta(cost, mean_output_tokens)
     refill = cost.alpha_prefill_ns - cost.alpha_decode_ns * math.log1p(-idle) * mean_output_tokens
     steps = mixed.alpha_ns * (1.0 + mean_output_tokens) / clients
     return exclusive_slope + refill / (idle * clients) / tokens, slope + steps / tokens
@@ -130,7 +130,7 @@ def eb_plus() -> Rule:
 
 def _eb_plus(start: Start) -> Sequence[float]:
     scenario, output = start.scenario, start.mean_output_tokens
-    share = theta(scenario.cost_model.prefill_ns(0) / max(1, scenario.cost_model.alpha_decode_ns) / output)
+    share = theta(scenario.cost_model, output)
     train = scenario.replace(split="train")
     prompt = float(np.mean([instance(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
     exclusive, mixed = costs_per_token_ns(scenario, prompt, output)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import pulp
@@ -125,10 +125,10 @@ def sample_average(
     return SampleAverage(client_of, tail_mean(held.max(axis=0), tail), outcome.proved)
 
 
-def _read(x: dict[int, list[object]]) -> NDArray[np.int32] | None:
+def _read(x: dict[int, list[Any]]) -> NDArray[np.int32] | None:
     client_of = np.empty(len(x), np.int32)
     for i, row in x.items():
-        chosen = [j for j, variable in enumerate(row) if (variable.value() or 0.0) > 0.5]  # type: ignore[attr-defined]
+        chosen = [j for j, variable in enumerate(row) if (variable.value() or 0.0) > 0.5]
         if len(chosen) != 1:
             return None
         client_of[i] = chosen[0]

@@ -31,8 +31,8 @@ from llmsched_env.simulator import Simulator
 BELIEVED = CostModel("believed", 150, 20, 40, 2, 0, 1000)
 
 
-def in_space(case, action):
-    return min(action, case.instance().num_actions - 1)
+def in_space(simulator, action):
+    return min(action, simulator.instance.num_actions - 1)
 
 
 def test_core_equals_reference_after_every_iteration():
@@ -46,8 +46,8 @@ def test_core_equals_reference_after_every_iteration():
         for action in itertools.cycle(actions):
             if reference.done:
                 break
-            simulator.step(in_space(case, action))
-            reference.step(in_space(case, action))
+            simulator.step(in_space(simulator, action))
+            reference.step(in_space(simulator, action))
             assert_same_state(simulator, reference)
             if case.ttft_ns:
                 assert_same_promises(simulator, reference)
@@ -127,7 +127,7 @@ def test_forks_go_on_as_the_episode_does(case, actions):
                 run(one, actions)
             assert all(twin.view.tolist() == simulator.view.tolist() for twin in twins)
             return
-        simulator.step(in_space(case, action))
+        simulator.step(in_space(simulator, action))
 
 
 @pytest.mark.parametrize("sd", [0.05, 0.3, 0.5, 2.0])
