@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.errors import PathError
-from llmsched_env.jit import sources_digest
 from llmsched_env.simulator import Simulator
+from llmsched_env.sources import package_digest
 from llmsched_env.storage import cache_dir, write_whole
 
 __all__ = ["kept_plan"]
@@ -38,7 +38,7 @@ def kept_plan(simulator: Simulator, said: str, make: Callable[[], Plan], loss_of
     """
     if simulator.view.prefills + simulator.view.decodes > 0:
         return make()
-    name = f"{simulator.instance.digest()} {said} {sources_digest()} {_own_digest()}"
+    name = f"{simulator.instance.digest()} {said} {package_digest()} {_own_digest()}"
     path = cache_dir() / "plans" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz"
     if path.exists():
         plan = _read(path, loss_of)

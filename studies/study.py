@@ -20,7 +20,7 @@ from tqdm import tqdm
 import baselines
 from llmsched_env.config import MAX_CLIENTS, whole
 from llmsched_env.errors import ConfigError
-from llmsched_env.jit import sources_digest
+from llmsched_env.sources import package_digest
 from llmsched_env.storage import output_folder, write_whole
 
 __all__ = ["Found", "Job", "Options", "Study", "run"]
@@ -69,7 +69,7 @@ class Job(NamedTuple):
     @property
     def key(self) -> str:
         """Hash of all that the result depends on: the arguments, and the code of study, policies and simulator."""
-        said = [self.function.__qualname__, self.arguments, _code(inspect.getfile(self.function)), sources_digest()]
+        said = [self.function.__qualname__, self.arguments, _code(inspect.getfile(self.function)), package_digest()]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

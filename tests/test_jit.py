@@ -67,6 +67,48 @@ def test_an_edit_anywhere_in_the_package_is_noticed(tmp_path):
     assert run(tmp_path / "cache", package=tmp_path) == "0", "stale machine code: reward 1 is now latency"
 
 
+def test_an_edit_that_compiled_code_cannot_reach_costs_nothing(tmp_path):
+    import shutil
+
+    cache, copy = tmp_path / "cache", tmp_path / "elsewhere" / "llmsched_env"
+    assert run(cache) == "7"
+    kept = sorted(cache.rglob("*.nbc"))
+    assert kept
+    shutil.copytree(Path(llmsched_env.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, old, new in (
+        ("errors.py", '"""', '"""Edited. '),  # a docstring
+        ("core/reward.py", "\n@jit", "\n\n# Why.\n@jit"),  # a comment in the compiled file, and other line numbers
+        ("config.py", "is not a whole number", "is no integer"),  # a message in a file that it reads a constant of
+    ):
+        text = (copy / name).read_text()
+        assert old in text
+        (copy / name).write_text(text.replace(old, new, 1))
+    assert run(cache, package=copy.parent) == "7"
+    assert sorted(cache.rglob("*.nbc")) == kept
+
+
+def test_what_has_to_be_compiled_first_is_said_once(monkeypatch, capsys):
+    from llmsched_env import jit
+
+    monkeypatch.setattr(jit, "_announced", set())
+
+    class Dispatcher:
+        class _cache:  # noqa: N801
+            @staticmethod
+            def load_overload(signature, target):
+                return signature
+
+        class py_func:  # noqa: N801
+            __module__ = "llmsched_env.core.loops"
+
+    for signature, lines in ((1, 0), (None, 1), (None, 0)):
+        dispatcher = Dispatcher()
+        dispatcher._cache = Dispatcher._cache()
+        jit._announce_compilation(dispatcher)
+        assert dispatcher._cache.load_overload(signature, None) == signature
+        assert capsys.readouterr().err.count("compiling the simulator") == lines
+
+
 THREADS = """
 from concurrent.futures import ThreadPoolExecutor
 import numba

@@ -17,7 +17,7 @@ from llmsched_env.errors import ConfigError
 __all__ = ["fingerprint"]
 
 OWN = "llmsched_env"
-"""This package: whoever uses a fingerprint adds `llmsched_env.jit.sources_digest`."""
+"""This package: whoever uses a fingerprint adds `llmsched_env.sources.package_digest`."""
 
 SOURCES = (".py", ".json")
 

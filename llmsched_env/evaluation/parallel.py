@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from llmsched_env.config import Scenario, whole
 from llmsched_env.errors import ConfigError, MissingExtraError, UnknownNameError, WorkerError
 from llmsched_env.evaluation.fingerprint import fingerprint
-from llmsched_env.jit import sources_digest
 from llmsched_env.policy import Policy
+from llmsched_env.sources import package_digest
 from llmsched_env.storage import output_folder, write_whole
 
 __all__ = ["Measure", "Rows", "Sharing", "measure_in_chunks"]
@@ -178,7 +178,7 @@ class _Study:
             "scenario_is": _workload_is(scenario, sharing.key),
             "workload_version": getattr(scenario.source, "version", None),
             "seed": seed,
-            "llmsched_env": sources_digest(),
+            "llmsched_env": package_digest(),
             "numpy": np.__version__,
         }
         folder = Path(sharing.folder).resolve()

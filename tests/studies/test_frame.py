@@ -66,7 +66,7 @@ def test_results_of_other_code_or_arguments_are_not_taken(tmp_path, monkeypatch)
     assert job.key == Job("renamed", count, {"number": 1, "folder": "a"}).key
     assert job.key != Job("one", count, {"folder": "a", "number": 2}).key
     before = job.key
-    monkeypatch.setattr(frame, "sources_digest", lambda: "other")
+    monkeypatch.setattr(frame, "package_digest", lambda: "other")
     assert job.key != before
     monkeypatch.undo()
     monkeypatch.setattr(frame, "_code", lambda file: "other")
