@@ -20,7 +20,7 @@ from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.core.episode import Block
 from llmsched_env.errors import ConfigError
-from llmsched_env.instances import estimates
+from llmsched_env.instances import estimates, kv_cache
 from llmsched_env.policy import CompiledRule, Policy, RuleFunction, Start, View, compile_rule
 from llmsched_env.simulator import Outlook, Simulator
 from llmsched_env.workload.requests import MAX_TOKENS
@@ -161,9 +161,9 @@ class _Lengths:
         estimates = outlook.estimates.astype(np.float64)
         sample = _population(scenario, getattr(scenario.source, "version", None))
         most = np.full(len(estimates), MAX_TOKENS, np.int64)
-        if scenario.kv_budget_tokens is not None:
-            whole = scenario.kv_budget_tokens // scenario.kv_block_tokens * scenario.kv_block_tokens
-            most = np.minimum(most, whole - outlook.prompts)
+        cache = kv_cache(scenario)
+        if cache is not None:
+            most = np.minimum(most, cache.longest_request_tokens - outlook.prompts)
         return cls(sample, estimates if scenario.lengths == "predicted" else np.ones_like(estimates), most)
 
     def draw(self, emitted: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

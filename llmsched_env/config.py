@@ -20,6 +20,7 @@ __all__ = [
     "ASSIGNMENTS",
     "CAP_LEVELS",
     "DEADLINE_ORDERS",
+    "KV_RULES",
     "LENGTHS",
     "MAX_CLIENTS",
     "ORDERS",
@@ -45,6 +46,9 @@ DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
 ADMISSIONS = ("fits", "reserve", "predicted")
 """Who a prefill lets into the KV cache: who fits now and through the next decode; who also fits with what is set aside
 for each request; who also fits at every decode to come, if all end as expected (MC-SF, arXiv 2502.07115)."""
+
+KV_RULES = ("keep_growth", "vllm_v0", "vllm_v1")
+"""When a full KV cache makes a request give way: this project's rule, and those of vLLM's two schedulers."""
 
 CAP_LEVELS = 8
 """Caps on active clients that are actions: this many eighths of them, ..., one."""
@@ -102,10 +106,13 @@ class Scenario:
         kv_budget_tokens: tokens that the KV cache holds; clients are then slots, and how many can be active depends on
             what they hold. ``None`` where it is no limit. Needs one shared queue.
         kv_block_tokens: tokens that are allocated at a time.
+        kv_rule: "keep_growth": a prefill leaves room for the next decode, and where an iteration leaves none, who
+            started last gives way at once. "vllm_v0", "vllm_v1": a prefill lets in whoever fits now, and the decode
+            that finds no room preempts (docs/memory.md).
         kv_admission: who a prefill lets in. "fits": who fits now and through the next decode. "reserve": ... and with
             ``kv_reserve_tokens`` set aside for each request. "predicted": ... and at every decode to come, if all end
             as estimated.
-        kv_watermark: share of the budget that a prefill leaves free.
+        kv_watermark: share of the budget that a prefill leaves free; under vLLM's rules rounded down to whole blocks.
         kv_reserve_tokens: output tokens set aside for each request ("reserve" only); ``None`` for its estimate.
         kv_swap_gb_per_s: bandwidth at which the cache of a preempted request is copied out and back, in 10^9 bytes a
             second; ``None``: its tokens are computed again.
@@ -159,6 +166,7 @@ class Scenario:
     choose_order: bool = False
     kv_budget_tokens: int | None = None
     kv_block_tokens: int = 1
+    kv_rule: str = "keep_growth"
     kv_admission: str = "fits"
     kv_watermark: float = 0.0
     kv_reserve_tokens: int | None = None
@@ -187,6 +195,7 @@ class Scenario:
             ("assignment", ASSIGNMENTS),
             ("order", ORDERS + DEADLINE_ORDERS),
             ("lengths", LENGTHS),
+            ("kv_rule", KV_RULES),
             ("kv_admission", ADMISSIONS),
             ("steal", STEALS),
             ("reward", REWARDS),
@@ -298,6 +307,16 @@ class Scenario:
                 f"kv_reserve_tokens = {self.kv_reserve_tokens} exceeds kv_budget_tokens = {self.kv_budget_tokens}: "
                 "no two requests would ever run side by side."
             )
+        if self.kv_rule != "keep_growth":
+            for name, usual, remedy in (
+                ("kv_admission", "fits", "it lets in whoever fits now"),
+                ("kv_swap_gb_per_s", None, "what it preempts is computed again"),
+            ):
+                if getattr(self, name) != usual:
+                    raise ConfigError(
+                        f"{name} = {getattr(self, name)!r} with kv_rule = {self.kv_rule!r}: {remedy}. Leave out "
+                        f"{name}, or set kv_rule='keep_growth'."
+                    )
         if self.choose_cap and self.choose_order:
             raise ConfigError("choose_cap=True with choose_order=True: an action says the one or the other.")
 

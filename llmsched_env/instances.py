@@ -210,14 +210,21 @@ def kv_cache(scenario: Scenario) -> KVCache | None:
     if scenario.kv_budget_tokens is None:
         return None
     bandwidth = scenario.kv_swap_gb_per_s  # 10^9 bytes/s are one byte/ns
+    block_tokens = scenario.kv_block_tokens
+    headroom_tokens = math.ceil(scenario.kv_watermark * scenario.kv_budget_tokens)
+    if scenario.kv_rule != "keep_growth":
+        apart = scenario.kv_rule == "vllm_v1"  # its pool counts a block that nobody is given
+        blocks = scenario.kv_budget_tokens // block_tokens + apart
+        headroom_tokens = int(scenario.kv_watermark * blocks) * block_tokens
     return KVCache(
         scenario.kv_budget_tokens,
-        scenario.kv_block_tokens,
-        math.ceil(scenario.kv_watermark * scenario.kv_budget_tokens),
+        block_tokens,
+        headroom_tokens,
         scenario.kv_admission,
         scenario.kv_reserve_tokens or 0,
         0 if bandwidth is None else max(1, round(scenario.kv_bytes_per_token / bandwidth)),
         CAP_LEVELS if scenario.choose_cap else 0,
+        scenario.kv_rule,
     )
 
 

@@ -41,7 +41,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "whoever fits": ("lagrangian", {}),
     "watermark 1 %": ("lagrangian", {"kv_watermark": 0.01}),
     "watermark 10 %": ("lagrangian", {"kv_watermark": 0.1}),
-    "watermark 1 %, prefill first (vLLM)": ("prefill_first", {"kv_watermark": 0.01}),
+    "watermark 1 %, prefill first": ("prefill_first", {"kv_watermark": 0.01}),
+    "vLLM V0: watermark 1 %, prefill first": ("prefill_first", {"kv_rule": "vllm_v0", "kv_watermark": 0.01}),
+    "vLLM V1's rule of memory, prefill first": ("prefill_first", {"kv_rule": "vllm_v1"}),
     "memory-aware cap (2503.05248)": ("memory_aware", {}),
     **{
         f"watermark 1 %, swapped by {name}": ("lagrangian", {"kv_watermark": 0.01, "kv_swap_gb_per_s": speed})

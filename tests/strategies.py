@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from llmsched_env.config import ORDERS, STEALS
+from llmsched_env.config import KV_RULES, ORDERS, STEALS
 from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.core.noise import Disturbance
@@ -186,7 +186,7 @@ def promised_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
-def memory_cases(draw: st.DrawFn) -> Case:
+def memory_cases(draw: st.DrawFn, rules: tuple[str, ...] = KV_RULES) -> Case:
     """Cases on a shared queue, with and without promises, with a KV cache that is mostly too small for all clients."""
     case = draw(st.one_of(promised_cases(), cases()))
     case = replace(case, queues=None, stealing=False)
@@ -195,12 +195,25 @@ def memory_cases(draw: st.DrawFn) -> Case:
     if case.levels:
         case = replace(case, levels=(*case.levels, (case.levels[-1][0] + most, 700)))
     caps = 0 if case.choose_order else draw(st.sampled_from([0, 4]))
+    room = draw(st.one_of(st.integers(0, 12), st.integers(0, 80)))
+    rule = draw(st.sampled_from(rules))
+    if rule != "keep_growth":
+        most = max(-(-(p + n - 1) // block) * block for p, n in zip(case.prompts, case.outputs, strict=True))
+        watermark = draw(st.sampled_from([0, 0, block]))
+        cache = KVCache(
+            most + (watermark if rule == "vllm_v0" else 0) + room,
+            block,
+            headroom_tokens=watermark,
+            cap_levels=caps,
+            rule=rule,
+        )
+        return replace(case, kv_cache=cache)
     cache = KVCache(
-        most + draw(st.one_of(st.integers(0, 12), st.integers(0, 80))),
+        most + room,
         block,
         headroom_tokens=draw(st.sampled_from([0, 0, 5])),
-        admission=draw(st.sampled_from(["fits", "fits", "reserve", "predicted"])),
-        reserve_tokens=draw(st.sampled_from([0, 0, 6, 30])),
+        admission=draw(st.sampled_from(["fits", "reserve", "predicted"])),
+        reserve_tokens=draw(st.sampled_from([0, 2, 6, 30])),
         swap_token_ns=draw(st.sampled_from([0, 0, 3])),
         cap_levels=caps,
     )

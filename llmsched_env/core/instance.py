@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.config import ADMISSIONS, REWARDS, STEALS
+from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS
 from llmsched_env.core import layout
 from llmsched_env.core.bitset import words_needed
 from llmsched_env.core.episode import Memory
@@ -273,6 +273,7 @@ class KVCache:
         reserve_tokens: output tokens set aside for each request; 0 for its estimate.
         swap_token_ns: time to copy a token's cache out or back; 0: preempted requests are computed again.
         cap_levels: caps on active clients that are actions; 0 for none.
+        rule: one of `llmsched_env.config.KV_RULES`.
     """
 
     budget_tokens: int
@@ -282,6 +283,19 @@ class KVCache:
     reserve_tokens: int = 0
     swap_token_ns: int = 0
     cap_levels: int = 0
+    rule: str = "keep_growth"
+
+    @property
+    def uncached_tokens(self) -> int:
+        """Tokens of a running request that have no cache yet: under vLLM's rules, the one sampled last."""
+        return int(self.rule != "keep_growth")
+
+    @property
+    def longest_request_tokens(self) -> int:
+        """Most prompt and output tokens of a request that can always be served, be it alone."""
+        whole = self.budget_tokens // self.block_tokens * self.block_tokens
+        never_used = self.headroom_tokens if self.rule == "vllm_v0" else 0  # its watermark holds for one alone, too
+        return whole - never_used + self.uncached_tokens
 
 
 @dataclass(frozen=True)
@@ -342,6 +356,8 @@ def _move(k: Any, moves: Moves) -> None:
 def _limit(k: Any, cache: KVCache, rows: NDArray[np.int32], levels: NDArray[np.int64]) -> None:
     k.settling = True
     k.kv_budget, k.kv_block, k.kv_headroom = cache.budget_tokens, cache.block_tokens, cache.headroom_tokens
+    k.kv_rule, k.kv_uncached = KV_RULES.index(cache.rule), cache.uncached_tokens
+    k.kv_longest = cache.longest_request_tokens
     k.kv_admission = ADMISSIONS.index(cache.admission)
     k.kv_reserve, k.swap_token_ns = cache.reserve_tokens, cache.swap_token_ns
     k.affine = False  # what is prefilled again is no constant
@@ -360,11 +376,13 @@ def _check_memory(k: Any, rows: NDArray[np.int32]) -> None:
     if k.kv_budget == 0:
         return
     tokens = rows[:, layout.PROMPT].astype(np.int64) + rows[:, layout.OUTPUT]
-    most = -(-int(tokens.max()) // int(k.kv_block)) * int(k.kv_block)
-    if most > k.kv_budget:
+    if tokens.max() > k.kv_longest:
+        most = -(-int(tokens.max() - k.kv_uncached) // int(k.kv_block)) * int(k.kv_block)
+        left_free = f", {k.kv_headroom} of which stay free" if most <= k.kv_budget else ""
         raise WorkloadError(
             f"a request of {tokens.max()} prompt and output tokens takes {most} tokens in blocks of {k.kv_block}, and "
-            f"the KV cache holds {k.kv_budget}: give it a larger kv_budget_tokens, or leave such requests out."
+            f"the KV cache holds {k.kv_budget}{left_free}: give it a larger kv_budget_tokens, or leave such requests "
+            "out."
         )
 
 
@@ -452,14 +470,14 @@ def _check_clock(
 def _again_ns(k: Any, most: dict[str, float], context: float, num_requests: int, decodes: float) -> float:
     """Time to copy, or to compute again, what moves or is preempted.
 
-    Each start moves one request. A decode takes at most a block for each client, so those that give way for it hold
-    no more than that, and the last of them; they come back by a prefill.
+    Each start moves one request. A decode takes at most a block for each client and one to spare, so those that give
+    way for it hold no more than that, and the last of them; they come back by a prefill.
     """
     if k.moving:
         return num_requests * context * max(float(k.move_token_ns), most["beta_prefill_ns"])
     if k.kv_budget == 0:
         return 0.0
-    tokens = min(float(k.kv_budget), float(k.num_clients) * float(k.kv_block) + context)
+    tokens = min(float(k.kv_budget), float(k.num_clients + 1) * float(k.kv_block) + context)
     if k.swap_token_ns > 0:
         return decodes * 2.0 * tokens * float(k.swap_token_ns)
     return decodes * (most["alpha_prefill_ns"] + tokens * most["beta_prefill_ns"])

@@ -1,10 +1,15 @@
 """The KV cache as a budget of tokens: who is let in, what each decode takes, and who gives way when it would overflow.
 
-An active client holds its request's prompt and the output tokens so far, in whole blocks. Between iterations there is
-always room for what the next decode takes; where there is not, the client that started last is *preempted*, again and
-again, until there is. What it has emitted stays emitted. A prefill takes preempted requests before all others, in queue
-order: it computes prompt and emitted tokens anew, and gives the next token; or, where they were swapped, it copies them
-back, which gives none.
+An active client holds its request's prompt and the output tokens so far, in whole blocks. Where there is no room for
+what the next decode takes, the client that started last is *preempted*, again and again, until there is. What it has
+emitted stays emitted. A prefill takes preempted requests before all others, in queue order: it computes prompt and
+emitted tokens anew, and gives the next token; or, where they were swapped, it copies them back, which gives none.
+
+There are three rules of when that is (config.KV_RULES). `keep_growth`: between iterations there is always room for the
+next decode; a prefill leaves it, and whoever has to give way does so as soon as an iteration ends. vLLM's: a prefill
+leaves no such room, the decode itself preempts before it begins, and the token that was sampled last has no cache yet,
+so that a client holds one token less. `vllm_v1` preempts where a block is needed and none is free; `vllm_v0` where none
+is free at a client's turn, in the order of starts, be it needed or not.
 
 Words of the array `kv` (int64): by position, tokens emitted when it was preempted, and when its first token came; by
 client, its neighbours in the order of starts; clients by (context - decodes) modulo the block, among which the next
@@ -25,6 +30,8 @@ from llmsched_env.jit import inlined, jit
 __all__ = [
     "BY_PREDICTION",
     "BY_RESERVE",
+    "KEEP_GROWTH",
+    "VLLM_V0",
     "admit",
     "allocated",
     "begin_batch",
@@ -34,10 +41,15 @@ __all__ = [
     "hold_memory",
     "kv_words",
     "next_growth",
+    "preview_decode",
+    "too_full",
 ]
 
 BY_RESERVE, BY_PREDICTION = 1, 2
 """Kinds of admission; 0 is by what fits now (config.ADMISSIONS)."""
+
+KEEP_GROWTH, VLLM_V0 = 0, 1
+"""Rules; above the former are vLLM's (config.KV_RULES)."""
 
 BELOW, ABOVE = 0, 1
 
@@ -94,8 +106,59 @@ def next_growth(v: Any, k: Any) -> int:
 
 
 @inlined
+def _held(v: Any, k: Any, client: int) -> int:
+    """Tokens that an active client has in the cache."""
+    clients = clients_at(k)
+    requests = requests_at(k)
+    position = clients[client, RUNNING]
+    emitted = v.decodes - clients[client, DUE] + requests[position, ESTIMATE]
+    return requests[position, PROMPT] + emitted - k.kv_uncached
+
+
+@inlined
+def _short(k: Any, used: int, growth: int, last_held: int) -> bool:
+    """Whether somebody has to give way for a decode that takes ``growth``; the last client to start holds so much."""
+    free = k.kv_budget - used
+    if k.kv_rule == VLLM_V0:
+        # A client asks for a free block at its turn, so one has to be left for the last, unless it is that last block.
+        free -= free % k.kv_block
+        return growth > free or (growth == free and last_held % k.kv_block != 0)
+    return growth > free
+
+
+@inlined
+def too_full(v: Any, s: Any, k: Any) -> bool:
+    """Whether a decode now has to preempt the client that started last."""
+    if s.kv_last_started < 0:
+        return False
+    return _short(k, v.kv_used, next_growth(v, k), _held(v, k, s.kv_last_started))
+
+
+@jit
+def preview_decode(v: Any, s: Any, k: Any) -> None:
+    """vLLM's rules: whom a decode now would serve, once it has preempted for it, and what it would take."""
+    links = _links_at(k)
+    used = v.kv_used
+    v.kv_growth = next_growth(v, k)
+    s.kv_decoding = v.active
+    s.kv_decoding_context = v.context_tokens
+    client = s.kv_last_started
+    while client >= 0:
+        held = _held(v, k, client)
+        if not _short(k, used, v.kv_growth, held):
+            return
+        used -= allocated(k, held)
+        if held % k.kv_block == 0:
+            v.kv_growth -= k.kv_block
+        s.kv_decoding -= 1
+        s.kv_decoding_context -= held + k.kv_uncached
+        client = links[client, BELOW]
+
+
+@inlined
 def hold_memory(v: Any, s: Any, k: Any, client: int, tokens: int) -> None:
     """The client starts with so many tokens of context."""
+    tokens -= k.kv_uncached
     links = _links_at(k)
     links[client, BELOW] = s.kv_last_started
     links[client, ABOVE] = -1
@@ -111,6 +174,7 @@ def hold_memory(v: Any, s: Any, k: Any, client: int, tokens: int) -> None:
 @inlined
 def free_memory(v: Any, s: Any, k: Any, client: int, tokens: int) -> None:
     """The client stops with so many tokens of context: complete or preempted."""
+    tokens -= k.kv_uncached
     links = _links_at(k)
     below, above = links[client, BELOW], links[client, ABOVE]
     if below >= 0:
@@ -193,11 +257,13 @@ def admit(v: Any, s: Any, k: Any, position: int) -> bool:
     requests = requests_at(k)
     emitted = emitted_at(k)[position]
     context = requests[position, PROMPT] + emitted + (0 if emitted > 0 and k.swap_token_ns > 0 else 1)
-    held = allocated(k, context)
-    grows = k.kv_block if context % k.kv_block == 0 else 0
+    held = allocated(k, context - k.kv_uncached)
+    grows = k.kv_block if k.kv_rule == KEEP_GROWTH and context % k.kv_block == 0 else 0
     reserve = _reserve(k, position)
     if v.active > 0 or s.kv_batch > 0:
-        growth = next_growth(v, k) + s.kv_batch_growth + grows
+        growth = grows
+        if k.kv_rule == KEEP_GROWTH:
+            growth += next_growth(v, k) + s.kv_batch_growth
         if v.kv_used + s.kv_batch + held + growth > k.kv_budget - k.kv_headroom:
             return False
         if k.kv_admission == BY_RESERVE and s.kv_reserved + s.kv_batch_reserved + reserve > k.kv_budget:

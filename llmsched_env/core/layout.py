@@ -111,7 +111,7 @@ class View(Protocol):
     decoding_tokens: int  # tokens that they have emitted in it
     kv_budget: int  # tokens that the KV cache holds; 0 where it is not modelled, and then the following are 0, too
     kv_used: int  # tokens allocated to the active clients, in whole blocks
-    kv_growth: int  # tokens that a decode now would take
+    kv_growth: int  # tokens that a decode now would take (vLLM's rules: once it has preempted for it)
     preempted: int  # requests that have started, and wait to go on
     mixed_budget: int  # most prompt tokens beside a decode; 0: no mixed iterations, and then the following are 0, too
     mixed: int  # mixed iterations so far: those with an active client count as decodes, the others as prefills
@@ -163,6 +163,8 @@ STATE = _record(
     ("kv_batch_growth", _I8),
     ("kv_batch_copied", _I8),
     ("kv_batch_reserved", _I8),
+    ("kv_decoding", _I8),  # vLLM's rules: clients that a decode now would serve, and their context
+    ("kv_decoding_context", _I8),
     ("kv_peak", _I8),  # most tokens allocated so far
     ("preemptions", _I8),
     ("resumed_by_prefill", _I8),  # ... of which resumed by another prefill; and migrations that were
@@ -241,6 +243,9 @@ SETUP = _record(
     ("kv_budget", _I8),  # tokens; 0: the KV cache is not modelled
     ("kv_block", _I8),  # tokens allocated at a time
     ("kv_headroom", _I8),  # tokens that a prefill leaves free
+    ("kv_rule", _I8),  # index into config.KV_RULES
+    ("kv_uncached", _I8),  # tokens of a running request that have no cache yet
+    ("kv_longest", _I8),  # most prompt and output tokens of a request
     ("kv_admission", _I8),  # index into config.ADMISSIONS
     ("kv_reserve", _I8),  # output tokens set aside for each request; 0: its estimate
     ("swap_token_ns", _I8),  # time to copy a token's cache out or back; 0: preempted requests are computed again

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from llmsched_env.core.bitset import contains, find_from, insert, remove
 from llmsched_env.core.kv import (
+    KEEP_GROWTH,
+    VLLM_V0,
     admit,
     begin_batch,
     emitted_at,
@@ -24,6 +26,8 @@ from llmsched_env.core.kv import (
     free_memory,
     hold_memory,
     next_growth,
+    preview_decode,
+    too_full,
 )
 from llmsched_env.core.layout import (
     BATCH,
@@ -155,6 +159,8 @@ def advance(
         action = PREFILL
     start_ns = v.clock_ns
     decodes, mixed = v.decodes, v.mixed
+    if k.kv_rule != KEEP_GROWTH and action == DECODE:
+        _make_room(v, s, k)
     busy = v.active
     changed = True
     if action >= PREFILL:
@@ -681,6 +687,14 @@ def _preempt(v: Record, s: Record, k: Record, client: int) -> None:
 
 
 @inlined
+def _make_room(v: Record, s: Record, k: Record) -> None:
+    """Preempt whoever has to give way for the next decode."""
+    while too_full(v, s, k):
+        _preempt(v, s, k, s.kv_last_started)
+    v.kv_growth = next_growth(v, k)
+
+
+@inlined
 def _start(v: Record, s: Record, k: Record, client: int, start_ns: int, tokens: int, resumed: bool) -> bool:
     """End of its prefill: the request has so many output tokens. Returns whether they are all."""
     clients = clients_at(k)
@@ -792,11 +806,9 @@ def _settle(v: Record, s: Record, k: Record) -> None:
     s.next_release_ns = release_ns[s.next_release] if s.next_release < k.num_requests else NEVER
     if k.serving:
         note_late(v, s, k)
-    if k.kv_budget > 0:
-        v.kv_growth = next_growth(v, k)
-        while v.kv_used + v.kv_growth > k.kv_budget:
-            _preempt(v, s, k, s.kv_last_started)
-            v.kv_growth = next_growth(v, k)
+    # Under vllm_v0 one that is alone and has no free block gives way to itself, and comes back by a prefill.
+    if k.kv_budget > 0 and (k.kv_rule == KEEP_GROWTH or (k.kv_rule == VLLM_V0 and v.active == 1)):
+        _make_room(v, s, k)
     preview(v, s, k)
     if k.kv_budget > 0:
         v.prefill_ns = s.swap_out_ns + s.kv_batch_copied * k.swap_token_ns
@@ -804,8 +816,11 @@ def _settle(v: Record, s: Record, k: Record) -> None:
             v.prefill_ns += prefill_duration(k, v.batch_tokens)
     else:
         v.prefill_ns = prefill_duration(k, v.batch_tokens) + s.moves_ahead * k.move_token_ns
-    v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * v.active + k.gamma_decode_ns * v.context_tokens
-    v.decode_ns += s.swap_out_ns
+    active, context = v.active, v.context_tokens
+    if k.kv_rule != KEEP_GROWTH:
+        preview_decode(v, s, k)
+        active, context = s.kv_decoding, s.kv_decoding_context
+    v.decode_ns = k.alpha_decode_ns + k.beta_decode_ns * active + k.gamma_decode_ns * context + s.swap_out_ns
     if k.mixed_budget > 0:
         v.mixed_ns = mixed_duration(v, k)
     v.oldest_release_ns = v.clock_ns

@@ -53,13 +53,15 @@ def memory_case(seed: int, **changes: object) -> Case:
     """The same, or without promises, with a KV cache that is too small for all clients; caps where no orders."""
     case = promised_case(seed) if seed % 3 else seeded_case(seed, queues=None, stealing=False)
     most = 16 * max(-(-(p + n) // 16) for p, n in zip(case.prompts, case.outputs, strict=True))
+    rule = ("keep_growth", "vllm_v0", "keep_growth", "vllm_v1")[seed % 4]
     cache = KVCache(
         most + 50,
         block_tokens=(1, 16)[seed % 2],
-        admission=ADMISSIONS[seed // 2 % 3],
-        headroom_tokens=seed % 4,
-        swap_token_ns=(0, 2)[seed % 5 // 3],
+        admission=ADMISSIONS[seed // 2 % 3] if rule == "keep_growth" else "fits",
+        headroom_tokens=seed % 4 if rule == "keep_growth" else 16,
+        swap_token_ns=(0, 2)[seed % 5 // 3] if rule == "keep_growth" else 0,
         cap_levels=0 if case.choose_order else 8 * (seed // 2 % 2),
+        rule=rule,
     )
     return replace(case, kv_cache=cache, **changes)
 

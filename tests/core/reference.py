@@ -86,6 +86,7 @@ class Reference:
         self.starts: list[int] = []  # clients that run, by when they started
         self.swap_out_ns = 0
         self.preemptions = 0
+        self.gave_way_alone = 0
         self.token_ns: dict[int, list[int]] = {}  # of every token, by request
         self.recomputed = 0
         self.swapped = 0
@@ -335,11 +336,49 @@ class Reference:
         return [self.context(held.request, held.emitted) for held in self.active]
 
     @property
+    def uncached(self) -> int:
+        """vLLM samples a token in one iteration, and computes its keys and values in the next."""
+        return 0 if self.case.kv_cache.rule == "keep_growth" else 1
+
+    @property
     def kv_used(self) -> int:
-        return sum(self.blocks(tokens) for tokens in self.contexts())
+        return sum(self.blocks(tokens - self.uncached) for tokens in self.contexts())
 
     def kv_after_decode(self, contexts: list[int]) -> int:
         return sum(self.blocks(tokens + 1) for tokens in contexts)
+
+    def scheduled(self) -> tuple[list[Running], list[int], int]:
+        """vLLM's rules: whom a decode now serves, clients that it preempts in turn, and the tokens that it takes.
+
+        As its schedulers do it: one running request after another, in the order of starts.
+        """
+        cache = self.case.kv_cache
+        free = (cache.budget_tokens - self.kv_used) // cache.block_tokens
+        queue, served, gone, taken = list(self.starts), [], [], 0
+        while queue:
+            client = queue.pop(0)
+            held = self.running[client]
+            tokens = self.context(held.request, held.emitted) - 1
+            needs = (self.blocks(tokens + 1) - self.blocks(tokens)) // cache.block_tokens
+            while free < (1 if cache.rule == "vllm_v0" else needs):
+                victim = queue.pop() if queue else client
+                gone.append(victim)
+                lost = self.running[victim]
+                free += self.blocks(self.context(lost.request, lost.emitted) - 1) // cache.block_tokens
+                if victim == client:
+                    break
+            else:
+                served.append(held)
+                free -= needs
+                taken += needs * cache.block_tokens
+        return served, gone, taken
+
+    def preempt(self, client: int) -> None:
+        held = self.running[client]
+        self.starts.remove(client)
+        self.running[client] = None
+        self.preempted[held.request] = held.emitted
+        self.preemptions += 1
 
     def line(self, action: int) -> list[int]:
         """Preempted requests in queue order, then the others in theirs."""
@@ -362,6 +401,8 @@ class Reference:
         if not self.active and not batch:
             return True
         contexts = [*self.contexts(), *(self.context(i, self.joined(i)[0]) for i in [*batch, request])]
+        if self.uncached:
+            return sum(self.blocks(tokens - 1) for tokens in contexts) <= cache.budget_tokens - cache.headroom_tokens
         if self.kv_after_decode(contexts) > cache.budget_tokens - cache.headroom_tokens:
             return False
         if cache.admission == "reserve":
@@ -420,14 +461,17 @@ class Reference:
         return self.swap_out_ns + copying_ns + (self.prefill_ns(computed, case) if computed else 0), computed
 
     def make_room(self) -> None:
-        """Preempt who started last until the next decode has room."""
+        """Preempt who started last until the next decode has room; under vLLM's rules the decode does that."""
         cache = self.case.kv_cache
+        if self.uncached:
+            if self.active and not self.scheduled()[0]:
+                self.preempt(self.starts[-1])
+                self.gave_way_alone += 1
+            return
         while self.kv_after_decode(self.contexts()) > cache.budget_tokens:
-            client = self.starts.pop()
+            client = self.starts[-1]
             held = self.running[client]
-            self.running[client] = None
-            self.preempted[held.request] = held.emitted
-            self.preemptions += 1
+            self.preempt(client)
             if cache.swap_token_ns:
                 self.swapped += self.context(held.request, held.emitted)
                 self.swap_out_ns += self.context(held.request, held.emitted) * cache.swap_token_ns
@@ -487,9 +531,13 @@ class Reference:
         return case.alpha_prefill_ns + case.beta_prefill_ns * tokens
 
     def decode_ns(self, case: Case) -> int:
-        active = len(self.active)
-        nominal = case.alpha_decode_ns + case.beta_decode_ns * active + case.gamma_decode_ns * self.context_tokens
-        return self.swap_out_ns + nominal
+        served = self.active
+        if case.kv_cache is not None and self.uncached:
+            served = self.scheduled()[0]
+        context = sum(case.prompts[held.request] + held.emitted for held in served)
+        return (
+            self.swap_out_ns + case.alpha_decode_ns + case.beta_decode_ns * len(served) + case.gamma_decode_ns * context
+        )
 
     def view(self) -> dict[str, int]:
         """The fields of the core's view that have one exact value."""
@@ -553,7 +601,8 @@ class Reference:
                 fields["prefill_ns"], fields["batch_tokens"] = self.batch_ns(batch, self.told)
             fields["kv_budget"] = case.kv_cache.budget_tokens
             fields["kv_used"] = self.kv_used
-            fields["kv_growth"] = self.kv_after_decode(self.contexts()) - self.kv_used
+            grown = self.kv_after_decode(self.contexts()) - self.kv_used
+            fields["kv_growth"] = self.scheduled()[2] if self.uncached else grown
             fields["preempted"] = len(self.preempted)
         return fields
 
@@ -651,8 +700,12 @@ class Reference:
         self.retire()
 
     def decode(self) -> None:
-        start_ns, active = self.clock_ns, self.active
+        start_ns = self.clock_ns
         self.ready_at_decodes.append(self.ready)
+        if self.case.kv_cache is not None and self.uncached:
+            for client in self.scheduled()[1]:
+                self.preempt(client)
+        active = self.active
         self.idle_client_decodes += len(self.idle)
         self.active_at_decodes.append(len(active))
         self.clock_ns += self.lasts(self.decode_ns(self.case), DECODE)
