@@ -258,9 +258,7 @@ def test_a_request_that_does_not_fit_is_refused():
         paper(kv_cache=KVCache(10, block_tokens=4)).instance()
     with pytest.raises(WorkloadError, match="a request of 9 prompt and output tokens takes 9"):
         paper(kv_cache=KVCache(8)).instance()
-    with pytest.raises(
-        WorkloadError, match="9 prompt and output tokens takes 8 .* the KV cache holds 8, 4 of which stay free"
-    ):
+    with pytest.raises(WorkloadError, match=r"takes 8 .* holds 8, 4 of which stay free"):
         paper(kv_cache=KVCache(8, 4, headroom_tokens=4, rule="vllm_v0")).instance()
     paper(kv_cache=KVCache(8, 4, rule="vllm_v0")).instance()  # the last token needs no cache
     paper(kv_cache=KVCache(8, 4, headroom_tokens=4, rule="vllm_v1")).instance()  # for those who join somebody only
@@ -362,7 +360,7 @@ def test_vllm_on_paper(rule, log):
 
 
 def test_vllm_v0_has_one_alone_give_way_to_itself():
-    """A request of 2 + 3 tokens on a block of 4: with no free block, prefills of 3 and of 4 tokens go on in its place."""
+    """A request of 2 + 3 tokens on a block of 4: no block is free, so prefills of 3 and of 4 tokens take its place."""
     case = Case((2,), (3,), 1, kv_cache=KVCache(4, 4, rule="vllm_v0"))
     assert log_of(prefill_first(case)) == [(0, 120, 1, 1), (120, 250, 1, 1), (250, 390, 1, 1)]
     assert prefill_first(case).totals.preemptions == 2

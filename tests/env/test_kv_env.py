@@ -21,8 +21,8 @@ MEMORY: dict[str, dict[str, Any]] = {
     "one token a block, skipping": {"kv_block_tokens": 1, "skip_forced": True},
     "swapping": {"kv_swap_gb_per_s": 25.0, "reward": "latency"},
     "set aside": {"kv_admission": "reserve", "kv_reserve_tokens": 300, "num_clients": 40},
-    "vLLM V0": {"kv_rule": "vllm_v0", "kv_watermark": 0.05, "kv_budget_tokens": 1_500},
-    "vLLM V1": {"kv_rule": "vllm_v1", "kv_budget_tokens": 1_500, "reward": "latency"},
+    "vLLM V0": {"kv_rule": "vllm_v0", "kv_watermark": 0.05, "kv_budget_tokens": 3_000},
+    "vLLM V1": {"kv_rule": "vllm_v1", "kv_budget_tokens": 3_000, "reward": "latency"},
     "predicted": {"kv_admission": "predicted", "lengths": "known", "order": "shortest_first"},
     "another budget, horizon": {"kv_budget_tokens": 1_500, "max_iterations": 400, "kv_watermark": 0.05},
 }
