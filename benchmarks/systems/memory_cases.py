@@ -20,11 +20,11 @@ def cases(*, watermarks: bool) -> list[Case]:
         Case("arrivals", drawn(1, 12, (1, 40), (1, 40), 300), _room(12)),
         Case("arrivals, many", drawn(2, 24, (1, 60), (1, 60), 150), _room(20)),
         Case("arrivals, five clients", drawn(3, 16, (1, 40), (1, 40), 100), _room(12, clients=5)),
-        Case("arrivals, prefills of 80 tokens", drawn(4, 16, (1, 40), (1, 30), 100), _room(14, tokens=80)),
+        Case("arrivals, at most 80 tokens", drawn(4, 16, (1, 40), (1, 30), 100), _room(14, tokens=80)),
     ]
     if watermarks:
         found += [
-            Case("watermark of 0.2, nine blocks: one", ((0, 15, 40),) * 3, _room(9, watermark=0.2)),
+            Case("watermark of 0.12, nine blocks: one", ((0, 15, 40),) * 3, _room(9, watermark=0.12)),
             Case("watermark of 0.15, 18 blocks: two", drawn(5, 20, (1, 60), (1, 60), 150), _room(18, watermark=0.15)),
             Case("watermark of 0.01, 20 blocks: none", drawn(2, 24, (1, 60), (1, 60), 150), _room(20, watermark=0.01)),
         ]
