@@ -1,6 +1,7 @@
 """Plays cases through somebody else's scheduler, under costs in integer ns, and writes down what it did.
 
-Needs nothing but Python, since it runs where that scheduler is installed. Format of the files: tests/baselines/golden/README.md.
+Needs nothing but Python, since it runs where that scheduler is installed. tests/baselines/golden/README.md has the
+format of the files.
 """
 
 from __future__ import annotations

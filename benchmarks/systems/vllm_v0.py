@@ -1,8 +1,8 @@
 """vLLM's V0 scheduler and block manager: ``python benchmarks/systems/vllm_v0.py FOLDER``.
 
-FOLDER holds an unpacked wheel of vLLM with V0 in it (``pip download --no-deps vllm==0.6.6.post1``, then unzip). Only its
-scheduler, its block manager and its sequences run, in front of stand-ins for the rest of vLLM, so that neither a model
-nor a GPU is needed.
+FOLDER holds an unpacked wheel of vLLM with V0 in it (``pip download --no-deps vllm==0.6.6.post1``, then unzip). Only
+its scheduler, its block manager and its sequences run, in front of stand-ins for the rest of vLLM, so that neither a
+model nor a GPU is needed; of other packages only msgspec.
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ def main() -> None:
         Case("together", ((0, 7, 5), (0, 9, 3), (0, 12, 1), (0, 4, 8)), {"clients": 2, "token_cap": 2048}),
         Case("the cap closes prefills", drawn(11, 12, (5, 40), (1, 12), 0), {"clients": 6, "token_cap": 64}),
         Case("arrivals", drawn(12, 30, (1, 40), (1, 30), 400), {"clients": 6, "token_cap": 2048}),
-        Case("arrivals, the cap closes prefills", drawn(13, 30, (5, 40), (1, 30), 150), {"clients": 8, "token_cap": 64}),
+        Case(
+            "arrivals, the cap closes prefills", drawn(13, 30, (5, 40), (1, 30), 150), {"clients": 8, "token_cap": 64}
+        ),
         Case("arrivals, often idle", drawn(14, 10, (1, 40), (1, 10), 3000), {"clients": 3, "token_cap": 2048}),
     ]
     write("vllm_v0", cases=[play(VllmV0(case.capacity), case) for case in plenty], **said)

