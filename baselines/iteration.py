@@ -26,6 +26,7 @@ __all__ = [
     "eb_threshold",
     "eb_threshold_finite",
     "interleave",
+    "lightllm",
     "max_wait",
     "min_batch",
     "prefill_first",
@@ -45,7 +46,16 @@ def _never_prefill(view: Any, parameters: Any, memory: Any) -> Any:
 
 
 def _fill_then_drain(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if view.consecutive_prefills > 0 else 0
+    # memory: number of the last prefill that was chosen here, and when the batch opened. A prefill that was not chosen
+    # here began with nobody active, so it opened a batch.
+    if view.consecutive_prefills == 0:
+        return 0
+    if view.prefills != memory[0]:
+        memory[1] = view.clock_ns - view.last_prefill_ns
+    if view.oldest_release_ns > memory[1]:
+        return 0
+    memory[0] = view.prefills + 1
+    return 1
 
 
 def _at_least_idle(view: Any, parameters: Any, memory: Any) -> Any:
@@ -63,6 +73,16 @@ def _before_the_deadline(view: Any, parameters: Any, memory: Any) -> Any:
 
 def _after_decodes(view: Any, parameters: Any, memory: Any) -> Any:
     return 1 if view.decodes - view.last_prefill_decode >= parameters[0] else 0
+
+
+def _every_nth_decode(view: Any, parameters: Any, memory: Any) -> Any:
+    # memory: decodes at the last prefill that was chosen here, and at the last that began with nobody active.
+    if view.last_prefill_decode != memory[0]:
+        memory[1] = view.last_prefill_decode
+    if view.decodes == view.last_prefill_decode or (view.decodes - memory[1]) % parameters[0] != 0:
+        return 0
+    memory[0] = view.decodes
+    return 1
 
 
 def _served_ratio(view: Any, parameters: Any, memory: Any) -> Any:
@@ -94,8 +114,8 @@ def prefill_first() -> Rule:
     """Prefill whenever an idle client can take a waiting request (W > 0 and F >= 1), else decode.
 
     vLLM's V0 scheduler (Kwon et al., SOSP 2023, arXiv 2309.06180; ``Scheduler._schedule_default``, the default before
-    v0.8.0 and gone in v0.11.0), and SGLang's ``Scheduler.get_next_batch_to_run`` (pull request 34058 describes it as of
-    August 2026).
+    v0.8.0 and gone in v0.11.0; compared with v0.6.6.post1), Vidur's ``vllm_replica_scheduler.py``, and SGLang's
+    ``Scheduler.get_next_batch_to_run`` (pull request 34058 describes it as of August 2026), prompts in parts aside.
     """
     return Rule("prefill_first", _always_prefill)
 
@@ -106,11 +126,15 @@ def decode_first() -> Rule:
 
 
 def static_batching() -> Rule:
-    """When no client is active, prefill until slots or requests run out; then decode until all are done.
+    """When no client is active, prefill what waits, up to J requests; then decode until all of them are done.
 
-    FasterTransformer's request-level batching, as described in the paper on Orca (Yu et al., OSDI 2022).
+    FasterTransformer's request-level batching, as described in the paper on Orca (Yu et al., OSDI 2022) and as Vidur
+    has it (``faster_transformer_replica_scheduler.py`` of microsoft/vidur at 82f0840df626). The batch is fixed when it
+    opens: who arrives while it is read waits for the next one. Vidur reads a batch in one prefill; here the token cap
+    may cut it into several, and then the last of them may take later arrivals along, and clients whose requests had one
+    token take others that waited. FasterTransformer decodes finished requests on; neither Vidur nor this rule does.
     """
-    return Rule("static_batching", _fill_then_drain)
+    return Rule("static_batching", _fill_then_drain, memory=(-1, 0))
 
 
 def threshold(idle_clients: int = 14) -> Rule:
@@ -196,21 +220,34 @@ def _eb_finite(start: Start) -> Sequence[float]:
 
 
 def max_wait(decodes: int = 10) -> Rule:
-    """Prefill when A = 0 or at least ``decodes`` decodes have passed since the last prefill.
+    """Prefill when A = 0 or at least ``decodes`` decodes have passed since the last prefill. Mimics no system.
 
-    LightLLM's ``RouterManager._step`` (lightllm/server/router/manager.py; ``router_max_wait_tokens`` is 10 in its first
-    releases, 6 and 1 in later ones), which counts from its last attempt instead, whether or not that found something to
-    prefill.
+    After LightLLM, which counts from its last attempt, whether or not that found something: :func:`lightllm`.
     """
     return Rule("max_wait", _after_decodes, (float(decodes),))
+
+
+def lightllm(decodes: int = 10) -> Rule:
+    """Prefill when A = 0, or at every ``decodes``-th decode since the last prefill that began with A = 0.
+
+    ``RouterManager._step`` of LightLLM (lightllm/server/router/manager.py at 3bed16df56bb): it looks for requests at
+    every 10th decode (``max_wait_tokens``, later the option ``router_max_wait_tokens``, 6 and then 1), and starts to
+    count again whether or not it found any. A request that arrives after an attempt so waits for the next one;
+    :func:`max_wait` takes it at once where the last prefill is long ago. LightLLM's estimate of memory is not modelled.
+
+    Args:
+        decodes: from one attempt to the next.
+    """
+    return Rule("lightllm", _every_nth_decode, (float(decodes),), memory=(-1, 0))
 
 
 def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
     """Prefill when the waiting requests that fit number at least floor(A * ratio), or after ``max_decodes`` decodes.
 
-    ``batching_task`` of Hugging Face Text Generation Inference v2: its ``waiting_served_ratio`` (0.3 since pull request
-    1820 of April 2024, 1.2 before) and ``max_waiting_tokens``. It counts from 1, so drops the minimum one decode
-    sooner, and it decodes at least once between two prefills.
+    After ``batching_task`` of Hugging Face Text Generation Inference (backends/v3/src/backend.rs at 1d0847a90e6b, and
+    v2): its ``waiting_served_ratio`` (0.3 since pull request 1820 of April 2024, 1.2 before) and
+    ``max_waiting_tokens``. TGI itself differs in two points: it counts from 1, so drops the minimum one decode sooner,
+    and it decodes at least once between two prefills.
     """
     return Rule("tgi", _served_ratio, (waiting_served_ratio, float(max_decodes)))
 
@@ -218,8 +255,10 @@ def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
 def delay_factor(factor: float = 0.5) -> Rule:
     """Prefill iff the oldest waiting request has waited longer than ``factor`` times the last prefill's duration.
 
-    vLLM's ``scheduler_delay_factor`` (pull request 3279, ``Scheduler._passed_delay`` of the V0 scheduler, v0.4.0 until
-    v0.11.0 dropped V0; 0 by default). With every release at 0 and a factor below 1 it is prefill-first.
+    After vLLM's ``scheduler_delay_factor`` (pull request 3279, ``Scheduler._passed_delay`` of the V0 scheduler, v0.4.0
+    until v0.11.0 dropped V0; 0 by default; read and run at v0.6.6.post1). vLLM asks again before each request that it
+    takes, so its prefill holds only those that have waited so long; here it holds all that fit. With every release at
+    0 and a factor below 1 it is prefill-first.
     """
     return Rule("delay_factor", _waited_long_enough, (factor,))
 

@@ -29,7 +29,7 @@ SARATHI_TOKENS = 512
 """Token budget for strict latency targets in Sarathi-Serve's evaluation; 2048 for relaxed ones."""
 
 VLLM_TOKENS = 2048
-"""``SchedulerConfig.max_num_batched_tokens`` of vLLM v1, where nothing else says."""
+"""``SchedulerConfig.max_num_batched_tokens`` of vLLM v1 (v0.32.0), where nothing else says."""
 
 MIXED_SYSTEMS: dict[str, dict[str, Any]] = {
     "orca": {"mixed_tokens": 2**31 - 1, "mixed_counts_active": False, "mixed_whole_prompts": True},
@@ -37,7 +37,8 @@ MIXED_SYSTEMS: dict[str, dict[str, Any]] = {
     "vllm_v1": {"mixed_tokens": VLLM_TOKENS, "mixed_counts_active": True, "mixed_whole_prompts": False},
 }
 """How the iterations of each system are composed. Orca (Yu et al., OSDI 2022): whole prompts, as many as clients are
-idle. Sarathi-Serve (Agrawal et al., OSDI 2024) and vLLM v1: a token budget that decodes are served from first."""
+idle. Sarathi-Serve (Agrawal et al., OSDI 2024) and vLLM v1: a token budget that decodes are served from first.
+Compared with Vidur's ``orca`` and ``sarathi`` schedulers and with vLLM 0.32.0: docs/fidelity.md."""
 
 
 def _always_mixed(view: Any, parameters: Any, memory: Any) -> Any:

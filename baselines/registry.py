@@ -87,6 +87,7 @@ POLICIES: dict[str, Factory] = {
     "eb_threshold": iteration.eb_threshold,
     "eb_threshold_finite": iteration.eb_threshold_finite,
     "max_wait": iteration.max_wait,
+    "lightllm": iteration.lightllm,
     "tgi": iteration.tgi,
     "delay_factor": iteration.delay_factor,
     "cadence": iteration.cadence,

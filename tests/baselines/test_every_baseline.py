@@ -32,11 +32,12 @@ from llmsched_env.simulator import Simulator
 
 CITATIONS = {
     "prefill_first": "2309.06180",
-    "static_batching": "OSDI 2022",
+    "static_batching": "OSDI 2022.*82f0840df626",
     "eb_threshold": "2606.00516",
     "eb_threshold_finite": "2606.00516",
     "eb_plus": "2606.00516",
-    "max_wait": "LightLLM",
+    "max_wait": "Mimics no system",
+    "lightllm": "LightLLM.*3bed16df56bb",
     "tgi": "Text Generation Inference",
     "delay_factor": "pull request 3279",
     "cadence": "pull request 56848",

@@ -46,6 +46,7 @@ WAITING = Case((1, 1, 1, 1), (2, 20, 20, 5), 3)
         # One waits and one is idle: all that waits fits, so no threshold makes it wait.
         (iteration.threshold(3), 1),
         (iteration.max_wait(10), 10),
+        (iteration.lightllm(10), 10),
         (iteration.cadence(8), 7),  # 1 prefill in 8 iterations: 7 decodes between two
         (iteration.interleave(2, 6), 6),
         # floor(2 * 0.3) = 0 requests are enough.
@@ -80,8 +81,30 @@ def test_static_batching_fills_then_drains():
     # A cap of 2 tokens: two prefills fill the four clients; the fifth request waits for the last of the four.
     case = Case((1,) * 5, (3, 2, 3, 2, 2), 4, token_cap=2)
     assert kinds(episode(iteration.static_batching(), case)) == "PPDDPD"
-    assert choice(iteration.static_batching(), consecutive_prefills=1, active=2) == PREFILL
-    assert choice(iteration.static_batching(), consecutive_prefills=0, active=1) == DECODE
+    opened = {"prefills": 1, "clock_ns": 110, "last_prefill_ns": 110, "active": 2}
+    assert choice(iteration.static_batching(), consecutive_prefills=1, oldest_release_ns=0, **opened) == PREFILL
+    assert choice(iteration.static_batching(), consecutive_prefills=1, oldest_release_ns=1, **opened) == DECODE
+    assert choice(iteration.static_batching(), consecutive_prefills=0, oldest_release_ns=0, **opened) == DECODE
+
+
+def test_static_batching_fixes_its_batch_when_it_opens():
+    # Request 0 is read from 0 to 100 + 100. Request 1 came at 100 and waits for its 3 decodes of 51 ns, until 353; its
+    # own prefill ends at 353 + 200.
+    late = episode(iteration.static_batching(), Case((10, 10), (4, 2), 4, releases_ns=(0, 100)))
+    assert kinds(late) == "PDDDPD"
+    assert late.served["first_token_ns"].tolist() == [200, 553]
+    # A cap of 20 tokens cuts the batch of requests 0, 1 and 2 into prefills of 20 and 10 tokens, which end at 300 and
+    # 500. Request 3 came at 150, has no room in the second one (10 + 15 > 20), and there is no third.
+    cut = episode(
+        iteration.static_batching(), Case((10, 10, 10, 15), (3, 3, 3, 2), 4, releases_ns=(0, 0, 0, 150), token_cap=20)
+    )
+    assert kinds(cut) == "PPDDPD"
+    assert cut.served["first_token_ns"].tolist() == [300, 300, 500, 500 + 2 * 53 + 250]
+    # With 10 tokens it has, and the second prefill takes it along.
+    along = episode(
+        iteration.static_batching(), Case((10, 10, 10, 10), (3, 3, 3, 2), 4, releases_ns=(0, 0, 0, 150), token_cap=20)
+    )
+    assert kinds(along) == "PPDD"
 
 
 def test_threshold():
@@ -97,6 +120,29 @@ def test_threshold():
 def test_max_wait():
     assert choice(iteration.max_wait(10), decodes=34, last_prefill_decode=25) == DECODE
     assert choice(iteration.max_wait(10), decodes=35, last_prefill_decode=25) == PREFILL
+
+
+def test_lightllm_looks_for_requests_at_every_tenth_decode():
+    rule = iteration.lightllm(10)
+    rule.reset(start_of(world()))
+
+    def act(decodes, last_prefill_decode):
+        return rule.act(view_of(decodes=decodes, last_prefill_decode=last_prefill_decode))
+
+    # The first prefill was at decode 0. Nobody came before decode 10, so nobody was asked about then.
+    assert [act(decodes, 0) for decodes in range(11, 21)] == [DECODE] * 9 + [PREFILL]
+    # After that prefill it decodes again.
+    assert [act(decodes, 20) for decodes in (20, 21, 29, 30)] == [DECODE, DECODE, DECODE, PREFILL]
+    # All were complete at decode 33, and a prefill with nobody active begins the count anew.
+    assert [act(decodes, 33) for decodes in (33, 40, 43)] == [DECODE, DECODE, PREFILL]
+
+
+def test_lightllm_lets_wait_whom_max_wait_takes():
+    # Request 0 is read until 200; a decode lasts 51. Request 1 comes at 750, before the end of decode 11 at 761.
+    # max_wait takes it then, LightLLM after decode 20, at 200 + 20 * 51 = 1220.
+    case = Case((10, 10), (40, 2), 2, releases_ns=(0, 750))
+    assert episode(iteration.max_wait(10), case).served["first_token_ns"].tolist() == [200, 961]
+    assert episode(iteration.lightllm(10), case).served["first_token_ns"].tolist() == [200, 1420]
 
 
 def test_cadence():

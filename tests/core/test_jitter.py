@@ -203,7 +203,17 @@ def test_factors_belong_to_kind_and_count_not_to_the_policy():
     assert not np.array_equal(found[0][:6], found[1][:6])
 
 
-COUNTING = ("prefill_first", "decode_first", "threshold", "eb_threshold", "max_wait", "tgi", "cadence", "interleave")
+COUNTING = (
+    "prefill_first",
+    "decode_first",
+    "threshold",
+    "eb_threshold",
+    "max_wait",
+    "lightllm",
+    "tgi",
+    "cadence",
+    "interleave",
+)
 
 
 @pytest.mark.parametrize("queue", ["client", "shared"])
