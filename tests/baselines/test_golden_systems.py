@@ -13,7 +13,8 @@ from strategies import Case
 
 from baselines import iteration
 from baselines.mixed import MIXED_SYSTEMS, mixed_first
-from llmsched_env.instances import mixed_iterations
+from llmsched_env.core import layout
+from llmsched_env.instances import kv_cache, mixed_iterations
 from llmsched_env.simulator import Simulator
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,7 +30,12 @@ PLAYED = {
     "vidur_sarathi": lambda capacity: mixed_first("sarathi_serve"),
     "vllm_v1": lambda capacity: mixed_first("vllm_v1"),
 }
-"""Who is compared with a recording; those of short memory are for the tests of the KV cache."""
+"""Who is compared with a recording."""
+
+PLAYED_IN_MEMORY = {"vllm_v0_memory": "vllm_v0"}
+"""Rules of memory that are, under `prefill_first`."""
+
+NOT_PLAYED = {"vllm_v1_memory": "mixed iterations do not go with a KV budget"}
 
 
 def each(names):
@@ -107,10 +113,52 @@ def test_a_policy_does_what_its_system_does(name, recorded):
     assert ran.log.tobytes() == simulator.log.tobytes()
 
 
-def test_every_recording_is_compared_or_left_to_the_tests_of_memory():
-    left = {name for name in RECORDED if name.endswith("_memory")}
-    assert set(RECORDED) == {*PLAYED, *left}
-    assert left == {"vllm_v0_memory", "vllm_v1_memory"}
+def running_requests(simulator):
+    positions = simulator.memory.clients[:, layout.RUNNING]
+    return {int(simulator.instance.request_of[position]) for position in positions if position >= 0}
+
+
+@pytest.mark.parametrize(("name", "recorded"), each(PLAYED_IN_MEMORY))
+def test_a_rule_of_memory_does_what_its_system_does(name, recorded):
+    """Row for row, with who loses its cache, in which order: the last to start first."""
+    capacity, cost = recorded["capacity"], RECORDED[name]["cost_ns"]
+    releases, prompts, outputs = zip(*recorded["requests"], strict=True)
+    where = {"num_clients": capacity["clients"], "kv_budget_tokens": capacity["blocks"] * capacity["block_tokens"]}
+    scenario = world(
+        queue="shared",
+        order="fcfs",
+        kv_block_tokens=capacity["block_tokens"],
+        kv_watermark=capacity["watermark"],
+        kv_rule=PLAYED_IN_MEMORY[name],
+        **where,
+    )
+    case = Case(
+        prompts, outputs, capacity["clients"], releases_ns=releases, token_cap=capacity.get("token_cap", NO_CAP),
+        alpha_prefill_ns=cost["alpha_p"], beta_prefill_ns=cost["beta_p"],
+        alpha_decode_ns=cost["alpha_d"], beta_decode_ns=cost["beta_d"], kv_cache=kv_cache(scenario),
+    )  # fmt: skip
+    simulator = Simulator(case.instance(), record=True)
+    rows, had_tokens = [], set()
+    while not simulator.done:
+        action, before = int(simulator.can_prefill), simulator.emitted
+        start_ns, held = int(simulator.view.clock_ns), running_requests(simulator)
+        simulator.step(action)
+        served = {i for i in range(len(prompts)) if simulator.emitted[i] > before[i]}
+        reads = " ".join(f"{i}:{prompts[i] + before[i]}" for i in sorted(served)) if action else ""
+        decodes = "" if action else " ".join(map(str, sorted(served)))
+        gone = [*sorted(had_tokens - held, reverse=True), *sorted(set() if action else held - served, reverse=True)]
+        end_ns = int(simulator.log["end_ns"][len(rows)])
+        rows.append([start_ns, end_ns, f"{reads} | {decodes}".strip(), " ".join(map(str, gone))])
+        had_tokens = {i for i in (held - set(gone)) | served if simulator.emitted[i] < outputs[i]}
+    assert not first_difference(rows, recorded["iterations"])
+    assert simulator.served["first_token_ns"].tolist() == recorded["first_token_ns"]
+    assert simulator.served["completion_ns"].tolist() == recorded["completion_ns"]
+    assert simulator.totals.preemptions == sum(len(row[3].split()) for row in recorded["iterations"]) > 0
+
+
+def test_every_recording_is_compared():
+    assert set(RECORDED) == {*PLAYED, *PLAYED_IN_MEMORY, *NOT_PLAYED}
+    assert RECORDED["vllm_v0_memory"]["cases"][0]["capacity"]["blocks"] == 9, "the case of docs/memory.md"
 
 
 def test_recordings_have_what_tells_the_rules_apart():
