@@ -21,6 +21,7 @@ __all__ = [
     "MissingExtraError",
     "PathError",
     "SolverError",
+    "UnitWarning",
     "UnknownNameError",
     "WorkerError",
     "WorkloadError",
@@ -88,6 +89,10 @@ class InvalidActionError(LLMSchedError, ValueError):
 
 class MissingExtraError(LLMSchedError, ImportError):
     """An optional library that is not installed."""
+
+
+class UnitWarning(UserWarning):
+    """A number that is taken as it is written, and that looks as if another unit was meant."""
 
 
 class EpisodeOverError(LLMSchedError, RuntimeError):

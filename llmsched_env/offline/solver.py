@@ -9,10 +9,10 @@ What is worked around, seen with PuLP 3.3:
 - A HiGHS solve that stops at its node limit ends in ``kSolutionLimit``, which PuLP does not know: it raises
   ``KeyError`` *after* it has stored the values.
 - Unknown solver options are ignored without a word, so they are spelled here only.
-- HiGHS keeps the thread count of a thread's first solve and fails every later one there that asks for another count; and
-  after a solve on several threads, a forked process inherits a scheduler whose threads are gone. A scheduler belongs to
-  the thread that began it, so that each solve has a thread of its own: it disturbs none of the caller's, and meets none.
-- CBC's command line is split at blanks, one in the path of its files included, and its files stay behind where it fails.
+- HiGHS has a scheduler for each thread that solves. It keeps the thread count of the first solve and fails every later
+  one that asks for another count; and a forked process inherits one whose threads are gone. So each solve here has a
+  thread of its own, whose scheduler is new and ends with it.
+- CBC's command line is split at blanks, also at those in the path of its files, and these stay behind where it fails.
 - ``LpVariable(...)`` and ``PULP_CBC_CMD`` are deprecated, and gone in 4.0.
 """
 
@@ -119,8 +119,8 @@ def _files_of_its_own(program: Any) -> Iterator[None]:
             break
     else:
         raise SolverError(
-            f"CBC takes no path with blanks, and the folder of temporary files is {tempfile.gettempdir()!r}: set TMPDIR "
-            "to a folder without blanks, or install highspy."
+            f"CBC takes no path with blanks, and the folder of temporary files is {tempfile.gettempdir()!r}: set "
+            "TMPDIR to a folder without blanks, or install highspy."
         )
     with tempfile.TemporaryDirectory(prefix="llmsched_env-", dir=base) as program.tmpDir:
         yield

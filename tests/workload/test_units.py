@@ -1,0 +1,192 @@
+"""Origins, units and names: what a file says of them, what is refused, and what is warned of."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from decimal import Decimal
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+import llmsched_env  # noqa: F401
+from llmsched_env.errors import ConfigError, FileFormatError, UnitWarning, UnknownNameError, WorkloadError
+from llmsched_env.workload import CsvWorkload, TraceWorkload, read_requests_csv, workload
+from llmsched_env.workload.trace_formats import read_trace
+
+HEAD = "arrival_s,prompt_tokens,output_tokens\n"
+
+
+def write(folder: Path, text: str, name: str = "mine.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("start", ["0", "353399.7", "1700000000.25"], ids=["zero", "uptime", "since 1970"])
+def test_times_count_from_the_first_row_in_every_reader(tmp_path, start):
+    """A machine's clock is no idle time: two requests half a second apart, whatever the clock showed."""
+    path = write(tmp_path, HEAD + f"{start},3,5\n{Decimal(start) + Decimal('0.5')},4,7\n")
+    assert read_requests_csv(path).release_ns.tolist() == [0, 5 * 10**8]
+    assert CsvWorkload(path).requests("train", 1).release_ns.tolist() == [0, 5 * 10**8]
+    assert read_trace(path, "csv", skip_failed=False).release_ns.tolist() == [0, 5 * 10**8]
+    keys = [{"timestamp": 1000 * float(start) + more, "input_length": 3, "output_length": 5} for more in (0, 500)]
+    moon = write(tmp_path, "".join(json.dumps(row) + "\n" for row in keys), "moon.jsonl")
+    assert read_trace(moon, "mooncake", skip_failed=False, unit="ms").release_ns.tolist() == [0, 5 * 10**8]
+
+
+def test_a_machines_clock_makes_no_idle_episode(tmp_path):
+    path = write(tmp_path, HEAD + "".join(f"{353399.7 + i / 10:.1f},30,50\n" for i in range(20)))
+    env = gymnasium.make("LLMSched/GSM8K-v0", workload=str(path), num_clients=4, assignment="lpt")
+    env.reset(seed=0)
+    done = False
+    while not done:
+        _, _, done, _, info = env.step(1)
+    assert info["makespan_s"] < 60
+    assert info["utilization"] > 0.5
+    env.close()
+
+
+def test_two_clocks_in_one_file_are_refused(tmp_path):
+    path = write(tmp_path, HEAD + "0,3,5\n1700000000,4,7\n")
+    with pytest.raises(
+        WorkloadError, match=r"there are 53\.9 years from the first request to the last: write times of"
+    ):
+        read_requests_csv(path)
+
+
+def qwen(seconds: list[float], **more: object) -> str:
+    """Records of Qwen-Bailian's traces as their README has them; fields that are given as None are left out."""
+    rows = []
+    for i, time in enumerate(seconds):
+        row = {"chat_id": i, "parent_chat_id": -1, "timestamp": time, "input_length": 521, "output_length": 132,
+               "type": "text", "turn": 1, "hash_ids": [1089, 1090], **more}  # fmt: skip
+        rows.append(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
+    return "".join(rows)
+
+
+BARE = {"chat_id": None, "parent_chat_id": None, "type": None, "turn": None}
+EVERY_1_5_S = [1.5 * i for i in range(101)]
+MOONCAKE = [300 * i for i in range(101)]
+
+
+def span_s(path: Path | str, **more: str) -> float:
+    source = workload(path) if isinstance(path, str) else TraceWorkload(path, **more)
+    return int(source._trace().release_ns[-1]) / 1e9
+
+
+def test_qwen_bailians_timestamps_are_seconds(tmp_path):
+    path = write(tmp_path, qwen(EVERY_1_5_S), "qwen.jsonl")
+    assert span_s(path) == span_s(str(path)) == span_s(f"mooncake:{path}") == span_s(f"trace:{path}") == 150
+    assert workload(str(path)).requests("train", 0, num_requests=60).rate_per_s == pytest.approx(1 / 1.5)
+    assert span_s(path, unit="ms") == 0.15  # what the user says holds
+
+
+def test_mooncakes_timestamps_are_milliseconds(tmp_path):
+    path = write(tmp_path, qwen(MOONCAKE, **BARE), "moon.jsonl")
+    assert span_s(path) == 30
+    assert span_s(f"mooncake:{path}?unit=s") == 30_000
+    fractions = write(tmp_path, qwen([time + 0.5 for time in MOONCAKE], **BARE), "fractions.jsonl")
+    assert span_s(fractions) == 30, "3.3 requests a second; as seconds, 0.003"
+
+
+@pytest.mark.parametrize(
+    ("times", "as_ms", "as_s"),
+    [
+        (EVERY_1_5_S, "666.7 requests a second over 0.15 s", "0.6667 a second over 150 s"),
+        ([2 * i for i in range(101)], "500 requests a second over 0.2 s", "0.5 a second over 200 s"),
+        ([20.5 * i for i in range(101)], "48.78 requests a second over 2.05 s", "0.04878 a second over 2050 s"),
+    ],
+    ids=["seconds with fractions", "whole seconds", "fractions, slow or fast"],
+)
+def test_where_the_unit_cannot_be_told_both_readings_and_the_remedy_are_said(tmp_path, times, as_ms, as_s):
+    path = write(tmp_path, qwen(times, **BARE), "bare.jsonl")
+    for source in (str(path), f"mooncake:{path}", f"trace:{path}"):
+        with pytest.raises(FileFormatError) as caught:
+            workload(source).requests("train", 0)
+        for words in (as_ms, as_s, f"'mooncake:{path}?unit=ms'", "unit='s'"):
+            assert words in str(caught.value)
+    assert 1000 * span_s(f"mooncake:{path}?unit=ms") == span_s(f"trace:{path}?unit=s") == times[-1]
+
+
+def test_seconds_are_exact_to_the_nanosecond(tmp_path):
+    path = write(tmp_path, qwen([0, 61.114000001]), "exact.jsonl")
+    assert read_trace(path, "mooncake", skip_failed=False).release_ns.tolist() == [0, 61_114_000_001]
+
+
+def test_a_unit_is_one_of_two_and_only_where_two_are_in_use(tmp_path):
+    path = write(tmp_path, HEAD + "0,3,5\n1,4,7\n")
+    with pytest.raises(UnknownNameError, match=r"unknown unit 'sec'\. .*Known: ms, s"):
+        workload(f"trace:{path}?unit=sec")
+    with pytest.raises(ConfigError, match=r"unit = 's' for .*mine\.csv, of format 'csv', whose times are in one unit"):
+        _ = workload(f"trace:{path}?unit=s").skipped
+    late = write(tmp_path, qwen([0, 5 * 10**9]), "late.jsonl")
+    with pytest.raises(FileFormatError, match=r"5000000000 is out of range: write seconds, .* or say unit='ms'"):
+        _ = TraceWorkload(late).skipped
+
+
+def test_whole_arrivals_with_minutes_between_them_are_doubted(tmp_path):
+    slow = "".join(f"{300 * i},3,5\n" for i in range(20))
+    with pytest.warns(
+        UnitWarning, match=r"arrival_s has a request every 300 seconds .* If these are milliseconds, div"
+    ):
+        found = read_requests_csv(write(tmp_path, HEAD + slow))
+    assert found.release_ns[-1] == 5700 * 10**9, "taken as it is written"
+    for text in ("".join(f"{300 * i}.25,3,5\n" for i in range(20)), "".join(f"{99 * i},3,5\n" for i in range(20)),
+                 "".join(f"{300 * i},3,5\n" for i in range(9))):  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read_requests_csv(write(tmp_path, HEAD + text))
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "words"),
+    [
+        ("timestamp,prompt_tokens,output_tokens", "timestamp", "Did you mean 'arrival_s'? Rename it to 'arrival_s', in s"),
+        ("Timestamp,prompt_tokens,output_tokens", "Timestamp", "Did you mean 'arrival_s'?"),
+        ("time,prompt_tokens,output_tokens", "time", "Did you mean 'arrival_s'?"),
+        ("Arrival_S,prompt_tokens,output_tokens", "Arrival_S", "Did you mean 'arrival_s'?"),
+        ("arrival s,prompt_tokens,output_tokens", "arrival s", "Did you mean 'arrival_s'?"),
+        ("arrival_time,prompt_tokens,output_tokens", "arrival_time", "Remove it if it is something else."),
+        ("arrived_at,prompt_tokens,output_tokens", "arrived_at", "Did you mean 'arrival_s'?"),
+        ("request_timestamp,prompt_tokens,output_tokens", "request_timestamp", "Did you mean 'arrival_s'?"),
+        ("arrival_ms,prompt_tokens,output_tokens", "arrival_ms", "milliseconds by its name: divide by 1000 and call it"),
+        ("timestamp (ms),prompt_tokens,output_tokens", "timestamp (ms)", "milliseconds by its name: divide by 1000"),
+        ("arrival_ns,prompt_tokens,output_tokens", "arrival_ns", "nanoseconds by its name: divide by 1000000000"),
+        ("prompt_tokens,output_tokens,Predicted Tokens", "Predicted Tokens", "Did you mean 'predicted_tokens'?"),
+        ("Prompt Tokens,output-tokens", "prompt_tokens", "there is 'Prompt Tokens'. Did you mean that? Rename it. Likewise"),
+        ("PROMPT_TOKENS,OUTPUT_TOKENS", "prompt_tokens", "Likewise 'OUTPUT_TOKENS' to 'output_tokens'."),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens", "prompt_tokens",  # Vidur
+         "Likewise 'num_decode_tokens' to 'output_tokens', 'arrived_at' to 'arrival_s'."),
+        ("prompt_len,output_len", "prompt_tokens", "there is 'prompt_len'. Did you mean that?"),  # vLLM
+        ("input_tokens,output_tokens", "prompt_tokens", "there is 'input_tokens'. Did you mean that?"),
+        ("prompt_tokens,completion_tokens", "output_tokens", "there is 'completion_tokens'. Did you mean that?"),
+        ("input_length,output_length", "prompt_tokens", "there is 'input_length'."),  # Mooncake, as a table
+    ],
+)  # fmt: skip
+def test_headers_that_must_mean_a_known_column(tmp_path, header, column, words):
+    path = write(tmp_path, header + "\n" + ",".join("1" * len(header.split(","))) + "\n")
+    for read in (read_requests_csv, lambda path: workload(str(path)).requests("train", 0)):
+        with pytest.raises(FileFormatError) as caught:
+            read(path)
+        assert caught.value.column == column
+        assert words in str(caught.value)
+
+
+def test_other_columns_are_left_alone(tmp_path):
+    header = "id,user,latency_s,ttft_ms,finish_time,e2e_time,model,total_tokens,temperature,prompt,tokens_per_s"
+    path = write(tmp_path, f"{header},prompt_tokens,output_tokens\n{'1,' * 11}3,5\n")
+    assert read_requests_csv(path).prompt_tokens.tolist() == [3]
+    both = write(tmp_path, "timestamp," + HEAD + "99,0,3,5\n")
+    assert read_requests_csv(both).release_ns.tolist() == [0]
+
+
+def test_a_trace_with_other_names_is_explained(tmp_path):
+    vidur = write(tmp_path, "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,3,5\n")
+    with pytest.raises(FileFormatError, match="there is 'arrived_at'. Did you mean that? .*Likewise 'num_prefill_tokens'"
+                       .replace("?", r"\?")):  # fmt: skip
+        _ = workload(f"trace:{vidur}").skipped
+    keys = write(tmp_path, '{"arrival_time": 0, "prompt_len": 3, "output_len": 5}\n', "vllm.jsonl")
+    with pytest.raises(FileFormatError, match=r"column 'timestamp': is missing: .* Did you mean 'arrival_time'\?"):
+        _ = TraceWorkload(keys).skipped
