@@ -21,7 +21,6 @@ __all__ = [
     "MissingExtraError",
     "PathError",
     "SolverError",
-    "UnitWarning",
     "UnknownNameError",
     "WorkerError",
     "WorkloadError",
@@ -89,10 +88,6 @@ class InvalidActionError(LLMSchedError, ValueError):
 
 class MissingExtraError(LLMSchedError, ImportError):
     """An optional library that is not installed."""
-
-
-class UnitWarning(UserWarning):
-    """A number that is taken as it is written, and that looks as if another unit was meant."""
 
 
 class EpisodeOverError(LLMSchedError, RuntimeError):

@@ -45,8 +45,8 @@ UNITS = {
     "ns": ("nanoseconds", 10**9),
 }
 UNIT_AT_THE_END = re.compile(
-    r"(?<=[a-z0-9])[ _.(\[-]+(s|secs?|seconds?|ms|msecs?|millis(econds?)?|us|usecs?|micros(econds?)?|ns|nanos(econds?)?)"
-    r"[)\]]?$"
+    r"(?<=[a-z0-9])[ _.(\[-]+(s|secs?|seconds?|ms|msecs?|millis(econds?)?|us|usecs?|micros(econds?)?|ns"
+    r"|nanos(econds?)?)[)\]]?$"
 )
 
 

@@ -15,7 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.errors import FileFormatError, UnitWarning, WorkloadError
+from llmsched_env.errors import FileFormatError, WorkloadError
+from llmsched_env.units import UnitWarning
 
 __all__ = ["FACTORS", "MAX_CLOCK_S", "QWEN_KEY", "UNITS", "TimeUnit", "doubt_seconds", "json_unit", "since_first"]
 

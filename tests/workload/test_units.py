@@ -10,8 +10,12 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-import llmsched_env  # noqa: F401
-from llmsched_env.errors import ConfigError, FileFormatError, UnitWarning, UnknownNameError, WorkloadError
+from llmsched_env import instances
+from llmsched_env.calibration import fit_cost_model
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError, WorkloadError
+from llmsched_env.instances import instance
+from llmsched_env.units import UnitWarning
 from llmsched_env.workload import CsvWorkload, TraceWorkload, read_requests_csv, workload
 from llmsched_env.workload.trace_formats import read_trace
 
@@ -50,9 +54,7 @@ def test_a_machines_clock_makes_no_idle_episode(tmp_path):
 
 def test_two_clocks_in_one_file_are_refused(tmp_path):
     path = write(tmp_path, HEAD + "0,3,5\n1700000000,4,7\n")
-    with pytest.raises(
-        WorkloadError, match=r"there are 53\.9 years from the first request to the last: write times of"
-    ):
+    with pytest.raises(WorkloadError, match=r"there are 53\.9 years from the first request to the last: write"):
         read_requests_csv(path)
 
 
@@ -128,9 +130,7 @@ def test_a_unit_is_one_of_two_and_only_where_two_are_in_use(tmp_path):
 
 def test_whole_arrivals_with_minutes_between_them_are_doubted(tmp_path):
     slow = "".join(f"{300 * i},3,5\n" for i in range(20))
-    with pytest.warns(
-        UnitWarning, match=r"arrival_s has a request every 300 seconds .* If these are milliseconds, div"
-    ):
+    with pytest.warns(UnitWarning, match=r"a request every 300 seconds .* If these are milliseconds, divide"):
         found = read_requests_csv(write(tmp_path, HEAD + slow))
     assert found.release_ns[-1] == 5700 * 10**9, "taken as it is written"
     for text in ("".join(f"{300 * i}.25,3,5\n" for i in range(20)), "".join(f"{99 * i},3,5\n" for i in range(20)),
@@ -143,7 +143,7 @@ def test_whole_arrivals_with_minutes_between_them_are_doubted(tmp_path):
 @pytest.mark.parametrize(
     ("header", "column", "words"),
     [
-        ("timestamp,prompt_tokens,output_tokens", "timestamp", "Did you mean 'arrival_s'? Rename it to 'arrival_s', in s"),
+        ("timestamp,prompt_tokens,output_tokens", "timestamp", "Did you mean 'arrival_s'? Rename it to 'arrival_s'"),
         ("Timestamp,prompt_tokens,output_tokens", "Timestamp", "Did you mean 'arrival_s'?"),
         ("time,prompt_tokens,output_tokens", "time", "Did you mean 'arrival_s'?"),
         ("Arrival_S,prompt_tokens,output_tokens", "Arrival_S", "Did you mean 'arrival_s'?"),
@@ -151,11 +151,11 @@ def test_whole_arrivals_with_minutes_between_them_are_doubted(tmp_path):
         ("arrival_time,prompt_tokens,output_tokens", "arrival_time", "Remove it if it is something else."),
         ("arrived_at,prompt_tokens,output_tokens", "arrived_at", "Did you mean 'arrival_s'?"),
         ("request_timestamp,prompt_tokens,output_tokens", "request_timestamp", "Did you mean 'arrival_s'?"),
-        ("arrival_ms,prompt_tokens,output_tokens", "arrival_ms", "milliseconds by its name: divide by 1000 and call it"),
+        ("arrival_ms,prompt_tokens,output_tokens", "arrival_ms", "by its name: divide by 1000 and call it"),
         ("timestamp (ms),prompt_tokens,output_tokens", "timestamp (ms)", "milliseconds by its name: divide by 1000"),
         ("arrival_ns,prompt_tokens,output_tokens", "arrival_ns", "nanoseconds by its name: divide by 1000000000"),
         ("prompt_tokens,output_tokens,Predicted Tokens", "Predicted Tokens", "Did you mean 'predicted_tokens'?"),
-        ("Prompt Tokens,output-tokens", "prompt_tokens", "there is 'Prompt Tokens'. Did you mean that? Rename it. Likewise"),
+        ("Prompt Tokens,output-tokens", "prompt_tokens", "there is 'Prompt Tokens'. Did you mean that? Rename it. Li"),
         ("PROMPT_TOKENS,OUTPUT_TOKENS", "prompt_tokens", "Likewise 'OUTPUT_TOKENS' to 'output_tokens'."),
         ("arrived_at,num_prefill_tokens,num_decode_tokens", "prompt_tokens",  # Vidur
          "Likewise 'num_decode_tokens' to 'output_tokens', 'arrived_at' to 'arrival_s'."),
@@ -184,9 +184,63 @@ def test_other_columns_are_left_alone(tmp_path):
 
 def test_a_trace_with_other_names_is_explained(tmp_path):
     vidur = write(tmp_path, "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,3,5\n")
-    with pytest.raises(FileFormatError, match="there is 'arrived_at'. Did you mean that? .*Likewise 'num_prefill_tokens'"
-                       .replace("?", r"\?")):  # fmt: skip
+    words = r"there is 'arrived_at'\. Did you mean that\? .*Likewise 'num_prefill_tokens' to 'prompt_tokens'"
+    with pytest.raises(FileFormatError, match=words):
         _ = workload(f"trace:{vidur}").skipped
     keys = write(tmp_path, '{"arrival_time": 0, "prompt_len": 3, "output_len": 5}\n', "vllm.jsonl")
     with pytest.raises(FileFormatError, match=r"column 'timestamp': is missing: .* Did you mean 'arrival_time'\?"):
         _ = TraceWorkload(keys).skipped
+
+
+SHARED = {"num_requests": 8, "num_clients": 2, "queue": "shared", "order": "fcfs"}
+SERVED = {**SHARED, "workload": "serving", "ttft_s": 2.0, "tpot_s": 0.1}
+KEPT = {**SHARED, "kv_budget_tokens": 2000}
+MOVED = {"num_requests": 8, "num_clients": 2, "assignment": "lpt", "steal": "running"}
+
+
+@pytest.mark.parametrize(
+    ("usual", "changes", "words"),
+    [
+        (SERVED, {"ttft_s": 2000}, r"ttft_s = 2000 is taken as seconds\. If milliseconds are .* give ttft_s = 2\."),
+        (SERVED, {"tpot_s": 100}, r"tpot_s = 100 is taken as seconds\. If milliseconds are .* give tpot_s = 0\.1\."),
+        (KEPT, {"kv_swap_gb_per_s": 64_000}, r"as 10\^9 bytes a second\. If 10\^6 .* give kv_swap_gb_per_s = 64\."),
+        (MOVED, {"move_gb_per_s": 12_500}, r"as 10\^9 bytes a second\. If 10\^6 .* give move_gb_per_s = 12\.5\."),
+        (KEPT, {"kv_budget_tokens": 40 * 10**9},
+         r"kv_budget_tokens = 40000000000 of 2621440 bytes each are 1\.049e\+05 TB\. .*_tokens = 15258\."),
+    ],
+    ids=["TTFT in ms", "TPOT in ms", "swap in MB/s", "moves in MB/s", "budget in bytes"],
+)  # fmt: skip
+def test_what_looks_like_another_unit_is_said_once(monkeypatch, usual, changes, words):
+    monkeypatch.setattr(instances, "_said", set())
+    with pytest.warns(UnitWarning, match=words) as said:
+        instance(Scenario(**{**usual, **changes}), 0)
+    assert len(said) == 1
+    instance(Scenario(**{**usual, **changes}, split="test"), 0)  # warnings are errors here
+
+
+@pytest.mark.parametrize(
+    ("usual", "changes"),
+    [
+        *((SERVED, {"ttft_s": value}) for value in (0.2, 60, 600, 1e6)),
+        *((SERVED, {"tpot_s": value}) for value in (0.1, 10, 500)),
+        *((KEPT, {"kv_swap_gb_per_s": value}) for value in (0.1, 64, 8000, 1e6)),
+        *((MOVED, {"move_gb_per_s": value}) for value in (12.5, 8000, 1e6)),
+        *((KEPT, {"kv_budget_tokens": value}) for value in (2000, 10**8, 2**40)),
+    ],
+)
+def test_what_somebody_may_mean_is_not_doubted(monkeypatch, usual, changes):
+    """The largest value of each is taken for 'no limit'."""
+    monkeypatch.setattr(instances, "_said", set())
+    instance(Scenario(**{**usual, **changes}), 0)
+
+
+def test_recorded_iterations_in_milliseconds_are_doubted(tmp_path):
+    head = "kind,prefill_tokens,active_clients,{name}\n"
+    rows = "prefill,100,,20\nprefill,200,,30\nprefill,300,,40\ndecode,,10,11\ndecode,,20,12\ndecode,,30,13\n"
+    with pytest.warns(
+        UnitWarning, match=r"a decode takes 12 s in the median of duration_s\. If that is in milliseconds"
+    ):
+        fit_cost_model(write(tmp_path, head.format(name="duration_s") + rows))
+    words = r"'duration_ms'\. Did you mean that\? It is in milliseconds by its name: divide by 1000 and call it"
+    with pytest.raises(FileFormatError, match=words):
+        fit_cost_model(write(tmp_path, head.format(name="duration_ms") + rows))
