@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError, WorkloadError
 from llmsched_env.instances import instance
 from llmsched_env.units import UnitWarning
-from llmsched_env.workload import CsvWorkload, TraceWorkload, read_requests_csv, workload
+from llmsched_env.workload import CsvWorkload, Requests, TraceWorkload, read_requests_csv, workload
 from llmsched_env.workload.trace_formats import read_trace
 
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
@@ -232,6 +233,30 @@ def test_what_somebody_may_mean_is_not_doubted(monkeypatch, usual, changes):
     """The largest value of each is taken for 'no limit'."""
     monkeypatch.setattr(instances, "_said", set())
     instance(Scenario(**{**usual, **changes}), 0)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A workload of the user's own, whose times are those of a machine's clock."""
+
+    first_ns: int
+    name: str = "clock"
+
+    def pool_size(self, split: str) -> int | None:
+        return None
+
+    def requests(self, split: str, number: int, *, num_requests: int | None = None) -> Requests:
+        return Requests.of([3] * 4, [5] * 4, release_ns=[self.first_ns + i * 10**6 for i in range(4)])
+
+
+def test_a_clocks_origin_in_a_workload_of_the_users_own_is_doubted(monkeypatch):
+    monkeypatch.setattr(instances, "_said", set())
+    usual = {"num_clients": 2, "assignment": "lpt"}
+    with pytest.warns(
+        UnitWarning, match=r"workload 'clock' comes at release_ns = 353399\d+, 4\.09 days .* subtract the"
+    ):
+        instance(Scenario(workload=Clock(353_399_700_000_000), **usual), 0)
+    instance(Scenario(workload=Clock(86_400 * 10**9), **usual), 0)
 
 
 def test_recorded_iterations_in_milliseconds_are_doubted(tmp_path):
