@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from agents.algorithms import ALGORITHMS, DEFAULT
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.errors import ConfigError, LLMSchedError
+from llmsched_env.flags import in_flags, warnings_in_flags
+from llmsched_env.storage import user_path
 
 if TYPE_CHECKING:
     from agents.training import Rivals, Training
@@ -41,6 +43,15 @@ SCENARIO_OPTIONS = {
     "reward": "reward",
 }
 """Option -> argument of the scenario; one that is not given is as the environment id has it."""
+
+
+FLAGS = {
+    **{name: f"--{option.replace('_', '-')}" for option, name in SCENARIO_OPTIONS.items()},
+    "validation_cases": "--cases",
+    "evaluate_every": "--evaluate-every",
+    **{name: f"--{name}" for name in ("timesteps", "seed", "copies")},
+}
+"""Argument that a message may name -> the option that it was given by."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Args:
     @property
     def folder(self) -> Path:
         """Of the run."""
-        return Path(self.resume or self.out or f"runs/{self.algo}")
+        return user_path(self.resume or self.out or f"runs/{self.algo}")
 
     def training(self) -> Training:
         """What the options ask for.
@@ -164,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         record = _run(args, given, f"python train.py {shlex.join(words)}".strip())
     except LLMSchedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ninterrupted: nothing half-written is left behind. {_advice(args.folder)}", file=sys.stderr)
@@ -188,7 +199,7 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
             "Leave out the others, or begin a new run."
         )
     training = recorded(args.folder) if args.resume else args.training()
-    with warnings.catch_warnings():
+    with warnings_in_flags(FLAGS):
         warnings.simplefilter("ignore", CoverageWarning)  # one a policy; each says the same
         return train(training, _rivals(training.validation), command=command, resume=bool(args.resume))
 

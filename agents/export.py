@@ -21,6 +21,7 @@ from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.core.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError
+from llmsched_env.flags import path_option
 
 __all__ = ["export"]
 
@@ -131,14 +132,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "decides otherwise without it, and its zip does not tell.",
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="ZIP", help="the saved model; opening it can run code")
+    add("model", type=path_option, metavar="ZIP", help="the saved model; opening it can run code")
     add("--algo", required=True, metavar="NAME", help=f"what trained it: {', '.join(LIBRARIES)}")
     add(
         "--scenario",
         metavar="ID",
         help="id of the environment that it was trained on, if it is not in its run's folder",
     )
-    add("--out", required=True, type=Path, metavar="FILE.npz", help="file to write")
+    add("--out", required=True, type=path_option, metavar="FILE.npz", help="file to write")
     options = parser.parse_args(arguments)
     try:
         scenario = _trained_in(options.model, options.scenario)

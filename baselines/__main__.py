@@ -31,14 +31,27 @@ from llmsched_env.evaluation import CoverageWarning, Estimate, PromiseWarning, e
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
+from llmsched_env.flags import in_flags, path_option
 from llmsched_env.instances import instance
 from llmsched_env.storage import output_folder, write_whole
+from llmsched_env.units import UnitWarning
 from llmsched_env.workload import SPLITS, predictor
 
 PICTURED = ("baseline", "hybrid")
 CURVES = ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
 MOST_CASES = 10**6
 MULTIPLIERS = [float(x) for x in np.round(np.geomspace(0.01, 10.0, 31), 4)]
+
+
+FLAGS = {
+    **{name: f"--{name.replace('_', '-')}" for name in ("workload", "cost", "queue", "order", "lengths", "predictor")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("ttft_s", "tpot_s", "seed", "workers", "engine")},
+    "num_clients": "--clients",
+    "num_requests": "--requests",
+    "prefill_token_cap": "--prefill-cap",
+    "load": "--loads",
+}
+"""Argument that a message may name -> the option that it was given by."""
 
 
 def parse_cases(text: str) -> NDArray[np.int64]:
@@ -142,8 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="names, rule@order; of your own module:factory, or the path of an agent's .npz file (default: all)",
     )
-    add("--json", type=Path, metavar="PATH", help="also write the comparison as JSON there")
-    add("--out", type=Path, metavar="DIR", help="folder for tables, configuration and pictures")
+    add("--json", type=path_option, metavar="PATH", help="also write the comparison as JSON there")
+    add("--out", type=path_option, metavar="DIR", help="folder for tables, configuration and pictures")
     add(
         "--workers",
         type=int,
@@ -166,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(options, "python -m baselines " + shlex.join(arguments))
     except LLMSchedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = chunk_folder(options)
@@ -195,11 +208,12 @@ def run(options: argparse.Namespace, command: str) -> None:
     workers = 1 if options.workers is None else options.workers
     Sharing(workers, options.engine)  # complains now, before the long work
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", PromiseWarning)
+        for kind in (PromiseWarning, UnitWarning):
+            warnings.simplefilter("always", kind)
         for place in places:
             instance(place, int(cases[0]))
     for text in dict.fromkeys(str(warning.message) for warning in said):
-        print(f"warning: {text}", file=sys.stderr)
+        print(f"warning: {in_flags(text, FLAGS)}", file=sys.stderr)
     if options.out is not None:
         output_folder(options.out)
     if options.json is not None:

@@ -31,6 +31,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
 from llmsched_env.evaluation.report import grid, interval
+from llmsched_env.flags import in_flags, path_option
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.viewer.extras import viz_module
 from llmsched_env.workload import SPLITS, NoisyTruth, Population, Predictor, PromptRegression, UnevenTruth
@@ -236,6 +237,9 @@ def _draw(result: Study, path: Path) -> Path:
     return pictures.gap_by_correlation(path, panels, ("first come first served", result.fcfs), title=title)
 
 
+FLAGS = {"num_clients": "--clients", "num_requests": "--requests", "seed": "--seed"}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -247,7 +251,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the predictors' noise (default: %(default)s)")
     add("--clients", type=int, metavar="J", help="clients (default: the scenario's, 200)")
     add("--requests", type=int, metavar="N", help="requests a case, drawn with replacement (default: the workload's)")
-    add("--out", type=Path, metavar="DIR", help="folder for predictions.json, predictions.csv and predictions.png")
+    add(
+        "--out",
+        type=path_option,
+        metavar="DIR",
+        help="folder for predictions.json, predictions.csv and predictions.png",
+    )
     return parser
 
 
@@ -258,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(options, f"{COMMAND} {shlex.join(arguments)}".rstrip())
     except LLMSchedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: nothing half-written is left behind.", file=sys.stderr)

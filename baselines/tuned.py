@@ -29,6 +29,7 @@ from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import case_numbers
+from llmsched_env.flags import in_flags, path_option
 from llmsched_env.policy import CompiledRule, Start
 from llmsched_env.storage import output_folder, write_whole
 
@@ -251,12 +252,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Tune every rule on every default scenario and write ``tuned.json``; 2 for unusable arguments."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=main.__doc__)
     parser.add_argument("--cases", type=int, default=STORED_CASES, help="training cases (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=STORED, help="file to write (default: the package's own)")
+    parser.add_argument("--out", type=path_option, default=STORED, help="file to write (default: the package's own)")
     options = parser.parse_args(argv)
     try:
         _tune_all(options.cases, options.out)
     except LLMSchedError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(2, f"error: {in_flags(str(error), {'cases': '--cases'})}\n")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import FileFormatError
+from llmsched_env.units import UnitWarning
 from llmsched_env.workload.csv_table import Cell, CsvTable, read_table
 
 __all__ = ["FittedCostModel", "KindFit", "fit_cost_model"]
@@ -20,6 +23,9 @@ MIN_ROWS = 3
 
 MAX_SIZE = 2**31 - 1
 MAX_DURATION_S = 1000
+LONG_DECODE_S = 2
+"""A decode emits a token for each client; ones of the largest models take a fifth of a second."""
+
 NS_DIGITS = 9
 
 
@@ -107,6 +113,9 @@ def fit_cost_model(
         FileFormatError: a missing column, a bad cell, too few lines of a kind, or sizes that do not vary enough to
             tell the coefficients apart.
         ConfigError: a cap that is not a number of tokens, or durations that leave no valid model.
+
+    Warns:
+        UnitWarning: decodes so long that they will not be in seconds.
     """
     table = read_table(
         csv_path, required=("kind", *COLUMN_OF_KIND.values(), "duration_s"), optional=("context_tokens",)
@@ -117,6 +126,7 @@ def fit_cost_model(
         kind, size, duration_ns = _iteration(table, line, cells)
         sizes[kind].append(size)
         durations_ns[kind].append(duration_ns)
+    _doubt_seconds(table, durations_ns["decode"])
     (alpha_p, beta_p), prefill = _fit(table, "prefill", sizes["prefill"], durations_ns["prefill"])
     (alpha_d, beta_d, *gamma), decode = _fit(table, "decode", sizes["decode"], durations_ns["decode"])
     model = CostModel(
@@ -131,6 +141,17 @@ def fit_cost_model(
         covers_active_clients=decode.covers,
     )
     return FittedCostModel(model, prefill, decode)
+
+
+def _doubt_seconds(table: CsvTable, decodes_ns: list[int]) -> None:
+    usual_s = statistics.median(decodes_ns or [0]) / 1e9
+    if usual_s > LONG_DECODE_S:
+        warnings.warn(
+            f"{table.path}: a decode takes {usual_s:.4g} s in the median of duration_s. If that is in milliseconds, "
+            "divide the column by 1000.",
+            UnitWarning,
+            stacklevel=3,
+        )
 
 
 def _iteration(table: CsvTable, line: int, cells: list[str]) -> tuple[str, tuple[int, ...], int]:

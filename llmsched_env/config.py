@@ -12,6 +12,7 @@ from typing import Any
 
 from llmsched_env.cost import CostModel, MixedCost, cost_model, mixed_cost
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
+from llmsched_env.units import percent_hint
 from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
 from llmsched_env.workload.predictors import check_sd_weight
 
@@ -240,6 +241,9 @@ class Scenario:
             ) from None
 
     def _check_serving(self) -> None:
+        if self.load is not None and number("load", self.load) > MAX_LOAD:
+            hint = percent_hint(float(self.load), MAX_LOAD)
+            raise ConfigError(f"load = {self.load} is out of range: it is above 0 and at most {MAX_LOAD:g}.{hint}")
         for name, least, most in (
             ("load", 0.0, MAX_LOAD),
             ("ttft_s", MIN_PROMISE_S, MAX_TTFT_S),
@@ -251,6 +255,7 @@ class Scenario:
         if not 0 <= share < 0.5:
             raise ConfigError(
                 f"uncounted_share = {self.uncounted_share!r} is out of range: it lies in [0, 0.5), at each end."
+                f"{percent_hint(share, 0.5)}"
             )
         object.__setattr__(self, "uncounted_share", share)
         if self.load is not None and not self.cost_model.is_affine:
@@ -274,7 +279,9 @@ class Scenario:
     def _check_memory(self) -> None:
         watermark = number("kv_watermark", self.kv_watermark)
         if not 0 <= watermark < 1:
-            raise ConfigError(f"kv_watermark = {self.kv_watermark!r} is out of range: it lies in [0, 1).")
+            raise ConfigError(
+                f"kv_watermark = {self.kv_watermark!r} is out of range: it lies in [0, 1).{percent_hint(watermark, 1)}"
+            )
         object.__setattr__(self, "kv_watermark", watermark)
         if self.kv_swap_gb_per_s is not None:
             found = real("kv_swap_gb_per_s", self.kv_swap_gb_per_s, 1e-6, 1e6)
@@ -351,7 +358,7 @@ class Scenario:
         if not 0 <= share < 1:
             raise ConfigError(
                 f"cached_share = {self.cached_share!r} is out of range: it lies in [0, 1) (a prefill computes at "
-                "least one token)."
+                f"least one token).{percent_hint(share, 1)}"
             )
         object.__setattr__(self, "cached_share", share)
         if self.move_gb_per_s is not None:
@@ -384,7 +391,8 @@ class Scenario:
         ):
             found = number(name, getattr(self, name))
             if not least <= found <= most or (name == "straggler_probability" and found == most):
-                raise ConfigError(f"{name} = {getattr(self, name)!r} is out of range: it lies in {limits}.")
+                hint = "" if name == "straggler_factor" else percent_hint(found, most)
+                raise ConfigError(f"{name} = {getattr(self, name)!r} is out of range: it lies in {limits}.{hint}")
             object.__setattr__(self, name, found)
         if (self.straggler_probability > 0) != (self.straggler_factor > 1):
             raise ConfigError(

@@ -12,12 +12,13 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.config import CAP_LEVELS, Scenario
+from llmsched_env.config import CAP_LEVELS, MAX_KV_TOKENS, Scenario
 from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
 from llmsched_env.core.noise import Disturbance
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.offline import lb1_ns, mixed_bound_ns, stored_assignment
+from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.draws import Stream, raw_words
 from llmsched_env.workload.protocol import check_case
@@ -29,6 +30,12 @@ BYTES_KEPT = 2**29
 
 UNBOUNDED_POOL = 2**31
 """Cases to draw from where a workload makes them without end."""
+
+MOST_CACHE_BYTES = 10**15
+"""The memory of some thousand accelerators: no cache is larger."""
+
+LATE_NS = 86_400 * 10**9
+"""A day of waiting for the first request is no part of any episode."""
 
 _lock = threading.Lock()
 _instances: LRUCache[Any, Instance] = LRUCache(BYTES_KEPT, getsizeof=lambda kept: kept.nbytes)
@@ -54,6 +61,7 @@ def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = Non
 
     Warns:
         PromiseWarning: a promise that no schedule can keep.
+        UnitWarning: a promise, a bandwidth, a budget or an origin of times that looks as if another was meant.
     """
     # Before the cache, to which True and 1.0 are 1.
     _, case = check_case(scenario.split, case)
@@ -105,6 +113,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
     )
     if promised is not None:
         _warn_of(promised, scenario, case, requests)
+    _warn_of_units(scenario, requests)
     return built
 
 
@@ -161,6 +170,27 @@ def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Reques
             stacklevel=4,
         )
         _said.add(key)
+
+
+def _warn_of_units(scenario: Scenario, requests: Requests) -> None:
+    """Say once a process which arguments look as if another unit was meant."""
+    doubts = [doubt(name, value) for name in DOUBTED if (value := getattr(scenario, name)) is not None]
+    tokens, each = scenario.kv_budget_tokens, scenario.kv_bytes_per_token
+    if tokens is not None and tokens * each > MOST_CACHE_BYTES and tokens < MAX_KV_TOKENS:
+        doubts.append(
+            f"kv_budget_tokens = {tokens} of {each} bytes each are {tokens * each / 1e12:.4g} TB. If {tokens} bytes "
+            f"are meant, give kv_budget_tokens = {max(1, tokens // each)}."
+        )
+    if requests.release_ns[0] > LATE_NS:
+        doubts.append(
+            f"the first request of workload {scenario.source.name!r} comes at release_ns = {requests.release_ns[0]}, "
+            f"{requests.release_ns[0] / 86400e9:.4g} days after the episode begins. If these are a clock's times, "
+            "subtract the first."
+        )
+    for text in doubts:
+        if text is not None and text not in _said:
+            warnings.warn(text, UnitWarning, stacklevel=4)
+            _said.add(text)
 
 
 def _at_load(scenario: Scenario, requests: Requests) -> Requests:

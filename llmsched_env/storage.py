@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import platformdirs
 
 from llmsched_env.errors import PathError
 
-__all__ = ["cache_dir", "output_folder", "write_whole"]
+__all__ = ["cache_dir", "output_folder", "user_path", "write_whole"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,26 +26,99 @@ CACHE_VARIABLE = "LLMSCHED_CACHE_DIR"
 
 @functools.cache
 def cache_dir() -> Path:
-    """The folder for everything that can be rebuilt: ``$LLMSCHED_CACHE_DIR``, or the user's cache folder.
+    """The folder for everything that can be rebuilt: ``$LLMSCHED_CACHE_DIR``, or the user's cache folder; absolute.
 
-    Falls back to a temporary folder of this process where that one cannot be written: slower, never fatal.
+    A relative ``$LLMSCHED_CACHE_DIR`` counts from the working folder of the first call, and is made absolute for the
+    processes that this one starts. Where the folder cannot be written, or the user has no home, it is one of the user's
+    own among the temporary files, used again by later processes.
+
+    Raises:
+        PathError: no temporary folder can be written either.
     """
-    wanted = Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("llmsched_env"))
+    named = os.environ.get(CACHE_VARIABLE)
     try:
+        wanted = user_path(named).absolute() if named else _home_cache()
         wanted.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=wanted):
-            return wanted
+            pass
     except OSError as error:
-        own = Path(tempfile.mkdtemp(prefix="llmsched_env-"))
-        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        found = _temporary_cache()
+        why = str(error) if isinstance(error, PathError) else f"it cannot be written ({error.strerror or error})"
         _log.warning(
-            "cache folder %s cannot be written (%s): compiled code and assignments are kept for this process only. "
-            "Set %s to a writable folder.",
-            wanted,
-            error.strerror or error,
+            "cache folder %s: %s. Compiled code and assignments are kept in %s. Set %s to a writable folder.",
+            named or "of the user",
+            why,
+            found,
             CACHE_VARIABLE,
         )
-        return own
+        return found
+    if named:
+        os.environ[CACHE_VARIABLE] = str(wanted)
+    return wanted
+
+
+def user_path(path: Path | str) -> Path:
+    """A path as users write it, with ``~`` for their home.
+
+    Raises:
+        PathError: it begins with ``~``, and that user or home is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise PathError(f"{path} begins with a home folder that is not known: write the whole path.") from None
+
+
+def _home_cache() -> Path:
+    """The user's cache folder.
+
+    Raises:
+        PathError: the user has no home.
+    """
+    try:
+        found = Path(platformdirs.user_cache_dir("llmsched_env"))
+    except RuntimeError:
+        found = Path()
+    if not found.is_absolute():  # older versions of platformdirs answer with a folder '~' in the working folder
+        raise PathError("there is no home folder for this user id")
+    return found
+
+
+def _temporary_cache() -> Path:
+    """A folder of this user among the temporary files.
+
+    What lies in it is run, so it must be nobody else's. Where the usual name is taken, it is a folder of this process,
+    which is removed at its end, also where multiprocessing ends it.
+
+    Raises:
+        PathError: none can be made.
+    """
+    try:
+        usual = Path(tempfile.gettempdir()) / f"llmsched_env-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+        usual.mkdir(mode=0o700, exist_ok=True)
+        if _is_own(usual):
+            with tempfile.TemporaryFile(dir=usual):
+                return usual
+    except OSError:
+        pass
+    try:
+        own = Path(tempfile.mkdtemp(prefix="llmsched_env-"))
+    except OSError as error:
+        raise PathError(
+            f"no folder for a cache can be written ({error.strerror or error}): set {CACHE_VARIABLE} to one that can."
+        ) from error
+    Finalize(None, shutil.rmtree, (own,), {"ignore_errors": True}, exitpriority=0)
+    return own
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder, not a link to one, belongs to this user and nobody else can write to it."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return False
+    if not hasattr(os, "getuid"):
+        return True  # each user has temporary files of their own there
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 @contextmanager
@@ -54,7 +128,7 @@ def write_whole(path: Path | str) -> Iterator[Path]:
     Raises:
         PathError: the folder cannot be created or written.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -78,7 +152,7 @@ def output_folder(path: Path | str) -> Path:
     Raises:
         PathError: it is a file, or cannot be created or written.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

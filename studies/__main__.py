@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmsched_env.errors import LLMSchedError, UnknownNameError
+from llmsched_env.flags import in_flags, path_option
 from llmsched_env.storage import write_whole
 from studies.page import PAGE, PICTURES, replaced
 from studies.registry import STUDIES
 from studies.study import Options, Study, run
+
+FLAGS = {name: f"--{name}" for name in ("cases", "clients", "seed", "workers")}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clients", type=int, nargs="+", default=usual.clients, metavar="J", help=f"(default: {usual.clients})")
     add("--seed", type=int, default=usual.seed, help="of what is random beside the cases (default: %(default)s)")
     add("--workers", type=int, default=-1, metavar="N", help="processes; -1 for every core (default: %(default)s)")
-    add("--out", type=Path, default=Path("results/studies"), metavar="DIR", help="(default: %(default)s)")
+    add("--out", type=path_option, default=Path("results/studies"), metavar="DIR", help="(default: %(default)s)")
     add("--write", action="store_true", help="put the tables and pictures into docs/, too")
     return parser
 
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if asked.write:
                 _publish(study, table, asked.out / f"{name}.png")
     except LLMSchedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted: what was done is kept, and the same command goes on from there.", file=sys.stderr)

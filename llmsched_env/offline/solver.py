@@ -9,16 +9,22 @@ What is worked around, seen with PuLP 3.3:
 - A HiGHS solve that stops at its node limit ends in ``kSolutionLimit``, which PuLP does not know: it raises
   ``KeyError`` *after* it has stored the values.
 - Unknown solver options are ignored without a word, so they are spelled here only.
-- HiGHS keeps the thread count of a process's first solve and fails every later one that asks for another count: its
-  scheduler is reset before and after, so that neither the caller's solves nor these disturb the other.
+- HiGHS has a scheduler for each thread that solves. It keeps the thread count of the first solve and fails every later
+  one that asks for another count; and a forked process inherits one whose threads are gone. So each solve here has a
+  thread of its own, whose scheduler is new and ends with it.
+- CBC's command line is split at blanks, also at those in the path of its files, and these stay behind where it fails.
 - ``LpVariable(...)`` and ``PULP_CBC_CMD`` are deprecated, and gone in 4.0.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pulp
@@ -99,19 +105,30 @@ def _solver_object(name: str | None, gap_abs: float, node_limit: int | None) -> 
 
 
 @contextmanager
-def _scheduler_of_its_own(program: Any) -> Iterator[None]:
-    reset: Callable[[bool], Any] | None = None
-    if program.name == "HiGHS":
-        import highspy
+def _files_of_its_own(program: Any) -> Iterator[None]:
+    """A folder for the files of a solver that is a command, without blanks in its path; removed whatever happens.
 
-        reset = getattr(highspy.Highs, "resetGlobalScheduler", None)
-    if reset:
-        reset(True)
-    try:
+    Raises:
+        SolverError: there is none.
+    """
+    if program.name == "HiGHS":
         yield
-    finally:
-        if reset:
-            reset(True)
+        return
+    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp", str(Path.cwd())):
+        if len(base.split()) == 1 and os.access(base, os.W_OK | os.X_OK):
+            break
+    else:
+        raise SolverError(
+            f"CBC takes no path with blanks, and the folder of temporary files is {tempfile.gettempdir()!r}: set "
+            "TMPDIR to a folder without blanks, or install highspy."
+        )
+    with tempfile.TemporaryDirectory(prefix="llmsched_env-", dir=base) as program.tmpDir:
+        yield
+
+
+def _in_its_own_thread(work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1, "llmsched_env-solver") as thread:
+        return thread.submit(work).result()
 
 
 def solve(problem: Any, solver: str | None = None, *, gap_abs: float = 0.0, node_limit: int | None = None) -> Outcome:
@@ -130,8 +147,8 @@ def solve(problem: Any, solver: str | None = None, *, gap_abs: float = 0.0, node
     """
     program = _solver_object(solver, gap_abs, node_limit)
     try:
-        with _scheduler_of_its_own(program):
-            stats = problem.solve(program)
+        with _files_of_its_own(program):
+            stats = _in_its_own_thread(lambda: problem.solve(program))
     except KeyError:
         return Outcome(has_values=True, proved=False, infeasible=False)
     except pulp.PulpError as error:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import difflib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, InvalidOperation, Overflow
 from pathlib import Path
 
-from llmsched_env.errors import FileFormatError, PathError
+from llmsched_env.errors import FileFormatError
+from llmsched_env.workload.headers import guesses, others, remedy
+from llmsched_env.workload.text_file import read_text
 
-__all__ = ["Cell", "CsvTable", "read_table", "read_text"]
+__all__ = ["Cell", "CsvTable", "read_table"]
 
 EXACT = Context(prec=60, traps=[InvalidOperation, Overflow])
 """Decimal arithmetic that no user's context changes; rounds half to even."""
-
-NEAR_MISS = 0.8
-"""Similarity of a column's name to a known one above which it is taken for a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,14 @@ class CsvTable:
 
 
 def read_table(path: Path | str, *, required: Sequence[str], optional: Sequence[str] = ()) -> CsvTable:
-    """Read a UTF-8 CSV file and check its header.
+    """Read a UTF-8 CSV file, plain or compressed with gzip, and check its header.
 
-    Columns may stand in any order. Unknown ones are ignored, unless the name is so near to that of a known column
-    that the file lacks that it must be a slip of the pen.
+    Columns may stand in any order. Unknown ones are ignored, unless the name must mean a known column that the file
+    lacks: a slip of the pen, other letters, another unit, or what another system calls it.
 
     Raises:
         PathError: no such file, a folder, or no permission.
-        FileFormatError: not UTF-8, empty, a column that is missing, doubled or misspelt.
+        FileFormatError: not UTF-8, damaged, empty, a column that is missing, doubled or misspelt.
     """
     path = Path(path)
     text = read_text(path)
@@ -103,16 +101,17 @@ def read_table(path: Path | str, *, required: Sequence[str], optional: Sequence[
     for name in known:
         if header.count(name) > 1:
             raise FileFormatError(path, "appears more than once in the header: keep one.", line=line, column=name)
-    missing = [name for name in known if name not in header]
-    strange = [name for name in header if name not in known]
-    for name in missing:
-        close = difflib.get_close_matches(name, strange, n=1, cutoff=0.5 if name in required else NEAR_MISS)
-        if name in required:
-            raise FileFormatError(path, _missing(header, close, wanted), line=line, column=name)
-        if close:
-            raise FileFormatError(
-                path, f"is not a known column. Did you mean {name!r}? Rename it.", line=line, column=close[0]
-            )
+    found = guesses(header, required, optional)
+    for name in required:
+        if name not in header:
+            raise FileFormatError(path, _missing(header, name, found, wanted), line=line, column=name)
+    for name, close in found.items():
+        raise FileFormatError(
+            path,
+            f"is not a known column. Did you mean {name!r}? {remedy(name, close)} Remove it if it is something else.",
+            line=line,
+            column=close,
+        )
     return CsvTable(path, text, header, {name: header.index(name) for name in known if name in header})
 
 
@@ -179,40 +178,16 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def _missing(header: tuple[str, ...], close: list[str], wanted: str) -> str:
+def _missing(header: tuple[str, ...], name: str, found: dict[str, str], wanted: str) -> str:
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and separator in header[0]:
             return f"is missing: the header is separated by {called}. Separate cells by commas."
-    if close:
-        return f"is missing, but there is {close[0]!r}. Did you mean that? Rename it."
-    shown = ", ".join(_shown(name) for name in header[:10])
+    if name in found:
+        close = found[name]
+        return f"is missing, but there is {close!r}. Did you mean that? {remedy(name, close)}{others(found, name)}"
+    shown = ", ".join(_shown(cell) for cell in header[:10])
     return f"is missing: the header has {shown}. Columns needed: {wanted}."
 
 
 def _bad_quotes(path: Path, error: csv.Error, line: int) -> FileFormatError:
     return FileFormatError(path, f"cannot be split into cells ({error}): close or remove its quotes.", line=line)
-
-
-def read_text(path: Path, kind: str = "CSV") -> str:
-    """The text of a UTF-8 file, without a byte order mark; ``kind`` is what messages call it.
-
-    Raises:
-        PathError: no such file, a folder, or no permission.
-        FileFormatError: not UTF-8, or with null characters.
-    """
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
-        raise PathError(f"cannot read {path}: {reason}. Give the path of a readable {kind} file.") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise FileFormatError(
-            path, f"byte 0x{data[error.start]:02x} is not UTF-8: save the file as {kind} UTF-8.", line=line
-        ) from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise FileFormatError(path, f"has a null character: save the file as {kind} UTF-8.", line=line)
-    return text

@@ -14,19 +14,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.errors import ConfigError, FileFormatError, PathError
+from llmsched_env.errors import ConfigError, FileFormatError
 from llmsched_env.workload.csv_table import EXACT, Cell, CsvTable, read_table
 from llmsched_env.workload.draws import Stream, permutation, raw_words, with_replacement
 from llmsched_env.workload.protocol import check_case, check_num_requests, check_split
 from llmsched_env.workload.requests import MAX_TOKENS, Requests
+from llmsched_env.workload.text_file import file_name, file_version
+from llmsched_env.workload.times import MAX_CLOCK_S, doubt_seconds, since_first
 
-__all__ = ["CsvWorkload", "file_version", "read_requests_csv"]
+__all__ = ["CsvWorkload", "read_requests_csv"]
 
 FAMILY = "csv"
 TOKENS = ("prompt_tokens", "output_tokens", "predicted_tokens")
 NS_DIGITS = 9
-MAX_ARRIVAL_S = 10**9
-"""Thirty years. Larger numbers are dates (seconds since 1970) or another unit."""
+SECONDS = "seconds of any clock, from 0 or since 1970"
 
 CHUNK_ROWS = 2**16
 """Rows converted at a time: bounds the memory that Python strings take."""
@@ -38,20 +39,27 @@ def read_requests_csv(path: Path | str) -> Requests:
     """Read requests from a CSV file with a header.
 
     Columns, in any order: ``prompt_tokens`` and ``output_tokens`` (whole numbers of at least 1), optionally
-    ``arrival_s`` (seconds from the start, decimal, never decreasing; kept to the nanosecond without passing through a
-    float) and ``predicted_tokens`` (an estimate of ``output_tokens``, a whole number of at least 1). Other columns
-    are ignored. UTF-8, with or without byte order mark, any line ends; blank lines are skipped.
+    ``arrival_s`` (seconds of any clock, decimal, never decreasing; kept to the nanosecond without passing through a
+    float, and counted from the first row) and ``predicted_tokens`` (an estimate of ``output_tokens``, a whole number of
+    at least 1). Other columns are ignored, unless their name must mean one of these. UTF-8, with or without byte order
+    mark, any line ends, plain or compressed with gzip; blank lines are skipped.
 
     Raises:
         PathError: the file cannot be read.
         FileFormatError: it can, but a column is missing or misspelt, or a cell is not what its column asks for; names
             line, column and remedy.
+
+    Warns:
+        UnitWarning: arrivals so far apart that they will be in milliseconds.
     """
     table = read_table(path, required=TOKENS[:2], optional=("arrival_s", TOKENS[2]))
     columns = _read_fast(table)
     if columns is None:
         # Either something is wrong, and the careful pass says where, or a number is written in an unusual way.
         columns = _read_carefully(table)
+    if "arrival_s" in columns:
+        doubt_seconds(table.path, columns["arrival_s"], "arrival_s")
+        columns["arrival_s"] = since_first(table.path, columns["arrival_s"])
     return Requests.of(
         columns["prompt_tokens"],
         columns["output_tokens"],
@@ -115,7 +123,7 @@ def fast_seconds(cells: tuple[str, ...]) -> NDArray[np.int64] | None:
     if not joined.isascii() or "_" in joined or "e" in joined or "E" in joined:
         return None
     seconds = list(map(Decimal, map(str.strip, cells)))
-    if not all(0 <= value <= MAX_ARRIVAL_S for value in seconds):
+    if not all(0 <= value <= MAX_CLOCK_S for value in seconds):
         return None
     scaleb, whole = EXACT.scaleb, EXACT.to_integral_value
     return np.array([int(whole(scaleb(value, NS_DIGITS))) for value in seconds], np.int64)
@@ -141,21 +149,7 @@ def _read_carefully(table: CsvTable) -> Columns:
 def _number(cell: Cell) -> int:
     if cell.column in TOKENS:
         return cell.whole_number(1, MAX_TOKENS)
-    return cell.scaled_number(NS_DIGITS, 0, MAX_ARRIVAL_S, "seconds since the start, which is 0")
-
-
-def file_version(path: Path, kind: str = "CSV") -> tuple[int, int]:
-    """Time of modification in ns and size in bytes; ``kind`` is what messages call the file.
-
-    Raises:
-        PathError: the file cannot be read.
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PathError(f"cannot read {path}: {reason}. Give the path of a readable {kind} file.") from error
-    return status.st_mtime_ns, status.st_size
+    return cell.scaled_number(NS_DIGITS, 0, MAX_CLOCK_S, SECONDS)
 
 
 @dataclass(frozen=True)
@@ -185,7 +179,7 @@ class CsvWorkload:
     @property
     def name(self) -> str:
         """What tables call it: the file's name without its ending."""
-        return self.path.stem
+        return file_name(self.path)
 
     @property
     def num_requests(self) -> int:

@@ -30,6 +30,13 @@ _BUILT_IN: tuple[Workload, ...] = (
 WORKLOADS = MappingProxyType({item.name: item for item in _BUILT_IN})
 """Name -> workload with its default parameters."""
 
+TEXT_FILES = (".csv", ".jsonl")
+OTHER_FILES = (
+    *(".zip", ".bz2", ".xz", ".zst"),
+    *(".parquet", ".feather", ".arrow", ".xlsx", ".npy"),
+    *(".json", ".tsv", ".txt"),
+)
+"""Endings of files that cannot be read as they are: their readers say so, with the remedy."""
 
 PREFIXES = MappingProxyType({"azure": "azure", "burstgpt": "burstgpt", "mooncake": "mooncake", "trace": "auto"})
 """What may stand before a colon and a path -> format of the trace."""
@@ -38,10 +45,11 @@ PREFIXES = MappingProxyType({"azure": "azure", "burstgpt": "burstgpt", "mooncake
 def workload(source: str | os.PathLike[str] | Workload) -> Workload:
     """A workload by name, by the path of a file, or itself.
 
-    A file is named by a ``Path``, a string that ends in ``.csv`` or ``.jsonl``, or a string that begins with
-    ``azure:``, ``burstgpt:``, ``mooncake:`` or ``trace:`` (any format). Without such a prefix the file's first line
-    decides, where there is one to read: a published trace becomes a :class:`TraceWorkload`, all else a
-    :class:`CsvWorkload`. Nothing more is read yet.
+    A file is named by a ``Path``, a string that ends in ``.csv`` or ``.jsonl`` (or these and ``.gz``), or a string that
+    begins with ``azure:``, ``burstgpt:``, ``mooncake:`` or ``trace:`` (any format). After such a prefix the string may
+    end in ``?unit=s`` or ``?unit=ms``, for timestamps in Mooncake's keys. Without one the file's first line decides,
+    where there is one to read: a published trace becomes a :class:`TraceWorkload`, all else a :class:`CsvWorkload`.
+    Nothing more is read yet.
 
     Raises:
         UnknownNameError: a string that is neither a name nor a file.
@@ -52,12 +60,12 @@ def workload(source: str | os.PathLike[str] | Workload) -> Workload:
             return WORKLOADS[source]
         prefix, colon, path = source.partition(":")
         if colon and path and prefix in PREFIXES:
-            return TraceWorkload(Path(path), PREFIXES[prefix])  # type: ignore[arg-type]
-        if source.lower().endswith((".csv", ".jsonl")):
+            path, _, unit = path.partition("?unit=")
+            return TraceWorkload(Path(path), PREFIXES[prefix], unit=unit or None)  # type: ignore[arg-type]
+        if source.lower().removesuffix(".gz").endswith(TEXT_FILES + OTHER_FILES):
             return _file(Path(source))
-        raise UnknownNameError(
-            "workload", source, [*WORKLOADS, "PATH.csv", "PATH.jsonl", *(f"{prefix}:PATH" for prefix in PREFIXES)]
-        )
+        files = ("PATH.csv", "PATH.csv.gz", "PATH.jsonl", *(f"{prefix}:PATH" for prefix in PREFIXES))
+        raise UnknownNameError("workload", source, [*WORKLOADS, *files])
     if isinstance(source, os.PathLike):
         return _file(Path(source))
     if isinstance(source, type) or not isinstance(source, Workload):
@@ -69,8 +77,9 @@ def workload(source: str | os.PathLike[str] | Workload) -> Workload:
 
 
 def _file(path: Path) -> Workload:
-    if path.suffix.lower() == ".jsonl":
-        return TraceWorkload(path, "mooncake")
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((".jsonl", ".json")):
+        return TraceWorkload(path, "mooncake" if name.endswith(".jsonl") else "auto")
     try:
         published = detect_format(path) != "csv"
     except LLMSchedError:  # for the reader of CSV files to explain, at the first use

@@ -15,10 +15,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.errors import FileFormatError, UnknownNameError, WorkloadError
+from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError, WorkloadError
 from llmsched_env.workload import from_csv
-from llmsched_env.workload.csv_table import EXACT, Cell, CsvTable, read_table, read_text
+from llmsched_env.workload.csv_table import EXACT, Cell, CsvTable, read_table
+from llmsched_env.workload.headers import means
 from llmsched_env.workload.requests import MAX_TOKENS
+from llmsched_env.workload.text_file import read_start, read_text
+from llmsched_env.workload.times import FACTORS, MAX_CLOCK_S, QWEN_KEY, TimeUnit, json_unit, since_first
 
 __all__ = ["FORMATS", "Trace", "TraceFormat", "detect_format", "read_trace"]
 
@@ -33,7 +36,10 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
 }
 """Format -> names of the columns (keys, for Mooncake) that hold time, prompt and output."""
 
-SNIFFED_CHARACTERS = 2**16
+SAME = {"timestamp": "arrival_s", "input_length": "prompt_tokens", "output_length": "output_tokens"}
+"""Mooncake's key -> this project's name for the same."""
+
+SNIFFED_BYTES = 2**16
 
 DATE = re.compile(
     r"(19[7-9][0-9]|20[0-9][0-9])-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})"
@@ -73,34 +79,36 @@ def detect_format(path: Path) -> TraceFormat:
         PathError: the file cannot be read.
         FileFormatError: empty, or the beginning of no known format.
     """
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            start = file.read(SNIFFED_CHARACTERS).lstrip()
-    except (OSError, ValueError):
-        start = read_text(path, "trace").lstrip()  # raises what fits
+    start = read_start(path, SNIFFED_BYTES)
     if not start:
         raise FileFormatError(path, f"is empty: {_known_formats()}", line=1)
     if start.startswith("{"):
         return "mooncake"
-    header = {cell.strip().strip('"').casefold() for cell in start.splitlines()[0].split(",")}
+    if start.startswith("["):
+        raise FileFormatError(path, "is one JSON array: write one object a line (jq -c '.[]').", line=1)
+    cells = [cell.strip().strip('"') for cell in start.splitlines()[0].split(",")]
+    header = {cell.casefold() for cell in cells}
     # Azure and BurstGPT share the name of their time, which therefore tells nothing.
     hits = {
         name: sum(column.casefold() in header for column in COLUMNS[name] if column.casefold() != "timestamp")
         for name in ("azure", "burstgpt", "csv")
     }
     best = max(hits, key=lambda name: hits[name])
+    if hits[best] == 0 and any(means(name, cell) for name in COLUMNS["csv"][1:] for cell in cells):
+        return "csv"  # by another name, which its reader explains
     if hits[best] == 0:
         shown = start.splitlines()[0][:80]
         raise FileFormatError(path, f"begins with {shown!r}, which is no known format: {_known_formats()}", line=1)
     return best  # type: ignore[return-value]
 
 
-def read_trace(path: Path, kind: TraceFormat, *, skip_failed: bool) -> Trace:
+def read_trace(path: Path, kind: TraceFormat, *, skip_failed: bool, unit: TimeUnit | None = None) -> Trace:
     """Read a trace in one of :data:`FORMATS`.
 
     Args:
         path: the file.
         kind: its format.
+        unit: of the timestamps of "mooncake", the one format for which two are in use; ``None``: as the file shows.
         skip_failed: leave out rows with 0 output tokens, and count them; else they are an error.
 
     Raises:
@@ -108,12 +116,15 @@ def read_trace(path: Path, kind: TraceFormat, *, skip_failed: bool) -> Trace:
         PathError: the file cannot be read.
         FileFormatError: it can, but not understood; names line, column and remedy.
         WorkloadError: no row has output.
+        ConfigError: a unit for another format.
     """
     if kind not in FORMATS:
         raise UnknownNameError("trace format", kind, FORMATS)
+    if unit is not None and kind != "mooncake":
+        raise ConfigError(f"unit = {unit!r} for {path}, of format {kind!r}, whose times are in one unit: leave it out.")
     predicted = None
     if kind == "mooncake":
-        time, prompt, output = _read_mooncake(path, skip_failed)
+        time, prompt, output = _read_mooncake(path, skip_failed, unit)
     elif kind == "csv":
         read_table(path, required=COLUMNS["csv"])  # a trace has times, where other files may do without
         file = from_csv.read_requests_csv(path)
@@ -129,7 +140,7 @@ def read_trace(path: Path, kind: TraceFormat, *, skip_failed: bool) -> Trace:
     if not kept.any():
         raise WorkloadError(f"{path} has {len(output)} rows and none of them has output tokens: nothing can be served.")
     skipped = int(len(kept) - kept.sum())
-    return Trace((time - time[0])[kept], prompt[kept], output[kept], predicted, skipped)
+    return Trace(since_first(path, time)[kept], prompt[kept], output[kept], predicted, skipped)
 
 
 def _known_formats() -> str:
@@ -203,7 +214,7 @@ def _read_carefully(table: CsvTable, kind: str, skip_failed: bool) -> tuple[Colu
 
 
 def _seconds(cell: Cell) -> int:
-    return cell.scaled_number(from_csv.NS_DIGITS, 0, from_csv.MAX_ARRIVAL_S, "seconds since the recording began")
+    return cell.scaled_number(from_csv.NS_DIGITS, 0, MAX_CLOCK_S, from_csv.SECONDS)
 
 
 def _date(cell: Cell) -> int:
@@ -222,7 +233,7 @@ def _date(cell: Cell) -> int:
     return (moment.days * 86400 + moment.seconds) * 10**9 + int((fraction or "").ljust(9, "0"))
 
 
-def _read_mooncake(path: Path, skip_failed: bool) -> tuple[Column, Column, Column]:
+def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tuple[Column, Column, Column]:
     """Time, prompt, output of one JSON object a line.
 
     Raises:
@@ -232,10 +243,12 @@ def _read_mooncake(path: Path, skip_failed: bool) -> tuple[Column, Column, Colum
     decode = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal).decode
     time_key, prompt_key, output_key = COLUMNS["mooncake"]
     least = 0 if skip_failed else 1
-    times: list[int] = []
+    times: list[int | Decimal] = []
     prompts: list[int] = []
     outputs: list[int] = []
-    before = 0
+    most = MAX_CLOCK_S * 1000
+    before: int | Decimal = 0
+    qwen, whole = False, True
     for line, record in enumerate(text.split("\n"), start=1):
         if not record or record.isspace():
             continue
@@ -248,28 +261,44 @@ def _read_mooncake(path: Path, skip_failed: bool) -> tuple[Column, Column, Colum
         try:
             time, prompt, output = entry[time_key], entry[prompt_key], entry[output_key]
         except KeyError as error:
+            key = str(error.args[0])
             found = ", ".join(map(repr, list(entry)[:10]))
-            problem = f"is missing: the object has {found or 'no keys'}. Write {_mooncake_example()}"
-            raise FileFormatError(path, problem, line=line, column=str(error.args[0])) from None
-        if not (type(time) is int and 0 <= time <= from_csv.MAX_ARRIVAL_S * 1000):
-            time = _json_number(path, line, time_key, time, 0, from_csv.MAX_ARRIVAL_S * 1000, "milliseconds from 0")
-        now = time * 10**6 if type(time) is int else int(EXACT.to_integral_value(EXACT.scaleb(time, 6)))
-        if now < before:
+            close = next((other for other in entry if other not in SAME and means(SAME[key], other)), None)
+            hint = "" if close is None else f"Did you mean {close!r}? "
+            problem = f"is missing: the object has {found or 'no keys'}. {hint}Write {_mooncake_example()}"
+            raise FileFormatError(path, problem, line=line, column=key) from None
+        if not (type(time) is int and 0 <= time <= most):
+            time = _json_number(path, line, time_key, time, 0, most, "milliseconds or seconds from 0 or since 1970")
+            whole = whole and time == int(time)
+        if time < before:
             problem = f"{time} is earlier than the row before: sort by time."
             raise FileFormatError(path, problem, line=line, column=time_key)
-        before = now
+        before = time
+        qwen = qwen or QWEN_KEY in entry
         if not (type(output) is int and least <= output <= MAX_TOKENS):
             output = _json_tokens(path, line, output_key, output, 0)
             if output < least:
                 raise FileFormatError(path, NO_OUTPUT, line=line, column=output_key)
         if not (type(prompt) is int and 1 <= prompt <= MAX_TOKENS):
             prompt = _json_tokens(path, line, prompt_key, prompt, 1 if output else 0)
-        times.append(now)
+        times.append(time)
         prompts.append(prompt)
         outputs.append(output)
     if not times:
         raise FileFormatError(path, f"is empty: write {_mooncake_example()}", line=1)
-    return np.array(times, np.int64), np.array(prompts, np.int64), np.array(outputs, np.int64)
+    if unit is None:
+        unit = json_unit(path, float(times[-1] - times[0]), len(times), qwen=qwen, whole=whole)
+    if unit == "s" and times[-1] > MAX_CLOCK_S:
+        problem = f"{times[-1]} is out of range: write seconds, in [0, {MAX_CLOCK_S}], or say unit='ms'."
+        raise FileFormatError(path, problem, column=time_key)
+    return _ns(times, FACTORS[unit]), np.array(prompts, np.int64), np.array(outputs, np.int64)
+
+
+def _ns(times: list[int | Decimal], factor: int) -> Column:
+    """(n,) times in ns, rounded half to even, from times in units of ``factor`` ns."""
+    multiply, whole = EXACT.multiply, EXACT.to_integral_value
+    exact = (time * factor if type(time) is int else int(whole(multiply(time, factor))) for time in times)
+    return np.fromiter(exact, np.int64, len(times))
 
 
 def _mooncake_example() -> str:

@@ -13,10 +13,11 @@ import numpy as np
 
 from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
 from llmsched_env.workload.draws import Stream, raw_words, with_replacement
-from llmsched_env.workload.from_csv import file_version
 from llmsched_env.workload.protocol import check_case, check_num_requests, check_split
 from llmsched_env.workload.requests import Requests
 from llmsched_env.workload.synthetic import population_mean
+from llmsched_env.workload.text_file import file_name, file_version
+from llmsched_env.workload.times import UNITS, TimeUnit
 from llmsched_env.workload.trace_formats import FORMATS, Trace, TraceFormat, detect_format, read_trace
 
 __all__ = ["STRETCHES", "TraceWorkload"]
@@ -48,6 +49,9 @@ class TraceWorkload:
         num_requests: w, natural size of a window.
         skip_failed: leave out rows with 0 output tokens, counted in :attr:`skipped`; ``False`` makes them an error;
             ``None``: leave them out in BurstGPT, where they are requests that failed, and nowhere else.
+        unit: of timestamps in a file with Mooncake's keys, "ms" or "s"; ``None``: as the file shows: seconds where
+            records have a ``chat_id`` (Qwen-Bailian's), milliseconds where the rate is then that of a recording, else
+            the file is refused until a unit is said.
         disjoint_splits: always true: what is fitted or tuned on training cases has seen no request of the others.
 
     Raises:
@@ -61,6 +65,7 @@ class TraceWorkload:
     format: Literal["auto"] | TraceFormat = "auto"
     num_requests: int = 2000
     skip_failed: bool | None = None
+    unit: TimeUnit | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
@@ -71,11 +76,13 @@ class TraceWorkload:
         check_num_requests(self.num_requests)
         if self.skip_failed not in (True, False, None):
             raise ConfigError(f"skip_failed = {self.skip_failed!r} is not True, False or None.")
+        if self.unit is not None and self.unit not in UNITS:
+            raise UnknownNameError("unit", self.unit, UNITS)
 
     @property
     def name(self) -> str:
         """What tables call it: the file's name without its ending."""
-        return self.path.stem
+        return file_name(self.path)
 
     @property
     def version(self) -> tuple[int, int]:
@@ -161,7 +168,7 @@ class TraceWorkload:
             )
 
     def _trace(self) -> Trace:
-        return _read_once(self.path.absolute(), *self.version, self.path, self.format, self.skip_failed)
+        return _read_once(self.path.absolute(), *self.version, self.path, self.format, self.skip_failed, self.unit)
 
 
 @functools.lru_cache(maxsize=4)
@@ -172,6 +179,7 @@ def _read_once(
     shown: Path,
     kind: Literal["auto"] | TraceFormat,
     skip_failed: bool | None,
+    unit: TimeUnit | None,
 ) -> Trace:
     found = detect_format(shown) if kind == "auto" else kind
-    return read_trace(shown, found, skip_failed=found == "burstgpt" if skip_failed is None else skip_failed)
+    return read_trace(shown, found, skip_failed=found == "burstgpt" if skip_failed is None else skip_failed, unit=unit)

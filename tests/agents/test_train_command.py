@@ -85,7 +85,7 @@ def test_a_run_and_its_comparison(quick, tmp_path, capsys):
     ("words", "said"),
     [
         (["--algo", "pp0"], r"error: unknown algorithm 'pp0'\. Did you mean 'ppo'"),
-        (["--timesteps", "-1"], r"error: options: timesteps = -1 is out of range"),
+        (["--timesteps", "-1"], r"error: options: --timesteps -1 is out of range"),
         (["--scenario", "GSM8K"], r"error: unknown scenario 'GSM8K'"),
         (["--assignment", "ltp"], r"error: unknown assignment 'ltp'\. Did you mean 'lpt'"),
         (["--queue", "shard"], r"error: unknown queue 'shard'\. Did you mean 'shared'"),

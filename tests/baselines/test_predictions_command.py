@@ -150,9 +150,9 @@ def test_the_seed_is_the_noise(few):
         (["--scenario", "LLMSched/GSM8K-v1"], "Did you mean 'LLMSched/GSM8K-v0'"),
         (["--scenario", "LLMSched/Serving-v0"], "this study measures the makespan of a batch"),
         (["--cases", "0"], "--cases '0': give a count"),
-        (["--seed", "-1"], "seed = -1 is out of range"),
+        (["--seed", "-1"], "--seed -1 is out of range"),
         (["--split", "tests"], "Did you mean 'test'"),
-        (["--clients", "0"], "num_clients = 0 is out of range"),
+        (["--clients", "0"], "--clients 0 is out of range"),
     ],
 )
 def test_unusable_arguments(capsys, arguments, words):

@@ -115,35 +115,35 @@ def test_options_reach_the_scenario():
             ([*SERVING, "--loads", text], f"--loads {text!r}: give numbers above 0, as 0.8,0.9.")
             for text in ("", "x", "0.8,", "0.8;0.9", "0.8-0.9")
         ),
-        ([*SERVING, "--loads=0"], "load = 0.0 is out of range: it is above 0 and at most 10."),
-        ([*SERVING, "--loads=0.5,-1"], "load = -1.0 is out of range"),
-        ([*SERVING, "--loads=0.5,nan"], "load = nan is out of range"),
-        ([*SERVING, "--loads=inf"], "load = inf is out of range"),
-        ([*SERVING, "--loads=0.5,11"], "load = 11.0 is out of range"),
+        ([*SERVING, "--loads=0"], "--loads 0.0 is out of range: it is above 0 and at most 10."),
+        ([*SERVING, "--loads=0.5,-1"], "--loads -1.0 is out of range"),
+        ([*SERVING, "--loads=0.5,nan"], "--loads nan is out of range"),
+        ([*SERVING, "--loads=inf"], "--loads inf is out of range"),
+        ([*SERVING, "--loads=0.5,11"], "--loads 11.0 is out of range"),
         (["--loads", "0.9"], "--loads '0.9': take a scenario with promises, as LLMSched/ServingOrder-v0."),
-        (["--ttft-s", "2"], "ttft_s = 2.0, tpot_s = None: promise both or none."),
-        (["--ttft-s", "2", "--tpot-s", "0.1"], "promises need queue='shared'"),
-        (["--predictor", "noisy"], "predictor = 'noisy' but lengths = 'known': nobody would read what it says."),
-        ([*SERVING, "--predictor", "noisy"], "predictor = 'noisy' but lengths = 'hidden'"),
+        (["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: promise both or none."),
+        (["--ttft-s", "2", "--tpot-s", "0.1"], "promises need --queue shared"),
+        (["--predictor", "noisy"], "--predictor noisy but --lengths known: nobody would read what it says."),
+        ([*SERVING, "--predictor", "noisy"], "--predictor noisy but --lengths hidden"),
         ([*ORDERED, "--predictor", "nosy"], "unknown predictor 'nosy'. Did you mean 'noisy'"),
         ([*ORDERED, "--predictor", "noisy:2"], "correlation = 2.0"),
         ([*ORDERED, "--lengths", "known", "--predictor", "noisy"], "nobody would read what it says"),
-        ([*SERVING, "--ttft-s", "-1"], "ttft_s = -1.0 is out of range"),
-        ([*SERVING, "--tpot-s", "nan"], "tpot_s = nan is out of range"),
+        ([*SERVING, "--ttft-s", "-1"], "--ttft-s -1.0 is out of range"),
+        ([*SERVING, "--tpot-s", "nan"], "--tpot-s nan is out of range"),
         ([*SERVING, "--tpot-s", "fast"], "argument --tpot-s: invalid float value: 'fast'"),
-        ([*SERVING, "--queue", "client"], "promises need queue='shared'"),
-        ([*ORDERED, "--order", "late_last"], "order = 'late_last' with choose_order=True"),
+        ([*SERVING, "--queue", "client"], "promises need --queue shared"),
+        ([*ORDERED, "--order", "late_last"], "--order late_last with choose_order=True"),
         ([*SERVING, "--workload", "gsm8k"], "all released at one time, which no rate describes"),
-        ([*SERVING, "--requests", "1"], "load = 0.9: a case of one request has no rate"),
+        ([*SERVING, "--requests", "1"], "--loads 0.9: a case of one request has no rate"),
         (["--scenario", "LLMSched/GSM8K-Blind-v0", "--ttft-s", "2", "--tpot-s", "0.1", "--loads", "0.8"],
-         "load = 0.8: the requests of workload 'gsm8k' are all released at one time"),
+         "--loads 0.8: the requests of workload 'gsm8k' are all released at one time"),
         ([*SERVING, "--policies", "beam"], "policy 'beam' minimises the makespan of a batch: leave it out where"),
         ([*SERVING, "--policies", "hybrid"], "policy 'hybrid' minimises the makespan of a batch"),
         ([*SERVING, "--policies", "threshold@latest"], "unknown order 'latest'. Did you mean 'late_last'"),
         ([*SERVING, "--policies", "foresight@fcfs"], "'foresight' is no rule, and brings its own order"),
         ([*SERVING, "--policies", "treshold@fcfs"], "unknown policy 'treshold'. Did you mean 'threshold'"),
-        (["--policies", "foresight"], "policy 'foresight' needs promises: take a scenario with ttft_s and tpot_s."),
-        (["--policies", "threshold@late_last"], "order = 'late_last' needs promises"),
+        (["--policies", "foresight"], "policy 'foresight' needs promises: take a scenario with --ttft-s and --tpot-s."),
+        (["--policies", "threshold@late_last"], "--order late_last needs promises"),
     ],
 )  # fmt: skip
 def test_unusable_arguments(tmp_path, capsys, monkeypatch, arguments, words):
@@ -286,7 +286,7 @@ def test_promises_that_nobody_keeps_are_said_once(capsys, monkeypatch):
     arguments = [*ORDERED, "--policies", "prefill_first,min_batch", "--ttft-s", "0.01", "--loads", "0.9,0.6"]
     assert command.main(arguments) == 0
     said = capsys.readouterr()
-    assert said.err.count("warning: ttft_s = 0.01: no schedule keeps this promise") == 1
+    assert said.err.count("warning: --ttft-s 0.01: no schedule keeps this promise") == 1
     rows = [line.split("|") for line in said.out.splitlines() if line.startswith("| prefill_first ")]
     assert [row[3].split()[0] for row in rows] == ["0.0", "0.0"]
 

@@ -272,6 +272,8 @@ def test_a_case_fixes_its_noise():
     ("arguments", "message"),
     [
         ({"noise_sd": -0.1}, r"noise_sd = -0.1 is out of range: it lies in \[0, 2\]"),
+        ({"noise_sd": 30}, r"it lies in \[0, 2\]\. As a share, 30 % is 0\.3\."),
+        ({"straggler_probability": 5, "straggler_factor": 2.0}, r"\. As a share, 5 % is 0\.05\."),
         ({"noise_sd": 2.5}, r"noise_sd = 2.5 is out of range"),
         ({"noise_sd": float("nan")}, "noise_sd = nan is out of range"),
         ({"noise_sd": "much"}, "noise_sd = 'much' is not a number"),

@@ -276,6 +276,7 @@ def test_a_request_that_does_not_fit_is_refused():
         ({"kv_budget_tokens": 1000, "kv_block_tokens": None}, "kv_block_tokens = None is not a whole number"),
         ({"kv_budget_tokens": 1000, "kv_watermark": 1.0}, r"it lies in \[0, 1\)"),
         ({"kv_budget_tokens": 1000, "kv_watermark": -0.1}, r"it lies in \[0, 1\)"),
+        ({"kv_budget_tokens": 1000, "kv_watermark": 1}, r"it lies in \[0, 1\)\. As a share, 1 % is 0\.01\."),
         ({"kv_budget_tokens": 1000, "kv_swap_gb_per_s": -1.0}, "kv_swap_gb_per_s = -1.0 is out of range"),
         ({"kv_budget_tokens": 1000, "kv_swap_gb_per_s": "fast"}, "kv_swap_gb_per_s = 'fast' is not a number"),
         ({"kv_budget_tokens": 1000, "kv_reserve_tokens": 10}, "only 'reserve' sets anything aside"),

@@ -320,6 +320,7 @@ def test_a_clock_that_copies_would_overflow():
     ("arguments", "message"),
     [
         ({"cached_share": 1.0}, r"cached_share = 1.0 is out of range: it lies in \[0, 1\)"),
+        ({"cached_share": 80}, r"at least one token\)\. As a share, 80 % is 0\.8\."),
         ({"cached_share": -0.1}, "cached_share = -0.1 is out of range"),
         ({"cached_share": float("nan")}, "cached_share = nan is out of range"),
         ({"cached_share": "half"}, "cached_share = 'half' is not a number"),

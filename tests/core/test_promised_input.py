@@ -34,6 +34,8 @@ CONTEXT = CostModel("context", 50, 3, 10, 1, gamma_decode_ns=2)
     ("changes", "words"),
     [
         *(({"load": x}, rf"load = {x} is out of range: it is above 0 and at most 10\.") for x in (0, -0.5, 10.5)),
+        ({"load": 90}, r"at most 10\. As a share, 90 % is 0\.9\."),
+        ({"uncounted_share": 10}, r"at each end\. As a share, 10 % is 0\.1\."),
         *(({"load": x}, rf"load = {x} is out of range: it is above 0") for x in (math.nan, math.inf)),
         ({"load": "0.9"}, r"load = '0.9' is not a number"),
         ({"load": True}, r"load = True is not a number"),

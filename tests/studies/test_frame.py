@@ -103,7 +103,7 @@ def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path):
     assert command.main(["squeres"]) == 2
     assert "unknown study 'squeres'" in capsys.readouterr().err
     assert command.main(["--cases", "0"]) == 2
-    assert "cases = 0 is out of range" in capsys.readouterr().err
+    assert "--cases 0 is out of range" in capsys.readouterr().err
 
 
 def test_the_command_prints_and_publishes(tmp_path, monkeypatch, capsys):

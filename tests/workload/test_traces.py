@@ -46,7 +46,7 @@ def jsonl(*rows: tuple[object, object, object]) -> str:
         (BURST + "5,ChatGPT,3,5,8,Conversation log\n45,GPT-4,4,7,11,API log\n", "burstgpt", 40 * 10**9),
         (BURST_8 + "19440110.0,a-b,43,GPT-4,3,5,8,x\n19440110.5,c,2,ChatGPT,4,7,11,x\n", "burstgpt", 5 * 10**8),
         (jsonl((27482, 3, 5), (30535, 4, 7)), "mooncake", 3_053_000_000),
-        ("\ufeff\n" + jsonl((0, 3, 5)) + "\n\r\n" + jsonl((0.25, 4, 7.0)).strip(), "mooncake", 250_000),
+        ("\ufeff\n" + jsonl((0, 3, 5)) + "\n\r\n" + jsonl((250.25, 4, 7.0)).strip(), "mooncake", 250_250_000),
         (PLAIN + "2.5,3,5\n2.75,4,7\n", "csv", 25 * 10**7),
         ("GeneratedTokens,ContextTokens,TIMESTAMP\n5,3,2023-01-01 00:00:00\n7,4,2023-01-01 00:00:01\n", "azure", 10**9),
     ],
@@ -70,7 +70,7 @@ def test_failures_of_burstgpt_are_left_out_and_counted(tmp_path):
     with pytest.raises(FileFormatError, match=r"line 3, column 'Response tokens': 0 output tokens: remove the row, or"):
         _ = TraceWorkload(path, skip_failed=False).skipped
     for text, name in ((AZURE + "2023-01-01 00:00:00,3,5\n2023-01-01 00:00:01,3,0\n", "a.csv"),
-                       (jsonl((0, 3, 5), (1, 3, 0)), "m.jsonl")):  # fmt: skip
+                       (jsonl((0, 3, 5), (1000, 3, 0)), "m.jsonl")):  # fmt: skip
         other = write(tmp_path, text, name)
         with pytest.raises(FileFormatError, match="0 output tokens"):
             _ = TraceWorkload(other).skipped
@@ -108,7 +108,7 @@ DAY = "2023-11-16 18:17:0"
         (AZURE + "2023-11-30 25:00:00,3,5\n", 2, "TIMESTAMP", "is not in the calendar"),
         (BURST + "7,a,3,5,8,x\n6,a,4,7,11,x\n", 3, "Timestamp", "6 is earlier than the row before"),
         (BURST + "7,a,3,five,8,x\n", 2, "Response tokens", "'five' is not a finite number"),
-        (BURST + "x,a,3,5,8,x\n", 2, "Timestamp", "'x' is not a finite number: write seconds since the recording"),
+        (BURST + "x,a,3,5,8,x\n", 2, "Timestamp", "'x' is not a finite number: write seconds of any clock"),
         (BURST + "7,a,0,5,8,x\n", 2, "Request tokens", "'0' is out of range: write a whole number in [1, 16777216]"),
         (BURST.replace("Response tokens,", "") + "7,a,3,5,x\n", 1, "Response tokens", "is missing"),
         ("prompt_tokens,output_tokens\n3,5\n", 1, "arrival_s", "is missing: the header has"),
@@ -119,7 +119,7 @@ DAY = "2023-11-16 18:17:0"
         ('{"timestamp": 1, "input_length": 3}\n', 1, "output_length", "is missing: the object has 'timestamp'"),
         ("{}\n", 1, "timestamp", "is missing: the object has no keys"),
         (jsonl((5, 3, 5), (4, 3, 5)), 2, "timestamp", "4 is earlier than the row before: sort by time"),
-        (jsonl((-1, 3, 5)), 1, "timestamp", "-1 is out of range: write milliseconds from 0"),
+        (jsonl((-1, 3, 5)), 1, "timestamp", "-1 is out of range: write milliseconds or seconds from 0"),
         (jsonl((float("nan"), 3, 5)), 1, "timestamp", "NaN is not a finite number"),
         (jsonl((5, 3, float("inf"))), 1, "output_length", "Infinity is not a finite number"),
         (jsonl((5, "3", 5)), 1, "input_length", "'3' is not a finite number: write a whole number of tokens"),

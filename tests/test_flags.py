@@ -1,0 +1,132 @@
+"""Messages about arguments in the words of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import pytest
+
+import train
+from baselines import __main__ as comparison
+from baselines import predictions, tuned
+from llmsched_env.config import Scenario
+from llmsched_env.flags import in_flags, path_option, warnings_in_flags
+from llmsched_env.units import UnitWarning
+from studies import __main__ as studies
+
+FLAGS = comparison.FLAGS
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Pass num_requests of at most 3.", "Pass --requests of at most 3."),
+        ("num_requests = 50 but mine.csv has 100 requests.", "--requests 50 but mine.csv has 100 requests."),
+        ("ttft_s = 2.0, tpot_s = None: promise both or none.", "--ttft-s 2.0, --tpot-s None: promise both or none."),
+        ("promises need queue='shared'.", "promises need --queue shared."),
+        ("order = 'fcfs' with choose_order=True: the order is", "--order fcfs with choose_order=True: the order is"),
+        (
+            "give kv_budget_tokens, which num_clients_more is not.",
+            "give kv_budget_tokens, which num_clients_more is not.",
+        ),
+        ("unknown argument 'num_client'. Did you mean 'num_clients'?",) * 2,
+        ("a queue of its own, at some load, of this workload",) * 2,
+    ],
+)
+def test_names_of_arguments_become_options(message, told):
+    assert in_flags(message, FLAGS) == told
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "told"),
+    [
+        (comparison.main, ["--clients", "0"], "--clients 0 is out of range: it lies in [1, "),
+        (comparison.main, ["--requests", "0"], "--requests 0 is out of range"),
+        (comparison.main, ["--prefill-cap", "-1"], "--prefill-cap -1 is out of range"),
+        (comparison.main, ["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: promise both or none."),
+        (comparison.main, ["--ttft-s", "2", "--tpot-s", "0.1"], "promises need --queue shared."),
+        (comparison.main, ["--scenario", "LLMSched/Serving-v0", "--loads", "90"],
+         "--loads 90.0 is out of range: it is above 0 and at most 10. As a share, 90 % is 0.9."),
+        (comparison.main, ["--workers", "0"], "--workers"),
+        (predictions.main, ["--clients", "0"], "--clients 0 is out of range"),
+        (predictions.main, ["--requests", "-3"], "--requests -3 is out of range"),
+        (studies.main, ["--cases", "0"], "--cases 0 is out of range"),
+        (studies.main, ["--clients", "0"], "--clients 0 is out of range"),
+        (train.main, ["--clients", "-1"], "--clients -1 is out of range"),
+        (train.main, ["--requests", "-1"], "--requests -1 is out of range"),
+        (train.main, ["--cases", "-1"], "--cases"),
+        (train.main, ["--timesteps", "-1"], "--timesteps -1 is out of range"),
+    ],
+)  # fmt: skip
+def test_every_command_speaks_of_its_options(capsys, tmp_path, monkeypatch, main, words, told):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    for name in ("num_clients", "num_requests", "prefill_token_cap", "ttft_s", "tpot_s", "validation_cases"):
+        assert name not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_tuning_speaks_of_its_option(capsys):
+    with pytest.raises(SystemExit):
+        tuned.main(["--cases", "0"])
+    assert "error: --cases 0 names no case" in capsys.readouterr().err
+
+
+def test_a_trace_that_is_too_short_names_the_option(capsys, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i},30,50\n" for i in range(100)))
+    command = ["--scenario", "LLMSched/Serving-v0", "--workload", f"trace:{path}", "--policies", "prefill_first"]
+    assert comparison.main([*command, "--cases", "1"]) == 2
+    assert "Pass --requests of at most 20, or a longer recording." in capsys.readouterr().err
+
+
+def test_units_are_doubted_in_the_words_of_the_command(capsys):
+    command = [
+        "--scenario",
+        "LLMSched/Serving-v0",
+        "--clients",
+        "2",
+        "--requests",
+        "10",
+        "--cases",
+        "1",
+        "--loads",
+        "0.8",
+    ]
+    assert comparison.main([*command, "--ttft-s", "2001", "--tpot-s", "101", "--policies", "prefill_first@fcfs"]) == 0
+    error = capsys.readouterr().err
+    assert "warning: --ttft-s 2001 is taken as seconds. If milliseconds are meant, give --ttft-s 2.001." in error
+    assert "warning: --tpot-s 101 is taken as seconds." in error
+
+
+def test_warnings_in_the_words_of_the_command(capsys):
+    with warnings.catch_warnings(record=True) as others, warnings_in_flags(train.FLAGS):
+        warnings.simplefilter("always")
+        warnings.warn("ttft_s = 2000 is taken as seconds.", UnitWarning, stacklevel=1)
+        warnings.warn("num_clients of another library", UserWarning, stacklevel=1)
+    assert [str(other.message) for other in others] == ["num_clients of another library"]
+    assert capsys.readouterr().err == "warning: --ttft-s 2000 is taken as seconds.\n"
+
+
+def test_every_option_of_a_scenario_is_known():
+    """An option that is added is told of, too."""
+    for flags in (comparison.FLAGS, predictions.FLAGS, train.FLAGS):
+        assert all(flag.startswith("--") for flag in flags.values())
+    arguments = set(Scenario.__dataclass_fields__) | {"seed", "workers", "engine"}
+    assert comparison.FLAGS.keys() <= arguments
+    assert set(train.SCENARIO_OPTIONS.values()) <= train.FLAGS.keys()
+    parsed = vars(comparison._parser().parse_args([]))
+    for flag in comparison.FLAGS.values():
+        assert flag.removeprefix("--").replace("-", "_") in parsed
+
+
+def test_a_tilde_after_an_equals_sign_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parsed = comparison._parser().parse_args(["--out=~/results", "--json=~/a.json"])
+    assert (parsed.out, parsed.json) == (tmp_path / "results", tmp_path / "a.json")
+    assert train.Args(out="~/runs").folder == tmp_path / "runs"
+    with pytest.raises(argparse.ArgumentTypeError, match="home folder that is not known: write the whole path"):
+        path_option("~nobody-of-that-name/x")

@@ -1,0 +1,271 @@
+"""Origins, units and names: what a file says of them, what is refused, and what is warned of."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from llmsched_env import instances
+from llmsched_env.calibration import fit_cost_model
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError, WorkloadError
+from llmsched_env.instances import instance
+from llmsched_env.units import UnitWarning
+from llmsched_env.workload import CsvWorkload, Requests, TraceWorkload, read_requests_csv, workload
+from llmsched_env.workload.trace_formats import read_trace
+
+HEAD = "arrival_s,prompt_tokens,output_tokens\n"
+
+
+def write(folder: Path, text: str, name: str = "mine.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("start", ["0", "353399.7", "1700000000.25"], ids=["zero", "uptime", "since 1970"])
+def test_times_count_from_the_first_row_in_every_reader(tmp_path, start):
+    """A machine's clock is no idle time: two requests half a second apart, whatever the clock showed."""
+    path = write(tmp_path, HEAD + f"{start},3,5\n{Decimal(start) + Decimal('0.5')},4,7\n")
+    assert read_requests_csv(path).release_ns.tolist() == [0, 5 * 10**8]
+    assert CsvWorkload(path).requests("train", 1).release_ns.tolist() == [0, 5 * 10**8]
+    assert read_trace(path, "csv", skip_failed=False).release_ns.tolist() == [0, 5 * 10**8]
+    keys = [{"timestamp": 1000 * float(start) + more, "input_length": 3, "output_length": 5} for more in (0, 500)]
+    moon = write(tmp_path, "".join(json.dumps(row) + "\n" for row in keys), "moon.jsonl")
+    assert read_trace(moon, "mooncake", skip_failed=False, unit="ms").release_ns.tolist() == [0, 5 * 10**8]
+
+
+def test_a_machines_clock_makes_no_idle_episode(tmp_path):
+    path = write(tmp_path, HEAD + "".join(f"{353399.7 + i / 10:.1f},30,50\n" for i in range(20)))
+    env = gymnasium.make("LLMSched/GSM8K-v0", workload=str(path), num_clients=4, assignment="lpt")
+    env.reset(seed=0)
+    done = False
+    while not done:
+        _, _, done, _, info = env.step(1)
+    assert info["makespan_s"] < 60
+    assert info["utilization"] > 0.5
+    env.close()
+
+
+def test_two_clocks_in_one_file_are_refused(tmp_path):
+    path = write(tmp_path, HEAD + "0,3,5\n1700000000,4,7\n")
+    with pytest.raises(WorkloadError, match=r"there are 53\.9 years from the first request to the last: write"):
+        read_requests_csv(path)
+
+
+def qwen(seconds: list[float], **more: object) -> str:
+    """Records of Qwen-Bailian's traces as their README has them; fields that are given as None are left out."""
+    rows = []
+    for i, time in enumerate(seconds):
+        row = {"chat_id": i, "parent_chat_id": -1, "timestamp": time, "input_length": 521, "output_length": 132,
+               "type": "text", "turn": 1, "hash_ids": [1089, 1090], **more}  # fmt: skip
+        rows.append(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
+    return "".join(rows)
+
+
+BARE = {"chat_id": None, "parent_chat_id": None, "type": None, "turn": None}
+EVERY_1_5_S = [1.5 * i for i in range(101)]
+MOONCAKE = [300 * i for i in range(101)]
+
+
+def span_s(path: Path | str, **more: str) -> float:
+    source = workload(path) if isinstance(path, str) else TraceWorkload(path, **more)
+    return int(source._trace().release_ns[-1]) / 1e9
+
+
+def test_qwen_bailians_timestamps_are_seconds(tmp_path):
+    path = write(tmp_path, qwen(EVERY_1_5_S), "qwen.jsonl")
+    assert span_s(path) == span_s(str(path)) == span_s(f"mooncake:{path}") == span_s(f"trace:{path}") == 150
+    assert workload(str(path)).requests("train", 0, num_requests=60).rate_per_s == pytest.approx(1 / 1.5)
+    assert span_s(path, unit="ms") == 0.15  # what the user says holds
+
+
+def test_mooncakes_timestamps_are_milliseconds(tmp_path):
+    path = write(tmp_path, qwen(MOONCAKE, **BARE), "moon.jsonl")
+    assert span_s(path) == 30
+    assert span_s(f"mooncake:{path}?unit=s") == 30_000
+    fractions = write(tmp_path, qwen([time + 0.5 for time in MOONCAKE], **BARE), "fractions.jsonl")
+    assert span_s(fractions) == 30, "3.3 requests a second; as seconds, 0.003"
+
+
+@pytest.mark.parametrize(
+    ("times", "as_ms", "as_s"),
+    [
+        (EVERY_1_5_S, "666.7 requests a second over 0.15 s", "0.6667 a second over 150 s"),
+        ([2 * i for i in range(101)], "500 requests a second over 0.2 s", "0.5 a second over 200 s"),
+        ([20.5 * i for i in range(101)], "48.78 requests a second over 2.05 s", "0.04878 a second over 2050 s"),
+    ],
+    ids=["seconds with fractions", "whole seconds", "fractions, slow or fast"],
+)
+def test_where_the_unit_cannot_be_told_both_readings_and_the_remedy_are_said(tmp_path, times, as_ms, as_s):
+    path = write(tmp_path, qwen(times, **BARE), "bare.jsonl")
+    for source in (str(path), f"mooncake:{path}", f"trace:{path}"):
+        with pytest.raises(FileFormatError) as caught:
+            workload(source).requests("train", 0)
+        for words in (as_ms, as_s, f"'mooncake:{path}?unit=ms'", "unit='s'"):
+            assert words in str(caught.value)
+    assert 1000 * span_s(f"mooncake:{path}?unit=ms") == span_s(f"trace:{path}?unit=s") == times[-1]
+
+
+def test_seconds_are_exact_to_the_nanosecond(tmp_path):
+    path = write(tmp_path, qwen([0, 61.114000001]), "exact.jsonl")
+    assert read_trace(path, "mooncake", skip_failed=False).release_ns.tolist() == [0, 61_114_000_001]
+
+
+def test_a_unit_is_one_of_two_and_only_where_two_are_in_use(tmp_path):
+    path = write(tmp_path, HEAD + "0,3,5\n1,4,7\n")
+    with pytest.raises(UnknownNameError, match=r"unknown unit 'sec'\. .*Known: ms, s"):
+        workload(f"trace:{path}?unit=sec")
+    with pytest.raises(ConfigError, match=r"unit = 's' for .*mine\.csv, of format 'csv', whose times are in one unit"):
+        _ = workload(f"trace:{path}?unit=s").skipped
+    late = write(tmp_path, qwen([0, 5 * 10**9]), "late.jsonl")
+    with pytest.raises(FileFormatError, match=r"5000000000 is out of range: write seconds, .* or say unit='ms'"):
+        _ = TraceWorkload(late).skipped
+
+
+def test_whole_arrivals_with_minutes_between_them_are_doubted(tmp_path):
+    slow = "".join(f"{300 * i},3,5\n" for i in range(20))
+    with pytest.warns(UnitWarning, match=r"a request every 300 seconds .* If these are milliseconds, divide"):
+        found = read_requests_csv(write(tmp_path, HEAD + slow))
+    assert found.release_ns[-1] == 5700 * 10**9, "taken as it is written"
+    for text in ("".join(f"{300 * i}.25,3,5\n" for i in range(20)), "".join(f"{99 * i},3,5\n" for i in range(20)),
+                 "".join(f"{300 * i},3,5\n" for i in range(9))):  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read_requests_csv(write(tmp_path, HEAD + text))
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "words"),
+    [
+        ("timestamp,prompt_tokens,output_tokens", "timestamp", "Did you mean 'arrival_s'? Rename it to 'arrival_s'"),
+        ("Timestamp,prompt_tokens,output_tokens", "Timestamp", "Did you mean 'arrival_s'?"),
+        ("time,prompt_tokens,output_tokens", "time", "Did you mean 'arrival_s'?"),
+        ("Arrival_S,prompt_tokens,output_tokens", "Arrival_S", "Did you mean 'arrival_s'?"),
+        ("arrival s,prompt_tokens,output_tokens", "arrival s", "Did you mean 'arrival_s'?"),
+        ("arrival_time,prompt_tokens,output_tokens", "arrival_time", "Remove it if it is something else."),
+        ("arrived_at,prompt_tokens,output_tokens", "arrived_at", "Did you mean 'arrival_s'?"),
+        ("request_timestamp,prompt_tokens,output_tokens", "request_timestamp", "Did you mean 'arrival_s'?"),
+        ("arrival_ms,prompt_tokens,output_tokens", "arrival_ms", "by its name: divide by 1000 and call it"),
+        ("timestamp (ms),prompt_tokens,output_tokens", "timestamp (ms)", "milliseconds by its name: divide by 1000"),
+        ("arrival_ns,prompt_tokens,output_tokens", "arrival_ns", "nanoseconds by its name: divide by 1000000000"),
+        ("prompt_tokens,output_tokens,Predicted Tokens", "Predicted Tokens", "Did you mean 'predicted_tokens'?"),
+        ("Prompt Tokens,output-tokens", "prompt_tokens", "there is 'Prompt Tokens'. Did you mean that? Rename it. Li"),
+        ("PROMPT_TOKENS,OUTPUT_TOKENS", "prompt_tokens", "Likewise 'OUTPUT_TOKENS' to 'output_tokens'."),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens", "prompt_tokens",  # Vidur
+         "Likewise 'num_decode_tokens' to 'output_tokens', 'arrived_at' to 'arrival_s'."),
+        ("prompt_len,output_len", "prompt_tokens", "there is 'prompt_len'. Did you mean that?"),  # vLLM
+        ("input_tokens,output_tokens", "prompt_tokens", "there is 'input_tokens'. Did you mean that?"),
+        ("prompt_tokens,completion_tokens", "output_tokens", "there is 'completion_tokens'. Did you mean that?"),
+        ("input_length,output_length", "prompt_tokens", "there is 'input_length'."),  # Mooncake, as a table
+    ],
+)  # fmt: skip
+def test_headers_that_must_mean_a_known_column(tmp_path, header, column, words):
+    path = write(tmp_path, header + "\n" + ",".join("1" * len(header.split(","))) + "\n")
+    for read in (read_requests_csv, lambda path: workload(str(path)).requests("train", 0)):
+        with pytest.raises(FileFormatError) as caught:
+            read(path)
+        assert caught.value.column == column
+        assert words in str(caught.value)
+
+
+def test_other_columns_are_left_alone(tmp_path):
+    header = "id,user,latency_s,ttft_ms,finish_time,e2e_time,model,total_tokens,temperature,prompt,tokens_per_s"
+    path = write(tmp_path, f"{header},prompt_tokens,output_tokens\n{'1,' * 11}3,5\n")
+    assert read_requests_csv(path).prompt_tokens.tolist() == [3]
+    both = write(tmp_path, "timestamp," + HEAD + "99,0,3,5\n")
+    assert read_requests_csv(both).release_ns.tolist() == [0]
+
+
+def test_a_trace_with_other_names_is_explained(tmp_path):
+    vidur = write(tmp_path, "arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,3,5\n")
+    words = r"there is 'arrived_at'\. Did you mean that\? .*Likewise 'num_prefill_tokens' to 'prompt_tokens'"
+    with pytest.raises(FileFormatError, match=words):
+        _ = workload(f"trace:{vidur}").skipped
+    keys = write(tmp_path, '{"arrival_time": 0, "prompt_len": 3, "output_len": 5}\n', "vllm.jsonl")
+    with pytest.raises(FileFormatError, match=r"column 'timestamp': is missing: .* Did you mean 'arrival_time'\?"):
+        _ = TraceWorkload(keys).skipped
+
+
+SHARED = {"num_requests": 8, "num_clients": 2, "queue": "shared", "order": "fcfs"}
+SERVED = {**SHARED, "workload": "serving", "ttft_s": 2.0, "tpot_s": 0.1}
+KEPT = {**SHARED, "kv_budget_tokens": 2000}
+MOVED = {"num_requests": 8, "num_clients": 2, "assignment": "lpt", "steal": "running"}
+
+
+@pytest.mark.parametrize(
+    ("usual", "changes", "words"),
+    [
+        (SERVED, {"ttft_s": 2000}, r"ttft_s = 2000 is taken as seconds\. If milliseconds are .* give ttft_s = 2\."),
+        (SERVED, {"tpot_s": 100}, r"tpot_s = 100 is taken as seconds\. If milliseconds are .* give tpot_s = 0\.1\."),
+        (KEPT, {"kv_swap_gb_per_s": 64_000}, r"as 10\^9 bytes a second\. If 10\^6 .* give kv_swap_gb_per_s = 64\."),
+        (MOVED, {"move_gb_per_s": 12_500}, r"as 10\^9 bytes a second\. If 10\^6 .* give move_gb_per_s = 12\.5\."),
+        (KEPT, {"kv_budget_tokens": 40 * 10**9},
+         r"kv_budget_tokens = 40000000000 of 2621440 bytes each are 1\.049e\+05 TB\. .*_tokens = 15258\."),
+    ],
+    ids=["TTFT in ms", "TPOT in ms", "swap in MB/s", "moves in MB/s", "budget in bytes"],
+)  # fmt: skip
+def test_what_looks_like_another_unit_is_said_once(monkeypatch, usual, changes, words):
+    monkeypatch.setattr(instances, "_said", set())
+    with pytest.warns(UnitWarning, match=words) as said:
+        instance(Scenario(**{**usual, **changes}), 0)
+    assert len(said) == 1
+    instance(Scenario(**{**usual, **changes}, split="test"), 0)  # warnings are errors here
+
+
+@pytest.mark.parametrize(
+    ("usual", "changes"),
+    [
+        *((SERVED, {"ttft_s": value}) for value in (0.2, 60, 600, 1e6)),
+        *((SERVED, {"tpot_s": value}) for value in (0.1, 10, 500)),
+        *((KEPT, {"kv_swap_gb_per_s": value}) for value in (0.1, 64, 8000, 1e6)),
+        *((MOVED, {"move_gb_per_s": value}) for value in (12.5, 8000, 1e6)),
+        *((KEPT, {"kv_budget_tokens": value}) for value in (2000, 10**8, 2**40)),
+    ],
+)
+def test_what_somebody_may_mean_is_not_doubted(monkeypatch, usual, changes):
+    """The largest value of each is taken for 'no limit'."""
+    monkeypatch.setattr(instances, "_said", set())
+    instance(Scenario(**{**usual, **changes}), 0)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A workload of the user's own, whose times are those of a machine's clock."""
+
+    first_ns: int
+    name: str = "clock"
+
+    def pool_size(self, split: str) -> int | None:
+        return None
+
+    def requests(self, split: str, number: int, *, num_requests: int | None = None) -> Requests:
+        return Requests.of([3] * 4, [5] * 4, release_ns=[self.first_ns + i * 10**6 for i in range(4)])
+
+
+def test_a_clocks_origin_in_a_workload_of_the_users_own_is_doubted(monkeypatch):
+    monkeypatch.setattr(instances, "_said", set())
+    usual = {"num_clients": 2, "assignment": "lpt"}
+    with pytest.warns(
+        UnitWarning, match=r"workload 'clock' comes at release_ns = 353399\d+, 4\.09 days .* subtract the"
+    ):
+        instance(Scenario(workload=Clock(353_399_700_000_000), **usual), 0)
+    instance(Scenario(workload=Clock(86_400 * 10**9), **usual), 0)
+
+
+def test_recorded_iterations_in_milliseconds_are_doubted(tmp_path):
+    head = "kind,prefill_tokens,active_clients,{name}\n"
+    rows = "prefill,100,,20\nprefill,200,,30\nprefill,300,,40\ndecode,,10,11\ndecode,,20,12\ndecode,,30,13\n"
+    with pytest.warns(
+        UnitWarning, match=r"a decode takes 12 s in the median of duration_s\. If that is in milliseconds"
+    ):
+        fit_cost_model(write(tmp_path, head.format(name="duration_s") + rows))
+    words = r"'duration_ms'\. Did you mean that\? It is in milliseconds by its name: divide by 1000 and call it"
+    with pytest.raises(FileFormatError, match=words):
+        fit_cost_model(write(tmp_path, head.format(name="duration_ms") + rows))
