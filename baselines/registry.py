@@ -233,8 +233,8 @@ def entry(name: str, scenario: Scenario) -> Entry:
     """
     if _is_agent(name):
         agent = _agent(name)
-        agent.network_for(scenario)  # complains now, before the long work
-        return Entry(agent.name, agent.kind, agent, scenario)
+        text = agent.describe(scenario)  # complains now, before the long work, where none of its networks fits
+        return Entry(agent.name, agent.kind, agent, scenario, text)
     if "@" in name and ":" not in name:
         rule, _, order = name.partition("@")
         if order not in ORDER_CODES:
