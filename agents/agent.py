@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.lengths import QUANTILES, lengths_apart, shown_lengths
 from agents.network import Network, network_function
 from llmsched_env.config import ASSIGNMENTS, MAX_LOAD, QUEUES, Scenario, real
 from llmsched_env.core.features import features_of
@@ -18,6 +20,7 @@ from llmsched_env.cost import MAX_COEFFICIENT_NS
 from llmsched_env.errors import ConfigError, InvalidViewError, UnknownNameError
 from llmsched_env.jit import jit
 from llmsched_env.policy import CompiledRule, Start, View
+from llmsched_env.workload import MAX_TOKENS, WORKLOADS
 
 __all__ = ["Agent", "Origin", "Trained"]
 
@@ -43,6 +46,8 @@ class Origin:
         told: whether the scheduler was told anything of each output length, true or predicted.
         load: arrivals as a share of capacity; ``None`` for the workload's own times.
         assignment: how the requests came into the clients' queues; ``None`` where queues are shared.
+        lengths: (QUANTILES,) output lengths as they were shown there (`agents.lengths.shown_lengths`); ``None`` where
+            nobody noted them.
 
     Raises:
         ConfigError: a number out of range, or a value of another type.
@@ -56,6 +61,7 @@ class Origin:
     told: bool
     load: float | None = None
     assignment: str | None = None
+    lengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.queue not in QUEUES:
@@ -70,29 +76,53 @@ class Origin:
         real("price_ratio", self.price_ratio, 0.0, MAX_COEFFICIENT_NS)
         if self.load is not None:
             real("load", self.load, 0.0, MAX_LOAD)
+        if self.lengths is not None:
+            if len(self.lengths) != QUANTILES:
+                raise ConfigError(f"lengths has {len(self.lengths)} quantiles: give {QUANTILES}, or None.")
+            shown = tuple(real("a quantile of lengths", length, 1.0, MAX_TOKENS) for length in self.lengths)
+            object.__setattr__(self, "lengths", shown)
 
     @classmethod
     def of(cls, scenario: Scenario) -> Origin:
         """That of a network which is trained in this scenario."""
         cost = scenario.believed_model
         ratio = max(1, cost.prefill_ns(0)) / max(1, cost.alpha_decode_ns)
-        told = scenario.lengths != "hidden"
-        assignment = scenario.assignment if scenario.queue == "client" else None
-        return cls(scenario.source.name, scenario.queue, ratio, scenario.serving, told, scenario.load, assignment)
+        return cls(
+            workload=scenario.source.name,
+            queue=scenario.queue,
+            price_ratio=ratio,
+            serving=scenario.serving,
+            told=_told(scenario),
+            load=scenario.load,
+            assignment=scenario.assignment if scenario.queue == "client" else None,
+            lengths=shown_lengths(scenario),
+        )
 
-    def distance(self, other: Origin) -> tuple[bool, bool, bool, float, float]:
-        """How far apart two are, to be compared entry by entry.
+    def distance(self, scenario: Scenario) -> tuple[bool, bool, float, float, float]:
+        """How far a scenario is from here, to be compared entry by entry.
 
-        Whether the forms of queues differ, the assignments, and the workloads; by how much ln(price_ratio) differs, and
-        the load.
+        Whether the forms of queues differ, and the assignments; how far the output lengths are apart; by how much
+        ln(price_ratio) differs, and the load.
         """
+        other = Origin.of(scenario)
         if self.load is None or other.load is None:
             load = 0.0 if self.load is other.load else math.inf
         else:
             load = abs(self.load - other.load)
         prices = abs(math.log(self.price_ratio) - math.log(other.price_ratio))
-        names = (self.queue != other.queue, self.assignment != other.assignment, self.workload != other.workload)
-        return *names, prices, load
+        apart = self._lengths_from(scenario, other)
+        return self.queue != other.queue, self.assignment != other.assignment, apart, prices, load
+
+    def _lengths_from(self, scenario: Scenario, other: Origin) -> float:
+        """A workload of the package is looked at as the scenario would show it: 0 where it is the scenario's own."""
+        mine = self.lengths
+        if self.workload in WORKLOADS:
+            here = scenario.replace(workload=self.workload)
+            known = here.replace(lengths="known", predictor=None, sd_weight=0.0)
+            mine = shown_lengths(here) or shown_lengths(known)
+        if mine is None or other.lengths is None:
+            return 0.0 if self.workload == other.workload else math.inf
+        return lengths_apart(mine, other.lengths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +144,7 @@ class Trained:
         """Whether it can decide there: as many actions, promises and lengths told as where it was trained, and all
         that it reads.
         """
-        there = Origin.of(scenario)
-        alike = (self.origin.serving, self.origin.told) == (there.serving, there.told)
+        alike = (self.origin.serving, self.origin.told) == (scenario.serving, _told(scenario))
         seen = {feature.name for feature in features_of(scenario)}
         return alike and self.network.actions == scenario.num_actions and seen.issuperset(self.network.features)
 
@@ -126,8 +155,8 @@ class Agent:
     In each episode one network decides. Those that can are the ones with as many actions as the scenario, trained with
     promises if it makes them and without if not, and told of lengths, or not, as the scenario tells of them. Among them
     it is one trained on the same form of queues ("client", "shared") if there is any; then on queues of the same
-    assignment if any; then on the same workload if any; then the nearest in ln(alpha_p / alpha_d); then the nearest in
-    load; then the first.
+    assignment if any; then with the nearest output lengths, whatever the workload is called; then the nearest in
+    ln(alpha_p / alpha_d); then the nearest in load; then the first. :meth:`origin_for` says where that one was trained.
 
     Args:
         name: what tables call it.
@@ -157,16 +186,29 @@ class Agent:
         Raises:
             ConfigError: none can.
         """
-        there = Origin.of(scenario)
-        fitting = [one for one in self.trained if one.fits(scenario)]
-        if not fitting:
+        return self._deciding(scenario).network
+
+    def origin_for(self, scenario: Scenario) -> Origin:
+        """Where the network was trained that decides there; raises as :meth:`network_for`."""
+        return self._deciding(scenario).origin
+
+    def describe(self, scenario: Scenario) -> str:
+        """One line about the network that decides there, where it was trained on another workload; else nothing."""
+        trained, there = self.origin_for(scenario).workload, scenario.source.name
+        if trained == there:
+            return ""
+        return f"its network was trained on workload {trained!r}, the nearest to {there!r} in queues and output lengths"
+
+    def _deciding(self, scenario: Scenario) -> Trained:
+        found = _nearest(self.trained, scenario, getattr(scenario.source, "version", None))
+        if found is None:
             held = dict.fromkeys(_said(one.network.actions, one.origin) for one in self.trained)
             raise ConfigError(
                 f"agent {self.name!r} has networks for {', '.join(held)}; this scenario needs one for "
-                f"{_said(scenario.num_actions, there)}: take another agent, or change choose_order (2 actions without, "
-                "7 with it), ttft_s and tpot_s (the promises), or lengths."
+                f"{_said(scenario.num_actions, Origin.of(scenario))}: take another agent, or change choose_order (2 "
+                "actions without, 7 with it), ttft_s and tpot_s (the promises), or lengths."
             )
-        return min(fitting, key=lambda one: one.origin.distance(there)).network
+        return found
 
     def compiled(self, start: Start) -> CompiledRule:
         """The network for this scenario as the core runs it; raises as :meth:`network_for`."""
@@ -189,6 +231,16 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+@functools.lru_cache(maxsize=64)
+def _nearest(trained: tuple[Trained, ...], scenario: Scenario, version: object) -> Trained | None:
+    fitting = [one for one in trained if one.fits(scenario)]
+    return min(fitting, key=lambda one: one.origin.distance(scenario), default=None)
+
+
+def _told(scenario: Scenario) -> bool:
+    return scenario.lengths != "hidden"
 
 
 def _said(actions: int, origin: Origin) -> str:

@@ -79,7 +79,7 @@ class Arena:
             iterations = _play(*arrays, handle, rows, np.zeros(1, np.int64), clock_ns, lost)
             if self.scenario.serving:
                 return lost / (int(setup["last_counted"]) - int(setup["first_counted"])), iterations
-            return clock_ns / int(setup["bound_ns"]) - 1.0, iterations
+            return clock_ns / self._instances[case].lb1_ns - 1.0, iterations
 
         played = list(self._threads.map(one, cases))
         return np.stack([losses for losses, _ in played], axis=1), sum(iterations for _, iterations in played)

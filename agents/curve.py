@@ -92,7 +92,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, float]], comparison: Comparison
     """
     serving = comparison.scenario.serving
     least = 0.0 if serving else LEAST_GAP
-    metric, label = ("goodput", "goodput, %") if serving else ("gap_to_bound", "gap to the lower bound LB1, %")
+    metric, label = ("goodput", "goodput, %") if serving else ("gap_to_bound", "gap to the lower bound, %")
     try:
         figure = new_figure(8.0, 4.0)
     except MissingExtraError:

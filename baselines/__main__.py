@@ -304,6 +304,9 @@ def show(comparisons: Sequence[Comparison]) -> None:
         + (f", {where.num_requests} requests" if where.num_requests else "")
         + f"\nWorkload {where.source.name}. The scenario's queues: {order}, {picked}, lengths {where.lengths}{told}\n"
     )
+    for row in comparison.rows:
+        if row.kind == "agent" and row.text:
+            print(f"{row.name}: {row.text}.\n")
     if where.serving:
         show_serving(comparisons)
         return

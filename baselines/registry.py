@@ -16,6 +16,7 @@ from baselines import iteration, lagrangian, planners
 from baselines.foresight import Foresight
 from baselines.memory_aware import memory_aware
 from baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
+from baselines.rule import Rule, TiedRule
 from baselines.tuned import MIXED_TUNABLE, PROMISE_TUNABLE, TUNABLE, Tuned, paired
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
@@ -51,7 +52,7 @@ class Method:
         text: one line for the tables.
     """
 
-    policy: Factory
+    policy: Callable[[], Rule]
     queues: dict[str, Any] = field(default_factory=dict)
     text: str = ""
 
@@ -77,7 +78,7 @@ METHODS: dict[str, Method] = {
     "shared_lpt_prefill_first": Method(iteration.prefill_first, _LPT, "one shared queue, longest first, prefill-first"),
     "shared_lpt_lagrangian": Method(lagrangian.lagrangian, _LPT, "one shared queue, longest first, Lagrangian rule"),
 }
-"""Methods of the ablation: each brings its own queues."""
+"""Methods of the ablation: each brings its own queues, and runs on no others."""
 
 POLICIES: dict[str, Factory] = {
     "prefill_first": iteration.prefill_first,
@@ -116,10 +117,16 @@ PROMISE_POLICIES: dict[str, Factory] = {
 MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware}
 """Where the KV cache is a budget, beside the rules."""
 
+
+def _system(name: str) -> TiedRule:
+    """A system that mixes prefills and decodes, on iterations composed as it composes them: `MIXED_SYSTEMS`."""
+    return TiedRule(name, mixed_first(name), MIXED_SYSTEMS[name])
+
+
 MIXED_POLICIES: dict[str, Factory] = {
     "mixed_first": mixed_first,
     **{name: functools.partial(Tuned, name) for name in MIXED_TUNABLE},
-    **{name: functools.partial(mixed_first, name) for name in MIXED_SYSTEMS},
+    **{name: functools.partial(_system, name) for name in MIXED_SYSTEMS},
     "eb_plus": eb_plus,
 }
 """Where iterations may be mixed, beside the rules; systems compose theirs as they do."""
@@ -127,8 +134,14 @@ MIXED_POLICIES: dict[str, Factory] = {
 AGENTS: dict[str, Callable[[], Agent]] = {"agent": shipped_agent} if shipped() else {}
 """Trained networks, for the scenarios that they fit."""
 
+
+def _whole(name: str) -> TiedRule:
+    """A whole method of the ablation: its rule, on queues that are filled and ordered as `METHODS` says."""
+    return TiedRule(name, METHODS[name].policy(), METHODS[name].queues)
+
+
 BASELINES: dict[str, Factory] = {
-    **{name: method.policy for name, method in METHODS.items()},
+    **{name: functools.partial(_whole, name) for name in METHODS},
     **POLICIES,
     **PROMISE_POLICIES,
     **MEMORY_POLICIES,
@@ -187,8 +200,9 @@ class Entry:
 def make_policy(name: str) -> Policy:
     """A policy by name, or one's own.
 
-    One's own is ``module:factory`` (a class, or a function without arguments), or the path of an agent's .npz file, of
-    which no code is run.
+    A method (`METHODS`), or a system that mixes, is the rule of it: to run where the scenario is as the method makes
+    it, and refused elsewhere; :func:`entry` makes both. One's own is ``module:factory`` (a class, or a function without
+    arguments), or the path of an agent's .npz file, of which no code is run.
 
     Raises:
         UnknownNameError: no such name.
@@ -220,8 +234,8 @@ def entry(name: str, scenario: Scenario) -> Entry:
     """
     if _is_agent(name):
         agent = _agent(name)
-        agent.network_for(scenario)  # complains now, before the long work
-        return Entry(agent.name, agent.kind, agent, scenario)
+        text = agent.describe(scenario)  # complains now, before the long work, where none of its networks fits
+        return Entry(agent.name, agent.kind, agent, scenario, text)
     if "@" in name and ":" not in name:
         rule, _, order = name.partition("@")
         if order not in ORDER_CODES:

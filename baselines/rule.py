@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError
 from llmsched_env.policy import CompiledRule, RuleFunction, Start, View, compile_rule
 
-__all__ = ["Function", "Rule"]
+__all__ = ["Function", "Rule", "TiedRule"]
 
 Function = Callable[[Any, Any, Any], Any]
 
@@ -70,6 +72,58 @@ class Rule:
             raise RuntimeError(f"policy {self.name!r} was asked before reset: call reset(start) first.")
         action = int(self._rule.function(view, self._rule.parameters, self._kept))
         return action if 0 <= action < self._actions else 0  # what is no action is a decode, as in the core
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+class TiedRule:
+    """The rule of a whole method or system, which runs only where the scenario is as the method makes it.
+
+    On other queues it would be another method under the same name, so it is refused there.
+
+    Args:
+        name: of the method; `baselines.entry` makes its row of a comparison, scenario included.
+        rule: what decides.
+        arguments: of the scenario, as the method has them.
+    """
+
+    kind = "rule"
+    clairvoyant = False
+
+    def __init__(self, name: str, rule: Rule, arguments: Mapping[str, Any]) -> None:
+        self.name = rule.name = name
+        self._rule = rule
+        self._arguments = dict(arguments)
+
+    def _check(self, scenario: Scenario) -> None:
+        found = {name: getattr(scenario, name) for name in self._arguments}
+        apart = [name for name, value in found.items() if value != self._arguments[name]]
+        if apart:
+            own, there = (", ".join(f"{name}={one[name]!r}" for name in apart) for one in (self._arguments, found))
+            raise ConfigError(
+                f"{self.name!r} is a method with {own}, and this scenario has {there}: it would be another method. "
+                f"Take item = baselines.entry({self.name!r}, scenario), and item.policy in item.scenario; or make the "
+                "scenario, or the environment, with these arguments."
+            )
+
+    def compiled(self, start: Start) -> CompiledRule:
+        """The rule as the core runs it.
+
+        Raises:
+            ConfigError: the scenario is not the method's.
+        """
+        self._check(start.scenario)
+        return self._rule.compiled(start)
+
+    def reset(self, start: Start) -> None:
+        """Begin an episode; raises as :meth:`compiled`."""
+        self._check(start.scenario)
+        self._rule.reset(start)
+
+    def act(self, view: View) -> int:
+        """The rule's action."""
+        return self._rule.act(view)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

@@ -93,6 +93,22 @@ def transfer_table(found: dict[str, Any], kind: str) -> str:
     return grid([*header, *(f"{title}: rule / agent" for title in SERVED_TITLES.values() if serving)], lines)
 
 
+def cost_table(found: dict[str, Any]) -> str:
+    """One line a change of the cost model, one column for each set of lengths and form of queues."""
+    cells: dict[str, dict[str, str]] = {}
+    for name, said in found.items():
+        kind, _, text = name.partition("/")
+        if kind != "cost":
+            continue
+        column, _, change = text.rpartition(", ")
+        agent, rule = (np.array(said[x]["loss"]) for x in ("agent", "rule"))
+        apart = mean_estimate(100 * (agent - rule))
+        shown = f"{_percent(rule)}: {apart.mean:+.2f} ± {apart.high - apart.mean:.2f}"
+        cells.setdefault(change, {})[column] = shown if apart.high < 0 else f"**{shown}**"
+    columns = dict.fromkeys(column for row in cells.values() for column in row)
+    return grid(["change", *columns], [[change, *(row[one] for one in columns)] for change, row in cells.items()])
+
+
 def draw(judged: dict[str, Any], path: Path) -> Path:
     """Score by place, each seed a stroke."""
     names = [name for name in judged if not PLACES[name].serving]
@@ -129,7 +145,8 @@ def page(text: str, judged: dict[str, Any], moved: dict[str, Any], decision_us: 
             said = f"Test cases {first} to {last}, {seeds.pop()} training seeds:\n\n"
             text = replaced(text, marker, said + score_table(judged, serving))
     for kind in ("clients", "cost", "load", "trace"):
-        table = transfer_table(moved, kind) if any(name.startswith(f"{kind}/") for name in moved) else "Not measured."
+        made = cost_table(moved) if kind == "cost" else transfer_table(moved, kind)
+        table = made if any(name.startswith(f"{kind}/") for name in moved) else "Not measured."
         text = replaced(text, f"transfer by {kind}", table)
     spent = f"A decision takes {p50:.1f} µs (99th percentile {p99:.1f} µs), asked from Python."
     return replaced(text, "decision time", spent)

@@ -104,11 +104,11 @@ def main() -> None:
         for method in ("baseline", "offline", "offline_sorted", "hybrid", "hybrid_lpt", "shared_lpt_lagrangian"):
             row = entry(method, Scenario(split="test", cost=model))
             done = evaluate(row.policy, row.scenario, count)
-            numbers = {key: done.estimate(key).mean for key in ("makespan_s", "utilization", "bound_s")}
+            numbers = {key: done.estimate(key).mean for key in ("makespan_s", "utilization", "lb1_s")}
             role = "fitted" if method == "baseline" else "predicted"
             print(
                 f"  {method:22s} {numbers['makespan_s']:7.2f} s {numbers['utilization']:6.1%}  "
-                f"bound {numbers['bound_s']:.2f} s  ({role})"
+                f"bound {numbers['lb1_s']:.2f} s  ({role})"
             )
 
 

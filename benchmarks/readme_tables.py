@@ -113,7 +113,7 @@ def ablation(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
                 f"{paper[0]:.2f} s, {paper[1] * 100:.1f} %" if paper else "",
             ]
         )
-    bounds = [cell for run in runs.values() for cell in (interval(run["hybrid"].columns["bound_s"]), "")]
+    bounds = [cell for run in runs.values() for cell in (interval(run["hybrid"].columns["lb1_s"]), "")]
     rows.append(["LB1", "lower bound: no schedule is faster", "", *bounds, "about 180 s"])
     header = ["method", "what it is", "knows", *(f"{title}: {x}" for title in runs for x in ("s", "util. %")), "paper"]
     return grid(header, rows)
@@ -154,7 +154,7 @@ def band(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
                 str(model.prefill_token_cap),
                 f"{model.decode_ns(200) / 1e6:.1f}",
                 *shown,
-                f"{run['hybrid'].estimate('bound_s').mean:.2f} s",
+                f"{run['hybrid'].estimate('lb1_s').mean:.2f} s",
             ]
         )
     header = ["preset", "α_p ms", "β_p ms/token", "α_d ms", "β_d ms/client", "cap", "decode of 200, ms"]

@@ -17,7 +17,7 @@ from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
 from llmsched_env.core.noise import Disturbance
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
-from llmsched_env.offline import lb1_ns, mixed_bound_ns, stored_assignment
+from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.draws import Stream, raw_words
@@ -93,6 +93,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         ).client_of
     promised = promises(scenario, len(requests))
     moved, mixed, cache = moves(scenario), mixed_iterations(scenario), kv_cache(scenario)
+    lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)
     built = Instance.build(
         requests,
         guess,
@@ -101,7 +102,8 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         client_of=queues,
         order=scenario.order,
         stealing=scenario.stealing,
-        bound_ns=bound_ns(requests, scenario.num_clients, cost, moved, mixed, cache),
+        bound_ns=best,
+        lb1_ns=lb1,
         reward=scenario.reward,
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
@@ -266,26 +268,35 @@ def mixed_iterations(scenario: Scenario) -> Mixed | None:
     return Mixed(scenario.mixed_tokens, scenario.mixed_counts_active, scenario.mixed_whole_prompts, cost)
 
 
-def bound_ns(
+def bounds_ns(
     requests: Requests,
     clients: int,
     cost: CostModel,
     moved: Moves | None = None,
     mixed: Mixed | None = None,
     cache: KVCache | None = None,
-) -> int:
-    """LB1, where prompts may be cached, and running requests move or be preempted; or that of mixed iterations."""
+) -> tuple[int, int]:
+    """LB1, or what stands for it, and the best bound that holds where requests move, mix or are preempted so.
+
+    Both hold for every policy, order, assignment and stealing, so that methods with queues of their own are compared
+    with one bound. Rewards are scaled by the first, gaps are to the second.
+    """
     if mixed is not None:
-        return mixed_bound_ns(requests, clients, cost, mixed.cost)
-    if cache is not None:
-        again = 0 if cache.swap_token_ns else int(requests.decodes.sum(dtype=np.int64))
-        return lb1_ns(requests, clients, cost, most_recomputed=again)
-    if moved is None:
-        return lb1_ns(requests, clients, cost)
-    cached = requests.prompt_tokens.astype(np.int64) * moved.cached_millionths // 10**6
-    recompute = moved.steal != "waiting" and moved.token_ns == 0
-    most = len(requests) - 1 if recompute else 0
-    return lb1_ns(requests, clients, cost, cached_tokens=cached, most_recomputed=most)
+        first, best = (mixed_bound_ns(requests, clients, cost, mixed.cost, longest=x) for x in (False, True))
+        return first, best
+    cached, changes, most = None, cache is not None, 0
+    if cache is not None and not cache.swap_token_ns:
+        most = int(requests.decodes.sum(dtype=np.int64))
+    if moved is not None:
+        cached = requests.prompt_tokens.astype(np.int64) * moved.cached_millionths // 10**6
+        changes = moved.steal != "waiting"
+        most = len(requests) - 1 if changes and moved.token_ns == 0 else 0
+    first = lb1_ns(requests, clients, cost, cached_tokens=cached, most_recomputed=most)
+    if most > 0:
+        return first, first
+    if changes:
+        return first, lb2_ns(requests, clients, cost, cached_tokens=cached, changes_clients=True)
+    return first, lb3_ns(requests, clients, cost, cached_tokens=cached)
 
 
 def moves(scenario: Scenario) -> Moves | None:

@@ -15,7 +15,7 @@ from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.core.noise import Disturbance
 from llmsched_env.cost import CostModel, MixedCost
-from llmsched_env.instances import bound_ns
+from llmsched_env.instances import bounds_ns
 from llmsched_env.workload import Requests
 
 DECODE, PREFILL, MIXED = 0, 1, 2
@@ -100,6 +100,7 @@ class Case:
 
     def instance(self, **options: Any) -> Instance:
         """The case as the core reads it; ``options`` as those of `Instance.build` (reward, skip_forced, ...)."""
+        lb1, best = bounds_ns(self.requests, self.num_clients, self.cost, self.moves, self.mixed, self.kv_cache)
         return Instance.build(
             self.requests,
             np.array(self.estimates, np.int32),
@@ -108,7 +109,8 @@ class Case:
             client_of=None if self.queues is None else np.array(self.queues, np.int32),
             order=self.order,
             stealing=self.stealing,
-            bound_ns=bound_ns(self.requests, self.num_clients, self.cost, self.moves, self.mixed, self.kv_cache),
+            bound_ns=best,
+            lb1_ns=lb1,
             promises=self.promises,
             kv_cache=self.kv_cache,
             mixed=self.mixed,

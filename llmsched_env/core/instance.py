@@ -45,6 +45,7 @@ class Instance:
             another one, of that, and then of the true one.
         start: the memory of an episode before its first iteration; a reset copies it.
         noise: (noise_size,) int64: factors of iterations (llmsched_env.core.noise); empty without noise.
+        lb1_ns: LB1 in ns, what the rewards are scaled by; it stays as it is where a better bound is found.
     """
 
     requests: NDArray[np.int32]
@@ -54,6 +55,7 @@ class Instance:
     levels: NDArray[np.int64]
     start: Memory
     noise: NDArray[np.int64]
+    lb1_ns: int
 
     @property
     def num_requests(self) -> int:
@@ -67,7 +69,7 @@ class Instance:
 
     @property
     def bound_ns(self) -> int:
-        """LB1 in ns, what the rewards are scaled by."""
+        """The best lower bound on the makespan that holds, in ns: what gaps are to."""
         return int(self.setup[0]["bound_ns"])
 
     @property
@@ -84,6 +86,7 @@ class Instance:
         world = self.setup.copy()
         for name in ("reward", "reward_scale", "skip_forced", *(x for x in SETUP.names or () if x.endswith("address"))):
             world[name] = 0
+        world["bound_ns"] = self.lb1_ns  # no better bound makes another case of it
         for array in (self.requests, self.release_ns, self.request_of, self.levels, world, self.noise):
             h.update(np.ascontiguousarray(array).tobytes())
         return h.hexdigest()
@@ -105,6 +108,7 @@ class Instance:
         order: str,
         stealing: bool,
         bound_ns: int,
+        lb1_ns: int | None = None,
         reward: str = "excess",
         skip_forced: bool = False,
         max_iterations: int = 0,
@@ -124,7 +128,8 @@ class Instance:
             client_of: (n,) queue of each request, or ``None`` for one shared queue.
             order: one of `llmsched_env.config.ORDERS`.
             stealing: idle clients with an empty queue take from others (client queues only).
-            bound_ns: LB1 in ns.
+            bound_ns: the best lower bound on the makespan, in ns.
+            lb1_ns: LB1 in ns, what rewards are scaled by; ``None`` where it is that bound.
             reward: one of `llmsched_env.config.REWARDS`.
             skip_forced: whether a step goes on to the next choice.
             max_iterations: horizon, 0 for none.
@@ -177,7 +182,8 @@ class Instance:
         k.reward = REWARDS.index(reward)
         k.skip_forced = skip_forced
         k.bound_ns = bound_ns
-        k.reward_scale = float(bound_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
+        scale_ns = bound_ns if lb1_ns is None else lb1_ns
+        k.reward_scale = float(scale_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
         ranking = np.empty((0, 2 * layout.RANKINGS), np.int32)
         if promises is not None:
             _promise(k, promises, layout.ORDER_CODES[order], levels)
@@ -195,7 +201,7 @@ class Instance:
         start_episode(memory.view[0], memory.state[0], memory.setup[0])
         for array in (rows, by_position, position_of, setup, levels, *memory.arrays):
             array.setflags(write=False)
-        return cls(rows, requests.release_ns, by_position, setup, levels, memory, noise)
+        return cls(rows, requests.release_ns, by_position, setup, levels, memory, noise, scale_ns)
 
     @cached_property
     def believed(self) -> Instance:

@@ -211,7 +211,7 @@ SETUP = _record(
     ("beta_decode_ns", _I8),
     ("token_cap", _I8),
     ("num_levels", _I8),
-    ("bound_ns", _I8),  # LB1
+    ("bound_ns", _I8),  # on the makespan
     ("view_address", _I8),
     ("state_address", _I8),
     ("bit_words", _I8),  # of the sets

@@ -134,7 +134,7 @@ class Comparison:
 
     @property
     def bound_s(self) -> float:
-        """Mean of LB1 over the cases."""
+        """Mean over the cases of the best lower bound that holds."""
         return float(self.rows[0].evaluation.columns["bound_s"].mean())
 
     def as_json(self) -> dict[str, Any]:

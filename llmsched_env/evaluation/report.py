@@ -114,7 +114,7 @@ def ablation_table(comparison: Comparison) -> str:
                 f"{printed[0]:.2f} s, {printed[1]:.1%}" if printed else "",
             ]
         )
-    body.append(["bound (LB1)", "no schedule is faster", "", f"{comparison.bound_s:.2f}", "", "0.00", "about 180 s"])
+    body.append(["lower bound", "no schedule is faster", "", f"{comparison.bound_s:.2f}", "", "0.00", "about 180 s"])
     header = ["method", "what it is", "knows", "makespan s [95 % CI]", "utilization %", "gap to bound %", "paper"]
     columns = len(header) if paper else len(header) - 1
     return grid(header[:columns], [row[:columns] for row in body])

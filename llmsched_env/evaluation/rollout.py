@@ -27,6 +27,8 @@ __all__ = ["CoverageWarning", "Evaluation", "begin", "case_numbers", "decision_t
 SIDE_BY_SIDE = 64
 """Episodes that a policy with a method ``together`` is asked about at once, at most: they are all in memory."""
 
+BOUNDS = ("bound_s", "lb1_s")
+
 SHARES = ("utilization", "prefill_share", "decode_share", "bubble_share", "goodput", "ttft_kept", "tpot_kept")
 """Metrics that lie in [0, 1]."""
 
@@ -45,8 +47,8 @@ class Evaluation:
         clairvoyant: whether true output lengths were there to see, for the queues or for the policy.
         scenario: where.
         cases: (cases,) case numbers.
-        columns: a (cases,) array a metric: those of `EPISODE_METRICS`, ``bound_s``, and with promises those of
-            `SERVING_METRICS`.
+        columns: a (cases,) array a metric: those of `EPISODE_METRICS`, ``bound_s`` (the best lower bound that holds),
+            ``lb1_s`` (what rewards are scaled by), and with promises those of `SERVING_METRICS`.
         outside: how an episode left the range of iterations that the cost model was fitted on; ``None`` where none did.
     """
 
@@ -273,14 +275,14 @@ def _measure(
     policy: Policy, scenario: Scenario, cases: NDArray[np.int64], seed: int, progress: Callable[[int], Any] | None
 ) -> Rows:
     """Whole episodes of these cases, one after another."""
-    return _rows(final_metrics, (*EPISODE_METRICS, "bound_s"), policy, scenario, cases, seed, progress)
+    return _rows(_metrics, (*EPISODE_METRICS, *BOUNDS), policy, scenario, cases, seed, progress)
 
 
 def _measure_latencies(
     policy: Policy, scenario: Scenario, cases: NDArray[np.int64], seed: int, progress: Callable[[int], Any] | None
 ) -> Rows:
     """The same, recorded."""
-    names = dict.fromkeys((*EPISODE_METRICS, "bound_s", *SERVING_METRICS))
+    names = dict.fromkeys((*EPISODE_METRICS, *BOUNDS, *SERVING_METRICS))
     assert scenario.ttft_s is not None
     assert scenario.tpot_s is not None
     ttft_s, tpot_s = scenario.ttft_s, scenario.tpot_s
@@ -289,9 +291,13 @@ def _measure_latencies(
         counted = promises(scenario, simulator.instance.num_requests)
         assert counted is not None
         latencies = serving_metrics(simulator, ttft_s=ttft_s, tpot_s=tpot_s, first=counted.first, last=counted.last)
-        return {**final_metrics(simulator), **latencies}
+        return {**_metrics(simulator), **latencies}
 
     return _rows(metrics, tuple(names), policy, scenario, cases, seed, progress, record=True)
+
+
+def _metrics(simulator: Simulator) -> dict[str, Any]:
+    return {**final_metrics(simulator), "lb1_s": simulator.instance.lb1_ns / 1e9}
 
 
 def _rows(

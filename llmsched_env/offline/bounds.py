@@ -27,14 +27,19 @@ or release times: those only take schedules away or add waits, and a minimum ove
 breaks LB1 to LB3: preemption with recompute (see below), mixed iterations and chunked prefills (:func:`mixed_bound_ns`
 is a bound for those).
 
-**Caches at clients** (docs/migration.md; LB1 only). Where parts of the prompts are cached, each request computes at
-least the rest, once, and P_i is that rest in all prefill terms; a thief that computes or copies more only takes longer.
-Contexts hold whole prompts as before. A running request that moves and is computed again gets a token of a prefill in
-place of a decode: with m such tokens there are at least m * (1 + min P_i) tokens to prefill beside the others, and
-S - m in decodes, each of which held P_i + N_i - 1 tokens at most. Each comes with the start of another request, and
-none with the first, so m < n; the minimum over m is a lower bound.
+**Caches at clients** (docs/migration.md). Where parts of the prompts are cached, each request computes at least the
+rest, once, and P_i is that rest in all prefill terms; a thief that computes or copies more only takes longer. Contexts
+hold whole prompts as before.
 
-**Preemption with recompute** (docs/memory.md; LB1 only). The same, but nothing else need start beside: m is at most S.
+**Requests that change clients** while they run, without being computed again (LB1, and LB2 with ``changes_clients``).
+The loads of P||Cmax may then be split between clients. A decode still emits at most one token of a request, so D is at
+least the longest l_i, beside ceil(S / J).
+
+**Tokens by recompute** (LB1 only). A running request that moves or is preempted, and is computed again, gets a token of
+a prefill in place of a decode: with m such tokens there are at least m * (1 + min P_i) tokens to prefill beside the
+others, and S - m in decodes, each of which held P_i + N_i - 1 tokens at most. The minimum over m is a lower bound. A
+move comes with the start of another request, and none with the first, so m < n (docs/migration.md); with preemption
+(docs/memory.md) nothing else need start beside, and m is at most S.
 """
 
 from __future__ import annotations
@@ -55,6 +60,8 @@ from llmsched_env.offline.grouping import grouped_loads
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["LowerBounds", "lb1_ns", "lb2_ns", "lb3_ns", "lower_bounds", "min_prefills", "mixed_bound_ns"]
+
+CachedTokens = NDArray[np.int64] | None
 
 Queues = Assignment | ArrayLike | None
 
@@ -91,7 +98,7 @@ def lb1_ns(
     clients: SupportsIndex,
     cost: CostModel | str,
     *,
-    cached_tokens: NDArray[np.int64] | None = None,
+    cached_tokens: CachedTokens = None,
     most_recomputed: int = 0,
 ) -> int:
     """LB1 = constants + (prefill time of N_min prefills) + alpha_d * ceil(S / J).
@@ -114,12 +121,7 @@ def lb1_ns(
         UnknownNameError: no such cost preset.
     """
     model = cost_model(cost)
-    if cached_tokens is None:
-        case = Case(requests, check_clients(clients), model)
-    else:
-        uncached = (requests.prompt_tokens - cached_tokens).astype(np.int32)
-        case = Case(replace(requests, prompt_tokens=uncached), check_clients(clients), model)
-        case.constant_ns += model.gamma_decode_ns * int((case.decodes * cached_tokens).sum())
+    case = Case.of(requests, clients, model, cached_tokens)
     if most_recomputed > 0:
         context = requests.prompt_tokens.astype(np.int64) + case.decodes
         # Levels say nothing of contexts above the cap, so there what is computed again counts for nothing.
@@ -128,7 +130,15 @@ def lb1_ns(
     return case.makespan_ns(case.least_prefills, case.least_decodes)
 
 
-def lb2_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None) -> int:
+def lb2_ns(
+    requests: Requests,
+    clients: SupportsIndex,
+    cost: CostModel | str,
+    *,
+    queues: Queues = None,
+    cached_tokens: CachedTokens = None,
+    changes_clients: bool = False,
+) -> int:
     """LB2: LB1 with D >= any lower bound on P||Cmax of the l_i.
 
     Proof. Label each request with the client that serves it. A client's requests are served one after another, one
@@ -143,15 +153,26 @@ def lb2_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, *,
         clients: number of clients.
         cost: cost model or preset name.
         queues: an assignment, or (n,) clients, that binds; None where any request may go anywhere.
+        cached_tokens: as :func:`lb1_ns`.
+        changes_clients: whether a running request may go on at another client: then D >= max(ceil(S / J), longest l).
 
     Raises:
         ConfigError: as :func:`lb1_ns`; queues that do not fit the requests.
     """
-    case = Case(requests, check_clients(clients), cost_model(cost))
+    case = Case.of(requests, clients, cost_model(cost), cached_tokens)
+    if changes_clients:
+        return case.makespan_ns(case.least_prefills, max(case.least_decodes, int(case.decodes.max())))
     return case.makespan_ns(*case.least_counts(queues))
 
 
-def lb3_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None) -> int:
+def lb3_ns(
+    requests: Requests,
+    clients: SupportsIndex,
+    cost: CostModel | str,
+    *,
+    queues: Queues = None,
+    cached_tokens: CachedTokens = None,
+) -> int:
     """LB3 = constants + min over N of (time of N prefills) + alpha_d * max(LB2's D, ceil(F(N (N + 1) / 2) / J)).
 
     F(G) is the least sum over requests of their group's largest l, over partitions of the requests into at most G
@@ -168,35 +189,46 @@ def lb3_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, *,
     Args and errors as :func:`lb2_ns`. Above :data:`~llmsched_env.offline.grouping.MAX_DISTINCT` distinct lengths they
     are rounded down to fewer, which keeps the bound valid and makes it weaker.
     """
-    case = Case(requests, check_clients(clients), cost_model(cost))
+    case = Case.of(requests, clients, cost_model(cost), cached_tokens)
     return case.lb3_ns(*case.least_counts(queues))
 
 
-def mixed_bound_ns(requests: Requests, clients: SupportsIndex, cost: CostModel | str, mixed: MixedCost) -> int:
+def mixed_bound_ns(
+    requests: Requests, clients: SupportsIndex, cost: CostModel | str, mixed: MixedCost, *, longest: bool = True
+) -> int:
     """A bound on the makespan where iterations may be mixed (and prompts be read in parts); affine prefills only.
 
     Proof. The first iteration has nobody active, so it emits no token but first ones. All others that emit the S
     further tokens are decodes or mixed, at least ceil(S / J) of them. With the sum form each iteration lasts at least
     the least fixed time of its kind, plus the lesser price of each token in it; interference only adds. With the
     overlap form a mixed iteration lasts as long as the prefill in it, and as the decode in it: so the makespan is at
-    least one fixed time and all prompt tokens, and at least the first prefill and all decodes.
+    least one fixed time and all prompt tokens, and at least the first prefill and all decodes. A request stays on its
+    client, so there are as many of those iterations as :func:`lb2_ns` has decodes.
+
+    Args:
+        requests: the requests, with their true lengths.
+        clients: number of clients.
+        cost: cost model or preset name.
+        mixed: what mixed iterations last.
+        longest: count decodes as LB2 does; else as LB1 does, which is what rewards are scaled by.
 
     Raises:
         ConfigError: ``clients`` below 1.
         UnknownNameError: no such cost preset.
     """
     cost = cost_model(cost)
-    case = Case(requests, check_clients(clients), cost)
+    case = Case.of(requests, clients, cost)
+    decodes = case.least_counts(None)[1] if longest else case.least_decodes
     prompts = int(requests.prompt_tokens.sum(dtype=np.int64))
     if mixed.overlaps:
         first_ns = cost.alpha_prefill_ns + cost.beta_prefill_ns
-        decoding_ns = first_ns + cost.alpha_decode_ns * case.least_decodes + case.constant_ns
+        decoding_ns = first_ns + cost.alpha_decode_ns * decodes + case.constant_ns
         return max(cost.alpha_prefill_ns + cost.beta_prefill_ns * prompts, decoding_ns)
     saved = max(0, cost.beta_decode_ns - mixed.beta_active_ns)
     return (
         min(cost.alpha_prefill_ns, mixed.alpha_ns)
         + min(cost.beta_prefill_ns, mixed.beta_prompt_ns) * prompts
-        + min(cost.alpha_decode_ns, mixed.alpha_ns) * case.least_decodes
+        + min(cost.alpha_decode_ns, mixed.alpha_ns) * decodes
         + case.constant_ns
         - saved * case.total_decodes
     )
@@ -210,7 +242,7 @@ def lower_bounds(
     Raises:
         ConfigError: as :func:`lb2_ns`.
     """
-    case = Case(requests, check_clients(clients), cost_model(cost))
+    case = Case.of(requests, clients, cost_model(cost))
     counts = case.least_counts(queues)
     return LowerBounds(
         case.makespan_ns(case.least_prefills, case.least_decodes), case.makespan_ns(*counts), case.lb3_ns(*counts)
@@ -238,6 +270,19 @@ class Case:
         self.constant_ns = cost.beta_decode_ns * self.total_decodes + cost.gamma_decode_ns * context
         self.alone_ns = sum(cost.prefill_ns(tokens) for tokens in self.alone.tolist())
         self.minorants = _prefill_minorants(cost)
+
+    @classmethod
+    def of(
+        cls, requests: Requests, clients: SupportsIndex, cost: CostModel, cached_tokens: CachedTokens = None
+    ) -> Case:
+        """The instance, of whose prompts ``cached_tokens`` need not be computed."""
+        count = check_clients(clients)
+        if cached_tokens is None:
+            return cls(requests, count, cost)
+        uncached = (requests.prompt_tokens - cached_tokens).astype(np.int32)
+        case = cls(replace(requests, prompt_tokens=uncached), count, cost)
+        case.constant_ns += cost.gamma_decode_ns * int((case.decodes * cached_tokens).sum())
+        return case
 
     def makespan_ns(self, prefills: int, decodes: int) -> int:
         """Least makespan of a schedule with at least so many prefills and decodes."""

@@ -142,10 +142,11 @@ LOWER = PRESETS["llama-65b-paper-low"]
         ({}, "client"),
         ({"queue": "shared"}, "shared"),
         ({"queue": "shared", "workload": "lognormal"}, "shared"),
+        ({"workload": "lognormal"}, "client, smooth"),
         ({"cost": "llama-65b-paper-low"}, "client, low"),
         ({"assignment": "mip"}, "client, mip"),
         ({"assignment": "round_robin"}, "client"),
-        # The form of the queues comes before the assignment, that before the workload, then the prices, then the load.
+        # The form of the queues comes before the assignment, that before the lengths, then the prices, then the load.
         ({"assignment": "mip", "workload": "gsm8k-smooth"}, "client, mip"),
         ({"assignment": "mip", "queue": "shared"}, "shared"),
         ({"workload": "gsm8k-smooth"}, "client, smooth"),

@@ -126,6 +126,23 @@ def test_a_table_on_paper(tools):
     assert line.split("|")[6].strip() == "–", "no score where the planner is not surely better"
 
 
+def test_costs_on_paper(tools):
+    """Rule 3 %, agent 2 % in both cases: a point less, surely. Agent 2 and 4 %: level, so bold."""
+    _, _, agent_tables = tools
+    rule = lost("tuned_threshold", [0.03, 0.03])
+    found = {
+        "cost/gsm8k, MIP queues, alpha_decode -20%": {"agent": lost("gsm8k", [0.02, 0.02]), "rule": rule},
+        "cost/gsm8k, LPT queues, alpha_decode -20%": {"agent": lost("gsm8k", [0.02, 0.04]), "rule": rule},
+        "clients/gsm8k, LPT queues, 50 clients": {"agent": lost("gsm8k", [0.0, 0.0]), "rule": rule},
+    }
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in agent_tables.cost_table(found).split("\n")
+    ]
+    assert lines[0] == ["change", "gsm8k, MIP queues", "gsm8k, LPT queues"]
+    # Two cases a point on each side of level: t(0.975, 1) = 12.71, sd / sqrt(2) = 1.
+    assert lines[2:] == [["alpha_decode -20%", "3.00: -1.00 ± 0.00", "**3.00: +0.00 ± 12.71**"]]
+
+
 def test_the_page_says_what_is_not_measured(tools):
     _, _, agent_tables = tools
     page = (BENCHMARKS.parent / "docs" / "agents.md").read_text(encoding="utf-8")

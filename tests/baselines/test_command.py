@@ -119,7 +119,7 @@ def test_tables_are_printed(capsys):
     out = capsys.readouterr().out
     for text in (
         "LLMSched/GSM8K-v0, split test, 3 cases, 8 clients",
-        "bound (LB1)",
+        "lower bound",
         "| hybrid ",
         "score",
     ):

@@ -8,10 +8,12 @@ import itertools
 import pickle
 import re
 
+import gymnasium
 import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
 from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
+from baselines.mixed import MIXED_SYSTEMS
 from baselines.registry import (
     AGENTS,
     BATCH_PLANNERS,
@@ -24,7 +26,7 @@ from baselines.registry import (
 )
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
-from llmsched_env.evaluation import play
+from llmsched_env.evaluation import begin, evaluate, play
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
 from llmsched_env.policy import Policy
@@ -100,9 +102,9 @@ def test_its_docstring_states_rule_and_source(name):
     ],
 )
 def test_compiled_and_asked_it_does_the_same(name, world):
-    policy = make_policy(name)
-    ran = play(policy, WORLDS[world], 0, seed=3, record=True)
-    stepped = by_act(policy, WORLDS[world], 0, seed=3)
+    policy, scenario = make_policy(name), WORLDS[world].replace(**MIXED_SYSTEMS.get(name, {}))
+    ran = play(policy, scenario, 0, seed=3, record=True)
+    stepped = by_act(policy, scenario, 0, seed=3)
     assert ran.done
     assert history(ran) == history(stepped)
     assert len(ran.log) == ran.view.prefills + ran.view.decodes > 0
@@ -120,6 +122,44 @@ def test_a_method_runs_on_its_own_queues(name):
     assert ran.totals.invalid_actions == 0
     for option, value in METHODS[name].queues.items():
         assert getattr(item.scenario, option) == value
+
+
+OTHER_QUEUES = {name: "fixed queues" for name in METHODS if name != "offline"} | {"offline": "client"}
+"""A world whose queues are not the method's: LPT queues in arrival order, without stealing; or sorted, with it."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_refused_on_other_queues(name):
+    policy, scenario = make_policy(name), WORLDS[OTHER_QUEUES[name]].replace(num_requests=12, num_clients=3)
+    apart = {key: value for key, value in METHODS[name].queues.items() if getattr(scenario, key) != value}
+    assert apart, "these queues are the method's: nothing is refused"
+    own = ", ".join(f"{key}={value!r}" for key, value in apart.items())
+    words = re.escape(f"'{name}' is a method with {own}, and this scenario has ")
+    remedy = re.escape(f"Take item = baselines.entry('{name}', scenario), and item.policy in item.scenario")
+    for run, argument in ((play, 0), (evaluate, 1), (by_act, 0)):
+        with pytest.raises(ConfigError, match=f"{words}.*{remedy}"):
+            run(policy, scenario, argument)
+    item = entry(name, scenario)
+    expected = evaluate(item.policy, item.scenario, 1).columns["makespan_s"]
+    assert evaluate(policy, scenario.replace(**METHODS[name].queues), 1).columns["makespan_s"] == expected
+
+
+def test_a_method_is_refused_in_an_environment_with_other_queues():
+    made = {"num_clients": 3, "num_requests": 12, "split": "test"}
+    env = gymnasium.make("LLMSched/GSM8K-v0", assignment="lpt", **made)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="'baseline' is a method with queue='shared', order='fcfs', lengths='hidden'"):
+        begin(make_policy("baseline"), env)
+    begin(make_policy("hybrid_lpt"), env)  # whose queues these are
+    env = gymnasium.make("LLMSched/GSM8K-v0", **METHODS["baseline"].queues, **made)
+    env.reset(seed=0)
+    begin(make_policy("baseline"), env)
+
+
+@pytest.mark.parametrize("name", MIXED_SYSTEMS)
+def test_a_system_is_refused_where_iterations_are_composed_otherwise(name):
+    with pytest.raises(ConfigError, match=f"'{name}' is a method with mixed_tokens=.*has mixed_tokens=9"):
+        evaluate(make_policy(name), WORLDS["mixed"], 1)
 
 
 @pytest.mark.parametrize("told", [{}, {"lengths": "predicted", "predictor": "noisy", "sd_weight": 2.0}])

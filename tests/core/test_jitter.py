@@ -98,19 +98,19 @@ def test_the_believed_world_is_the_one_without_disturbance(case, actions):
     """Its instance is that of the believed cost model, bound apart; and a fork goes on in it."""
     there = case.instance().believed
     told = replace(case.told, disturbance=None)
-    assert there.digest() == told_with_bound(told, there.bound_ns).digest()
+    assert there.digest() == told_with_bounds(told, there).digest()
     assert there.believed is there
     forked = run(Simulator(case.instance(), record=True).fork(record=True, believed=True), actions)
-    plain = run(Simulator(told_with_bound(told, there.bound_ns), record=True), actions)
+    plain = run(Simulator(told_with_bounds(told, there), record=True), actions)
     assert (forked.log == plain.log).all()
     assert (forked.served == plain.served).all()
 
 
-def told_with_bound(case, bound_ns):
+def told_with_bounds(case, there):
     made = case.instance()
     setup = made.setup.copy()
-    setup[0].bound_ns = bound_ns
-    return replace(made, setup=setup, start=made.start.copy(setup=setup))
+    setup[0].bound_ns = there.bound_ns
+    return replace(made, setup=setup, start=made.start.copy(setup=setup), lb1_ns=there.lb1_ns)
 
 
 @settings(REPEATABLE, max_examples=40)
