@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import platformdirs
@@ -28,6 +29,17 @@ def _fresh(monkeypatch, tmp_path):
     (tmp_path / "temporary").mkdir()
     yield
     storage.cache_dir.cache_clear()
+
+
+@pytest.fixture
+def open_folder():
+    """A folder with a short path that any user can read: pytest's own are root's alone, and too deep for a socket."""
+    with tempfile.TemporaryDirectory(prefix="own", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "temporary").mkdir()
+        (folder / "temporary").chmod(0o777)
+        yield folder
 
 
 def run(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -124,17 +136,14 @@ print(cache_dir())
 
 
 @posix
-def test_a_user_id_without_a_home(tmp_path):
+def test_a_user_id_without_a_home(open_folder):
     """As containers start it: no entry in the table of users, and no HOME."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # pytest's own folders are root's alone
-    (tmp_path / "temporary").chmod(0o777)
-    done = run(BECOMES, tmp_path)
-    assert done.stdout.strip() == str(tmp_path / "temporary" / "llmsched_env-23456")
+    done = run(BECOMES, open_folder)
+    assert done.stdout.strip() == str(open_folder / "temporary" / "llmsched_env-23456")
     assert "no home folder" in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
+    assert sorted(path.name for path in open_folder.iterdir()) == ["temporary"]
 
 
 WORKERS = """
@@ -157,17 +166,17 @@ if __name__ == "__main__":
 @posix
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @pytest.mark.parametrize("taken", [False, True], ids=["usual name", "name taken"])
-def test_workers_leave_no_cache_of_their_own_behind(tmp_path, method, taken):
-    script, blocked = tmp_path / "workers.py", tmp_path / "a file"
+def test_workers_leave_no_cache_of_their_own_behind(open_folder, method, taken):
+    script, blocked = open_folder / "workers.py", open_folder / "a file"
     script.write_text(WORKERS)
     blocked.write_text("no folder can be made below it")
-    temporary = tmp_path / "temporary"
+    temporary = open_folder / "temporary"
     usual = temporary / f"llmsched_env-{os.getuid()}"
     if taken:
         usual.write_text("")
     done = run(
         f"import runpy, sys; sys.argv = ['workers.py', {method!r}]; runpy.run_path('workers.py', run_name='__main__')",
-        tmp_path,
+        open_folder,
         LLMSCHED_CACHE_DIR=str(blocked / "cache"),
     )
     said = set(done.stdout.split())

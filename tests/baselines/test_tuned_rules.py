@@ -189,8 +189,8 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("cases", "out", "words"),
     [
-        ("0", "tuned.json", "cases = 0 names no case: give a count of at least 1"),
-        ("-3", "tuned.json", "cases = -3 names no case"),
+        ("0", "tuned.json", "--cases 0 names no case: give a count of at least 1"),
+        ("-3", "tuned.json", "--cases -3 names no case"),
         ("1", ".", "it is a folder. Give the path of a file"),
         ("1", "file/below/tuned.json", "cannot write to folder"),
     ],
