@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.config import Scenario
 from llmsched_env.core import layout
 from llmsched_env.core.instance import MAX_CLOCK_S
 from llmsched_env.core.layout import Records
-from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, measure
+from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, PACKED, measure
 from llmsched_env.errors import ConfigError
 from llmsched_env.simulator import Simulator
 
@@ -20,6 +21,8 @@ __all__ = [
     "EPISODE_METRICS",
     "SERVING_METRICS",
     "final_metrics",
+    "info_format",
+    "info_metrics",
     "request_metrics",
     "serving_metrics",
     "worst_token_gaps_ns",
@@ -46,6 +49,24 @@ SERVING_METRICS = (
 """What :func:`serving_metrics` gives, in order."""
 
 NS_PER_S = 10**9
+
+
+def info_metrics(scenario: Scenario) -> tuple[str, ...]:
+    """Which of `MEASURED` the ``info`` of an environment has: all that the scenario has a meaning for."""
+    missing: set[str] = set()
+    if not scenario.serving:
+        missing |= {"goodput", "ttft_s", "tpot_s"}
+    if not scenario.kv_limited:
+        missing |= {"kv_peak"}
+    return tuple(name for name in MEASURED if name not in missing)
+
+
+def info_format(scenario: Scenario) -> str:
+    """How the module ``struct`` reads :func:`info_metrics` from what the core has packed."""
+    names = info_metrics(scenario)
+    return "=" + "".join(
+        code if name in names else "8x" for name, code in zip(MEASURED, PACKED.removeprefix("="), strict=True)
+    )
 
 
 def final_metrics(simulator: Simulator) -> dict[str, Any]:

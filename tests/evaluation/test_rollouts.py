@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from llmsched_env.core.instance import Instance
 from llmsched_env.cost import PRESETS
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError
-from llmsched_env.evaluation import CoverageWarning, decision_times, evaluate, play
+from llmsched_env.evaluation import CoverageWarning, begin, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
 from llmsched_env.offline import lpt
@@ -394,6 +395,51 @@ def test_leaving_the_range_of_the_cost_model_is_warned_of_once():
     assert len(seen) == 1
     assert str(seen[0].message) == f"patient: {found.outside}"
     assert evaluate(Patient(), SMALL, 1).outside is None
+
+
+class WithoutReset:
+    name, kind, clairvoyant = "without_reset", "rule", False
+
+    def act(self, view):
+        return 1
+
+
+def test_what_is_not_a_policy_is_told_what_it_lacks():
+    for call in (
+        lambda policy: evaluate(policy, SMALL, 1),
+        lambda policy: play(policy, SMALL, 0),
+        lambda policy: decision_times(policy, SMALL),
+        lambda policy: begin(policy, None),
+    ):
+        with pytest.raises(ConfigError, match=r"WithoutReset object .* is not a policy: it lacks reset \(see"):
+            call(WithoutReset())
+        with pytest.raises(ConfigError, match=r"'hybrid' is not a policy: it lacks name, kind, .*make_policy"):
+            call("hybrid")
+        with pytest.raises(ConfigError, match=r"Patient'> is a class: give an instance of it, Patient\(\)"):
+            call(Patient)
+
+
+class Mistyped(Patient):
+    def act(self, view):
+        return int(view.raedy >= 2)
+
+
+def mistyped_rule(view, parameters, memory):
+    return 1 if view.raedy >= 2 else 0
+
+
+@pytest.mark.parametrize("make", [Mistyped, lambda: compile_rule(mistyped_rule).python], ids=["class", "rule"])
+def test_a_mistyped_field_of_a_view_is_named(make):
+    with pytest.raises(UnknownNameError, match=r"unknown field of a view 'raedy'\. Did you mean 'ready'") as caught:
+        evaluate(make(), SMALL, 1)
+    assert isinstance(caught.value, AttributeError)
+
+
+def test_a_view_is_asked_for_fields_as_any_object():
+    view = play(Patient(), SMALL, 0).view
+    assert getattr(view, "raedy", None) is None
+    assert not hasattr(view, "raedy")
+    assert copy.copy(view).clock_ns == view.clock_ns
 
 
 def test_an_unknown_metric_is_named():
