@@ -92,7 +92,8 @@ class Policy(Protocol):
         """
 
 
-MEMBERS = ("name", "kind", "clairvoyant", "reset", "act")
+METHODS = ("reset", "act")
+MEMBERS = ("name", "kind", "clairvoyant", *METHODS)
 """What a policy cannot be without."""
 
 
@@ -107,13 +108,17 @@ def check_policy(policy: object, described: str | None = None) -> None:
         ConfigError: it is none; says what it lacks.
     """
     missing = [part for part in MEMBERS if not hasattr(policy, part)]
+    if isinstance(policy, type):  # of which an instance may have attributes of its own
+        lacks = [part for part in missing if part in METHODS]
+        raise ConfigError(
+            f"{described or repr(policy)} is a class: give an instance of it, {policy.__name__}()."
+            + f" It lacks {', '.join(lacks)}." * bool(lacks)
+        )
     if missing:
         raise ConfigError(
             f"{described or repr(policy)} is not a policy: it lacks {', '.join(missing)} (see "
             "llmsched_env.policy.Policy). baselines.make_policy makes one by name."
         )
-    if isinstance(policy, type):
-        raise ConfigError(f"{described or repr(policy)} is a class: give an instance of it, {policy.__name__}().")
 
 
 def features(view: View) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from baselines import predictions
 from llmsched_env.errors import MissingExtraError
 
 ID = "LLMSched/GSM8K-v0"
-SMALL = ["--clients", "5", "--requests", "20", "--assignment", "lpt", "--cases", "2"]
+SMALL = ["--clients", "5", "--requests", "20", "--queue", "shared", "--cases", "2"]
 WORDS = r"needs {}, which cannot be imported .*llmsched-env\[viz\]"
 
 

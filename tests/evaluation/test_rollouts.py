@@ -18,6 +18,7 @@ from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameErro
 from llmsched_env.evaluation import CoverageWarning, begin, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
+from llmsched_env.metrics import info_metrics
 from llmsched_env.offline import lpt
 from llmsched_env.policy import CompiledRule, Policy, compile_rule, features
 from llmsched_env.simulator import Outlook, Simulator
@@ -225,7 +226,7 @@ def test_a_blind_policy_does_not_reach_the_truth_of_what_is_promised(scenario):
     observation, info = env.reset(options={"case": 0})
     over = False
     while not over:
-        assert info.keys() <= {"action_mask", "invalid_actions", "case"}
+        assert info.keys() == {"action_mask", "invalid_actions", "case", *info_metrics(scenario)}
         arrays = [item for item in reachable(observation, info) if isinstance(item, np.ndarray)]
         assert {array.shape for array in arrays} <= {(33,), (scenario.num_actions,)}
         observation, _, over, _, info = env.step(1)
@@ -278,6 +279,13 @@ def seen_of(scenario, actions):
     return views
 
 
+def infos_of(scenario, actions):
+    """What the infos of case 0 say but for the bound, which is there for those who measure."""
+    env = LLMSchedEnv(scenario)
+    infos = [env.reset(options={"case": 0})[1], *(env.step(action)[-1] for action in actions)]
+    return [{key: np.asarray(value).tolist() for key, value in info.items() if key != "bound_s"} for info in infos]
+
+
 @pytest.mark.parametrize("order", ["fcfs", "late_last", "late_last_longest", "choose"])
 @pytest.mark.parametrize("lengths", ["hidden", "predicted"])
 def test_a_promised_view_says_nothing_of_true_lengths(order, lengths):
@@ -290,6 +298,7 @@ def test_a_promised_view_says_nothing_of_true_lengths(order, lengths):
     # Without a load nothing is to be seen of twice the lengths, either.
     own = scenario.replace(load=None)
     assert seen_of(own, actions) == seen_of(own.replace(workload=Turned(times=2)), actions)
+    assert infos_of(own, actions) == infos_of(own.replace(workload=Turned(times=2)), actions)
 
 
 def test_the_mean_length_of_a_case_shows_in_its_rate_at_a_load():
@@ -417,6 +426,8 @@ def test_what_is_not_a_policy_is_told_what_it_lacks():
             call("hybrid")
         with pytest.raises(ConfigError, match=r"Patient'> is a class: give an instance of it, Patient\(\)"):
             call(Patient)
+        with pytest.raises(ConfigError, match=r"is a class: .* WithoutReset\(\)\. It lacks reset\."):
+            call(WithoutReset)
 
 
 class Mistyped(Patient):

@@ -221,7 +221,7 @@ def test_frames_of_another_size_and_a_stride():
 
 
 def test_a_stride_counts_iterations_not_steps():
-    env = LLMSchedEnv(render_mode="rgb_array", render_every=10, skip_forced=True, **SMALL)
+    env = LLMSchedEnv(render_mode="rgb_array", render_every=10, skip_forced=True, **{**SMALL, "num_requests": 60})
     env.reset(seed=0)
     frame, before, done, jumps = env.render(), len(env.simulator.log), False, 0
     while not done:
