@@ -32,7 +32,7 @@ from llmsched_env.core.loops import (
 from llmsched_env.core.measure import MEASURED
 from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownNameError
 from llmsched_env.instances import draw_case, instance
-from llmsched_env.metrics import info_format, info_metrics
+from llmsched_env.metrics import info_metrics, packed_format, running_metrics
 from llmsched_env.simulator import Simulator
 from llmsched_env.spec import WithSpec, merged
 
@@ -182,8 +182,10 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         self._flags = TERMINATED
         self._unpaid = False  # reset has run through the whole episode, the first step reports its end
         self._measured = np.zeros(len(MEASURED))
-        self._names, self._format = info_metrics(self.scenario), info_format(self.scenario)
-        self._blank: Info = {}
+        # What an info tells while requests are left, and at the end: the names, and how their numbers are packed.
+        names = running_metrics(self.scenario), info_metrics(self.scenario)
+        self._running, self._final = ((some, packed_format(some)) for some in names)
+        self._blank: Info = {}  # what every info of this episode begins as
         self._window: Any = None
         self._frame: Any = None
         self._drawn: int | None = None  # iterations when the last picture was drawn
@@ -207,11 +209,13 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         else:
             self._simulator = Simulator(problem, record=self.render_mode is not None)
         self._memory = self._simulator.memory
-        self._blank = {"action_mask": None, "invalid_actions": 0, "case": case, **dict.fromkeys(self._names)}
+        self._blank = {"action_mask": None, "invalid_actions": 0, "case": case}
         self._drawn = None
-        observation, _ = self._advance(OBSERVE)
+        observation = np.empty(self._num_features, np.float32)
+        _, self._flags = self._go_on(OBSERVE, observation)
         self._unpaid = True
-        info = self._info()
+        info = self._info(self._final)
+        self._blank = info.copy()
         if self.render_mode == "human":
             self.render()
         return observation, info
@@ -232,30 +236,34 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
             self._unpaid = False
             if flags & OVER:
                 action = CONTINUE
-        observation, reward = self._advance(action)
-        info = self._info()
+        observation = np.empty(self._num_features, np.float32)
+        reward, flags = step_and_measure(self._memory.setup_address, action, observation, self._measured)
+        if flags & LOG_FULL:
+            self._memory.grow_log()
+            more, flags = self._go_on(CONTINUE, observation)
+            reward += more
+        self._flags = flags
+        info = self._info(self._final if flags & TERMINATED else self._running)
         if self.render_mode == "human":
             self.render()
-        flags = self._flags
         return observation, reward, flags & TERMINATED != 0, flags & TRUNCATED != 0, info
 
-    def _advance(self, action: int) -> tuple[Observation, float]:
-        observation = np.empty(self._num_features, np.float32)
-        memory, measured = self._memory, self._measured
-        reward, self._flags = step_and_measure(memory.setup_address, action, observation, measured)
-        while self._flags & LOG_FULL:
+    def _go_on(self, how: int, observation: Observation) -> tuple[float, int]:
+        """`CONTINUE`, or `OBSERVE` after a reset, up to a choice or the end; with a longer log where it is full."""
+        memory, total = self._memory, 0.0
+        while True:
+            reward, flags = step_and_measure(memory.setup_address, how, observation, self._measured)
+            total += reward
+            if not flags & LOG_FULL:
+                return total, flags
             memory.grow_log()
-            go_on = OBSERVE if action == OBSERVE else CONTINUE
-            more, self._flags = step_and_measure(memory.setup_address, go_on, observation, measured)
-            reward += more
-        return observation, reward
 
-    def _info(self) -> Info:
-        info = self._blank.copy()
-        info["action_mask"] = self._masks[self._flags & 3].copy()
-        info["invalid_actions"] = self._flags >> INVALID_SHIFT
-        numbers = struct.unpack(self._format, self._measured)  # type: ignore[arg-type]  # an array is a buffer
-        info.update(zip(self._names, numbers, strict=True))
+    def _info(self, told: tuple[Sequence[str], str]) -> Info:
+        flags, info, (names, packed) = self._flags, self._blank.copy(), told
+        info["action_mask"] = self._masks[flags & 3].copy()
+        info["invalid_actions"] = flags >> INVALID_SHIFT
+        numbers = struct.unpack(packed, self._measured)  # type: ignore[arg-type]  # an array is a buffer
+        info.update(zip(names, numbers))  # noqa: B905  # to compare lengths takes a twentieth of a step
         return info
 
     def action_masks(self) -> NDArray[np.bool_]:

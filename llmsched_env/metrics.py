@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from operator import index
 from typing import Any
 
@@ -21,9 +22,10 @@ __all__ = [
     "EPISODE_METRICS",
     "SERVING_METRICS",
     "final_metrics",
-    "info_format",
     "info_metrics",
+    "packed_format",
     "request_metrics",
+    "running_metrics",
     "serving_metrics",
     "worst_token_gaps_ns",
 ]
@@ -61,12 +63,24 @@ def info_metrics(scenario: Scenario) -> tuple[str, ...]:
     return tuple(name for name in MEASURED if name not in missing)
 
 
-def info_format(scenario: Scenario) -> str:
-    """How the module ``struct`` reads :func:`info_metrics` from what the core has packed."""
-    names = info_metrics(scenario)
-    return "=" + "".join(
-        code if name in names else "8x" for name, code in zip(MEASURED, PACKED.removeprefix("="), strict=True)
-    )
+def running_metrics(scenario: Scenario) -> tuple[str, ...]:
+    """Those of :func:`info_metrics` that may change before the last request is complete."""
+    fixed = {"makespan_s", "gap_to_bound", "ttft_s", "tpot_s", "bound_s"}
+    if not scenario.kv_limited:
+        fixed |= {"preemptions"}
+    if not scenario.moves:
+        fixed |= {"migrations", "moved_tokens", "transfer_s"}
+    if not scenario.kv_limited and not scenario.moves:
+        fixed |= {"recomputed_tokens"}
+    if not scenario.mixes:
+        fixed |= {"mixed_iterations"}
+    return tuple(name for name in info_metrics(scenario) if name not in fixed)
+
+
+def packed_format(names: Sequence[str]) -> str:
+    """How the module ``struct`` reads the metrics of these names, in the order of `MEASURED`, where all are packed."""
+    codes = zip(MEASURED, PACKED.removeprefix("="), strict=True)
+    return "=" + "".join(code if name in names else "8x" for name, code in codes)
 
 
 def final_metrics(simulator: Simulator) -> dict[str, Any]:
