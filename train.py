@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from agents.algorithms import ALGORITHMS, DEFAULT
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.errors import ConfigError, LLMSchedError
+from llmsched_env.errors import ConfigError, LLMSchedError, MissingExtraError
 from llmsched_env.flags import in_flags, warnings_in_flags
 from llmsched_env.storage import user_path
 
@@ -189,6 +189,7 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
     # Imported here: the libraries take seconds, in which Ctrl-C should do what it does later.
     from agents.training import recorded, train
     from llmsched_env.evaluation import CoverageWarning
+    from llmsched_env.evaluation.drawing import check_drawing
 
     if "resume" in given and not args.resume:
         raise ConfigError("--resume names no folder: give that of the run to go on with.")
@@ -199,6 +200,10 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
             "Leave out the others, or begin a new run."
         )
     training = recorded(args.folder) if args.resume else args.training()
+    try:
+        check_drawing()
+    except MissingExtraError as error:
+        print(f"warning: there will be no learning_curve.png. {error}", file=sys.stderr)
     with warnings_in_flags(FLAGS):
         warnings.simplefilter("ignore", CoverageWarning)  # one a policy; each says the same
         return train(training, _rivals(training.validation), command=command, resume=bool(args.resume))

@@ -27,7 +27,7 @@ class SB3VecEnv(VecEnv):
         num_envs: copies.
         scenario: of all copies, or one a copy.
         threads: that share a step.
-        **arguments: those of `Scenario`.
+        **arguments: those of `Scenario`, or ``max_episode_steps``.
 
     Raises:
         ConfigError: as :class:`llmsched_env.vector_env.LLMSchedVectorEnv`.
@@ -84,7 +84,7 @@ class SB3VecEnv(VecEnv):
             for i in np.flatnonzero(done).tolist():
                 listed[i].update({name: final[name][i].item() for name in names})
                 listed[i]["terminal_observation"] = infos["final_obs"][i]
-                listed[i]["TimeLimit.truncated"] = bool(truncated[i])
+                listed[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
                 self.reset_infos[i] = {"case": int(infos["case"][i])}
         return observations, rewards.astype(np.float32), done, listed
 

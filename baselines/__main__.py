@@ -29,6 +29,7 @@ from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import CoverageWarning, Estimate, PromiseWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
+from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
 from llmsched_env.flags import in_flags, path_option
@@ -215,6 +216,7 @@ def run(options: argparse.Namespace, command: str) -> None:
     for text in dict.fromkeys(str(warning.message) for warning in said):
         print(f"warning: {in_flags(text, FLAGS)}", file=sys.stderr)
     if options.out is not None:
+        check_drawing()
         output_folder(options.out)
     if options.json is not None:
         output_folder(options.json.resolve().parent)

@@ -30,10 +30,10 @@ from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
+from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.report import grid, interval
 from llmsched_env.flags import in_flags, path_option
 from llmsched_env.storage import output_folder, write_whole
-from llmsched_env.viewer.extras import viz_module
 from llmsched_env.workload import SPLITS, NoisyTruth, Population, Predictor, PromptRegression, UnevenTruth
 
 __all__ = ["Row", "Study", "main", "study"]
@@ -286,7 +286,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
         )
     cases = parse_cases(options.cases)
     if options.out is not None:  # complains now, before the long work
-        viz_module("matplotlib.figure", "matplotlib", "Drawing a picture")
+        check_drawing()
         output_folder(options.out)
     result = study(scenario, cases, options.seed)
     print(

@@ -21,7 +21,7 @@ from baselines.tuned import MIXED_TUNABLE, PROMISE_TUNABLE, TUNABLE, Tuned, pair
 from llmsched_env.config import Scenario
 from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
-from llmsched_env.policy import Policy
+from llmsched_env.policy import Policy, check_policy
 
 __all__ = [
     "AGENTS",
@@ -303,9 +303,7 @@ def _own(name: str) -> Policy:
             f"policy {name!r}: {factory_name}() raised {type(error).__name__}: {error}. Name a class, or a function, "
             "that makes a policy without arguments."
         ) from error
-    missing = [part for part in ("name", "kind", "clairvoyant", "reset", "act") if not hasattr(policy, part)]
-    if missing:
-        raise ConfigError(f"policy {name!r} lacks {', '.join(missing)}: see llmsched_env.policy.Policy.")
+    check_policy(policy, f"what {name!r} makes")
     if policy.kind not in OWN_KINDS:
         raise UnknownNameError(f"kind of policy {name!r}:", policy.kind, OWN_KINDS)
     if policy.name in BASELINES:

@@ -11,8 +11,8 @@ from measuring import Figure, repeat
 
 import llmsched_env  # noqa: F401  # registers the environments
 from llmsched_env.core.features import NUM_FEATURES
-from llmsched_env.core.loops import TERMINATED, TRUNCATED
-from llmsched_env.core.loops import step as core_step
+from llmsched_env.core.loops import TERMINATED, TRUNCATED, step_and_measure
+from llmsched_env.core.measure import MEASURED
 
 __all__ = ["environment_figures"]
 
@@ -77,16 +77,16 @@ def _parts(env: gymnasium.Env[Any, Any], actions: Sequence[int], repeats: int) -
     """The parts of a step, each alone."""
     section = "Where the time of a step goes (LLMSched/GSM8K-v0, each part alone)"
     bare: Any = env.unwrapped
-    out = np.empty(NUM_FEATURES, np.float32)
+    out, measured = np.empty(NUM_FEATURES, np.float32), np.empty(len(MEASURED))
 
     def compiled() -> None:
         bare.reset(options={"case": 0})
-        arrays = bare.simulator.memory.call_arrays
+        memory = bare.simulator.memory
         for action in actions:
-            _, flags = core_step(*arrays, action, out)
+            _, flags = step_and_measure(memory.setup_address, action, out, measured)
             if flags & (TERMINATED | TRUNCATED):
                 bare.reset(options={"case": 0})
-                arrays = bare.simulator.memory.call_arrays
+                memory = bare.simulator.memory
 
     def flag_checks() -> None:
         flags = 0
@@ -100,7 +100,7 @@ def _parts(env: gymnasium.Env[Any, Any], actions: Sequence[int], repeats: int) -
 
     def info() -> None:
         for _ in actions:
-            bare._info()
+            bare._info(bare._running)
 
     def reset() -> None:
         for number in range(100):
@@ -113,9 +113,9 @@ def _parts(env: gymnasium.Env[Any, Any], actions: Sequence[int], repeats: int) -
     whole_s, compiled_s, check_s, observation_s, info_s, reset_s, loop_s = (timing.best_s for timing in timings)
     whole_ns = whole_s / len(actions) * 1e9
     for name, seconds in (
-        ("compiled call (transition, reward, observation) and its unboxing", compiled_s - check_s),
+        ("compiled call (transition, reward, observation, metrics) and its unboxing", compiled_s - check_s),
         ("a new observation array", observation_s - loop_s),
-        ("info with a new mask", info_s - loop_s),
+        ("info with a new mask and the metrics so far", info_s - loop_s),
     ):
         yield Figure(section, name, seconds / len(actions) * 1e9, "ns", whole_ns, "a whole step")
     yield Figure(

@@ -76,7 +76,7 @@ def make_scenario(name: str, **changes: Any) -> Scenario:
 
     Raises:
         UnknownNameError: no such id.
-        TypeError: no such argument of `Scenario`.
+        UnknownArgumentError: no such argument of `Scenario`; it is a TypeError, too.
         ConfigError: a value out of range, or arguments that do not go together.
     """
     from llmsched_env.config import Scenario
@@ -84,7 +84,7 @@ def make_scenario(name: str, **changes: Any) -> Scenario:
 
     if name not in ENVIRONMENTS:
         raise UnknownNameError("scenario", name, ENVIRONMENTS)
-    return Scenario(**{**ENVIRONMENTS[name], **changes})
+    return Scenario().replace(**{**ENVIRONMENTS[name], **changes})
 
 
 def register_environments() -> None:

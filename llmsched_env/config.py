@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import dataclasses
 import numbers
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmsched_env.cost import CostModel, MixedCost, cost_model, mixed_cost
-from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError
+from llmsched_env.errors import ConfigError, LLMSchedError, UnknownArgumentError, UnknownNameError
 from llmsched_env.units import percent_hint
 from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
 from llmsched_env.workload.predictors import check_sd_weight
@@ -24,13 +25,13 @@ __all__ = [
     "KV_RULES",
     "LENGTHS",
     "MAX_CLIENTS",
+    "MAX_SEED",
     "ORDERS",
     "QUEUES",
     "REWARDS",
     "STEALS",
     "Scenario",
     "checked_options",
-    "merged",
     "read_arguments",
     "real",
     "whole",
@@ -63,6 +64,7 @@ LLAMA_65B_BYTES_PER_TOKEN = 2 * 80 * 8192 * 2
 LENGTHS = ("known", "predicted", "hidden")
 REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
 MAX_CLIENTS = 2**20
+MAX_SEED = 2**128
 MAX_LOAD = 10.0
 MAX_KV_TOKENS = 2**40
 MAX_NOISE_SD = 2.0
@@ -495,12 +497,12 @@ class Scenario:
         """The same scenario with some arguments changed.
 
         Raises:
-            UnknownNameError: no such argument.
+            UnknownArgumentError: no such argument.
         """
         fields = {field.name for field in dataclasses.fields(self)}
         for name in changes:
             if name not in fields:
-                raise UnknownNameError("scenario argument", name, fields)
+                raise UnknownArgumentError(name, fields)
         return dataclasses.replace(self, **changes)
 
     def describe(self) -> dict[str, Any]:
@@ -549,27 +551,6 @@ def read_arguments(text: str) -> dict[str, Any]:
     return found
 
 
-def merged(scenario: Scenario | None, arguments: dict[str, Any]) -> Scenario:
-    """``scenario``, or the default one, with the arguments that an environment was made with.
-
-    Raises:
-        ConfigError: not a scenario, or one that contradicts an argument.
-        UnknownNameError: no such argument.
-    """
-    if scenario is not None and not isinstance(scenario, Scenario):
-        raise ConfigError(f"scenario = {scenario!r} is not a Scenario: make one with Scenario(...).")
-    found = (scenario or Scenario()).replace(**arguments)
-    for name, value in arguments.items():
-        given = getattr(scenario, name, value)
-        # An explicit default looks like none given; but the workload is what an id is about.
-        if given != value and (name == "workload" or given != getattr(Scenario, name)):
-            raise ConfigError(
-                f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the "
-                "environment id: leave one out, or pass the scenario to the environment's class itself."
-            )
-    return found
-
-
 def checked_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
     """The options of a reset.
 
@@ -591,9 +572,10 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     Raises:
         ConfigError: it is none.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ConfigError(f"{name} = {value!r} is not a whole number.")
-    number = int(value.__index__())
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{name} = {value!r} is not a whole number.") from None
     if not least <= number <= most:
         raise ConfigError(f"{name} = {value} is out of range: it lies in [{least}, {most}].")
     return number

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import operator
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,14 +17,24 @@ from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.actions import outside_space
-from llmsched_env.config import Scenario, checked_options, merged
+from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
 from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, PROMISE_FEATURES, features_of
-from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, LOG_FULL, OBSERVE, OVER, TERMINATED, TRUNCATED
-from llmsched_env.core.loops import step as core_step
-from llmsched_env.errors import EpisodeOverError, UnknownNameError
+from llmsched_env.core.loops import (
+    CONTINUE,
+    INVALID_SHIFT,
+    LOG_FULL,
+    OBSERVE,
+    OVER,
+    TERMINATED,
+    TRUNCATED,
+    step_and_measure,
+)
+from llmsched_env.core.measure import MEASURED
+from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownNameError
 from llmsched_env.instances import draw_case, instance
-from llmsched_env.metrics import EPISODE_METRICS, final_metrics
+from llmsched_env.metrics import info_metrics, packed_format, running_metrics
 from llmsched_env.simulator import Simulator
+from llmsched_env.spec import WithSpec, merged
 
 __all__ = ["LLMSchedEnv"]
 
@@ -36,7 +47,7 @@ def _masks(num_actions: int) -> tuple[NDArray[np.int8], ...]:
     return tuple(np.array([flags & 1] + [flags >> 1] * (num_actions - 1), np.int8) for flags in range(4))
 
 
-class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
+class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: ignore[misc]  # spec is a property
     """One accelerator serves LLM requests to J client slots; each step chooses a prefill or a decode.
 
     ## Description
@@ -105,15 +116,25 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Information
 
-    Always `action_mask` (an int8 for each action) and `invalid_actions`, the count so far; `case` after a reset; after
-    the last step {metric_names} and `bound_s` (docs/metrics.md has their formulas).
+    Every info, of a reset as of a step, has the same keys: `action_mask`, an int8 for each action; `invalid_actions`,
+    the count so far; `case`, the number of the case; and what the episode has achieved so far, as plain numbers
+    (docs/metrics.md has the formulas): {metric_names}. Where promises are made also `goodput`, `ttft_s` and `tpot_s`,
+    where the KV cache is a budget `kv_peak`.
+
+    No value is NaN. Before the last request is complete, the makespan, the gap, TTFT and TPOT are infinite, and the
+    goodput is what can still be reached: 1 less the share of promises that are certain to be broken. The others are
+    those of the time up to now, at 0 after a reset. A total beyond 64 bits is infinite. An info is for those who
+    measure: `bound_s` is computed from the true lengths, and a policy that is not to know them reads the observation.
 
     ## Arguments
 
     {argument_table}
 
-    `render_mode`: `None`, `"rgb_array"`, `"human"` or `"ansi"`. All others may be given as one
-    `scenario=Scenario(...)`.
+    `render_mode`: `None`, `"rgb_array"`, `"human"` or `"ansi"`. `render_size`: width and height of a picture in
+    pixels, even, at least 640 and 400. `render_every`: iterations from one new picture to the next; until then
+    `render` returns the same array again, so that a recording of an episode of n iterations holds n / `render_every`
+    pictures in memory (`gymnasium.wrappers.RecordVideo(..., fps=30 * render_every)` plays as many a second). All
+    others may be given as one `scenario=Scenario(...)`.
 
     ## Version History
 
@@ -125,17 +146,33 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         "render_fps": 30,
     }
 
-    def __init__(self, scenario: Scenario | None = None, *, render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        scenario: Scenario | None = None,
+        *,
+        render_mode: str | None = None,
+        render_size: Sequence[int] = (960, 600),
+        render_every: int = 1,
+        **arguments: Any,
+    ) -> None:
         """Make the environment; see the class for the arguments.
 
         Raises:
             ConfigError: a value out of range, or options that contradict each other.
-            UnknownNameError: an argument, preset or mode that does not exist.
+            UnknownNameError: a preset or mode that does not exist.
+            UnknownArgumentError: an argument that does not exist (it is an UnknownNameError and a TypeError).
+            MissingExtraError: a mode that draws, without the library that it needs.
         """
         self.scenario = merged(scenario, arguments)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownNameError("render mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
+        self._render_size = _size(render_size)
+        self._render_every = whole("render_every", render_every, 1, 2**62)
+        if render_mode in ("rgb_array", "human"):
+            from llmsched_env import viewer
+
+            viewer.check(*self._render_size, window=render_mode == "human")
         table = features_of(self.scenario)
         self.observation_space = spaces.Box(0.0, 1.0, (len(table),), np.float32)
         self.action_space = spaces.Discrete(self.scenario.num_actions)
@@ -144,15 +181,24 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         self._simulator: Simulator | None = None
         self._flags = TERMINATED
         self._unpaid = False  # reset has run through the whole episode, the first step reports its end
+        self._measured = np.zeros(len(MEASURED))
+        # What an info tells while requests are left, and at the end: the names, and how their numbers are packed.
+        names = running_metrics(self.scenario), info_metrics(self.scenario)
+        self._running, self._final = ((some, packed_format(some)) for some in names)
+        self._blank: Info = {}  # what every info of this episode begins as
         self._window: Any = None
+        self._frame: Any = None
+        self._drawn: int | None = None  # iterations when the last picture was drawn
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Begin an episode: a case drawn from the scenario's pool, or the one named in ``options["case"]``.
 
         Raises:
-            ConfigError: an unknown option, or a case number below 0.
+            ConfigError: a seed or case number that is no whole number of at least 0.
+            UnknownNameError: an option that does not exist.
         """
         named = checked_options(options, {"case"}).get("case")
+        seed = None if seed is None else whole("seed", seed, 0, MAX_SEED)
         if named is not None:
             instance(self.scenario, named)  # one that does not exist is found before anything has changed
         super().reset(seed=seed)
@@ -162,11 +208,14 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             self._simulator.reset()
         else:
             self._simulator = Simulator(problem, record=self.render_mode is not None)
-        self._arrays = self._simulator.memory.call_arrays
-        observation, _ = self._advance(OBSERVE)
+        self._memory = self._simulator.memory
+        self._blank = {"action_mask": None, "invalid_actions": 0, "case": case}
+        self._drawn = None
+        observation = np.empty(self._num_features, np.float32)
+        _, self._flags = self._go_on(OBSERVE, observation)
         self._unpaid = True
-        info = self._info()
-        info["case"] = case
+        info = self._info(self._final)
+        self._blank = info.copy()
         if self.render_mode == "human":
             self.render()
         return observation, info
@@ -187,30 +236,34 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
             self._unpaid = False
             if flags & OVER:
                 action = CONTINUE
-        observation, reward = self._advance(action)
-        info = self._info()
+        observation = np.empty(self._num_features, np.float32)
+        reward, flags = step_and_measure(self._memory.setup_address, action, observation, self._measured)
+        if flags & LOG_FULL:
+            self._memory.grow_log()
+            more, flags = self._go_on(CONTINUE, observation)
+            reward += more
+        self._flags = flags
+        info = self._info(self._final if flags & TERMINATED else self._running)
         if self.render_mode == "human":
             self.render()
-        flags = self._flags
         return observation, reward, flags & TERMINATED != 0, flags & TRUNCATED != 0, info
 
-    def _advance(self, action: int) -> tuple[Observation, float]:
-        observation = np.empty(self._num_features, np.float32)
-        reward, self._flags = core_step(*self._arrays, action, observation)
-        while self._flags & LOG_FULL:
-            simulator = self._simulator
-            assert simulator is not None
-            simulator.memory.grow_log()
-            more, self._flags = core_step(*self._arrays, OBSERVE if action == OBSERVE else CONTINUE, observation)
-            reward += more
-        return observation, reward
+    def _go_on(self, how: int, observation: Observation) -> tuple[float, int]:
+        """`CONTINUE`, or `OBSERVE` after a reset, up to a choice or the end; with a longer log where it is full."""
+        memory, total = self._memory, 0.0
+        while True:
+            reward, flags = step_and_measure(memory.setup_address, how, observation, self._measured)
+            total += reward
+            if not flags & LOG_FULL:
+                return total, flags
+            memory.grow_log()
 
-    def _info(self) -> Info:
-        flags = self._flags
-        info: Info = {"action_mask": self._masks[flags & 3].copy(), "invalid_actions": flags >> INVALID_SHIFT}
-        if flags & OVER and not self._unpaid:
-            assert self._simulator is not None
-            info.update(final_metrics(self._simulator))
+    def _info(self, told: tuple[Sequence[str], str]) -> Info:
+        flags, info, (names, packed) = self._flags, self._blank.copy(), told
+        info["action_mask"] = self._masks[flags & 3].copy()
+        info["invalid_actions"] = flags >> INVALID_SHIFT
+        numbers = struct.unpack(packed, self._measured)  # type: ignore[arg-type]  # an array is a buffer
+        info.update(zip(names, numbers))  # noqa: B905  # to compare lengths takes a twentieth of a step
         return info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -229,26 +282,43 @@ class LLMSchedEnv(gymnasium.Env[Observation, np.int64]):
         return self._simulator
 
     def render(self) -> Any:
-        """A picture of the timeline so far: an RGB array, text, or (``human``) a window."""
+        """A picture of the timeline so far: an RGB array, text, or (``human``) a window.
+
+        Between pictures that are ``render_every`` iterations apart, the last one again; the end is always drawn.
+        """
         if self.render_mode is None:
             gymnasium.logger.warn("render() without a render_mode: make the environment with render_mode='rgb_array'.")
             return None
         from llmsched_env import viewer
 
+        simulator, (width, height) = self.simulator, self._render_size
         if self.render_mode == "ansi":
-            return viewer.text(self.simulator)
-        if self.render_mode == "rgb_array":
-            return viewer.frame(self.simulator)
-        if self._window is None:
-            self._window = viewer.Window(self.metadata["render_fps"])
-        self._window.show(self.simulator)
-        return None
+            return viewer.text(simulator)
+        iterations = len(simulator.log)
+        passed = self._render_every if self._drawn is None or self._flags & OVER else iterations - self._drawn
+        if passed >= self._render_every and iterations != self._drawn:
+            self._drawn = iterations
+            if self.render_mode == "rgb_array":
+                self._frame = viewer.frame(simulator, width=width, height=height)
+            else:
+                if self._window is None:
+                    self._window = viewer.Window(self.metadata["render_fps"], width=width, height=height)
+                self._window.show(simulator)
+        return self._frame
 
     def close(self) -> None:
         """Close the window, if there is one."""
         if self._window is not None:
             self._window.close()
             self._window = None
+
+
+def _size(given: Any) -> tuple[int, int]:
+    try:
+        width, height = given
+    except (TypeError, ValueError):
+        raise ConfigError(f"render_size = {given!r} is not a pair: give width and height in pixels.") from None
+    return whole("width of render_size", width, 1, 2**14), whole("height of render_size", height, 1, 2**14)
 
 
 def _checked(action: Any, num_actions: int) -> int:
@@ -296,7 +366,7 @@ def _specification(template: str) -> str:
         promise_table=_table(("", "feature", "value", "min", "max"), *_numbered(promised, len(features))),
         memory_table=_table(("", "feature", "value", "min", "max"), *((f"+{i}", *row) for i, row in enumerate(memory))),
         mixed_table=_table(("", "feature", "value", "min", "max"), *((f"+{i}", *row) for i, row in enumerate(mixed))),
-        metric_names=", ".join(f"`{name}`" for name in EPISODE_METRICS),
+        metric_names=", ".join(f"`{name}`" for name in info_metrics(Scenario())),
         argument_table=_table(("argument", "default", "meaning"), *arguments),
         version_table=_table(("id", "differs from the defaults in", "history"), *versions),
     )

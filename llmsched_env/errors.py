@@ -21,6 +21,8 @@ __all__ = [
     "MissingExtraError",
     "PathError",
     "SolverError",
+    "UnknownArgumentError",
+    "UnknownFieldError",
     "UnknownNameError",
     "WorkerError",
     "WorkloadError",
@@ -124,7 +126,44 @@ class UnknownNameError(LLMSchedError, ValueError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
-        close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
-        self.kind, self.name, self.close_matches = kind, name, close
+        self.kind, self.name, self.close_matches = kind, name, _close(name, names)
+        super().__init__(f"unknown {kind} {name!r}.{_hint(self.close_matches)} Known: {', '.join(names)}.")
+
+
+class UnknownArgumentError(UnknownNameError, TypeError):
+    """A keyword argument that does not exist, with the nearest ones that do.
+
+    It reads as Python's own: libraries try an argument (``frameskip``) and wait for "unexpected keyword argument".
+
+    Args:
+        name: what the user wrote; or a whole message, where there is nothing else: ``gymnasium.make`` raises the error
+            again with more text.
+        known: the arguments that exist.
+    """
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        names = sorted(known)
+        self.kind, self.name, self.close_matches = "argument", name, _close(name, names)
+        if names:
+            name = f"got an unexpected keyword argument {name!r}.{_hint(self.close_matches)} Known: {', '.join(names)}."
+        Exception.__init__(self, name)
+
+
+class UnknownFieldError(UnknownNameError, AttributeError):  # type: ignore[misc]  # both have a name
+    """A field that a view does not have, with the nearest ones that it has.
+
+    Args:
+        name: what the user wrote.
+        known: the fields that exist.
+    """
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        UnknownNameError.__init__(self, "field of a view", name, known)
+
+
+def _close(name: object, names: list[str]) -> list[str]:
+    return difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+
+
+def _hint(close_matches: list[str]) -> str:
+    return f" Did you mean {' or '.join(map(repr, close_matches))}?" if close_matches else ""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from operator import index
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.config import Scenario
 from llmsched_env.core import layout
 from llmsched_env.core.instance import MAX_CLOCK_S
 from llmsched_env.core.layout import Records
-from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, measure
+from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, PACKED, measure
 from llmsched_env.errors import ConfigError
 from llmsched_env.simulator import Simulator
 
@@ -20,7 +22,10 @@ __all__ = [
     "EPISODE_METRICS",
     "SERVING_METRICS",
     "final_metrics",
+    "info_metrics",
+    "packed_format",
     "request_metrics",
+    "running_metrics",
     "serving_metrics",
     "worst_token_gaps_ns",
 ]
@@ -46,6 +51,36 @@ SERVING_METRICS = (
 """What :func:`serving_metrics` gives, in order."""
 
 NS_PER_S = 10**9
+
+
+def info_metrics(scenario: Scenario) -> tuple[str, ...]:
+    """Which of `MEASURED` the ``info`` of an environment has: all that the scenario has a meaning for."""
+    missing: set[str] = set()
+    if not scenario.serving:
+        missing |= {"goodput", "ttft_s", "tpot_s"}
+    if not scenario.kv_limited:
+        missing |= {"kv_peak"}
+    return tuple(name for name in MEASURED if name not in missing)
+
+
+def running_metrics(scenario: Scenario) -> tuple[str, ...]:
+    """Those of :func:`info_metrics` that may change before the last request is complete."""
+    fixed = {"makespan_s", "gap_to_bound", "ttft_s", "tpot_s", "bound_s"}
+    if not scenario.kv_limited:
+        fixed |= {"preemptions"}
+    if not scenario.moves:
+        fixed |= {"migrations", "moved_tokens", "transfer_s"}
+    if not scenario.kv_limited and not scenario.moves:
+        fixed |= {"recomputed_tokens"}
+    if not scenario.mixes:
+        fixed |= {"mixed_iterations"}
+    return tuple(name for name in info_metrics(scenario) if name not in fixed)
+
+
+def packed_format(names: Sequence[str]) -> str:
+    """How the module ``struct`` reads the metrics of these names, in the order of `MEASURED`, where all are packed."""
+    codes = zip(MEASURED, PACKED.removeprefix("="), strict=True)
+    return "=" + "".join(code if name in names else "8x" for name, code in codes)
 
 
 def final_metrics(simulator: Simulator) -> dict[str, Any]:

@@ -13,11 +13,22 @@ from llmsched_env.config import Scenario
 from llmsched_env.core.features import feature_table, observe
 from llmsched_env.core.layout import View
 from llmsched_env.core.rules import CompiledRule, RuleFunction, compile_rule
+from llmsched_env.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmsched_env.simulator import Outlook, Simulator
 
-__all__ = ["Action", "CompiledRule", "Policy", "RuleFunction", "Start", "View", "compile_rule", "features"]
+__all__ = [
+    "Action",
+    "CompiledRule",
+    "Policy",
+    "RuleFunction",
+    "Start",
+    "View",
+    "check_policy",
+    "compile_rule",
+    "features",
+]
 
 
 class Action(IntEnum):
@@ -79,6 +90,35 @@ class Policy(Protocol):
 
         Both kinds are feasible; where there are more than two actions it may be that nobody can decode.
         """
+
+
+METHODS = ("reset", "act")
+MEMBERS = ("name", "kind", "clairvoyant", *METHODS)
+"""What a policy cannot be without."""
+
+
+def check_policy(policy: object, described: str | None = None) -> None:
+    """Whether something is a policy.
+
+    Args:
+        policy: what is to be one.
+        described: what to call it in the message; ``None`` for what it says of itself.
+
+    Raises:
+        ConfigError: it is none; says what it lacks.
+    """
+    missing = [part for part in MEMBERS if not hasattr(policy, part)]
+    if isinstance(policy, type):  # of which an instance may have attributes of its own
+        lacks = [part for part in missing if part in METHODS]
+        raise ConfigError(
+            f"{described or repr(policy)} is a class: give an instance of it, {policy.__name__}()."
+            + f" It lacks {', '.join(lacks)}." * bool(lacks)
+        )
+    if missing:
+        raise ConfigError(
+            f"{described or repr(policy)} is not a policy: it lacks {', '.join(missing)} (see "
+            "llmsched_env.policy.Policy). baselines.make_policy makes one by name."
+        )
 
 
 def features(view: View) -> NDArray[np.float32]:

@@ -11,11 +11,11 @@ from llmsched_env.actions import outside_space
 from llmsched_env.core.episode import Memory
 from llmsched_env.core.futures import count_emitted, end_arrivals, refill
 from llmsched_env.core.instance import Instance
-from llmsched_env.core.layout import ESTIMATE, OUTPUT, PROMPT, Records, View
+from llmsched_env.core.layout import ESTIMATE, OUTPUT, PROMPT, VIEW, Records, View
 from llmsched_env.core.loops import advance_once, has_choice, run_rule
 from llmsched_env.core.reward import charge
 from llmsched_env.core.rules import CompiledRule
-from llmsched_env.errors import ConfigError, EpisodeOverError
+from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownFieldError
 from llmsched_env.workload.requests import MAX_TOKENS
 
 __all__ = ["Outlook", "Simulator"]
@@ -23,6 +23,18 @@ __all__ = ["Outlook", "Simulator"]
 
 SPARE_MEMORY = 16
 """Entries behind a rule's memory that it may write by mistake."""
+
+
+class _Shown(np.record):  # type: ignore[misc]  # numpy's stubs call it final
+    """A view that knows what its fields are called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # what numpy, copy and pickle try
+        raise UnknownFieldError(name, View.__annotations__)
+
+
+_SHOWN = np.dtype((_Shown, VIEW))
 
 
 class Simulator:
@@ -43,7 +55,7 @@ class Simulator:
         self._bind()
 
     def _bind(self) -> None:
-        shown = self._memory.view.view()
+        shown = self._memory.view.view(_SHOWN)
         shown.setflags(write=False)
         self.view: View = shown[0]
 

@@ -17,14 +17,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from llmsched_env.actions import outside_space
-from llmsched_env.config import Scenario, checked_options, merged, whole
+from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
 from llmsched_env.core.features import features_of
 from llmsched_env.core.fleet import CLIENT_BYTES, COPY_BYTES, Fleet, Steps
 from llmsched_env.core.instance import Instance
-from llmsched_env.core.loops import OVER
 from llmsched_env.core.measure import COUNTS, MEASURED
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
 from llmsched_env.instances import draw_case, instance
+from llmsched_env.metrics import info_metrics
+from llmsched_env.spec import WithSpec, merged, restored
 
 __all__ = ["LLMSchedVectorEnv"]
 
@@ -32,34 +33,43 @@ Observations = NDArray[np.float32]
 Actions = NDArray[np.int64]
 Infos = dict[str, Any]
 
-FINAL_MASKS = tuple(f"_{name}" for name in (*MEASURED, "action_mask", "invalid_actions"))
-
 Stream = tuple[np.random.Generator, int]
 """Where a copy draws its cases from, and what that was seeded with."""
 
-MOST_COPIES, MOST_THREADS, MOST_SEED = 2**24, 256, 2**128
+MOST_COPIES, MOST_THREADS, MOST_STEPS = 2**24, 256, 2**62
 
 
-class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArray[Any]]):
+class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
+    WithSpec, gymnasium.vector.VectorEnv[Observations, Actions, NDArray[Any]]
+):
     """``num_envs`` copies of :class:`llmsched_env.env.LLMSchedEnv`, stepped in one compiled call.
 
     Copy i gives exactly what the single environment gives that is seeded with ``seed + i`` and takes the same actions.
     Each reset draws the copy's next case. Episodes that end are reset in the same step (`AutoresetMode.SAME_STEP`):
     the observation returned is the first of the next episode; the last one of the ended episode is in
-    ``infos["final_obs"]``, what it achieved in ``infos["final_info"]``. What is returned is never overwritten: all
-    arrays are new, but for masks that say "every copy", which are read-only.
+    ``infos["final_obs"]``, its last info, with all that the single environment's has, in ``infos["final_info"]``. The
+    infos of a reset and of a step hold the copies' ``action_mask``, ``invalid_actions`` and ``case``; what running
+    episodes have achieved so far is measured when it is asked for, by :meth:`metrics`. What is returned is never
+    overwritten: all arrays are new, but for masks that say "every copy", which are read-only.
+
+    Gymnasium's wrappers of vector environments are right about this kind of autoreset from Gymnasium 1.4 on. In 1.2 and
+    1.3, ``RecordEpisodeStatistics`` and ``NormalizeReward`` leave the first step of each further episode out.
 
     Args:
         num_envs: copies, at least 1.
         scenario: of all copies, or one a copy. They may differ in all but the sizes of observation and action space.
         threads: that share a step. Results do not depend on it. Measure whether it pays: handing a step over costs
             tens of microseconds.
+        max_episode_steps: truncate an episode after that many steps, as ``gymnasium.wrappers.TimeLimit`` does with a
+            single environment (``max_iterations`` counts iterations, of which one step with ``skip_forced`` has many);
+            ``None`` or -1 for no limit.
         render_mode: only ``None``: a single environment draws.
         **arguments: those of `Scenario`, as for the single environment.
 
     Raises:
         ConfigError: a number out of range, contradicting options, or more copies than memory holds.
-        UnknownNameError: an argument, preset or mode that does not exist.
+        UnknownNameError: a preset or mode that does not exist.
+        UnknownArgumentError: an argument that does not exist (it is an UnknownNameError and a TypeError).
     """
 
     _fleet: Fleet | None = None  # here too: Gymnasium may close what could not be made
@@ -71,11 +81,14 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         scenario: Scenario | Sequence[Scenario] | None = None,
         *,
         threads: int = 1,
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
         self.num_envs = whole("num_envs", num_envs, 1, MOST_COPIES)
         self._threads = whole("threads", threads, 1, MOST_THREADS)
+        unlimited = max_episode_steps is None or max_episode_steps == -1  # as gymnasium.make has it
+        self._limit = 0 if unlimited else whole("max_episode_steps", max_episode_steps, 1, MOST_STEPS)
         if render_mode is not None:
             raise ConfigError(
                 f"render_mode = {render_mode!r}: a vector environment does not draw; make a single one with "
@@ -84,6 +97,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         self.scenarios = _one_each(scenario, arguments, self.num_envs)
         _check_memory(self.num_envs, CLIENT_BYTES * max(one.num_clients for one in self.scenarios))
         self._num_actions, self._num_features = _one_size(self.scenarios)
+        self._measured = info_metrics(self.scenarios[0])  # the same of all, as the features are
         self.single_observation_space = spaces.Box(0.0, 1.0, (self._num_features,), np.float32)
         self.single_action_space = spaces.Discrete(self._num_actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -91,6 +105,9 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         self._streams: list[Stream | None] = [None] * self.num_envs
         self._everywhere = np.ones(self.num_envs, np.bool_)
         self._everywhere.setflags(write=False)
+        self._case = np.zeros(self.num_envs, np.int64)
+        # Steps so far, those before each copy's episode began, and when the first copy can be at its limit.
+        self._steps, self._before, self._due = 0, np.zeros(self.num_envs, np.int64), 0
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -124,9 +141,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         out = fleet.new_steps() if self._fleet is None else fleet.observe()
         self._begin(fleet, begun, out)
         self._fleet, self._streams = fleet, streams
-        infos = self._infos(out)
-        infos["case"], infos["_case"] = self._numbers(begun), _where(chosen, self.num_envs)
-        return out.observations, infos
+        return out.observations, self._infos(out)
 
     def step(
         self, actions: Any
@@ -155,34 +170,59 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         out, over = fleet.step(actions)
         if over < 0:
             raise _outside(actions, -1 - over, self._num_actions)
-        infos = self._infos(out)
+        self._steps += 1
+        if self._limit and self._steps >= self._due:
+            over += self._truncate(out)
         if over:
             try:
-                self._autoreset(fleet, out, infos)
+                infos = self._autoreset(fleet, out)
             except BaseException:
                 self._fleet = None  # some copies are over: only a reset goes on from here
                 raise
+        else:
+            infos = self._infos(out)
         return out.observations, out.rewards, out.terminated, out.truncated, infos
 
-    def _autoreset(self, fleet: Fleet, out: Steps, infos: Infos) -> None:
+    def _truncate(self, out: Steps) -> int:
+        """Truncate the copies that are at their limit; how many there are."""
+        late = self._steps - self._before >= self._limit
+        out.truncated[late] = True
+        on_time = self._before[~late]
+        self._due = self._limit + int(on_time.min(initial=self._steps))
+        return int(late.sum())
+
+    def _autoreset(self, fleet: Fleet, out: Steps) -> Infos:
         """Report the episodes that ended, and begin the next."""
-        (ended,) = (fleet.flags & OVER).nonzero()
+        (ended,) = (out.terminated | out.truncated).nonzero()
         where = _where(ended, self.num_envs)
         observations = np.empty(self.num_envs, object)  # of None
         for i in ended.tolist():
             observations[i] = out.observations[i].copy()
-        final: Infos = dict(zip(MEASURED, fleet.measure(ended), strict=True))
-        for name in COUNTS:
-            final[name] = final[name].astype(np.int64)
-        for name in ("action_mask", "invalid_actions"):
-            final[name] = np.zeros(infos[name].shape, infos[name].dtype)
-            final[name][ended] = infos[name][ended]
-        final.update(dict.fromkeys(FINAL_MASKS, where))
-        infos["final_obs"], infos["final_info"] = observations, final
-        begun = self._cases(ended, None, self._streams)
-        self._begin(fleet, begun, out)
-        infos["case"] = self._numbers(begun)
-        infos["_final_obs"] = infos["_final_info"] = infos["_case"] = where
+        final = self._metrics(fleet, ended)
+        for name, last in (("action_mask", out.masks), ("invalid_actions", out.invalid), ("case", self._case)):
+            final[name] = np.zeros(last.shape, last.dtype)
+            final[name][ended] = last[ended]
+        final.update({f"_{name}": where for name in final})
+        self._begin(fleet, self._cases(ended, None, self._streams), out)
+        return {
+            **self._infos(out),
+            "final_obs": observations,
+            "final_info": final,
+            "_final_obs": where,
+            "_final_info": where,
+        }
+
+    def metrics(self) -> Infos:
+        """What the running episodes have achieved so far: (num_envs,) of each metric of the single environment's info.
+
+        Raises:
+            EpisodeOverError: before ``reset`` or after ``close``.
+        """
+        return self._metrics(self._running(), np.arange(self.num_envs))
+
+    def _metrics(self, fleet: Fleet, copies: NDArray[np.int64]) -> Infos:
+        found: Infos = dict(zip(MEASURED, fleet.measure(copies), strict=True))
+        return {name: found[name].astype(np.int64) if name in COUNTS else found[name] for name in self._measured}
 
     def _cases(
         self, copies: NDArray[np.int64], cases: Sequence[int] | None, streams: Sequence[Stream | None]
@@ -206,14 +246,9 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         if largest > fleet.row_bytes:
             _check_memory(self.num_envs, largest + fleet.row_bytes)  # both are there while rows move
             fleet.make_room(largest)
-        for i, _, problem in begun:
+        for i, case, problem in begun:
             fleet.load(i, problem, out)
-
-    def _numbers(self, begun: Sequence[tuple[int, int, Instance]]) -> NDArray[np.int64]:
-        numbers = np.zeros(self.num_envs, np.int64)
-        for i, case, _ in begun:
-            numbers[i] = case
-        return numbers
+            self._case[i], self._before[i] = case, self._steps
 
     def _infos(self, out: Steps) -> Infos:
         return {
@@ -221,6 +256,8 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
             "_action_mask": self._everywhere,
             "invalid_actions": out.invalid,
             "_invalid_actions": self._everywhere,
+            "case": self._case.copy(),
+            "_case": self._everywhere,
         }
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -262,9 +299,9 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
         if seed is None:
             return [None] * self.num_envs
         if not isinstance(seed, Iterable) or np.ndim(seed) == 0:  # type: ignore[arg-type]  # an array of no dimension
-            first = whole("seed", seed, 0, MOST_SEED)
+            first = whole("seed", seed, 0, MAX_SEED)
             return [first + i for i in range(self.num_envs)]
-        seeds = [None if one is None else whole("seed", one, 0, MOST_SEED) for one in seed]
+        seeds = [None if one is None else whole("seed", one, 0, MAX_SEED) for one in seed]
         if len(seeds) != self.num_envs:
             raise ConfigError(f"{len(seeds)} seeds are given for {self.num_envs} copies: give one each, or one number.")
         return seeds
@@ -288,6 +325,7 @@ class LLMSchedVectorEnv(gymnasium.vector.VectorEnv[Observations, Actions, NDArra
 
 
 def _one_each(scenario: Any, arguments: dict[str, Any], count: int) -> tuple[Scenario, ...]:
+    scenario = restored("scenario", scenario)
     if scenario is None or isinstance(scenario, Scenario):
         return (merged(scenario, arguments),) * count
     if isinstance(scenario, str) or not isinstance(scenario, Sequence):

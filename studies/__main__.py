@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmsched_env.errors import LLMSchedError, UnknownNameError
+from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.flags import in_flags, path_option
 from llmsched_env.storage import write_whole
 from studies.page import PAGE, PICTURES, replaced
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in asked.names:
             if name not in STUDIES:
                 raise UnknownNameError("study", name, STUDIES)
+        check_drawing()  # complains now, before the long work
         options = Options(asked.cases, tuple(asked.clients), asked.seed)
         for name in asked.names or STUDIES:
             study = STUDIES[name]

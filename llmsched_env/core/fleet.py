@@ -35,7 +35,7 @@ from llmsched_env.core.layout import (
     VIEW,
 )
 from llmsched_env.core.loops import CONTINUE, INVALID_SHIFT, OBSERVE, OVER, TERMINATED, TRUNCATED, step_episode
-from llmsched_env.core.measure import MEASURED, measure
+from llmsched_env.core.measure import MEASURED, measure_so_far
 from llmsched_env.core.memory import bits_at, clients_at, kv_at, ring_at, started_at, tournament_at
 from llmsched_env.core.pointers import array_at, prefetch
 from llmsched_env.jit import inlined, jit
@@ -298,9 +298,9 @@ def observe_copies(fleet: int, out: int) -> None:
 
 @jit
 def measure_copies(fleet: int, copies: NDArray[np.int64], out: NDArray[np.float64]) -> None:
-    """Write what each of ``copies`` achieved to its column of ``out``, (22, count)."""
+    """Write what each of ``copies`` achieved so far to its column of ``out``, (23, count)."""
     for i in copies:
-        measure(views_at(fleet)[i], states_at(fleet)[i], setups_at(fleet)[i], out[:, i])
+        measure_so_far(views_at(fleet)[i], states_at(fleet)[i], setups_at(fleet)[i], out[:, i])
 
 
 class Fleet:
@@ -410,7 +410,7 @@ class Fleet:
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(22, count): `MEASURED` of each of ``copies``; 0 in the other columns."""
+        """(23, count): `MEASURED` of each of ``copies`` as an ``info`` has them; 0 in the other columns."""
         out = np.zeros((len(MEASURED), self.count))
         measure_copies(self.address, copies, out)
         return out

@@ -65,59 +65,112 @@ class View(Protocol):
 
     So are durations to come and the coefficients of the cost model: without noise, and what schedulers believe.
     Symbols of docs/model.md: J clients, A active, F idle, W waiting, R ready. Times are ns, work is output tokens.
+
+    Attributes:
+        clock_ns: time since the start of the episode.
+        prefills: prefill iterations so far.
+        decodes: decode iterations so far.
+        completed: requests complete.
+        num_clients: J.
+        active: clients that decode.
+        idle: clients that do not.
+        waiting: requests released and not started.
+        ready: idle clients that have something to take.
+        batch_requests: what a prefill now would hold (client queues: expected, see queues.preview).
+        batch_tokens: prompt tokens of that batch.
+        batch_work: estimated output tokens of that batch.
+        prefill_ns: what that prefill would last.
+        decode_ns: what a decode now would last.
+        last_prefill_ns: duration of the last prefill.
+        last_prefill_decode: decode count at the last prefill.
+        consecutive_prefills: prefills since the last decode.
+        idle_charge: sum of `ready` over the decodes since the last prefill.
+        waiting_tokens: prompt tokens that wait.
+        waiting_work: estimated output tokens that wait.
+        context_tokens: prompt and output tokens held for the active clients.
+        oldest_release_ns: of the waiting requests; some time up to the clock where none waits.
+        due_1: active clients expected to finish in the next decode.
+        due_4: ... in 2 to 4 decodes.
+        due_16: ... in 5 to 16.
+        due_64: ... in 17 to 64.
+        due_256: ... in 65 to 256.
+        overdue: active clients that have outlived their estimate.
+        remaining: sum of expected decodes to go over the active clients (overdue: 0).
+        remaining_squared: sum of their squares.
+        last_due: decode count at which the last active client is expected to finish; up to `decodes` where none is.
+        alpha_prefill_ns: fixed time of a prefill (cost model).
+        alpha_decode_ns: fixed time of a decode.
+        beta_decode_ns: time of an active client in a decode.
+        token_cap: most prompt tokens in one prefill.
+        mean_output_tokens: of the population that the case was drawn from.
+        ttft_ns: promised time to first token; 0 where nothing is promised, and then the following are 0, too.
+        tpot_ns: promised time per output token.
+        late: waiting requests whose TTFT cannot be kept any more.
+        in_time_release_ns: of the oldest waiting request that is not late; the clock where there is none.
+        decoding_ns: time since their first token, summed over the active clients.
+        decoding_tokens: tokens that they have emitted in it.
+        kv_budget: tokens that the KV cache holds; 0 where it is not modelled, and then the following are 0, too.
+        kv_used: tokens allocated to the active clients, in whole blocks.
+        kv_growth: tokens that a decode now would take (vLLM's rules: once it has preempted for it).
+        preempted: requests that have started, and wait to go on.
+        mixed_budget: most prompt tokens beside a decode; 0: no mixed iterations, and then the following are 0, too.
+        mixed: mixed iterations so far: those with an active client count as decodes, the others as prefills.
+        chunk_tokens: prompt tokens that a mixed iteration now would read.
+        mixed_ns: what it would last.
+        reading_tokens: left to read of the prompt that has been read in part; 0 where none has.
     """
 
-    clock_ns: int  # time since the start of the episode
-    prefills: int  # prefill iterations so far
-    decodes: int  # decode iterations so far
-    completed: int  # requests complete
-    num_clients: int  # J
-    active: int  # clients that decode
-    idle: int  # clients that do not
-    waiting: int  # requests released and not started
-    ready: int  # idle clients that have something to take
-    batch_requests: int  # what a prefill now would hold (client queues: expected, see queues.preview)
-    batch_tokens: int  # prompt tokens of that batch
-    batch_work: int  # estimated output tokens of that batch
-    prefill_ns: int  # what that prefill would last
-    decode_ns: int  # what a decode now would last
-    last_prefill_ns: int  # duration of the last prefill
-    last_prefill_decode: int  # decode count at the last prefill
-    consecutive_prefills: int  # prefills since the last decode
-    idle_charge: int  # sum of `ready` over the decodes since the last prefill
-    waiting_tokens: int  # prompt tokens that wait
-    waiting_work: int  # estimated output tokens that wait
-    context_tokens: int  # prompt and output tokens held for the active clients
-    oldest_release_ns: int  # of the waiting requests; some time up to the clock where none waits
-    due_1: int  # active clients expected to finish in the next decode
-    due_4: int  # ... in 2 to 4 decodes
-    due_16: int  # ... in 5 to 16
-    due_64: int  # ... in 17 to 64
-    due_256: int  # ... in 65 to 256
-    overdue: int  # active clients that have outlived their estimate
-    remaining: int  # sum of expected decodes to go over the active clients (overdue: 0)
-    remaining_squared: int  # sum of their squares
-    last_due: int  # decode count at which the last active client is expected to finish; up to `decodes` where none is
-    alpha_prefill_ns: int  # fixed time of a prefill (cost model)
-    alpha_decode_ns: int  # fixed time of a decode
-    beta_decode_ns: int  # time of an active client in a decode
-    token_cap: int  # most prompt tokens in one prefill
-    mean_output_tokens: float  # of the population that the case was drawn from
-    ttft_ns: int  # promised time to first token; 0 where nothing is promised, and then the following are 0, too
-    tpot_ns: int  # promised time per output token
-    late: int  # waiting requests whose TTFT cannot be kept any more
-    in_time_release_ns: int  # of the oldest waiting request that is not late; the clock where there is none
-    decoding_ns: int  # time since their first token, summed over the active clients
-    decoding_tokens: int  # tokens that they have emitted in it
-    kv_budget: int  # tokens that the KV cache holds; 0 where it is not modelled, and then the following are 0, too
-    kv_used: int  # tokens allocated to the active clients, in whole blocks
-    kv_growth: int  # tokens that a decode now would take (vLLM's rules: once it has preempted for it)
-    preempted: int  # requests that have started, and wait to go on
-    mixed_budget: int  # most prompt tokens beside a decode; 0: no mixed iterations, and then the following are 0, too
-    mixed: int  # mixed iterations so far: those with an active client count as decodes, the others as prefills
-    chunk_tokens: int  # prompt tokens that a mixed iteration now would read
-    mixed_ns: int  # what it would last
-    reading_tokens: int  # left to read of the prompt that has been read in part; 0 where none has
+    clock_ns: int
+    prefills: int
+    decodes: int
+    completed: int
+    num_clients: int
+    active: int
+    idle: int
+    waiting: int
+    ready: int
+    batch_requests: int
+    batch_tokens: int
+    batch_work: int
+    prefill_ns: int
+    decode_ns: int
+    last_prefill_ns: int
+    last_prefill_decode: int
+    consecutive_prefills: int
+    idle_charge: int
+    waiting_tokens: int
+    waiting_work: int
+    context_tokens: int
+    oldest_release_ns: int
+    due_1: int
+    due_4: int
+    due_16: int
+    due_64: int
+    due_256: int
+    overdue: int
+    remaining: int
+    remaining_squared: int
+    last_due: int
+    alpha_prefill_ns: int
+    alpha_decode_ns: int
+    beta_decode_ns: int
+    token_cap: int
+    mean_output_tokens: float
+    ttft_ns: int
+    tpot_ns: int
+    late: int
+    in_time_release_ns: int
+    decoding_ns: int
+    decoding_tokens: int
+    kv_budget: int
+    kv_used: int
+    kv_growth: int
+    preempted: int
+    mixed_budget: int
+    mixed: int
+    chunk_tokens: int
+    mixed_ns: int
+    reading_tokens: int
 
 
 VIEW = _record(*((name, _F8 if kind == "float" else _I8) for name, kind in View.__annotations__.items()))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.jit import jit
+from llmsched_env.jit import inlined, jit
 
-__all__ = ["COUNTS", "EPISODE_METRICS", "MEASURED", "measure"]
+__all__ = ["COUNTS", "EPISODE_METRICS", "MEASURED", "PACKED", "measure", "measure_so_far", "pack"]
 
 EPISODE_METRICS = (
     "makespan_s",
@@ -51,6 +51,12 @@ COUNTS = (
     "mixed_iterations",
 )
 """Those that are whole numbers."""
+
+PACKED = "=" + "".join("q" if name in COUNTS else "d" for name in MEASURED)
+"""What :func:`pack` makes of them, as the module ``struct`` names it."""
+
+COUNT_PLACES = tuple(MEASURED.index(name) for name in COUNTS)
+GOODPUT, TPOT = MEASURED.index("goodput"), MEASURED.index("tpot_s")
 
 MOST = float(2**63 - 1)
 
@@ -98,3 +104,29 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
     out[20] = s.move_ns / 1e9
     out[21] = v.mixed
     out[22] = k.bound_ns / 1e9
+
+
+@jit
+def measure_so_far(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
+    """Write `MEASURED` as an ``info`` has it to ``out``, (23,) float64: nothing is NaN.
+
+    Infinity where :func:`measure` says NaN, but for two: the goodput of an episode that is not complete is what can
+    still be reached, 1 less the share of counted requests whose promise is broken for certain; the TPOT is 0 where no
+    counted request has a second token.
+    """
+    measure(v, s, k, out)
+    if k.serving:
+        out[GOODPUT] = 1.0 - s.lost / (k.last_counted - k.first_counted)
+        if v.completed == k.num_requests and s.counted_decoded == 0:
+            out[TPOT] = 0.0
+    for i in range(len(out)):
+        if np.isnan(out[i]):
+            out[i] = np.inf
+
+
+@inlined
+def pack(measured: NDArray[np.float64]) -> None:
+    """Turn the counts into integers, in place: `PACKED` then reads all of them as what they are."""
+    counts = measured.view(np.int64)
+    for i in COUNT_PLACES:
+        counts[i] = np.int64(measured[i])

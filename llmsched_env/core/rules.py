@@ -15,7 +15,8 @@ from numba import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from llmsched_env.core.layout import VIEW
+from llmsched_env.core.layout import VIEW, View
+from llmsched_env.errors import UnknownFieldError
 from llmsched_env.jit import compile_native
 
 __all__ = ["CompiledRule", "RuleFunction", "call_rule", "compile_rule"]
@@ -39,7 +40,7 @@ class RuleFunction:
         self._native: Any = None
         self.handle: Any = function
         if not numba.config.DISABLE_JIT:
-            self._native = compile_native(_SIGNATURE, function)  # kept: the address is valid as long as it is
+            self._native = _compiled(function)  # kept: the address is valid as long as it is
             self.handle = self._native.address
 
     def __call__(self, view: Any, parameters: Any, memory: Any) -> int:
@@ -48,6 +49,16 @@ class RuleFunction:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return compile_rule, (self.python,)
+
+
+def _compiled(function: Callable[[Any, Any, Any], Any]) -> Any:
+    try:
+        return compile_native(_SIGNATURE, function)
+    except KeyError as error:  # all that numba says of a field that a record does not have
+        name = error.args[0] if error.args else None
+        if isinstance(name, str) and name in function.__code__.co_names and name not in View.__annotations__:
+            raise UnknownFieldError(name, View.__annotations__) from None
+        raise
 
 
 def compile_rule(function: Callable[[Any, Any, Any], Any]) -> RuleFunction:
@@ -59,6 +70,7 @@ def compile_rule(function: Callable[[Any, Any, Any], Any]) -> RuleFunction:
     on disk until that file changes.
 
     Raises:
+        UnknownFieldError: it reads a field that a view does not have.
         numba.errors.NumbaError: it uses what cannot be compiled; the message says which line.
     """
     return RuleFunction(function)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "INK", "LINES", "MARKERS", "RULE", "label_at_right", "new_figure", "plain", "save", "spread"]
+__all__ = [
+    "FAINT",
+    "INK",
+    "LINES",
+    "MARKERS",
+    "RULE",
+    "check_drawing",
+    "label_at_right",
+    "new_figure",
+    "plain",
+    "save",
+    "spread",
+]
 
 DPI = 150
 INK, FAINT, RULE = "#263238", "#69757d", "#d6dbdf"
@@ -28,13 +40,22 @@ LINE_HEIGHT = 1.3 * LABEL_SIZE / 72
 """Inches that one line of a label takes."""
 
 
+def check_drawing() -> Any:
+    """Whether pictures can be drawn: for commands to ask before the long work. Returns ``matplotlib.figure``.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    return viz_module("matplotlib.figure", "matplotlib", "Drawing a picture")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    module = viz_module("matplotlib.figure", "matplotlib", "Drawing a picture")
+    module = check_drawing()
     return module.Figure(figsize=(width, height), dpi=DPI, layout="constrained")  # type: ignore[no-any-return]  # by name
 
 

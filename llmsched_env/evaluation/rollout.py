@@ -19,7 +19,7 @@ from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance, promises
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, serving_metrics
-from llmsched_env.policy import Policy, Start
+from llmsched_env.policy import Policy, Start, check_policy
 from llmsched_env.simulator import Outlook, Simulator
 
 __all__ = ["CoverageWarning", "Evaluation", "begin", "case_numbers", "decision_times", "evaluate", "play", "start"]
@@ -114,8 +114,10 @@ def begin(policy: Policy, env: Any, *, seed: int = 0) -> None:
         seed: for policies that draw random numbers.
 
     Raises:
+        ConfigError: not a policy.
         EpisodeOverError: before the environment's first reset.
     """
+    check_policy(policy)
     policy.reset(start(policy, env.unwrapped.scenario, env.unwrapped.simulator, seed))
 
 
@@ -141,8 +143,9 @@ def play(
         client_of: (n,) queue of each request, in place of the scenario's assignment.
 
     Raises:
-        ConfigError: not a case number, or not an assignment.
+        ConfigError: not a policy, not a case number, or not an assignment.
     """
+    check_policy(policy)
     simulator = Simulator(instance(scenario, case, client_of=client_of), record=record)
     told = start(policy, scenario, simulator, seed)
     compiled = getattr(policy, "compiled", None)
@@ -243,15 +246,14 @@ def evaluate(
             quicker; goodput and the mean TTFT and TPOT are there all the same.
 
     Raises:
-        ConfigError: no such cases, a negative seed, a number out of range, or a policy that cannot be copied or told
-            apart.
+        ConfigError: not a policy, no such cases, a negative seed, a number out of range, or a policy that cannot be
+            copied or told apart.
         UnknownNameError: no such engine.
         MissingExtraError: the engine's library is not installed.
         WorkerError: a worker died. Finished chunks are kept, if there is a folder.
         PathError: the folder cannot be written.
     """
-    if not hasattr(policy, "act") or not hasattr(policy, "clairvoyant"):
-        raise ConfigError(f"{policy!r} is not a policy: baselines.make_policy makes one by name.")
+    check_policy(policy)
     if not isinstance(scenario, Scenario):
         raise ConfigError(f"{scenario!r} is not a Scenario: make one with Scenario(...).")
     numbers = case_numbers(cases)
@@ -339,6 +341,7 @@ def decision_times(
     policy: Policy, scenario: Scenario, cases: Sequence[int] = (0,), *, seed: int = 0
 ) -> NDArray[np.int64]:
     """(decisions,) ns: how long ``policy.act`` took, asked one decision at a time from Python on these cases."""
+    check_policy(policy)
     times: list[int] = []
     first = Simulator(instance(scenario, int(cases[0])))  # code is compiled or loaded before the clock runs
     policy.reset(start(policy, scenario, first, episode_seed(seed, int(cases[0]))))

@@ -17,7 +17,7 @@ from llmsched_env.viewer.scales import round_up, ticks, time_unit
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["MIN_HEIGHT", "MIN_WIDTH", "frame"]
+__all__ = ["MIN_HEIGHT", "MIN_WIDTH", "check_size", "frame"]
 
 MIN_WIDTH, MIN_HEIGHT = 640, 400
 """Smaller than this, labels would be too small to read."""
@@ -62,6 +62,20 @@ def _drawer(picture: Any) -> ImageDraw:
     return viz_module("PIL.ImageDraw", "pillow", "Drawing a frame").Draw(picture)  # type: ignore[no-any-return]
 
 
+def check_size(width: int, height: int) -> None:
+    """Whether a frame may have this size.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    for name, value, least in (("width", width, MIN_WIDTH), ("height", height, MIN_HEIGHT)):
+        if value < least or value % 2:
+            raise ConfigError(
+                f"{name} = {value} pixels is odd or too small: give an even number of at least {least} (video codecs "
+                "take no odd sizes)."
+            )
+
+
 def frame(simulator: Simulator, *, width: int = 960, height: int = 600) -> NDArray[np.uint8]:
     """The episode so far as a picture: each client a line, coloured by what it did, and the queue under it.
 
@@ -80,12 +94,7 @@ def frame(simulator: Simulator, *, width: int = 960, height: int = 600) -> NDArr
         ConfigError: a size that is odd or too small, or an episode that was not recorded.
         MissingExtraError: pillow is not installed.
     """
-    for name, value, least in (("width", width, MIN_WIDTH), ("height", height, MIN_HEIGHT)):
-        if value < least or value % 2:
-            raise ConfigError(
-                f"{name} = {value} pixels is odd or too small: give an even number of at least {least} (video codecs "
-                "take no odd sizes)."
-            )
+    check_size(width, height)
     place = _Layout.of(width, height)
     span_ns = _span_ns(simulator)
     columns = place.right - place.left

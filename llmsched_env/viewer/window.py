@@ -10,7 +10,17 @@ from llmsched_env.simulator import Simulator
 from llmsched_env.viewer.extras import viz_module
 from llmsched_env.viewer.frame import frame
 
-__all__ = ["Window"]
+__all__ = ["Window", "pygame_module"]
+
+
+def pygame_module() -> Any:
+    """What shows windows.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    return viz_module("pygame", "pygame-ce", "A window (render_mode='human')")
 
 
 class Window:
@@ -31,8 +41,7 @@ class Window:
     """
 
     def __init__(self, fps: int, *, width: int = 960, height: int = 600) -> None:
-        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        self._pygame = viz_module("pygame", "pygame-ce", "A window (render_mode='human')")
+        self._pygame = pygame_module()
         self._fps, self._size = fps, (width, height)
         self._screen: Any = None
         self._clock: Any = None

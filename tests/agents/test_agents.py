@@ -32,7 +32,7 @@ pytestmark = [
     [
         ({"algo": "pp0"}, r"unknown algorithm 'pp0'\. Did you mean 'ppo'"),
         ({"scenario": "LLMSched/GSM8K"}, r"unknown scenario .* Did you mean 'LLMSched/GSM8K-v0'"),
-        ({"arguments": {"clients": 3}}, r"unknown scenario argument 'clients'"),
+        ({"arguments": {"clients": 3}}, r"unexpected keyword argument 'clients'"),
         ({"timesteps": -1}, r"options: timesteps = -1 is out of range: it lies in \[1, .* default, 1000000"),
         ({"copies": -1}, r"options: copies = -1 is out of range"),
         ({"evaluate_every": -1}, r"options: evaluate_every = -1 is out of range"),

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
+from gymnasium.wrappers import TimeLimit
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3 import PPO
@@ -21,7 +22,7 @@ from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
-from llmsched_env.metrics import EPISODE_METRICS
+from llmsched_env.metrics import info_metrics
 
 SMALL = Scenario(workload="lognormal", num_requests=20, num_clients=4, assignment="lpt")
 SHORT = SMALL.replace(max_iterations=300)
@@ -61,6 +62,36 @@ def test_the_same_as_dummy_vec_env() -> None:
             np.testing.assert_equal(info, full)
         assert [info["case"] for info in ours.reset_infos] == [info["case"] for info in theirs.reset_infos]
     assert min(ends.values()) >= 2, ends
+
+
+def first_length() -> int:
+    """Steps of the first episode after seed 5."""
+    env, steps, over = LLMSchedEnv(SMALL), 0, False
+    env.reset(seed=5)
+    while not over:
+        over, steps = env.step(1)[2], steps + 1
+    return steps
+
+
+@pytest.mark.parametrize("steps", [30, 61, first_length()], ids=["30", "61", "where it ends"])
+def test_a_limit_on_steps_the_same_as_dummy_vec_env(steps: int) -> None:
+    ours = SB3VecEnv(2, SMALL, max_episode_steps=steps)
+    theirs = DummyVecEnv([lambda: TimeLimit(LLMSchedEnv(SMALL), steps) for _ in range(2)])
+    for env in (ours, theirs):
+        env.seed(5)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    ends = []
+    for _ in range(3 * steps + 200):
+        (*arrays, infos), (*expected, expected_infos) = ours.step(np.ones(2, int)), theirs.step(np.ones(2, int))
+        for one, other in zip(arrays, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for done, info, full in zip(arrays[2], infos, expected_infos, strict=True):
+            if done:
+                ends.append(info["TimeLimit.truncated"])
+                assert info["TimeLimit.truncated"] == full["TimeLimit.truncated"]
+                assert info["makespan_s"] == full["makespan_s"]
+    assert len(ends) >= 6
+    assert (not ends[0]) == (steps > 61), "an episode that ends at its limit is not cut short"
 
 
 def test_with_orders_the_same_as_dummy_vec_env() -> None:
@@ -109,7 +140,7 @@ def test_wrappers() -> None:
                 episodes += 1
                 assert (info["episode"]["r"], info["episode"]["l"]) == (full["episode"]["r"], full["episode"]["l"])
                 np.testing.assert_array_equal(info["terminal_observation"], full["terminal_observation"])
-                assert info.keys() >= set(EPISODE_METRICS)
+                assert info.keys() >= set(info_metrics(SHORT))
     assert episodes > 2
 
 

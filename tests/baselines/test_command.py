@@ -261,7 +261,7 @@ def test_own_policies(folder):
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        ("my_bad_policies:no_policy", "lacks name, kind, clairvoyant, reset, act"),
+        ("my_bad_policies:no_policy", "is not a policy: it lacks name, kind, clairvoyant, reset, act"),
         ("my_bad_policies:Patien", "unknown factory in module 'my_bad_policies': 'Patien'. Did you mean 'Patient'"),
         ("my_bad_policies:made", "made() raised TypeError"),
         ("my_bad_policies:needs", "needs() raised TypeError.*without arguments"),

@@ -60,7 +60,7 @@ def test_values_out_of_range(arguments, words):
         ({"order": "longest"}, r"unknown order 'longest'. Did you mean 'longest_first'"),
         ({"lengths": "know"}, r"unknown lengths 'know'. Did you mean 'known'"),
         ({"reward": "makespam"}, r"unknown reward 'makespam'. Did you mean 'makespan'"),
-        ({"client": 8}, r"unknown scenario argument 'client'. Did you mean 'num_clients'"),
+        ({"client": 8}, r"unexpected keyword argument 'client'. Did you mean 'num_clients'"),
     ],
 )
 def test_names_that_do_not_exist(arguments, words):

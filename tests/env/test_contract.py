@@ -12,8 +12,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from llmsched_env import ENVIRONMENTS, register_environments
+from llmsched_env.core.measure import COUNTS
 from llmsched_env.env import LLMSchedEnv
-from llmsched_env.metrics import EPISODE_METRICS
+from llmsched_env.metrics import EPISODE_METRICS, final_metrics, info_metrics
 
 IDS = sorted(ENVIRONMENTS)
 FEW = {"num_requests": 400, "num_clients": 30}
@@ -111,33 +112,46 @@ def test_pickled_in_the_middle_of_an_episode(short):
     assert_equal(env.reset(), twin.reset())
 
 
-def test_an_episode_ends_with_its_metrics(short):
+def test_every_info_has_the_same_keys_and_an_episode_ends_with_its_metrics(short):
     rng = np.random.default_rng(2)
     env = RecordEpisodeStatistics(short)
     _, info = env.reset(seed=0, options={"case": 7})
-    assert info.keys() == {"action_mask", "invalid_actions", "case"}
-    assert info["case"] == 7
+    scenario, simulator = env.unwrapped.scenario, env.unwrapped.simulator
+    numbers = {"invalid_actions", "case", *info_metrics(scenario)}
     total, steps, terminated = 0.0, 0, False
-    while not terminated:
-        assert not info.keys() & set(EPISODE_METRICS)
+    while True:
+        assert info.keys() - {"episode"} == {"action_mask", *numbers}
+        assert info["case"] == 7
+        for key in numbers:
+            kind = int if key in {"invalid_actions", "case", *COUNTS} else float
+            assert type(info[key]) is kind, key
+            assert not np.isnan(info[key]), key
+        assert info["prefills"] + info["decodes"] == steps
+        if terminated:
+            break
+        assert (info["makespan_s"], info["gap_to_bound"]) == (np.inf, np.inf)
+        assert info["elapsed_s"] == simulator.view.clock_ns / 1e9
+        assert info["completed"] == simulator.view.completed
+        if scenario.serving:
+            assert (info["ttft_s"], info["tpot_s"]) == (np.inf, np.inf)
+            if scenario.reward == "goodput":
+                assert info["goodput"] == pytest.approx(1 + total)
         _, reward, terminated, truncated, info = env.step(random_feasible(info, rng))
         assert not truncated
         total += reward
         steps += 1
-    assert info.keys() - {"episode"} == {"action_mask", "invalid_actions", "bound_s", *EPISODE_METRICS}
-    assert info["completed"] == env.unwrapped.simulator.instance.num_requests
-    assert info["prefills"] + info["decodes"] == steps
+    assert {key: info[key] for key in numbers & set(EPISODE_METRICS)} == {
+        key: value for key, value in final_metrics(simulator).items() if key in numbers & set(EPISODE_METRICS)
+    }
+    assert ("goodput" in info, "kv_peak" in info) == (scenario.serving, scenario.kv_limited)
+    assert info["completed"] == simulator.instance.num_requests
     assert info["invalid_actions"] == 0
     assert info["gap_to_bound"] == pytest.approx(info["makespan_s"] / info["bound_s"] - 1)
     assert 0 < info["utilization"] < 1
     assert info["episode"]["r"] == pytest.approx(total)
-    scenario = env.unwrapped.scenario
-    assert np.isnan(info["goodput"]) != scenario.serving
     if scenario.reward == "goodput":
         assert total == pytest.approx(info["goodput"] - 1)
     assert info["episode"]["l"] == steps
-    for key in EPISODE_METRICS:
-        assert type(info[key]) in {int, float}, key
 
 
 def test_ppo_learns_on_it(small):

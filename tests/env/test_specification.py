@@ -12,9 +12,10 @@ import pytest
 from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import REWARDS, Scenario
 from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, NUM_FEATURES, feature_table
+from llmsched_env.core.layout import VIEW, View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
-from llmsched_env.metrics import EPISODE_METRICS
+from llmsched_env.metrics import EPISODE_METRICS, info_metrics
 
 HEADINGS = [
     "Description",
@@ -81,7 +82,7 @@ def test_argument_table(sections):
     assert [(name, default) for name, default, _ in table] == [(f"`{f.name}`", f"`{f.default!r}`") for f in fields]
     assert all(meaning for *_, meaning in table), "an argument without a description"
     own = set(inspect.signature(LLMSchedEnv.__init__).parameters) - {"self", "arguments"}
-    assert own == {"scenario", "render_mode"}
+    assert own == {"scenario", "render_mode", "render_size", "render_every"}
     for name in own:
         assert f"`{name}" in sections["Arguments"]
 
@@ -93,8 +94,18 @@ def test_version_table(sections):
 
 def test_rewards_and_information_name_what_there_is(sections):
     assert tuple(re.findall(r"^- `(\w+)`", sections["Rewards"], re.MULTILINE)) == REWARDS
-    named = set(re.findall(r"`(\w+)`", sections["Information"]))
-    assert named == {"action_mask", "invalid_actions", "case", "bound_s", *EPISODE_METRICS}
+    always, promised, memory = (
+        set(re.findall(r"`(\w+)`", part)) for part in re.split("Where promises|where the KV", sections["Information"])
+    )
+    assert always == {"action_mask", "invalid_actions", "case", *info_metrics(Scenario())}
+    for identity, arguments in ENVIRONMENTS.items():
+        _, info = gymnasium.make(identity, num_requests=20, num_clients=5, assignment="lpt").reset(seed=0)
+        assert info.keys() == (
+            always
+            | (promised if "ttft_s" in arguments else set())
+            | (memory if "kv_budget_tokens" in arguments else set())
+        )
+    assert always | promised | memory == {"action_mask", "invalid_actions", "case", "bound_s", *EPISODE_METRICS}
 
 
 def test_render_modes(sections):
@@ -112,5 +123,10 @@ def test_the_scenario_of_an_id(name):
 def test_an_id_that_does_not_exist():
     with pytest.raises(UnknownNameError, match=r"unknown scenario 'GSM8K'\..* Known: LLMSched/GSM8K-Blind-v0, "):
         make_scenario("GSM8K")
-    with pytest.raises(TypeError, match="clients"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'clients'\. Did you mean 'num_clients'"):
         make_scenario("LLMSched/GSM8K-v0", clients=7)
+
+
+def test_every_field_of_a_view_is_described():
+    described = re.findall(r"^    (\w+): \S", inspect.getdoc(View).partition("Attributes:\n")[2], re.MULTILINE)
+    assert described == list(View.__annotations__) == list(VIEW.names)

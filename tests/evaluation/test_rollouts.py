@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +15,10 @@ from llmsched_env.core.instance import Instance
 from llmsched_env.cost import PRESETS
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError
-from llmsched_env.evaluation import CoverageWarning, decision_times, evaluate, play
+from llmsched_env.evaluation import CoverageWarning, begin, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
+from llmsched_env.metrics import info_metrics
 from llmsched_env.offline import lpt
 from llmsched_env.policy import CompiledRule, Policy, compile_rule, features
 from llmsched_env.simulator import Outlook, Simulator
@@ -224,7 +226,7 @@ def test_a_blind_policy_does_not_reach_the_truth_of_what_is_promised(scenario):
     observation, info = env.reset(options={"case": 0})
     over = False
     while not over:
-        assert info.keys() <= {"action_mask", "invalid_actions", "case"}
+        assert info.keys() == {"action_mask", "invalid_actions", "case", *info_metrics(scenario)}
         arrays = [item for item in reachable(observation, info) if isinstance(item, np.ndarray)]
         assert {array.shape for array in arrays} <= {(33,), (scenario.num_actions,)}
         observation, _, over, _, info = env.step(1)
@@ -277,6 +279,13 @@ def seen_of(scenario, actions):
     return views
 
 
+def infos_of(scenario, actions):
+    """What the infos of case 0 say but for the bound, which is there for those who measure."""
+    env = LLMSchedEnv(scenario)
+    infos = [env.reset(options={"case": 0})[1], *(env.step(action)[-1] for action in actions)]
+    return [{key: np.asarray(value).tolist() for key, value in info.items() if key != "bound_s"} for info in infos]
+
+
 @pytest.mark.parametrize("order", ["fcfs", "late_last", "late_last_longest", "choose"])
 @pytest.mark.parametrize("lengths", ["hidden", "predicted"])
 def test_a_promised_view_says_nothing_of_true_lengths(order, lengths):
@@ -289,6 +298,7 @@ def test_a_promised_view_says_nothing_of_true_lengths(order, lengths):
     # Without a load nothing is to be seen of twice the lengths, either.
     own = scenario.replace(load=None)
     assert seen_of(own, actions) == seen_of(own.replace(workload=Turned(times=2)), actions)
+    assert infos_of(own, actions) == infos_of(own.replace(workload=Turned(times=2)), actions)
 
 
 def test_the_mean_length_of_a_case_shows_in_its_rate_at_a_load():
@@ -394,6 +404,55 @@ def test_leaving_the_range_of_the_cost_model_is_warned_of_once():
     assert len(seen) == 1
     assert str(seen[0].message) == f"patient: {found.outside}"
     assert evaluate(Patient(), SMALL, 1).outside is None
+
+
+class WithoutReset:
+    name, kind, clairvoyant = "without_reset", "rule", False
+
+    def act(self, view):
+        return 1
+
+
+def test_what_is_not_a_policy_is_told_what_it_lacks():
+    for call in (
+        lambda policy: evaluate(policy, SMALL, 1),
+        lambda policy: play(policy, SMALL, 0),
+        lambda policy: decision_times(policy, SMALL),
+        lambda policy: begin(policy, None),
+    ):
+        with pytest.raises(ConfigError, match=r"WithoutReset object .* is not a policy: it lacks reset \(see"):
+            call(WithoutReset())
+        with pytest.raises(ConfigError, match=r"'hybrid' is not a policy: it lacks name, kind, .*make_policy"):
+            call("hybrid")
+        with pytest.raises(ConfigError, match=r"Patient'> is a class: give an instance of it, Patient\(\)"):
+            call(Patient)
+        with pytest.raises(ConfigError, match=r"is a class: .* WithoutReset\(\)\. It lacks reset\."):
+            call(WithoutReset)
+
+
+class Mistyped(Patient):
+    def act(self, view):
+        return int(view.raedy >= 2)
+
+
+def mistyped_rule(view, parameters, memory):
+    return 1 if view.raedy >= 2 else 0
+
+
+def test_a_mistyped_field_of_a_view_is_named():
+    words = r"unknown field of a view 'raedy'\. Did you mean 'ready'"
+    with pytest.raises(UnknownNameError, match=words) as caught:
+        evaluate(Mistyped(), SMALL, 1)
+    assert isinstance(caught.value, AttributeError)
+    with pytest.raises(UnknownNameError, match=words):
+        compile_rule(mistyped_rule)(play(Patient(), SMALL, 0).view, (), ())
+
+
+def test_a_view_is_asked_for_fields_as_any_object():
+    view = play(Patient(), SMALL, 0).view
+    assert getattr(view, "raedy", None) is None
+    assert not hasattr(view, "raedy")
+    assert copy.copy(view).clock_ns == view.clock_ns
 
 
 def test_an_unknown_metric_is_named():

@@ -12,6 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from llmsched_env import viewer
+from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, MissingExtraError
 from llmsched_env.viewer.cells import COLOURS
 from llmsched_env.viewer.scales import round_step, round_up, ticks, time_unit
@@ -198,6 +199,54 @@ def test_record_video(tmp_path):
     films = list(tmp_path.glob("films/*.mp4"))
     assert len(films) == 1
     assert films[0].stat().st_size > 1000
+
+
+def test_frames_of_another_size_and_a_stride():
+    made = gymnasium.make("LLMSched/GSM8K-v0", render_mode="rgb_array", render_size=(640, 400), render_every=7, **SMALL)
+    env = made.unwrapped
+    env.reset(seed=0)
+    frames, done = [env.render()], False
+    while not done:
+        _, _, done, _, _ = env.step(1)
+        frames.append(env.render())
+    assert {frame.shape for frame in frames} == {(400, 640, 3)}
+    drawn = [0, *(step for step in range(1, len(frames)) if frames[step] is not frames[step - 1])]
+    last = len(frames) - 1
+    assert last % 7, "the end would be drawn anyway"
+    assert drawn == [*range(0, last, 7), last]
+    np.testing.assert_array_equal(frames[last], viewer.frame(env.simulator, width=640, height=400))
+    np.testing.assert_array_equal(frames[7], frames[13])
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.render(), frames[0])
+
+
+def test_a_stride_counts_iterations_not_steps():
+    env = LLMSchedEnv(render_mode="rgb_array", render_every=10, skip_forced=True, **{**SMALL, "num_requests": 60})
+    env.reset(seed=0)
+    frame, before, done, jumps = env.render(), len(env.simulator.log), False, 0
+    while not done:
+        _, _, done, _, _ = env.step(1)
+        again, now = env.render(), len(env.simulator.log)
+        assert (again is frame) == (now - before < 10 and not done)
+        if again is not frame:
+            jumps += now - before > 10
+            frame, before = again, now
+    assert jumps, "no step had more than one iteration"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"render_size": (320, 200)}, "width = 320 pixels is odd or too small"),
+        ({"render_size": (960, 601)}, "height = 601 pixels is odd"),
+        ({"render_size": 960}, "render_size = 960 is not a pair"),
+        ({"render_size": (960, "x")}, "height of render_size = 'x' is not a whole number"),
+        ({"render_every": 0}, r"render_every = 0 is out of range"),
+    ],
+)
+def test_sizes_and_strides_that_are_none(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        LLMSchedEnv(render_mode="rgb_array", **changes)
 
 
 def test_scales():
