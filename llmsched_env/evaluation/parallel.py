@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import json
 import logging
+import os
 import pickle
 import sys
 import traceback
@@ -31,10 +32,12 @@ import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.compiling import wait_silently
 from llmsched_env.config import Scenario, whole
 from llmsched_env.errors import ConfigError, MissingExtraError, UnknownNameError, WorkerError
 from llmsched_env.evaluation.fingerprint import fingerprint
 from llmsched_env.policy import Policy
+from llmsched_env.simulator import compile_episodes
 from llmsched_env.sources import package_digest
 from llmsched_env.storage import output_folder, write_whole
 
@@ -156,6 +159,7 @@ class _Study:
         key: everything that a result is known to depend on but its cases, as JSON; empty where nothing is kept.
         folder: where chunks are kept, absolute.
         places: where this process imports from; not every engine's workers do by themselves.
+        made_by: this process.
     """
 
     measure: Measure
@@ -164,6 +168,7 @@ class _Study:
     key: str
     folder: Path | None
     places: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+    made_by: int = field(default_factory=os.getpid)
 
     @classmethod
     def of(cls, measure: Measure, policy: Policy, scenario: Scenario, seed: int, sharing: Sharing) -> _Study:
@@ -254,6 +259,8 @@ def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> tuple[int, Ro
     Raises:
         WorkerError: the policy cannot be made there, or failed with an error that cannot be sent back.
     """
+    if os.getpid() != study.made_by:
+        wait_silently()
     sys.path += [place for place in study.places if place not in sys.path]
     try:
         policy, scenario = pickle.loads(study.pickled)
@@ -337,10 +344,14 @@ def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: 
         return
     import joblib
 
-    engine = "sequential" if sharing.workers == 1 else sharing.engine
+    engine, workers = "sequential" if sharing.workers == 1 else sharing.engine, sharing.workers
+    if engine == "loky":
+        compile_episodes()  # here, once, instead of in each worker
+        # More than there are chunks would start for nothing; one would be this process.
+        workers = max(2, min(joblib.cpu_count() if workers < 0 else workers, len(tasks)))
     backend = joblib.parallel.BACKENDS[engine]
     threads = {"inner_max_num_threads": 1} if getattr(backend, "supports_inner_max_num_threads", False) else {}
-    with joblib.parallel_config(backend=engine, n_jobs=sharing.workers, max_nbytes=None, **threads):
+    with joblib.parallel_config(backend=engine, n_jobs=workers, max_nbytes=None, **threads):
         try:
             parallel = joblib.Parallel(return_as="generator_unordered")
         except ValueError:  # Ray's cannot hand out results one by one; its workers write them one by one all the same
