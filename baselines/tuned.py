@@ -137,7 +137,7 @@ def _key(scenario: Scenario, name: str) -> str:
 @functools.cache
 def _stored() -> dict[str, dict[str, Any]]:
     try:
-        return {entry["key"]: entry for entry in json.loads(STORED.read_text())["entries"]}
+        return {entry["key"]: entry for entry in json.loads(STORED.read_text(encoding="utf-8"))["entries"]}
     except FileNotFoundError:
         return {}
 

@@ -19,18 +19,19 @@ try:
 except ImportError:  # Windows: two processes may compile the same function, which costs time only
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["announce", "compiling", "is_missing", "seconds_compiling", "wait_silently"]
+__all__ = ["add_seconds", "announce", "compiling", "is_missing", "seconds_compiling", "wait_silently"]
 
 STAGES = {
-    "llmsched_env.core": ("the simulator", "about a minute"),
-    "llmsched_env.core.fleet": ("many copies at once", "one to two minutes"),
+    "llmsched_env.core.transition.start_episode": ("the simulator", "about a minute"),
+    "llmsched_env.core.loops.step": ("the simulator", "about a minute"),
+    "llmsched_env.core.loops.advance_once": ("whole episodes", "up to a minute"),
     "llmsched_env.core.loops.run_rule": ("whole episodes", "up to a minute"),
+    "llmsched_env.core.fleet": ("many copies at once", "one to two minutes"),
     "baselines.search": ("beam search", "about a minute"),
     "baselines.foresight": ("the planner foresight", "about a minute"),
     "agents.arena": ("training episodes", "up to a minute"),
 }
-"""What compiling the functions of a module is for, and what it takes of one core; the longest name that fits. What is
-not listed takes seconds."""
+"""What compiling a function, or those of a module, is for, and what it takes of one core. The others take seconds."""
 
 
 class _Span(threading.local):
@@ -53,6 +54,13 @@ def seconds_compiling() -> float:
     """Seconds in which this process has compiled, loaded compiled code or waited for it, up to now."""
     with _clock:
         return _total_s + (time.monotonic() - _since_s if _running else 0.0)
+
+
+def add_seconds(seconds: float) -> None:
+    """Count seconds in which others compiled what this process waits for."""
+    global _total_s  # noqa: PLW0603
+    with _clock:
+        _total_s += seconds
 
 
 def wait_silently() -> None:
@@ -111,10 +119,10 @@ def announce(folder: Path) -> None:
 
 def _say(text: str) -> None:
     """A line on stderr, once for each stage."""
-    fitting = [name for name in STAGES if f"{_span.function}.".startswith(f"{name}.")]
-    if not fitting:
+    function = _span.function
+    stage, takes = STAGES.get(function) or STAGES.get(function.rpartition(".")[0]) or ("", "")
+    if not stage:
         return
-    stage, takes = STAGES[max(fitting, key=len)]
     if (text, stage) in _told:
         return
     _told.add((text, stage))

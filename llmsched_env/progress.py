@@ -14,7 +14,7 @@ from llmsched_env.compiling import seconds_compiling
 __all__ = ["Progress"]
 
 LINE_EVERY_S = 30.0
-LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}, about {remaining} to go{postfix}"
+LINE = "{desc}{n_fmt} of {total_fmt} {unit}s after {elapsed}, about {remaining} to go{postfix}"
 
 
 class Progress(tqdm):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class Progress(tqdm):  # type: ignore[misc]
         shown: dict[str, Any] = {"delay": after_s}
         if self.in_lines:
             shown = dict.fromkeys(("mininterval", "maxinterval", "delay"), LINE_EVERY_S) | {"bar_format": LINE}
-        shown |= {"desc": desc, "unit": unit, "leave": leave, "file": sys.stderr}
+        shown |= {"desc": desc and f"{desc}: ", "unit": unit, "leave": leave, "file": sys.stderr}
         super().__init__(work, total=total, initial=initial, disable=hidden, **shown)
         if not self.disable:
             self._time = lambda: time.time() - seconds_compiling()

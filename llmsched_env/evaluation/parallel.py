@@ -17,6 +17,7 @@ import logging
 import os
 import pickle
 import sys
+import time
 import traceback
 import warnings
 import zipfile
@@ -32,7 +33,7 @@ import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.compiling import wait_silently
+from llmsched_env.compiling import add_seconds, seconds_compiling, wait_silently
 from llmsched_env.config import Scenario, whole
 from llmsched_env.errors import ConfigError, MissingExtraError, UnknownNameError, WorkerError
 from llmsched_env.evaluation.fingerprint import fingerprint
@@ -253,12 +254,27 @@ def _pickled(name: str, what: object) -> bytes:
         ) from error
 
 
-def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> tuple[int, Rows]:
+class _Done(NamedTuple):
+    """A chunk that a worker has measured.
+
+    Attributes:
+        number: of the chunk.
+        rows: what came out.
+        compiling_s: seconds of compiling meanwhile; 0 in the process that asked.
+    """
+
+    number: int
+    rows: Rows
+    compiling_s: float
+
+
+def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> _Done:
     """One chunk, in a worker: measured, then written.
 
     Raises:
         WorkerError: the policy cannot be made there, or failed with an error that cannot be sent back.
     """
+    before_s = seconds_compiling()
     if os.getpid() != study.made_by:
         wait_silently()
     sys.path += [place for place in study.places if place not in sys.path]
@@ -276,7 +292,7 @@ def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> tuple[int, Ro
         if _travels(error):
             raise
         raise WorkerError(f"{type(error).__name__}: {error}\nIn the worker:\n{traceback.format_exc()}") from None
-    return number, rows
+    return _Done(number, rows, seconds_compiling() - before_s if os.getpid() != study.made_by else 0.0)
 
 
 def _travels(error: Exception) -> bool:
@@ -320,8 +336,12 @@ def measure_in_chunks(
         if progress is not None:
             progress(sum(len(blocks[number]) for number in done))
     missing = [(number, block) for number, block in enumerate(blocks) if number not in done]
+    last_s = time.monotonic()
     with closing(_shared(study, missing, sharing)) as results:
-        for number, rows in results:
+        for number, rows, compiling_s in results:
+            # Of what several workers compiled at one time, no more than passed here.
+            add_seconds(min(compiling_s, time.monotonic() - last_s))
+            last_s = time.monotonic()
             done[number] = rows
             path = study.path(blocks[number])
             if path is not None and not path.exists():  # a worker elsewhere, which does not share the folder
@@ -333,7 +353,7 @@ def measure_in_chunks(
     return Rows(columns, next((part.outside for part in parts if part.outside), None))
 
 
-def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: Sharing) -> Generator[tuple[int, Rows]]:
+def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: Sharing) -> Generator[_Done]:
     """Measured chunks as they come in, in any order; from an engine that cannot do that, when all are done.
 
     Raises:
