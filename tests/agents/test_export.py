@@ -116,8 +116,9 @@ def test_a_trained_model_does_the_same_in_whole_episodes(name):
             super().__init__(policy)
             self.act = lambda view: (seen.append(view.copy()), policy.act(view))[1]
 
-    history(Watching(agent_for(scenario, export(model))), scenario)
-    assert len(seen) > 50
+    for case in range(5):
+        history(Watching(agent_for(scenario, export(model))), scenario, case)
+    assert len(seen) > 20
     compare(model, scenario, seen)
 
 
