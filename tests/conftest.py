@@ -7,22 +7,24 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.internal.conjecture import providers
-
 from llmsched_env import jit
 from llmsched_env.evaluation import drawing
 
 ROOT = Path(__file__).parents[1]
 
-# A busy machine draws examples slowly, and what is compiled first takes a minute.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
-
-# Hypothesis takes constants from the modules that are loaded, so that the examples of a law would depend on the tests
-# that this process has run before, and on every number in the code: nothing could be counted that they exercise.
-if hasattr(providers, "_get_local_constants"):
-    providers._get_local_constants = providers.Constants
+try:
+    from hypothesis import HealthCheck, settings
+    from hypothesis.internal.conjecture import providers
+except ImportError:  # as in make test-rllib, whose tests need none of it
+    pass
+else:
+    # A busy machine draws examples slowly, and what is compiled first takes a minute.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
+    # Hypothesis takes constants from the modules that are loaded, so that the examples of a law would depend on the
+    # tests that this process has run before, and on every number in the code: what they exercise could not be counted.
+    if hasattr(providers, "_get_local_constants"):
+        providers._get_local_constants = providers.Constants
 
 
 @pytest.fixture(autouse=True, scope="session")
