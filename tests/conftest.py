@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from llmsched_env import jit
 from llmsched_env.evaluation import drawing
 
