@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from agents.network import network_function
 from llmsched_env.config import Scenario
@@ -17,6 +16,7 @@ from llmsched_env.core.loops import run_rule
 from llmsched_env.core.memory import copy_episode
 from llmsched_env.instances import instance
 from llmsched_env.jit import jit
+from llmsched_env.progress import Progress
 
 __all__ = ["Arena"]
 
@@ -53,7 +53,7 @@ class Arena:
         self.cases = tuple(cases)
         self._threads = ThreadPoolExecutor(threads)
         # Seconds a case where the MIP has to assign it; what was assigned is kept.
-        shown = tqdm(self.cases, desc="laying out cases", unit="case", delay=2, leave=False, disable=None)
+        shown = Progress(self.cases, desc="laying out cases", unit="case", after_s=2.0)
         self._instances = {case: instance(self.scenario, case) for case in shown}
         self._blocks = {case: Block(made.start, 2) for case, made in self._instances.items()}
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from agents.agent import Origin, Trained
 from agents.algorithms import learner_class
@@ -31,6 +30,7 @@ from llmsched_env.evaluation.comparison import Comparison, Contestant, compare
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
 from llmsched_env.policy import Policy
+from llmsched_env.progress import Progress
 from llmsched_env.workload.registry import PREFIXES, WORKLOADS
 
 __all__ = ["Rivals", "Training", "recorded", "train"]
@@ -144,7 +144,8 @@ def train(
         rivals: policies to compare with, on the same validation cases.
         command: what repeats the run, for the record.
         resume: go on with the run that the folder holds, which is the one that :func:`recorded` gives.
-        progress: show bars on stderr where it is a terminal.
+        progress: show on stderr how far it is: bars on a terminal, elsewhere a line now and then, and for each
+            validation.
 
     Returns:
         What ``run.json`` holds.
@@ -261,12 +262,12 @@ class _Driver:
         training, learner = self._training, self._learner
         with (
             Board(self._run.tensorboard, after=None if self._last is None else self._last.timesteps) as self._board,
-            tqdm(
+            Progress(
                 total=training.timesteps,
                 initial=learner.timesteps,
                 desc=f"training {training.algo}",
-                unit="step",
-                disable=_hidden(self._progress),
+                leave=True,
+                hidden=not self._progress,
             ) as self._bar,
         ):
             if self._last is None:
@@ -301,7 +302,12 @@ class _Driver:
         best = _best(None if self._last is None else self._last.best, row, objective)
         row.update(self._learner.figures())
         self._board.add(row)
-        self._bar.set_postfix({f"best {objective}": f"{best.value:.4g}"})
+        reached = ", ".join(f"{name} {value:.5g}" for name, value in row.items() if name.endswith(f"/{objective}"))
+        self._bar.tell(
+            f"best {objective}={best.value:.4g}",
+            f"training {training.algo}: {timesteps:,} of {training.timesteps:,} steps: {reached}, "
+            f"best {best.value:.5g} at {best.timesteps:,}",
+        )
         rows = [*([] if self._last is None else self._last.rows), row]
         return self._run.save(timesteps, best, rows, self._learner.save)
 
@@ -348,11 +354,6 @@ def _with_absolute_path(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "workload": str(Path(source).resolve())} if Path(source).is_file() else arguments
 
 
-def _hidden(progress: bool) -> bool | None:
-    """What tqdm's ``disable`` is: ``None`` leaves a bar out where stderr is no terminal."""
-    return None if progress else True
-
-
 def _relative(run: Run, timesteps: int) -> str:
     return run.checkpoint(timesteps).relative_to(run.folder).as_posix()
 
@@ -361,7 +362,7 @@ def _compare(training: Training, contestants: Sequence[Contestant], rivals: Riva
     shown = {id(item) for item in contestants}
     more = sum(end is not None and id(end) not in shown for end in (rivals.reference, rivals.planner))
     total = (len(contestants) + more) * training.validation_cases
-    with tqdm(total=total, desc="comparing", unit="episode", disable=_hidden(progress)) as bar:
+    with Progress(total=total, desc="comparing", unit="episode", leave=True, hidden=not progress) as bar:
         return compare(
             contestants,
             training.scenario,

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from baselines.lagrangian import lagrangian
 from baselines.registry import BASELINES, Entry, default_names, entry, planner_of
@@ -34,6 +33,7 @@ from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
 from llmsched_env.flags import in_flags, path_option
 from llmsched_env.instances import instance
+from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.units import UnitWarning
 from llmsched_env.workload import SPLITS, predictor
@@ -238,9 +238,8 @@ def _compare_and_tell(
 ) -> None:
     ends = [_ends(place, entries) for place, entries in zip(places, fields, strict=True)]
     runs = sum(len({item.name for item in [*entries, *some]}) for entries, some in zip(fields, ends, strict=True))
-    seconds = 0.1 if sys.stderr.isatty() else 10.0  # a log file is not a terminal
     comparisons = []
-    with tqdm(total=runs * len(cases), unit="episode", leave=False, mininterval=seconds) as bar:
+    with Progress(total=runs * len(cases), unit="episode") as bar:
 
         def progress(name: str, episodes: int) -> None:
             bar.set_description(name, refresh=False)

@@ -1,8 +1,9 @@
 """Policies of systems that mix prefills and decodes: each is an action rule, and how its iterations are composed.
 
-In this model Orca, Sarathi-Serve and vLLM v1 all decode everybody and read prompts beside it in order of arrival,
-whenever there is anything to read; they differ in how much they read and whether a prompt is read in parts. Admission
-by memory, priorities, and several micro-batches in a pipeline are not modelled.
+In this model Orca (Yu et al., OSDI 2022), Sarathi-Serve (Agrawal et al., OSDI 2024) and vLLM v1 all decode everybody
+and read prompts beside it in order of arrival, whenever there is anything to read; they differ in how much they read
+and whether a prompt is read in parts. Admission by memory, priorities, and several micro-batches in a pipeline are not
+modelled.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ MIXED_SYSTEMS: dict[str, dict[str, Any]] = {
     "sarathi_serve": {"mixed_tokens": SARATHI_TOKENS, "mixed_counts_active": True, "mixed_whole_prompts": False},
     "vllm_v1": {"mixed_tokens": VLLM_TOKENS, "mixed_counts_active": True, "mixed_whole_prompts": False},
 }
-"""How the iterations of each system are composed. Orca (Yu et al., OSDI 2022): whole prompts, as many as clients are
-idle. Sarathi-Serve (Agrawal et al., OSDI 2024) and vLLM v1: a token budget that decodes are served from first.
-Compared with Vidur's ``orca`` and ``sarathi`` schedulers and with vLLM 0.32.0: docs/fidelity.md."""
+"""How the iterations of each system are composed. Orca: whole prompts, as many as clients are idle. Sarathi-Serve and
+vLLM v1: a token budget that decodes are served from first. Compared with Vidur's ``orca`` and ``sarathi`` schedulers
+and with vLLM 0.32.0: docs/fidelity.md."""
 
 
 def _always_mixed(view: Any, parameters: Any, memory: Any) -> Any:

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import llmsched_env
 from baselines.__main__ import parse_cases
@@ -33,6 +32,7 @@ from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.report import grid, interval
 from llmsched_env.flags import in_flags, path_option
+from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.workload import SPLITS, NoisyTruth, Population, Predictor, PromptRegression, UnevenTruth
 
@@ -139,7 +139,7 @@ def study(scenario: Scenario, cases: NDArray[np.int64], seed: int = 0) -> Study:
     fcfs = scenario.replace(queue="shared", order="fcfs", lengths="hidden", predictor=None, sd_weight=0.0)
     usual = evaluate(policy, fcfs, cases).columns["gap_to_bound"]
     rows: list[Row] = []
-    for predictor in tqdm(predictors, unit="predictor", leave=False, disable=None):
+    for predictor in Progress(predictors, desc="predictions", unit="predictor"):
         places = [
             fcfs.replace(order="longest_first", lengths="predicted", predictor=predictor, sd_weight=weight)
             for weight in SD_WEIGHTS

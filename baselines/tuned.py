@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from baselines.iteration import deadline, interleave, max_wait, min_batch, tgi, threshold
 from baselines.lagrangian import lagrangian
@@ -31,6 +30,7 @@ from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.flags import in_flags, path_option
 from llmsched_env.policy import CompiledRule, Start
+from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 
 __all__ = ["LOADS", "TUNABLE", "Tuned", "best_tuned", "paired", "tunable", "tuned_value"]
@@ -138,7 +138,7 @@ def _key(scenario: Scenario, name: str) -> str:
 @functools.cache
 def _stored() -> dict[str, dict[str, Any]]:
     try:
-        return {entry["key"]: entry for entry in json.loads(STORED.read_text())["entries"]}
+        return {entry["key"]: entry for entry in json.loads(STORED.read_text(encoding="utf-8"))["entries"]}
     except FileNotFoundError:
         return {}
 
@@ -149,7 +149,7 @@ def tune(name: str, scenario: Scenario, cases: int) -> Choice:
     rule, metric = tunable(scenario)[name], scenario.objective
     choices = [
         Choice(values, evaluate(rule.make(*values), train, cases, latencies=False).estimate(metric).mean, cases)
-        for values in tqdm(rule.grid(scenario), desc=f"tuning {name}", leave=False, disable=None)
+        for values in Progress(rule.grid(scenario), desc=f"tuning {name}", unit="value")
     ]
     return min(choices, key=lambda choice: choice.loss(scenario))
 
@@ -268,7 +268,7 @@ def _tune_all(cases: int, out: Path) -> None:
         raise PathError(f"cannot write {out}: it is a folder. Give the path of a file.")
     jobs = [(name, scenario) for scenario in default_scenarios() for name in tunable(scenario)]
     entries = []
-    for name, scenario in tqdm(jobs, desc="tuning", unit="rule"):
+    for name, scenario in Progress(jobs, desc="tuning", unit="rule", leave=True):
         choice = tune(name, scenario, cases)
         entries.append({"key": _key(scenario, name), **choice._asdict()})
     provenance = {

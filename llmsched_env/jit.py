@@ -3,25 +3,29 @@
 ``NUMBA_DISABLE_JIT=1`` runs every compiled function as the Python that it is written in, with identical results.
 
 numba's own cache notices an edit of the function's file, but not of a callee or constant in another file, and then
-serves stale machine code. So the cache folder is named by a hash of all that the module's functions can reach
-(:mod:`llmsched_env.sources`), and by nothing else: clones share it. A damaged cache file counts as missing, where numba
-would raise from its own depths. What has to be compiled first is said on stderr: it takes minutes.
+serves stale machine code. So the cache folder is named by a hash of all that the function can reach
+(:mod:`llmsched_env.sources`) and of how it is compiled, and by nothing else: clones share it. A damaged cache file
+counts as missing, where numba would raise from its own depths. What has to be compiled first is said on stderr, and
+compiled by one process at a time (:mod:`llmsched_env.compiling`).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pickle
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any, TypeVar
 
+import llvmlite
 import numba
 from numba.core import caching
 
-from llmsched_env.sources import reachable_digest
+from llmsched_env.compiling import announce, compiling, is_missing
+from llmsched_env.sources import project_digest, reachable_digest
 from llmsched_env.storage import cache_dir
 
 __all__ = ["compile_native", "inlined", "jit"]
@@ -31,60 +35,42 @@ DIGEST_BYTES = 32
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+NATIVE = {"error_model": "numpy"}
+DIRECT = {**NATIVE, "nogil": True}
+INLINED = {**DIRECT, "forceinline": True}
+"""The ways to compile, as numba's options. Callers hold code of their callees, so a change of one is one of all."""
+
+
 def jit(function: F) -> F:
     """Compile ``function`` on first call; cached on disk, without the GIL, IEEE arithmetic as Python's."""
-    return _compile(function)
+    return _compile(function, DIRECT)
 
 
 def inlined(function: F) -> F:
     """As :func:`jit`, for small functions: always inlined into compiled callers."""
-    return _compile(function, forceinline=True)
+    return _compile(function, INLINED)
 
 
 def compile_native(signature: Any, function: Callable[..., Any]) -> Any:
     """Compile now, for one signature, to a function with a C address; the result keeps the code alive."""
-    return _cached(lambda **options: numba.cfunc(signature, error_model="numpy", **options)(function))
+    with compiling(_name_of(function)):
+        return _cached(lambda **cache: numba.cfunc(signature, **NATIVE, **cache)(function), NATIVE)
 
 
-def _compile(function: F, **options: bool) -> F:
-    compiled: F = _cached(lambda **cache: numba.njit(nogil=True, error_model="numpy", **options, **cache)(function))
+def _compile(function: F, options: dict[str, Any]) -> F:
+    compiled: Any = _cached(lambda **cache: numba.njit(**options, **cache)(function), options)
     if not numba.config.DISABLE_JIT:
-        _announce_compilation(compiled)
-    return compiled
+        compiled.compile = functools.partial(_compile_with_notice, compiled.compile, _name_of(function))
+    return compiled  # type: ignore[no-any-return]
 
 
-_STAGES = {
-    "llmsched_env.core.fleet": ("many copies at once", "one to two minutes"),
-    "llmsched_env.core.loops": ("the simulator", "one to two minutes"),
-    "baselines.search": ("beam search", "one to two minutes"),
-    "agents.network": ("agents' networks", "about a minute"),
-    "agents.arena": ("agents' episodes", "one to two minutes"),
-}
-"""What compiling the functions of these modules is for, and what it takes of one core."""
-
-_announced: set[str] = set()
+def _compile_with_notice(compile_for: Callable[[Any], Any], name: str, signature: Any) -> Any:
+    with compiling(name):
+        return compile_for(signature)
 
 
-def _announce_compilation(dispatcher: Any) -> None:
-    """Have it say so on stderr, once a stage, before it compiles what is not on disk."""
-    cache, stage = dispatcher._cache, _STAGES.get(dispatcher.py_func.__module__)
-    if stage is None:
-        return
-    load = cache.load_overload
-
-    def load_or_announce(signature: Any, target: Any) -> Any:
-        found = load(signature, target)
-        if found is None and stage[0] not in _announced:
-            _announced.add(stage[0])
-            print(
-                f"llmsched_env: compiling {stage[0]} for this machine: {stage[1]} of one core, once; kept in "
-                f"{cache_dir() / 'compiled'}.",
-                file=sys.stderr,
-                flush=True,
-            )
-        return found
-
-    cache.load_overload = load_or_announce
+def _name_of(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 class _ByContent(caching._CacheLocator):  # type: ignore[misc]
@@ -103,16 +89,50 @@ class _ByContent(caching._CacheLocator):  # type: ignore[misc]
         return ""
 
     @classmethod
-    def from_function(cls, function: Any, _: str) -> _ByContent | None:
-        reached = reachable_digest(function.__module__, function.__qualname__.partition(".")[0])
-        if reached is None:
+    def from_function(cls, function: Any, file: str) -> _ByContent | None:
+        made_of = [reachable_digest(function.__module__, function.__qualname__.partition(".")[0], file)]
+        if made_of[0] is None:
             return None
-        digest = hashlib.sha256(f"{numba.__version__} {reached}".encode()).hexdigest()
+        # Functions that were made by another, or without a name, may share their file and name.
+        made_of += _spelled_out(function.__code__, function.__doc__)
+        for cell in function.__closure__ or ():
+            held = getattr(cell.cell_contents, "py_func", cell.cell_contents)
+            if callable(held) and hasattr(held, "__qualname__"):
+                made_of.append(reachable_digest(held.__module__, held.__qualname__.partition(".")[0]))
+        key = repr((numba.__version__, llvmlite.__version__, _settings.options, (NATIVE, DIRECT, INLINED), made_of))
+        digest = hashlib.sha256(key.encode()).hexdigest()
         return cls(cache_dir() / "compiled" / digest[:2] / digest[2:18])
+
+
+def _spelled_out(code: CodeType, prose: str | None = None) -> Iterator[str]:
+    """A function's byte code with its constants and names, but for the docstring and line numbers."""
+    yield f"{code.co_code.hex()} {code.co_names} {code.co_freevars}"
+    for place, constant in enumerate(code.co_consts):
+        if isinstance(constant, CodeType):
+            yield from _spelled_out(constant)
+        elif isinstance(constant, frozenset):
+            yield repr(sorted(map(repr, constant)))
+        elif place > 0 or constant != prose:
+            yield repr(constant)
+
+
+class _OfOthers(caching.UserProvidedCacheLocator):  # type: ignore[misc]
+    """For functions of a user's file: kept until it changes, or this project does, of which they may call anything."""
+
+    def get_cache_path(self) -> str:
+        return str(Path(super().get_cache_path(), project_digest()[:16]))
 
 
 class _CheckedCacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
     """numba's cache files, with a checksum: what was damaged is compiled again."""
+
+    def load(self, key: Any) -> Any:
+        found = super().load(key)
+        if found is None and is_missing(self._index_path):
+            found = super().load(key)
+        if found is None:
+            announce(cache_dir() / "compiled")
+        return found
 
     def _dump(self, obj: Any) -> bytes:
         data: bytes = super()._dump(obj)
@@ -140,21 +160,30 @@ class _CheckedCacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
         return dict(overloads) if current else {}
 
 
-_settings_lock = threading.RLock()
+class _Settings:
+    """What numba's classes have to know while a function is decorated, by one thread at a time."""
+
+    lock = threading.RLock()
+    options: dict[str, Any] = {}  # noqa: RUF012
 
 
-def _cached(compile_with: Callable[..., Any]) -> Any:
+_settings = _Settings()
+
+
+def _cached(compile_with: Callable[..., Any], options: dict[str, Any]) -> Any:
     # numba reads its global CACHE_DIR, and the classes of its cache, when a function is decorated, so they are set for
-    # just that long, one thread at a time: the cache of a user's own numba code stays as it was.
-    settings: Any = numba.config
-    with _settings_lock:
-        previous = settings.CACHE_DIR, caching.IndexDataCacheFile, caching.CacheImpl._locator_classes
-        settings.CACHE_DIR = str(cache_dir() / "compiled")
+    # just that long: the cache of a user's own numba code stays as it was.
+    config: Any = numba.config
+    with _settings.lock:
+        previous = config.CACHE_DIR, caching.IndexDataCacheFile, caching.CacheImpl._locator_classes
+        options_before, _settings.options = _settings.options, options
+        config.CACHE_DIR = str(cache_dir() / "compiled")
         caching.IndexDataCacheFile = _CheckedCacheFile
-        caching.CacheImpl._locator_classes = [_ByContent, *previous[2]]
+        caching.CacheImpl._locator_classes = [_ByContent, _OfOthers]
         try:
             return compile_with(cache=True)
-        except RuntimeError:  # no source file to key a cache by: an interactive session
+        except RuntimeError:  # no source file to key a cache by, as in an interactive session, or one that has changed
             return compile_with()
         finally:
-            settings.CACHE_DIR, caching.IndexDataCacheFile, caching.CacheImpl._locator_classes = previous
+            config.CACHE_DIR, caching.IndexDataCacheFile, caching.CacheImpl._locator_classes = previous
+            _settings.options = options_before

@@ -32,7 +32,11 @@ __all__ = [
 
 
 class Action(IntEnum):
-    """The kind of the next iteration. Where orders are actions, every number above 0 is a prefill."""
+    """The kind of the next iteration.
+
+    Where orders or caps are actions, every number above 0 is a prefill; where iterations may be mixed, 2 is such a one
+    (`llmsched_env.actions.action_names`).
+    """
 
     DECODE = 0
     PREFILL = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from llmsched_env.core.instance import Instance
 from llmsched_env.core.layout import ESTIMATE, OUTPUT, PROMPT, VIEW, Records, View
 from llmsched_env.core.loops import advance_once, has_choice, run_rule
 from llmsched_env.core.reward import charge
-from llmsched_env.core.rules import CompiledRule
+from llmsched_env.core.rules import CompiledRule, compile_rule
+from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownFieldError
-from llmsched_env.workload.requests import MAX_TOKENS
+from llmsched_env.workload.requests import MAX_TOKENS, Requests
 
-__all__ = ["Outlook", "Simulator"]
+__all__ = ["Outlook", "Simulator", "compile_episodes"]
 
 
 SPARE_MEMORY = 16
@@ -288,3 +290,19 @@ class Outlook:
             WorkloadError: too many tokens for the clock.
         """
         return self._simulator.fork(outputs=outputs, arrivals=False, believed=True)
+
+
+def _decode(view: Any, parameters: Any, memory: Any) -> int:
+    return 0
+
+
+@functools.cache
+def compile_episodes() -> None:
+    """Compile, or load, what every episode needs."""
+    requests = Requests.of([1], [2])
+    case = Instance.build(
+        requests, requests.output_tokens, CostModel("any", 1, 1, 1, 1), 1,
+        client_of=None, order="fcfs", stealing=False, bound_ns=1,
+    )  # fmt: skip
+    Simulator(case).step(1)
+    Simulator(case).run(CompiledRule(compile_rule(_decode), np.zeros(1), np.zeros(1, np.int64)))

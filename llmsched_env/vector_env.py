@@ -149,7 +149,8 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         """One step of every copy; those that end begin anew.
 
         Args:
-            actions: (num_envs,) whole numbers, 0 decode or 1 prefill (with ``choose_order`` 1 to 6).
+            actions: (num_envs,) whole numbers: 0 decode, 1 prefill; more where orders or caps are actions and where
+                iterations may be mixed (`llmsched_env.actions.action_names`).
 
         Returns:
             (num_envs, features) observations, (num_envs,) rewards, terminations and truncations, and infos: arrays of

@@ -21,7 +21,9 @@ from nbclient.exceptions import CellExecutionError
 from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parent
-TIMEOUT_S = 600
+TIMEOUT_S = 1800
+NOTICE = "llmsched_env: "
+"""Begins what is said on stderr where code is compiled first."""
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -65,8 +67,18 @@ def execute(source: Path, target: Path) -> None:
         client.execute(env=environment)
     for cell in notebook.cells:
         cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_without_notices, cell.outputs) if output]
     notebook.metadata = {**METADATA, "code_sha256": code_digest(notebook)}
     target.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
+def _without_notices(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """An output but for what depends on the cache of compiled code; ``None`` if that is all."""
+    if output.output_type == "stream" and output.name == "stderr":
+        output.text = "".join(line for line in output.text.splitlines(True) if not line.startswith(NOTICE))
+        return output if output.text else None
+    return output
 
 
 def main() -> int:

@@ -9,17 +9,19 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
-from tqdm import tqdm
 
 import baselines
+from llmsched_env.compiling import wait_silently
 from llmsched_env.config import MAX_CLIENTS, whole
 from llmsched_env.errors import ConfigError
+from llmsched_env.progress import Progress
 from llmsched_env.sources import package_digest
 from llmsched_env.storage import output_folder, write_whole
 
@@ -111,7 +113,7 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
         options: how large.
         folder: for what comes out of it; results of an earlier call that still hold are taken from it.
         workers: processes; -1 for one a core.
-        progress: show a bar.
+        progress: show how far it is.
 
     Returns:
         Results by job.
@@ -128,8 +130,10 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
     results = {key: kept[key] for key in jobs if key in kept}
     missing = [(key, job) for key, job in jobs.items() if key not in results]
     work = joblib.Parallel(n_jobs=min(workers, len(missing)) or 1, return_as="generator_unordered")
-    calls = (joblib.delayed(_do)(key, job.function, job.arguments) for key, job in missing)
-    with tqdm(total=len(jobs), initial=len(results), desc=study.name, disable=not progress, unit="job") as bar:
+    calls = (joblib.delayed(_do)(os.getpid(), key, job.function, job.arguments) for key, job in missing)
+    with Progress(
+        total=len(jobs), initial=len(results), desc=study.name, unit="job", leave=True, hidden=not progress
+    ) as bar:
         for key, result in work(calls):
             results[key] = result
             # Other jobs' results stay: a call with other options may want them again.
@@ -143,7 +147,9 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
     return found
 
 
-def _do(key: str, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, Any]:
+def _do(parent: int, key: str, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, Any]:
+    if os.getpid() != parent:
+        wait_silently()
     return key, function(**arguments)
 
 

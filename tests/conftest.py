@@ -1,0 +1,60 @@
+"""What holds for every test: the code under test is that of this checkout, and no test rests on how fast it is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmsched_env import jit
+from llmsched_env.evaluation import drawing
+
+ROOT = Path(__file__).parents[1]
+
+try:
+    from hypothesis import HealthCheck, settings
+    from hypothesis.internal.conjecture import providers
+except ImportError:  # as in make test-rllib, whose tests need none of it
+    pass
+else:
+    # A busy machine draws examples slowly, and what is compiled first takes a minute.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
+    # Hypothesis takes constants from the modules that are loaded, so that the examples of a law would depend on the
+    # tests that this process has run before, and on every number in the code: what they exercise could not be counted.
+    if hasattr(providers, "_get_local_constants"):
+        providers._get_local_constants = providers.Constants
+
+
+@pytest.fixture(autouse=True, scope="session")
+def this_checkout():
+    """Processes that tests start import it, whatever else is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_said_of_compiling():
+    """Which test compiles something first, and so finds words on stderr, depends on what the cache holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jit, "announce", lambda folder: None)
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were saved: what a picture shows, where its file only shows that there is one."""
+    pytest.importorskip("matplotlib")
+    kept, save = [], drawing.save
+
+    def keep(figure, path):
+        kept.append(figure)
+        return save(figure, path)
+
+    for module in [*sys.modules.values()]:
+        if getattr(module, "save", None) is save:
+            monkeypatch.setattr(module, "save", keep)
+    return kept

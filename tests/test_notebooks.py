@@ -78,7 +78,7 @@ def test_it_runs_on_few_cases_and_prints_the_kinds_of_output_that_are_committed(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLMSCHED_NOTEBOOK_CASES": "2"}
     done = subprocess.run(
         [sys.executable, str(FOLDER / "run.py"), "--out", str(tmp_path), name],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     committed, small = read(FOLDER / f"{name}.ipynb"), read(tmp_path / f"{name}.ipynb")

@@ -46,7 +46,7 @@ def run_python(code: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
 
 
@@ -61,30 +61,32 @@ def test_imports_bring_no_learning_library_and_no_pictures(module: str, tmp_path
 
 
 def test_version_is_one() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == llmsched_env.__version__
-    assert f"## [{llmsched_env.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{llmsched_env.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_licence() -> None:
-    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["license"] == "MIT"
 
 
 def test_every_dependency_is_pinned_and_explained() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = [
         *project["dependencies"],
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
     names = {re.match(r"[\w.-]+", line)[0].lower() for line in listed}  # type: ignore[index]
     assert {"gymnasium", "torch", "pytest"} <= names
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "a constraint that is no exact pin"
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
     assert names <= pinned
-    explained = (ROOT / "docs" / "dependencies.md").read_text()
+    explained = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     assert {name for name in names if name not in explained} == set()
 
 
@@ -112,7 +114,7 @@ def test_the_own_policy_of_the_readme_runs_in_the_comparison(tmp_path: Path) -> 
     arguments = ["-m", "baselines", "--cases", "1", "--policies", "hybrid,tuned_threshold,my_policy:TenIdle"]
     done = subprocess.run(
         [sys.executable, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "| ten_idle " in done.stdout

@@ -298,7 +298,7 @@ def observe_copies(fleet: int, out: int) -> None:
 
 @jit
 def measure_copies(fleet: int, copies: NDArray[np.int64], out: NDArray[np.float64]) -> None:
-    """Write what each of ``copies`` achieved so far to its column of ``out``, (23, count)."""
+    """Write what each of ``copies`` achieved so far to its column of ``out``, (len(MEASURED), count)."""
     for i in copies:
         measure_so_far(views_at(fleet)[i], states_at(fleet)[i], setups_at(fleet)[i], out[:, i])
 
@@ -410,7 +410,7 @@ class Fleet:
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(23, count): `MEASURED` of each of ``copies`` as an ``info`` has them; 0 in the other columns."""
+        """(len(MEASURED), count): `MEASURED` of each of ``copies`` as an ``info`` has them; 0 in the other columns."""
         out = np.zeros((len(MEASURED), self.count))
         measure_copies(self.address, copies, out)
         return out

@@ -14,8 +14,10 @@ import hashlib
 import importlib
 import json
 import logging
+import os
 import pickle
 import sys
+import time
 import traceback
 import warnings
 import zipfile
@@ -31,10 +33,12 @@ import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.compiling import add_seconds, seconds_compiling, wait_silently
 from llmsched_env.config import Scenario, whole
 from llmsched_env.errors import ConfigError, MissingExtraError, UnknownNameError, WorkerError
 from llmsched_env.evaluation.fingerprint import fingerprint
 from llmsched_env.policy import Policy
+from llmsched_env.simulator import compile_episodes
 from llmsched_env.sources import package_digest
 from llmsched_env.storage import output_folder, write_whole
 
@@ -156,6 +160,7 @@ class _Study:
         key: everything that a result is known to depend on but its cases, as JSON; empty where nothing is kept.
         folder: where chunks are kept, absolute.
         places: where this process imports from; not every engine's workers do by themselves.
+        made_by: this process.
     """
 
     measure: Measure
@@ -164,6 +169,7 @@ class _Study:
     key: str
     folder: Path | None
     places: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+    made_by: int = field(default_factory=os.getpid)
 
     @classmethod
     def of(cls, measure: Measure, policy: Policy, scenario: Scenario, seed: int, sharing: Sharing) -> _Study:
@@ -248,12 +254,29 @@ def _pickled(name: str, what: object) -> bytes:
         ) from error
 
 
-def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> tuple[int, Rows]:
+class _Done(NamedTuple):
+    """A chunk that a worker has measured.
+
+    Attributes:
+        number: of the chunk.
+        rows: what came out.
+        compiling_s: seconds of compiling meanwhile; 0 in the process that asked.
+    """
+
+    number: int
+    rows: Rows
+    compiling_s: float
+
+
+def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> _Done:
     """One chunk, in a worker: measured, then written.
 
     Raises:
         WorkerError: the policy cannot be made there, or failed with an error that cannot be sent back.
     """
+    before_s = seconds_compiling()
+    if os.getpid() != study.made_by:
+        wait_silently()
     sys.path += [place for place in study.places if place not in sys.path]
     try:
         policy, scenario = pickle.loads(study.pickled)
@@ -269,7 +292,7 @@ def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> tuple[int, Ro
         if _travels(error):
             raise
         raise WorkerError(f"{type(error).__name__}: {error}\nIn the worker:\n{traceback.format_exc()}") from None
-    return number, rows
+    return _Done(number, rows, seconds_compiling() - before_s if os.getpid() != study.made_by else 0.0)
 
 
 def _travels(error: Exception) -> bool:
@@ -313,8 +336,12 @@ def measure_in_chunks(
         if progress is not None:
             progress(sum(len(blocks[number]) for number in done))
     missing = [(number, block) for number, block in enumerate(blocks) if number not in done]
+    last_s = time.monotonic()
     with closing(_shared(study, missing, sharing)) as results:
-        for number, rows in results:
+        for number, rows, compiling_s in results:
+            # Of what several workers compiled at one time, no more than passed here.
+            add_seconds(min(compiling_s, time.monotonic() - last_s))
+            last_s = time.monotonic()
             done[number] = rows
             path = study.path(blocks[number])
             if path is not None and not path.exists():  # a worker elsewhere, which does not share the folder
@@ -326,7 +353,7 @@ def measure_in_chunks(
     return Rows(columns, next((part.outside for part in parts if part.outside), None))
 
 
-def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: Sharing) -> Generator[tuple[int, Rows]]:
+def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: Sharing) -> Generator[_Done]:
     """Measured chunks as they come in, in any order; from an engine that cannot do that, when all are done.
 
     Raises:
@@ -337,10 +364,14 @@ def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: 
         return
     import joblib
 
-    engine = "sequential" if sharing.workers == 1 else sharing.engine
+    engine, workers = "sequential" if sharing.workers == 1 else sharing.engine, sharing.workers
+    if engine == "loky":
+        compile_episodes()  # here, once, instead of in each worker
+        # More than there are chunks would start for nothing; one would be this process.
+        workers = max(2, min(joblib.cpu_count() if workers < 0 else workers, len(tasks)))
     backend = joblib.parallel.BACKENDS[engine]
     threads = {"inner_max_num_threads": 1} if getattr(backend, "supports_inner_max_num_threads", False) else {}
-    with joblib.parallel_config(backend=engine, n_jobs=sharing.workers, max_nbytes=None, **threads):
+    with joblib.parallel_config(backend=engine, n_jobs=workers, max_nbytes=None, **threads):
         try:
             parallel = joblib.Parallel(return_as="generator_unordered")
         except ValueError:  # Ray's cannot hand out results one by one; its workers write them one by one all the same

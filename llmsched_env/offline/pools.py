@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from llmsched_env.errors import CacheError, ConfigError, LLMSchedError
 from llmsched_env.offline.assignment import STAGES, Assignment
 from llmsched_env.offline.cmax_bounds import cmax_bound
 from llmsched_env.offline.store import Pool, cached_assignment, loads_digest, pool_path
+from llmsched_env.progress import Progress
 from llmsched_env.storage import write_whole
 from llmsched_env.workload import workload
 
@@ -71,7 +71,7 @@ def build(name: str, split: str, path: Path, *, clients: int = CLIENTS, processe
     if not 1 <= clients <= 256:
         raise ConfigError(f"clients = {clients} is out of range: a shipped pool has 1 to 256, one byte a request.")
     jobs = [(name, split, number, clients) for number in range(_pool_size(name, split))]
-    solved = list(tqdm(_solved(jobs, processes), total=len(jobs), desc=f"{name} {split}", unit="case"))
+    solved = list(Progress(_solved(jobs, processes), total=len(jobs), desc=f"{name} {split}", unit="case"))
     assignments = [assignment for _, assignment in solved]
     with write_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(
@@ -93,7 +93,7 @@ def verify(name: str, split: str, path: Path) -> Iterable[str]:
     except CacheError as error:
         yield f"{error}: build it."
         return
-    for number in tqdm(range(_pool_size(name, split)), desc=f"verify {name} {split}", unit="case"):
+    for number in Progress(range(_pool_size(name, split)), desc=f"verify {name} {split}", unit="case"):
         loads: NDArray[np.int64] = workload(name).requests(split, number).decodes.astype(np.int64)
         row = pool.row_of.get(loads_digest(loads))
         if row is None:

@@ -53,7 +53,7 @@ def no_scores(monkeypatch):
 
 def rows(path, *arguments):
     assert command.main([*arguments, "--json", str(path)]) == 0
-    return json.loads(path.read_text())["policies"]
+    return json.loads(path.read_text(encoding="utf-8"))["policies"]
 
 
 def complaint(capsys, *arguments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from networks import history
 from numpy.testing import assert_array_equal
 
 import agents.evolution
+import agents.genome
 from agents.agent import Agent, Origin
 from agents.arena import Arena
-from agents.evolution import Evolution, EvolutionSettings
+from agents.evolution import TRIED_EVERY, Evolution, EvolutionSettings
 from agents.genome import Genome
 from baselines.lagrangian import lagrangian
 from llmsched_env import make_scenario
@@ -125,6 +127,14 @@ def test_a_choice_among_some_orders() -> None:
         evolution(orders=("late_last",))
 
 
+@pytest.fixture
+def bad_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that wait far too long, which the first numbers of a genome alone can mend: there is much to be learnt."""
+    bad: dict[str, list[tuple[float, ...]]] = {"lagrangian": [(math.log(5.0), 0.0)], "deadline": [(0.5, 2.0)]}
+    monkeypatch.setattr(agents.genome, "FIRST_VALUES", bad)
+
+
+@pytest.mark.usefixtures("bad_start")
 @pytest.mark.parametrize("scenario", [SMALL, PROMISED], ids=["known lengths", "promises"])
 def test_it_learns(scenario: Scenario) -> None:
     learner = evolution(scenario, pool=8, cases=8, population=16)
@@ -134,10 +144,10 @@ def test_it_learns(scenario: Scenario) -> None:
         return float(arena.losses(learner.network().parameters[None], range(8))[0].mean())
 
     before = loss()
-    learn(learner, 40)
-    assert loss() < before
-    assert learner.generation == 40
-    assert learner.timesteps > 40 * 16 * 8 * 100
+    learn(learner, TRIED_EVERY)
+    assert loss() < 0.85 * before  # 0.68 and 0.32 of it at most, of six seeds each
+    assert learner.generation == TRIED_EVERY
+    assert learner.timesteps > TRIED_EVERY * 16 * 8 * 100
 
 
 def test_a_seed_repeats_whatever_the_threads() -> None:
@@ -186,14 +196,14 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         Evolution.resumed(SMALL, EvolutionSettings(**{**QUICK, "hidden": 4}), 0, tmp_path)
 
 
+@pytest.mark.usefixtures("bad_start")
 def test_several_sizes_side_by_side() -> None:
     """Each size plays its share of the cases; what was learnt is judged on all of them."""
-    scenario = SMALL.replace(queue="client")
+    scenario = SMALL.replace(queue="client", assignment="round_robin")
     learner = evolution(scenario, sizes=(1.0, 0.5, 2.0), pool=9, cases=9, population=12)
-    places = [(20, 120, "mip"), (10, 60, "lpt"), (40, 240, "lpt")]
+    places = [(20, 120), (10, 60), (40, 240)]
     arenas = [
-        Arena(scenario.replace(num_clients=clients, num_requests=requests, assignment=assignment), range(9))
-        for clients, requests, assignment in places
+        Arena(scenario.replace(num_clients=clients, num_requests=requests), range(9)) for clients, requests in places
     ]
 
     def losses() -> list[float]:
@@ -204,8 +214,17 @@ def test_several_sizes_side_by_side() -> None:
     learn(learner, 1)
     decodes = sum(int(arena.losses(learner.network().parameters[None], [0])[1]) for arena in arenas)
     assert learner.timesteps == pytest.approx(12 * 3 * decodes, rel=0.2)
-    learn(learner, 60)
-    assert np.mean(np.divide(losses(), before)) < 1
+    learn(learner, TRIED_EVERY)
+    assert np.mean(np.divide(losses(), before)) < 0.9
+
+
+def test_at_other_sizes_lpt_fills_the_queues_that_the_mip_would() -> None:
+    learner = evolution(SMALL.replace(queue="client", assignment="mip"), sizes=(1.0, 0.5), cases=2)
+    assert [arena.scenario.assignment for arena in learner._arenas] == ["mip", "lpt"]
+    assert [(arena.scenario.num_clients, arena.scenario.num_requests) for arena in learner._arenas] == [
+        (20, 120),
+        (10, 60),
+    ]
 
 
 def test_the_search_begins_in_the_scenario_itself_whatever_the_sizes() -> None:
@@ -238,28 +257,37 @@ def test_cases_grow_with_the_generations(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_best_mean_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of the means that were tried on the whole pool, whatever came after."""
+    """Of the means that were tried on the whole pool, whatever came after; of two that are level, the earlier."""
     monkeypatch.setattr(agents.evolution, "TRIED_EVERY", 3)
-    tried = []
-    trial = Evolution._try
+    tried: list[Any] = []
+    said = [0.9, 0.7, 0.8, 0.7, 1.2]
+    losses = Evolution._losses
 
-    def recorded(learner: Evolution) -> None:
-        tried.append(learner._strategy.mean.copy())
-        trial(learner)
+    def scripted(learner: Evolution, genomes: Any, count: int) -> Any:
+        if len(genomes) > 1:
+            return losses(learner, genomes, count)
+        assert count == 6, "not the whole pool"
+        tried.append(genomes[0].copy())
+        return np.array([said[len(tried) - 1]])
 
-    monkeypatch.setattr(Evolution, "_try", recorded)
+    monkeypatch.setattr(Evolution, "_losses", scripted)
     learner = evolution()
     assert_array_equal(learner.numbers, learner._strategy.mean)
-    learn(learner, 31)
-    assert len(tried) == 10
-    losses = Arena(SMALL, range(6)).losses(learner.genome.parameters(tried), range(6))[0].mean(axis=1)
-    best = int(losses.argmin())
-    assert best != 9, "choose a seed whose last mean is not the best"
-    assert_array_equal(learner.numbers, tried[best])
+    learn(learner, 16)
+    assert len(tried) == 5
+    assert not any((tried[1] == other).all() for other in (tried[0], *tried[2:])), "all means are the same"
+    assert_array_equal(learner.numbers, tried[1])
+    assert learner.figures()["least_training_loss"] == 0.7
     learner.save(tmp_path)
     resumed = Evolution.resumed(SMALL, EvolutionSettings(**QUICK), 0, tmp_path)
-    assert_array_equal(resumed.numbers, tried[best])
-    assert learner.figures()["least_training_loss"] == pytest.approx(losses[best] / learner._rule_losses[0])
+    assert_array_equal(resumed.numbers, tried[1])
+
+
+def test_a_mean_is_tried_on_the_whole_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents.evolution, "TRIED_EVERY", 2)
+    learner = learn(evolution(), 2)
+    losses, _ = Arena(SMALL, range(6)).losses(learner.genome.parameters([learner.numbers]), range(6))
+    assert learner.figures()["least_training_loss"] == pytest.approx(losses.mean() / learner._rule_losses[0])
 
 
 def test_features_that_never_move_are_left_out() -> None:
@@ -272,14 +300,15 @@ def test_features_that_never_move_are_left_out() -> None:
 
 
 def test_the_policy_decides_as_the_network_says() -> None:
-    learner = learn(evolution(), 3)
+    learner = evolution()
+    learner._least, learner._best = 0.0, np.random.default_rng(0).normal(0.0, 0.5, learner.genome.size)
     (policy,) = learner.policies()
     assert (policy.name, policy.kind, policy.clairvoyant) == ("es", "agent", False)
     rule = learner.genome.network(np.zeros(learner.genome.size))
     for case in range(3):
         expected = history(Agent.of("x", learner.network(), SMALL), SMALL, case)
         assert history(policy, SMALL, case) == expected
-        assert history(Agent.of("x", rule, SMALL), SMALL, case) != expected, "nothing was learnt: nothing was tested"
+        assert history(Agent.of("x", rule, SMALL), SMALL, case) != expected, "numbers of the rule: nothing was tested"
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_box_takes_the_best_seed_and_is_whole_or_left(tools, study, tmp_path
     assert "serving: left as it is, since nothing is bred for Serving/0.9" in capsys.readouterr().out
     assert not (tmp_path / "weights" / "serving.npz").exists()
     file = AgentFile.read(tmp_path / "weights" / "gsm8k.npz")
-    chosen = json.loads((study / "chosen.json").read_text())
+    chosen = json.loads((study / "chosen.json").read_text(encoding="utf-8"))
     assert file.seeds == tuple(chosen[name] for name in PLACES)
     for one, (name, scenario) in zip(file.trained, PLACES.items(), strict=True):
         networks = breeding.bred(breeding.folder(study, name))
@@ -85,11 +85,11 @@ def test_the_box_takes_the_best_seed_and_is_whole_or_left(tools, study, tmp_path
     assert (tmp_path / "weights" / "gsm8k.npz").read_bytes() == before
 
 
-def test_the_chosen_seed_is_judged_as_a_policy(tools, study, tmp_path):
+def test_the_chosen_seed_is_judged_as_a_policy(tools, study, tmp_path, figures):
     _, judging, agent_tables = tools
     judging.box(study, 6, tmp_path / "weights")
     judging.judge(study, 4)  # test cases 4 to 7
-    chosen, judged = (json.loads((study / f"{name}.json").read_text()) for name in ("chosen", "judged"))
+    chosen, judged = (json.loads((study / f"{name}.json").read_text(encoding="utf-8")) for name in ("chosen", "judged"))
     for name, said in judged.items():
         # The arena that all seeds are judged in and the evaluation of the policy are the same simulation.
         np.testing.assert_allclose(said["runs"][chosen[name]], said["agent"]["loss"], atol=1e-12)
@@ -97,7 +97,28 @@ def test_the_chosen_seed_is_judged_as_a_policy(tools, study, tmp_path):
         assert [said[x]["name"] for x in ("rule", "planner", "lagrangian")] == ["threshold", "beam", "lagrangian"]
     table = agent_tables.score_table(judged, serving=False)
     assert len(table.splitlines()) == 2 + len(PLACES)
-    assert agent_tables.draw(judged, tmp_path / "scores.png").stat().st_size > 5000
+    assert agent_tables.draw(judged, tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = figures[0].axes
+    names = [name.replace("llama-65b-", "") for name in judged]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names[::-1]
+
+
+def test_a_picture_on_paper(tools, tmp_path, figures):
+    """Losses of 3 in between a rule's 5 and a planner's 1: half of the way, and each seed's own stroke."""
+    _, _, agent_tables = tools
+    said = {
+        "seeds": [0, 1],
+        "cases": [2, 3],
+        "runs": [[0.02, 0.02], [0.04, 0.04]],
+        "agent": lost("agent", [0.03, 0.03]),
+        "rule": lost("tuned_threshold", [0.05, 0.05]),
+        "planner": lost("beam", [0.01, 0.01]),
+        "lagrangian": lost("lagrangian", [0.07, 0.07]),
+    }
+    agent_tables.draw({HOME: said}, tmp_path / "scores.png")
+    marks = {line.get_marker(): line.get_xdata() for line in figures[0].axes[0].lines}
+    assert marks["|"] == pytest.approx([0.75, 0.25])
+    assert marks["^"] == pytest.approx([0.5])
 
 
 def lost(name, values, **more):

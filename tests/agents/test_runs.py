@@ -56,7 +56,7 @@ def test_a_checkpoint_is_read_as_it_was_written(run):
     last = Run.open(run.folder).last()
     assert last == run.at(10)
     assert (last.timesteps, last.best, last.rows) == (10, best, rows(0, 10))
-    assert (last.folder / "learner.bin").read_text() == "10"
+    assert (last.folder / "learner.bin").read_text(encoding="utf-8") == "10"
     assert [row["x"] for row in curve(run.folder)] == ["0.0", str(10 / 3)]
 
 
@@ -186,7 +186,7 @@ def stopped(small, stopped_after):
 
 
 def changed(folder, change):
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -238,7 +238,7 @@ def test_the_best_checkpoint_on_resume(stopped, best, caplog):
     run = Run.open(stopped.out)
     last, earlier = run.last(), run.checkpoint(64)
     shutil.copytree(last.folder, earlier)
-    manifest = json.loads((last.folder / "checkpoint.json").read_text())
+    manifest = json.loads((last.folder / "checkpoint.json").read_text(encoding="utf-8"))
     manifest["best"] = {"timesteps": 64, "policy": "ppo", "value": 0.0}  # nothing after it is better
     (last.folder / "checkpoint.json").write_text(json.dumps(manifest))
     if best == "damaged":

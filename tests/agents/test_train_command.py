@@ -58,7 +58,7 @@ def test_help_has_every_option_with_its_default(capsys):
 def test_a_run_and_its_comparison(quick, tmp_path, capsys):
     assert command.main(quick) == 0
     said = capsys.readouterr().out
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     validation = record["validation"]
     assert record["command"] == f"python train.py {' '.join(quick)}"
     assert {"ppo", "ppo_sampled", "baseline", "hybrid", "lagrangian", "tuned_threshold", "beam"} <= set(
@@ -134,7 +134,7 @@ def test_a_scenario_with_promises_is_chosen_and_compared_by_goodput(quick, tmp_p
     monkeypatch.setattr(tuned, "best_tuned", lambda scenario: "lagrangian@late_last")
     words = ["--scenario", "LLMSched/ServingOrder-v0", "--requests", "30", *quick[quick.index("--timesteps") :]]
     assert command.main([*words, "--clients", "4", "--cases", "2", "--copies", "2", "--algo", "maskable_ppo"]) == 0
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     values = [float(row[name]) for row in curve(tmp_path / "run") for name in row if name.endswith("/goodput")]
     assert record["best"]["value"] == max(values)
     assert record["validation"]["score_planner"] == "foresight"

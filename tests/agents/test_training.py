@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
 def test_what_a_run_holds(whole, algo):
     training, record = whole(algo)
     folder = training.out
-    written = json.loads((folder / "run.json").read_text())
+    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert {**json.loads(json.dumps(record)), "format": 1} == written
     safe = {"agent.npz"} if written["best"]["policy"] == algo else set()  # what the file decides as
     assert {path.name for path in folder.iterdir()} - {"learning_curve.png"} == {
@@ -74,7 +74,7 @@ def test_what_a_run_holds(whole, algo):
         found = evaluate(load_agent(folder / "agent.npz"), training.validation, 2).estimate("makespan_s").mean
         assert found == pytest.approx(written["best"]["value"], rel=1e-12)
     assert written["command"] == "the command"
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["training"]["settings"].get("copies", 0) == config["training"]["copies"] == COPIES[algo]
     assert config["training"]["settings"].keys() >= QUICK[algo].keys()
     assert config["training"]["seed"] == 3
@@ -124,7 +124,7 @@ def test_side_by_side_each_episode_is_decided_by_its_own_view():
         taken: ClassVar[list[int]] = []
 
         def predict(self, observation, *, deterministic=False):
-            actions = (observation.sum(axis=1) * 1000).astype(int) % 2
+            actions = (observation * 1000).astype(int).sum(axis=1) % 2  # whole numbers: no order of summation matters
             self.taken.extend(actions)
             return actions, None
 
@@ -170,8 +170,8 @@ def test_drawn_actions_are_of_the_episode_wherever_it_is_played(whole):
     for name, column in results[0].items():
         np.testing.assert_array_equal(results[1][name], column[[2, 0]])
         np.testing.assert_array_equal(results[2][name], column[[1]])
-    other = evaluate(policy, training.validation, 3, seed=2).columns
-    assert other["prefills"].tolist() != results[0]["prefills"].tolist(), "nothing was drawn"
+    others = [evaluate(policy, training.validation, 3, seed=seed).columns["makespan_s"] for seed in range(2, 8)]
+    assert any((other != results[0]["makespan_s"]).any() for other in others), "nothing was drawn"
 
 
 def test_masks_are_kept_where_actions_are_drawn():
@@ -205,13 +205,16 @@ def test_the_same_seed_trains_the_same_agent_and_another_another(whole, small, a
     first, _ = whole(algo)
     for seed in (3, 4):
         train(small(algo, f"seed{seed}", seed=seed))
-    texts = [(folder / "curve.csv").read_text() for folder in (first.out, tmp_path / "seed3", tmp_path / "seed4")]
+    texts = [
+        (folder / "curve.csv").read_text(encoding="utf-8")
+        for folder in (first.out, tmp_path / "seed3", tmp_path / "seed4")
+    ]
     assert texts[0] == texts[1] != texts[2]
 
 
 def assert_the_same(folder, other):
     """The curve, and what was learnt to the last bit."""
-    assert (folder / "curve.csv").read_text() == (other / "curve.csv").read_text()
+    assert (folder / "curve.csv").read_text(encoding="utf-8") == (other / "curve.csv").read_text(encoding="utf-8")
     expected, found = weights(other), weights(folder)
     assert found.keys() == expected.keys()
     for name, values in found.items():
@@ -236,15 +239,26 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(whole, small, algo, sto
 
 
 @pytest.mark.parametrize(
-    ("terminal", "progress", "shown"), [(True, True, True), (True, False, False), (False, True, False)]
+    ("terminal", "progress", "shown"),
+    [(True, True, True), (True, False, False), (False, True, False), (False, False, False)],
 )
-def test_bars_are_for_terminals_and_can_be_left_out(small, monkeypatch, terminal, progress, shown):
+def test_bars_are_for_terminals_lines_for_logs_and_both_can_be_left_out(
+    small, monkeypatch, tmp_path, terminal, progress, shown
+):
     stderr = io.StringIO()
     monkeypatch.setattr(stderr, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stderr", stderr)
     train(small("es", timesteps=2000, evaluate_every=1000), progress=progress)
-    assert ("training es" in stderr.getvalue(), "comparing" in stderr.getvalue()) == (shown, shown)
-    assert shown or not stderr.getvalue()
+    said = stderr.getvalue()
+    assert ("\r" in said, "training es:" in said, "comparing" in said) == (shown, shown or progress, shown)
+    if progress and not shown:
+        lines = said.splitlines()
+        steps = [int(row["timesteps"]) for row in curve(tmp_path / "run")]
+        assert len(lines) == len(steps) > 1, "a line for each validation"
+        for line, step in zip(lines, steps, strict=True):
+            assert re.fullmatch(
+                rf"training es: {step:,} of 2,000 steps: es/makespan_s [\d.]+, best [\d.]+ at [\d,]+", line
+            )
 
 
 def test_ars_goes_on_counting_where_it_was(small, stopped_after):
@@ -294,7 +308,9 @@ def test_ended_before_the_first_checkpoint_it_begins(small, monkeypatch, whole):
             train(training)
     assert (training.out / "config.json").exists()
     train(recorded(training.out), resume=True)
-    assert (training.out / "curve.csv").read_text() == (whole("ppo")[0].out / "curve.csv").read_text()
+    assert (training.out / "curve.csv").read_text(encoding="utf-8") == (whole("ppo")[0].out / "curve.csv").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(("algo", "requests"), [("ppo", 13), ("es", 14)])
@@ -320,6 +336,25 @@ KILLED = {
 }
 """Timesteps, timesteps between two checkpoints, settings."""
 
+DIES_AT_ANY_MOMENT = """
+import os, random, signal, sys, threading
+import train
+from agents.runs import Run
+
+save, left = Run.save, [int(sys.argv.pop(1))]
+
+def save_and_die_soon(*arguments):
+    saved = save(*arguments)
+    left[0] -= 1
+    if left[0] == 0:
+        threading.Timer(random.uniform(0.0, 0.03), os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return saved
+
+Run.save = save_and_die_soon
+sys.exit(train.main(sys.argv[1:]))
+"""
+"""Within moments of so many checkpoints, by itself: from outside it might be done before a busy machine looks again."""
+
 
 @pytest.mark.parametrize("algo", KILLED)
 def test_kill_at_any_moment(tmp_path, algo):
@@ -332,19 +367,12 @@ def test_kill_at_any_moment(tmp_path, algo):
         f"--workload {SMALL['workload']} --queue shared --evaluate-every {every} --seed 1 --settings {settings}"
     ).split()
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(ROOT / "train.py"), *words, "--out", str(folder)]
-    for _ in range(2):
-        before = _newest(folder)
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    for checkpoints, asked in (("3", [*words, "--out", str(folder)]), ("2", ["--resume", str(folder)])):
+        process = subprocess.run(
+            [sys.executable, "-c", DIES_AT_ANY_MOMENT, checkpoints, *asked],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        while _newest(folder) < before + 2 * int(every) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        said = process.communicate()[1]
-        assert process.returncode == -signal.SIGKILL, said
-        command = [sys.executable, str(ROOT / "train.py"), "--resume", str(folder)]
+        assert process.returncode == -signal.SIGKILL, process.stderr
     last = Run.open(folder).last()
     assert last is not None
     assert last.timesteps >= 4 * int(every)
@@ -393,8 +421,3 @@ def test_a_kill_in_the_middle_of_a_rollout(whole, tmp_path, algo):
     train(recorded(folder), resume=True)
     assert told(folder) == told(training.out)
     assert_the_same(folder, training.out)
-
-
-def _newest(folder):
-    names = [path.name for path in (folder / "checkpoints").glob("[0-9]*")]
-    return int(max(names, default=0))

@@ -55,7 +55,7 @@ def run(*arguments):
 
 def run_json(path, *arguments):
     assert run("--json", str(path), *arguments) == 0
-    return json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
 
 
 def complaint(capsys, *arguments):
@@ -163,14 +163,14 @@ def test_the_folder_holds_tables_and_configuration(tmp_path, monkeypatch, capsys
     assert run("--out", str(out), *FEW) == 0
     assert {path.name for path in out.iterdir()} == {"comparison.json", "configuration.json", "table.csv", "table.md"}
     assert f"Written to {out}" in capsys.readouterr().out
-    configuration = json.loads((out / "configuration.json").read_text())
+    configuration = json.loads((out / "configuration.json").read_text(encoding="utf-8"))
     assert configuration["command"].startswith("python -m baselines --requests 60 --clients 8")
     assert configuration["cases"] == [0, 1, 2]
     assert {"numba", "numpy", "gymnasium"} <= set(configuration["packages"])
     with (out / "table.csv").open(encoding="utf-8") as file:
         rows = [*csv.DictReader(file)]
     assert {row["policy"] for row in rows} == {"baseline", "hybrid", "threshold", "beam"}
-    found = json.loads((out / "comparison.json").read_text())
+    found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     (makespan,) = (row for row in rows if (row["policy"], row["metric"]) == ("hybrid", "makespan_s"))
     assert float(makespan["mean"]) == found["policies"]["hybrid"]["makespan_s"]["mean"]
     assert "| hybrid " in (out / "table.md").read_text(encoding="utf-8")

@@ -49,8 +49,28 @@ CITATIONS = {
     "lagrangian_literal": "2502.15763",
     "lagrangian_instant": "2502.15763",
     "rollout": "Bertsekas",
+    "baseline": "2309.06180",
+    "offline": "2309.06180",
+    "offline_sorted": "2309.06180",
+    "shared_lpt_prefill_first": "2309.06180",
+    "baseline_lagrangian": "2502.15763",
+    "hybrid": "2502.15763",
+    "hybrid_lpt": "2502.15763",
+    "shared_lpt_lagrangian": "2502.15763",
+    "threshold": "2606.00516",
+    "memory_aware": "Memory-aware",
+    "orca": "OSDI 2022",
+    "sarathi_serve": "OSDI 2024",
+    "vllm_v1": "vLLM v1",
 }
 """What a docstring (of the factory, its class or its module) must name: the source of the rule."""
+
+OURS = {
+    *("decode_first", "random", "always_worst", "beam", "beam_1", "min_batch", "deadline", "foresight", "mixed_first"),
+    *("tuned_threshold", "lagrangian_tuned", "max_wait_tuned", "interleave_tuned", "min_batch_tuned", "tgi_tuned"),
+    *("deadline_tuned", "mixed_tuned", "agent"),
+}
+"""Rules of nobody else, and numbers that training cases chose for the rules above."""
 
 DRAWS = {"random"}
 
@@ -86,10 +106,19 @@ def test_it_is_a_policy(name):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_its_docstring_states_rule_and_source(name):
-    text = documentation(name)
-    assert len(text.split()) > 8
-    assert re.search(CITATIONS.get(name, ""), text, re.DOTALL)
+def test_its_docstring_states_the_rule(name):
+    assert len(documentation(name).split()) > 8
+
+
+@pytest.mark.parametrize("name", CITATIONS)
+def test_its_docstring_states_the_source(name):
+    assert re.search(CITATIONS[name], documentation(name), re.DOTALL)
+
+
+def test_what_has_no_source_is_ours():
+    """Whoever adds a policy names where it is from, here, or says that it is nobody's."""
+    assert set(BASELINES) - set(CITATIONS) == OURS
+    assert set(CITATIONS) <= set(BASELINES)
 
 
 @pytest.mark.parametrize(

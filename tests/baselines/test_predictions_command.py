@@ -111,7 +111,7 @@ def test_the_folder_holds_the_study_whole(tmp_path, capsys, few):
     said = capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"predictions.json", "predictions.csv", "predictions.png"}
     assert (out / "predictions.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads((out / "predictions.json").read_text())
+    found = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
     assert found["command"].startswith("python -m baselines.predictions --requests 60")
     assert (found["cases"], found["seed"], found["rule"]) == ([0, 1], 0, "tuned_threshold")
     assert [row["predictor"] for row in found["rows"]][::2] == ["population", "prompt", "noisy:0.5", "uneven:0.2:0.95"]
@@ -130,7 +130,7 @@ def test_the_folder_holds_the_study_whole(tmp_path, capsys, few):
 def test_one_case_leaves_nulls(tmp_path, few):
     pytest.importorskip("matplotlib")
     assert predictions.main([*SMALL[:-1], "1", "--out", str(tmp_path)]) == 0
-    text = (tmp_path / "predictions.json").read_text()
+    text = (tmp_path / "predictions.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert found["fcfs"]["gap_to_bound"]["ci95"] == [None, None]
 

@@ -44,7 +44,7 @@ def tuned_at_once(monkeypatch):
 
 def run_json(path, *arguments):
     assert command.main([*arguments, "--json", str(path)]) == 0
-    return json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
 
 
 def test_json_has_the_agreed_shape(tmp_path):
@@ -212,8 +212,8 @@ def test_the_folder_holds_everything_whole(tmp_path, capsys):
     ):
         assert text in said.out
     assert "None" not in said.out
-    found = json.loads((out / "comparison.json").read_text())
-    configuration = json.loads((out / "configuration.json").read_text())
+    found = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    configuration = json.loads((out / "configuration.json").read_text(encoding="utf-8"))
     assert configuration["loads"] == [0.9, 0.6]
     assert configuration["arguments"]["ttft_s"] == 2.0
     with (out / "table.csv").open(encoding="utf-8") as file:
@@ -260,7 +260,7 @@ def test_a_rule_of_ones_own_is_compared_and_drawn(folder, capsys):  # noqa: F811
     names = "prefill_first,my_own_rules:Eager"
     assert command.main([*ORDERED, "--policies", names, "--loads", "0.9", "--out", "out"]) == 0
     assert "| eager " in capsys.readouterr().out
-    found = json.loads((folder / "out" / "comparison.json").read_text())["policies"]
+    found = json.loads((folder / "out" / "comparison.json").read_text(encoding="utf-8"))["policies"]
     # In a scenario with orders to choose, its prefills are by the first one.
     assert found["eager"]["goodput"] == found["prefill_first"]["goodput"]
     assert (folder / "out" / "latencies.png").is_file()

@@ -54,7 +54,7 @@ def nothing_remembered():
 
 
 def stored():
-    return json.loads(tuned.STORED.read_text())
+    return json.loads(tuned.STORED.read_text(encoding="utf-8"))
 
 
 def test_what_is_stored_covers_the_default_scenarios_and_nothing_else():
@@ -179,7 +179,7 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     monkeypatch.setattr(tuned, "default_scenarios", lambda: [SHARED])
     path = tmp_path / "tuned.json"
     assert tuned.main(["--cases", "2", "--out", str(path)]) == 0
-    written = json.loads(path.read_text())
+    written = json.loads(path.read_text(encoding="utf-8"))
     assert written["made_by"] == "python -m baselines.tuned --cases 2"
     assert written["tuned_on"] == "split train, cases 0-1, mean makespan (goodput where promises are made)"
     assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in TUNABLE]

@@ -207,18 +207,24 @@ def test_one_chunk_for_everything_is_a_prefill():
 
 @pytest.mark.parametrize("name", MIXED_FITS)
 def test_the_published_fit_is_the_sum_form(name):
-    """alpha + (a + b r + c r^2) (A + c) of arXiv 2606.00516 at some points, to the nanosecond a token."""
+    """alpha + (a + b r + c r^2) (A + c) of arXiv 2606.00516 at some points, to the nanosecond a token.
+
+    A mixed iteration reads a prompt of so many tokens beside so many clients that decode, and lasts that long.
+    """
     model = PRESETS[name]
-    found = mixed_cost("fitted", model)
     a, b, c = MIXED_FITS[name]
     for active, tokens in ((1, 2000), (64, 64), (200, 1), (512, 300)):
-        case = Case((tokens,), (1,), active + 1)
+        case = Case(
+            (1,) * active + (tokens,), (3,) * (active + 1), active + 1, releases_ns=(0,) * active + (1,),
+            token_cap=2**20, mixed=Mixed(tokens, False, False, mixed_cost("fitted", model)),
+        )  # fmt: skip
+        simulator = play(case, [PREFILL])
+        assert (simulator.view.active, simulator.view.chunk_tokens) == (active, tokens)
+        before = int(simulator.view.clock_ns)
+        simulator.step(MIXED)
         share = active / (active + tokens)
         expected = model.alpha_prefill_ns + 1e9 * (a + b * share + c * share**2) * (active + tokens)
-        assert case.prompts == (tokens,)
-        ours = found.alpha_ns + found.beta_prompt_ns * tokens + found.beta_active_ns * active
-        ours += found.interference_ns * active * active // (active + tokens)
-        assert ours == pytest.approx(expected, abs=active + tokens + 1)
+        assert simulator.view.clock_ns - before == pytest.approx(expected, abs=active + tokens + 1)
 
 
 def test_costs_by_name():

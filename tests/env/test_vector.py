@@ -313,7 +313,7 @@ def test_pickled_into_another_process(small, tmp_path):
         "print(repr(sum(float(env.step(actions)[1].sum()) for actions in steps)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == sum(float(env.step(actions)[1].sum()) for actions in steps)

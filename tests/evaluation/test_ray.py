@@ -42,7 +42,7 @@ def test_results_are_those_of_one_process(policy, tmp_path):
 
 
 def test_a_dead_worker(tmp_path):
-    policy = Mortal(tmp_path / "notes", dies_in=11, marker=tmp_path / "marker")
+    policy = Mortal(tmp_path / "notes", dies_in=11, marker=tmp_path / "marker", study=tmp_path / "study")
     options = {**ON_RAY, "chunk": 1, "folder": tmp_path / "study"}
     with pytest.raises(WorkerError, match=r"a worker of engine 'ray' died .ActorDiedError.*run the same again"):
         evaluate(policy, SMALL, range(12), **options)

@@ -16,7 +16,7 @@ def test_code_runs_and_prints_what_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     times = np.cumsum(np.random.default_rng(0).exponential(0.2, 3000))
     rows = "".join(f"{at:.6f},{50 + i % 100},{20 + i % 80}\n" for i, at in enumerate(times))
-    Path("requests.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    Path("requests.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows, encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
     assert len(blocks) == 4
     printed = []

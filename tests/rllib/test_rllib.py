@@ -133,13 +133,13 @@ def test_command_line(tmp_path):
     words = ["--iterations", "1", "--clients", "20", "--requests", "100", "--cases", "2", "--seed", "1"]
     command = [sys.executable, str(ROOT / "examples" / "rllib_ppo.py"), *words, "--out", str(tmp_path / "run")]
     run = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
-    done = subprocess.run(command, check=False, timeout=300, **run)
+    done = subprocess.run(command, check=False, timeout=1800, **run)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^  1  decisions 4\d\d\d  episode_return_mean -0\.\d+  makespan_s [\d.]+", done.stdout, re.M)
     for name in ("lagrangian", "sampled", "most likely"):
         assert re.search(rf"^ *{name}  makespan_s [\d.]+  gap_to_bound 0\.\d+", done.stdout, re.M)
     assert (tmp_path / "run" / "checkpoint" / "rllib_checkpoint.json").is_file()
 
-    done = subprocess.run(command, check=False, timeout=300, **run)
+    done = subprocess.run(command, check=False, timeout=1800, **run)
     assert done.returncode == 2
     assert "exists already: choose another --out" in done.stderr

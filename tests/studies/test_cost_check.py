@@ -189,7 +189,7 @@ def test_the_page_at_a_tiny_size(tmp_path, monkeypatch):
     names = [job.name for job in study.jobs(options)]
     assert len(set(names)) == len(names) == 5 * 2 + 2
     found = run(study, options, tmp_path, workers=1, progress=False)
-    text = (tmp_path / "cost_check.md").read_text()
+    text = (tmp_path / "cost_check.md").read_text(encoding="utf-8")
     assert "nan" not in text
     for said in ("| longest first | λ = 1 |", "| fcfs | prefill-first |", "| gsm8k-smooth | 8 | fcfs | λ = 1 |"):
         assert said in text

@@ -37,7 +37,7 @@ def made(folder: Path) -> Study:
 
 
 def ran(folder: Path) -> list[int]:
-    return [int(line) for line in (folder / "ran.txt").read_text().split()]
+    return [int(line) for line in (folder / "ran.txt").read_text(encoding="utf-8").split()]
 
 
 def test_what_is_done_is_not_done_again(tmp_path):
@@ -47,7 +47,9 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert list(run(study, Options(4), tmp_path / "out", workers=1, progress=False)) == [f"n = {n}" for n in range(4)]
     assert run(study, Options(2), tmp_path / "out", workers=1, progress=False) == {"n = 0": 0, "n = 1": 1}
     assert sorted(ran(tmp_path)) == [0, 1, 2, 3]
-    assert len(json.loads((tmp_path / "out" / "squares.json").read_text())["results"]) == 4, "a smaller call kept all"
+    assert len(json.loads((tmp_path / "out" / "squares.json").read_text(encoding="utf-8"))["results"]) == 4, (
+        "a smaller call kept all"
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"squares.json", "squares.md", "squares.png"}
 
 
@@ -115,7 +117,7 @@ def test_the_command_prints_and_publishes(tmp_path, monkeypatch, capsys):
     arguments = ["--cases", "2", "--workers", "1", "--out", str(tmp_path / "out"), "--write"]
     assert command.main(arguments) == 0
     assert "What are squares?" in capsys.readouterr().out
-    written = page.read_text()
+    written = page.read_text(encoding="utf-8")
     assert written.startswith("before\n<!-- squares: begin -->\n\n| n | n² |")
     assert written.endswith("<!-- squares: end -->\nafter\n")
     assert "old" not in written

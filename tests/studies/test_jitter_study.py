@@ -114,11 +114,23 @@ def test_noise_in_batches_is_the_same_for_every_rule_but_for_its_iterations():
         assert (np.abs(ratio - 1) < 0.1).all()
 
 
-def test_table_and_picture(brief, tmp_path):
+def test_table_and_picture(brief, tmp_path, figures):
     found = run(jitter.STUDY, Options(2, (20,)), tmp_path, workers=1, progress=False)
     assert len(found) == 2 * len(WORLDS) + 3 + 2 + 1 + 3
     text = (tmp_path / "jitter.md").read_text(encoding="utf-8")
     for name in ("deadline tuned", "λ = 1", FORESIGHT, "beam, width 1", "threshold tuned in it"):
         assert f"| {name} |" in text
     assert sum(line.startswith("| --- |") for line in text.splitlines()) == 5
-    assert (tmp_path / "jitter.png").stat().st_size > 10_000
+    assert (tmp_path / "jitter.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    served, _, _, slower, wrong, longer = figure.axes
+    assert [axes.get_title() for axes in (served, slower, wrong, longer)] == [
+        "load 0.9", "slower iterations, load 0.9", "wrong models, load 0.9", "wrong models, gsm8k, 20 clients",
+    ]  # fmt: skip
+    shown = {line.get_label(): line.get_ydata() for line in served.lines}
+    assert tuple(shown) == jitter.PICTURED
+    for name in ("λ = 1", "prefill-first"):
+        means = [100 * np.mean(found[f"load 0.9, {world}"][name]) for world in jitter.SPREADS]
+        assert shown[name] == pytest.approx(means)
+    assert [line.get_label() for line in slower.lines] == [SLOWER, STRAGGLERS, jitter.RARE]
+    assert {len(line.get_xdata()) for line in slower.lines} == {len(jitter.PICTURED)}

@@ -52,7 +52,7 @@ def test_every_method_keeps_within_the_budget(brief):
     assert np.mean(said["whoever fits"]["preemptions"]) >= np.mean(said["watermark 10 %"]["preemptions"])
 
 
-def test_table_and_picture(brief, tmp_path):
+def test_table_and_picture(brief, tmp_path, figures):
     found = run(kv_memory.STUDY, Options(2, (20,)), tmp_path, workers=1, progress=False)
     assert list(found) == [
         "gsm8k, 20 clients, 8 x 80 GB", "gsm8k, 20 clients, 8 x 40 GB", "load 0.9, 8 x 80 GB", "load 0.9, 8 x 40 GB",
@@ -61,4 +61,13 @@ def test_table_and_picture(brief, tmp_path):
     for name in METHODS:
         assert f"| {name} |" in text
     assert sum(line.startswith("| --- |") for line in text.splitlines()) == 3
-    assert (tmp_path / "kv_memory.png").stat().st_size > 10_000
+    assert (tmp_path / "kv_memory.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    assert [axes.get_title() for axes in figure.axes] == ["gsm8k, 8 x 80 GB", "gsm8k, 8 x 40 GB"]
+    for axes, said in zip(figure.axes, found.values(), strict=False):
+        fixed, *methods = axes.lines
+        assert fixed.get_xdata().tolist() == [100, 200]
+        assert fixed.get_ydata() == pytest.approx([np.mean(said["fixed"][count]) for count in said["fixed"]])
+        assert {line.get_label(): line.get_ydata()[0] for line in methods} == pytest.approx(
+            {name: np.mean(said[name]["makespan_s"]) for name in kv_memory.PICTURED}
+        )

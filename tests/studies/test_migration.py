@@ -115,7 +115,7 @@ def test_shares_on_paper():
     assert np.isnan(surviving(made, "lagrangian, no stealing").mean), "no sure gain that could survive"
 
 
-def test_table_and_picture(tmp_path, monkeypatch):
+def test_table_and_picture(tmp_path, monkeypatch, figures):
     monkeypatch.setattr(migration, "LENGTHS", {"gsm8k": "GSM8K"})
     monkeypatch.setattr(migration, "VARIANTS", {name: VARIANTS[name] for name in ("known", "predicted, long prompts")})
     monkeypatch.setattr(migration, "SHARES", (0.0, 0.9))
@@ -128,4 +128,23 @@ def test_table_and_picture(tmp_path, monkeypatch):
     for title in (*migration.SURVIVORS, *migration.LINKS_OF_CHAIN, "gsm8k, known, 20 clients"):
         assert f"| {title} |" in text
     assert sum(line.startswith("| --- |") for line in text.splitlines()) == 4
-    assert (tmp_path / "migration.png").stat().st_size > 10_000
+    assert (tmp_path / "migration.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    assert [axes.get_title() for axes in figure.axes] == [
+        "GSM8K, known, 20 clients", "GSM8K, predicted, long prompts, 20 clients",
+    ]  # fmt: skip
+    for axes, variant in zip(figure.axes, ("known", "predicted, long prompts"), strict=True):
+        curves = {line.get_label(): line for line in axes.lines if "requests" in str(line.get_label())}
+        assert list(curves) == [
+            f"takes {steal} requests, {share} cached" for share in ("0", "0.9") for steal in ("waiting", "running")
+        ]
+        free = curves["takes waiting requests, 0 cached"].get_ydata()
+        said = found[f"gsm8k; {variant}; 20 clients; 0"]
+        alone, stolen = (
+            np.mean(said[f"lagrangian, {what}"]["makespan_s"]) for what in ("no stealing", "waiting, free")
+        )
+        gain_percent = 100 * (1 - stolen / alone)
+        assert free == pytest.approx(np.full(len(free), gain_percent)), "nothing moves, whatever the bandwidth"
+        moved = curves["takes running requests, 0.9 cached"]
+        assert (np.diff(moved.get_ydata()) > 0).all(), "the faster the link, the more is gained"
+        assert (moved.get_xdata()[0], moved.get_xdata()[-1]) == pytest.approx((0.1, 1000.0))

@@ -54,13 +54,13 @@ def test_the_best_chunk_is_chosen_on_training_cases():
     assert means[chunk] == min(means.values())
 
 
-def test_table_and_picture(tmp_path, monkeypatch):
+def test_table_and_picture(tmp_path, monkeypatch, figures):
     monkeypatch.setattr(mixed, "CONCURRENCY", (8,))
     monkeypatch.setattr(mixed, "MEANS", {"balanced": (32, 32), "prefill-heavy": (64, 8)})
     monkeypatch.setattr(mixed, "SERVED", {name: {"num_requests": 60} for name in mixed.SERVED})
     monkeypatch.setattr(mixed, "CHUNKS", (64, 512))
     found = run(mixed.STUDY, Options(cases=2, clients=(8,)), tmp_path, workers=1, progress=False)
-    text = (tmp_path / "mixed.md").read_text()
+    text = (tmp_path / "mixed.md").read_text(encoding="utf-8")
     assert len(found) == 4 + 4 + 6
     assert text.count("| qwen3-8b-h200 |") == 2
     assert "of 4 places" in text
@@ -70,4 +70,20 @@ def test_table_and_picture(tmp_path, monkeypatch):
         assert f"{workload}: goodput, % / worst token gap, s" in text
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
     assert rows.count("sarathi_serve") == 2 + 2
-    assert (tmp_path / "mixed.png").stat().st_size > 10_000
+    assert (tmp_path / "mixed.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    crossover, goodput = figure.axes
+    assert crossover.get_title() == "Crossover of arXiv 2606.00516"
+    points = [xy for line in crossover.lines if line.get_linestyle() == "None" for xy in line.get_xydata().tolist()]
+    said = [one for name, one in found.items() if "expected" in one]
+    assert len(points) == len(said) == 4
+    assert sorted(x for x, _ in points) == pytest.approx(sorted(100 * one["expected"] for one in said))
+    assert sorted(y for _, y in points) == pytest.approx(
+        sorted(100 * np.mean(np.array(one["MB"]) / one["EB"] - 1) for one in said)
+    )
+    named = {str(line.get_label()) for line in goodput.lines}
+    assert {name for name in named if not name.startswith("_")} == {*mixed.PICTURED}
+    loads = [float(name.rsplit(" ", 1)[1]) for name in found if name.startswith("azure-synthetic, load")]
+    for line in goodput.lines:
+        assert line.get_xdata().tolist() == loads
+        assert 0 <= min(line.get_ydata()) <= max(line.get_ydata()) <= 100

@@ -187,7 +187,7 @@ def test_the_table_and_the_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "REFERENCE_NUMBERS", 1000)
     monkeypatch.setattr(stages, "child", lambda module, *arguments: stages.measured(*arguments))
     found = run(scale.STUDY, Options(2, (20,)), tmp_path, workers=1, progress=False)
-    text = (tmp_path / "scale.md").read_text()
+    text = (tmp_path / "scale.md").read_text(encoding="utf-8")
     assignments, machine, costs, episodes, mips, shared = text.split("\n\n")
     assert "Python 3" in machine
     assert len(assignments.splitlines()) == len(costs.splitlines()) == len(episodes.splitlines()) == 2 + 4

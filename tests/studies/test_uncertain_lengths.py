@@ -168,21 +168,36 @@ def test_jobs_have_names_of_their_own_and_plain_arguments(tiny):
     assert len(jobs) == 2 * (1 + 4 * 2 + 1) + 2 * (1 + 4 * study.LARGE_DRAWS + 1) + 2 * 2 * 2
 
 
-def test_table_and_picture(tiny, tmp_path):
+def test_table_and_picture(tiny, tmp_path, figures):
     found = run(tiny, Options(cases=2, clients=(6,)), tmp_path, workers=1, progress=False)
-    text = (tmp_path / "uncertain_lengths.md").read_text()
+    text = (tmp_path / "uncertain_lengths.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert sum(line.startswith("| mean + 4 sd ") for line in rows) == 4
     assert sum(line.startswith("| 6 | gsm8k") for line in rows) == 4 + 8
     gaps = [found[f"estimate/6/gsm8k/equal/{draw}"]["mean"]["shared, lagrangian"] for draw in range(2)]
     assert f"| {100 * np.mean(gaps):.2f} ± " in next(line for line in rows if line.startswith("| mean "))
     assert "nan" not in text
-    assert (tmp_path / "uncertain_lengths.png").stat().st_size > 30_000
+    assert (tmp_path / "uncertain_lengths.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    for row, name in enumerate(study.WORKLOADS):
+        bars, curves = figure.axes[2 * row : 2 * row + 2]
+        assert bars.get_ylabel().startswith(f"{name}\n")
+        known = found[f"knowledge/6/{name}"]
+        heights = [bar.get_height() for bar in bars.patches]
+        for column in ("fixed, lagrangian", "stealing, lagrangian", "shared, lagrangian"):
+            for what in (KNOWN, NOTHING):
+                if column in known[what]:
+                    mean = 100 * np.mean(known[what][column])
+                    assert any(height == pytest.approx(mean) for height in heights), (what, column)
+        drawn = [line for line in curves.lines if line.get_marker() == "."]
+        assert len(drawn) > 2
+        for line in drawn:
+            assert line.get_xdata() == pytest.approx([100 * error for error in study.ERRORS])
 
 
 def test_a_single_case_has_no_interval(tiny, tmp_path):
     run(tiny, Options(cases=1, clients=(6,)), tmp_path, workers=1, progress=False)
-    assert "±" not in (tmp_path / "uncertain_lengths.md").read_text()
+    assert "±" not in (tmp_path / "uncertain_lengths.md").read_text(encoding="utf-8")
 
 
 def test_cvar_at_the_level_that_is_said():

@@ -53,7 +53,7 @@ COEFFICIENT = st.integers(1, 10**8)
     coefficients=st.tuples(COEFFICIENT, st.integers(1, 10**6), COEFFICIENT, st.integers(1, 10**6), st.integers(1, 100)),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[*HealthCheck])
 def test_exact_recordings_give_their_model_back(tmp_path, coefficients, seed):
     alpha_p, beta_p, alpha_d, beta_d, gamma = coefficients
     truth = CostModel("truth", alpha_p, beta_p, alpha_d, beta_d, gamma_decode_ns=gamma)

@@ -39,7 +39,8 @@ def test_published_presets_are_those_of_the_notes():
     number = r"([\d.]+(?:e-\d+)?)"
     found = {}
     for row in re.finditer(
-        rf"((?:Qwen|Llama)[\w.-]*)/([\w ]+) {number},\s{number},\s{number},\s{number}", NOTES.read_text()
+        rf"((?:Qwen|Llama)[\w.-]*)/([\w ]+) {number},\s{number},\s{number},\s{number}",
+        NOTES.read_text(encoding="utf-8"),
     ):
         name = f"{row[1]}-{row[2]}".lower().replace(" ", "-")
         found[name] = tuple(round(float(value) * 1e9) for value in row.groups()[2:])

@@ -97,7 +97,7 @@ def test_error_shown(tmp_path):
 
 def test_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("requests.csv").write_text("prompt_tokens,output_tokens\n1,2\n")
+    Path("requests.csv").write_text("prompt_tokens,output_tokens\n1,2\n", encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
     assert len(blocks) == 5
     names: dict[str, object] = {"__name__": "docs"}

@@ -17,7 +17,7 @@ from llmsched_env.workload import CsvWorkload, from_csv, read_requests_csv, work
 from llmsched_env.workload.csv_table import read_table
 
 HEAD = "prompt_tokens,output_tokens\n"
-NO_RESET = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NO_RESET = settings(max_examples=50, deadline=None, suppress_health_check=[*HealthCheck])
 
 
 def write(folder: Path, text: str | bytes) -> Path:

@@ -17,7 +17,7 @@ from llmsched_env.workload.csv_table import read_table
 from llmsched_env.workload.trace_formats import COLUMNS, _read_carefully, _read_fast, detect_format, read_trace
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-NO_RESET = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NO_RESET = settings(max_examples=50, deadline=None, suppress_health_check=[*HealthCheck])
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
@@ -321,7 +321,7 @@ def test_recorded_traces(name):
         pytest.skip("the recorded traces are not part of the repository")
     item = TraceWorkload(path, num_requests=700)
     sizes = [end - first for first, end in map(item.stretch, SPLITS)]
-    assert sum(sizes) == len(path.read_text().splitlines()) - 1
+    assert sum(sizes) == len(path.read_text(encoding="utf-8").splitlines()) - 1
     assert min(sizes) >= 700
     for split in SPLITS:
         assert item.pool_size(split) >= 1
