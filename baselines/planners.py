@@ -253,7 +253,7 @@ class Beam:
         sifted = SIFTED_PER_STATE * self.width
         block = Block(simulator.memory, self.width + sifted + 1)
         longest = int(simulator.instance.setup[0]["ring_mask"]) + 1
-        plan = np.empty(simulator.instance.num_requests + 1, np.int64)
+        plan = np.empty(len(reference.progress), np.int64)
         length = beam_search(
             block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
             self.width, sifted, longest, reference.progress, reference.lost, reference.last, plan,
@@ -312,12 +312,15 @@ class _Schedule:
     @classmethod
     def of(cls, simulator: Simulator, rule: CompiledRule, prefix: NDArray[np.int64] = NOTHING) -> _Schedule:
         """Play ``prefix``, then ``rule``, in a copy of the episode."""
-        block = Block(simulator.memory, 1)
-        plan, progress, lost = (np.empty(simulator.instance.num_requests + 1, np.int64) for _ in range(3))
-        length = follow(
-            block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
-            prefix, len(prefix), plan, progress, lost,
-        )  # fmt: skip
+        length, most = -1, simulator.instance.num_requests + 1
+        while length < 0:
+            block = Block(simulator.memory, 1)
+            plan, progress, lost = (np.empty(most, np.int64) for _ in range(3))
+            length = follow(
+                block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
+                prefix, len(prefix), plan, progress, lost,
+            )  # fmt: skip
+            most *= 2
         return cls(plan[:length].copy(), progress, lost)
 
 

@@ -137,7 +137,23 @@ AGENTS: dict[str, Callable[[], Agent]] = {"agent": shipped_agent} if shipped() e
 
 def _whole(name: str) -> TiedRule:
     """A whole method of the ablation: its rule, on queues that are filled and ordered as `METHODS` says."""
-    return TiedRule(name, METHODS[name].policy(), METHODS[name].queues)
+    return TiedRule(name, METHODS[name].policy(), METHODS[name].queues, _check_method)
+
+
+def _check_method(name: str, scenario: Scenario) -> None:
+    """Whether a whole method makes sense in a scenario.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    for given, why in (
+        (scenario.serving, "minimises the makespan of a batch: leave it out where promises are made"),
+        (scenario.kv_limited, "brings queues of its own: leave it out where the KV cache is a budget"),
+        (scenario.mixes, "knows no mixed iterations: leave it out where mixed_tokens is given"),
+        (scenario.moves, "brings queues of its own: leave it out where caches lie with clients, or requests move"),
+    ):
+        if given:
+            raise ConfigError(f"policy {name!r} {why}.")
 
 
 BASELINES: dict[str, Factory] = {
@@ -245,13 +261,13 @@ def entry(name: str, scenario: Scenario) -> Entry:
             raise ConfigError(f"{name!r}: {rule!r} is no rule, and brings its own order.")
         return replace(found, name=name)
     policy = make_policy(name)
-    if scenario.serving and (name in METHODS or name in BATCH_PLANNERS):
+    if name in METHODS:
+        _check_method(name, scenario)
+    if scenario.serving and name in BATCH_PLANNERS:
         raise ConfigError(f"policy {name!r} minimises the makespan of a batch: leave it out where promises are made.")
-    if scenario.kv_limited and name in METHODS:
-        raise ConfigError(f"policy {name!r} brings queues of its own: leave it out where the KV cache is a budget.")
     if not scenario.kv_limited and name in MEMORY_POLICIES:
         raise ConfigError(f"policy {name!r} needs a budget: take a scenario with kv_budget_tokens.")
-    if scenario.mixes and (name in METHODS or name in EXCLUSIVE_PLANNERS):
+    if scenario.mixes and name in EXCLUSIVE_PLANNERS:
         raise ConfigError(f"policy {name!r} knows no mixed iterations: leave it out where mixed_tokens is given.")
     if not scenario.mixes and name in MIXED_POLICIES:
         raise ConfigError(f"policy {name!r} needs mixed iterations: take a scenario with mixed_tokens.")

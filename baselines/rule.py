@@ -86,17 +86,28 @@ class TiedRule:
         name: of the method; `baselines.entry` makes its row of a comparison, scenario included.
         rule: what decides.
         arguments: of the scenario, as the method has them.
+        check: raises where the method makes no sense in a scenario, whatever its queues.
     """
 
     kind = "rule"
     clairvoyant = False
+    brings_queues = True
 
-    def __init__(self, name: str, rule: Rule, arguments: Mapping[str, Any]) -> None:
-        self.name = rule.name = name
+    def __init__(
+        self,
+        name: str,
+        rule: Rule,
+        arguments: Mapping[str, Any],
+        check: Callable[[str, Scenario], None] | None = None,
+    ) -> None:
+        self.name = name
         self._rule = rule
         self._arguments = dict(arguments)
+        self._makes_sense = check
 
     def _check(self, scenario: Scenario) -> None:
+        if self._makes_sense is not None:
+            self._makes_sense(self.name, scenario)
         found = {name: getattr(scenario, name) for name in self._arguments}
         apart = [name for name, value in found.items() if value != self._arguments[name]]
         if apart:

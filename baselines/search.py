@@ -53,8 +53,9 @@ def follow(
 ) -> int:
     """Play episode 0: the first prefills as in ``prefix``, the rest by ``rule``.
 
-    Writes the whole plan, and progress and loss right after each prefill and at the end; (n + 1,) each.
-    Returns the number of prefills.
+    Writes the whole plan, and progress and loss right after each prefill and at the end; all three of one length.
+    Returns the number of prefills, or -1 where it is not below that length: requests that give way to others come back
+    by prefills of their own.
     """
     v, s, k = views[0], states[0], setups[0]
     while v.completed < k.num_requests:
@@ -66,6 +67,8 @@ def follow(
             else:
                 prefill = call_rule(rule, v, parameters, memory) == PREFILL
         if prefill:
+            if v.prefills + 1 >= len(plan):
+                return -1
             plan[v.prefills] = v.decodes
         advance(v, s, k, PREFILL if prefill else DECODE)
         if prefill:
@@ -148,7 +151,7 @@ def beam_search(
         progress: reference curve as :func:`follow` writes it, as ``lost``.
         lost: see ``progress``.
         last: its last index.
-        plan: (n + 1,) takes the prefix of the best schedule found; the rule does the rest.
+        plan: takes the prefix of the best schedule found; the rule does the rest. No longer one is searched for.
 
     Returns the length of that prefix.
     """

@@ -123,8 +123,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
 
     No value is NaN. Before the last request is complete, the makespan, the gap, TTFT and TPOT are infinite, and the
     goodput is what can still be reached: 1 less the share of promises that are certain to be broken. The others are
-    those of the time up to now, at 0 after a reset. A total beyond 64 bits is infinite. An info is for those who
-    measure: `bound_s` is computed from the true lengths, and a policy that is not to know them reads the observation.
+    those of the time up to now, at 0 after a reset. A total beyond 64 bits is infinite. `bound_s` is 0 until the last
+    request is complete: it is computed from all output lengths, and no info tells what the scenario hides.
 
     ## Arguments
 

@@ -6,7 +6,8 @@ numba's own cache notices an edit of the function's file, but not of a callee or
 serves stale machine code. So the cache folder is named by a hash of all that the function can reach
 (:mod:`llmsched_env.sources`) and of how it is compiled, and by nothing else: clones share it. A damaged cache file
 counts as missing, where numba would raise from its own depths. What has to be compiled first is said on stderr, and
-compiled by one process at a time (:mod:`llmsched_env.compiling`).
+compiled by one process at a time (:mod:`llmsched_env.compiling`). A user's own functions are compiled in every process:
+what they reach, nobody can tell, and a rule takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numba
 from numba.core import caching
 
 from llmsched_env.compiling import announce, compiling, is_missing
-from llmsched_env.sources import project_digest, reachable_digest
+from llmsched_env.sources import reachable_digest
 from llmsched_env.storage import cache_dir
 
 __all__ = ["compile_native", "inlined", "jit"]
@@ -116,13 +117,6 @@ def _spelled_out(code: CodeType, prose: str | None = None) -> Iterator[str]:
             yield repr(constant)
 
 
-class _OfOthers(caching.UserProvidedCacheLocator):  # type: ignore[misc]
-    """For functions of a user's file: kept until it changes, or this project does, of which they may call anything."""
-
-    def get_cache_path(self) -> str:
-        return str(Path(super().get_cache_path(), project_digest()[:16]))
-
-
 class _CheckedCacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
     """numba's cache files, with a checksum: what was damaged is compiled again."""
 
@@ -179,10 +173,10 @@ def _cached(compile_with: Callable[..., Any], options: dict[str, Any]) -> Any:
         options_before, _settings.options = _settings.options, options
         config.CACHE_DIR = str(cache_dir() / "compiled")
         caching.IndexDataCacheFile = _CheckedCacheFile
-        caching.CacheImpl._locator_classes = [_ByContent, _OfOthers]
+        caching.CacheImpl._locator_classes = [_ByContent]
         try:
             return compile_with(cache=True)
-        except RuntimeError:  # no source file to key a cache by, as in an interactive session, or one that has changed
+        except RuntimeError:  # nothing to key a cache by: a user's own function, or a file that has changed
             return compile_with()
         finally:
             config.CACHE_DIR, caching.IndexDataCacheFile, caching.CacheImpl._locator_classes = previous

@@ -76,6 +76,8 @@ class Policy(Protocol):
     then begin many episodes at a time and call ``decide(episodes, views)`` with the numbers of those that wait for a
     decision and their views; it returns their actions, those that ``act`` gives to each but for rounding.
 
+    A whole method that brings queues of its own has ``brings_queues = True``, and is refused on others.
+
     Attributes:
         name: what tables call it.
         kind: "rule", "planner" or "agent".

@@ -35,6 +35,16 @@ class _Shown(np.record):  # type: ignore[misc]  # numpy's stubs call it final
             raise AttributeError(name)  # what numpy, copy and pickle try
         raise UnknownFieldError(name, View.__annotations__)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in View.__annotations__:
+            raise UnknownFieldError(name, View.__annotations__)
+        super().__setattr__(name, value)
+
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, str) and name not in View.__annotations__:
+            raise UnknownFieldError(name, View.__annotations__)
+        return super().__getitem__(name)
+
 
 _SHOWN = np.dtype((_Shown, VIEW))
 

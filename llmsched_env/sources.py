@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ChangedSourceError", "package_digest", "project_digest", "reachable_digest"]
+__all__ = ["ChangedSourceError", "package_digest", "reachable_digest"]
 
 _ROOT = Path(__file__).parent.parent
 OWN = ("llmsched_env", "baselines", "agents", "studies")
@@ -45,16 +45,6 @@ def package_digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(_dump(_parsed(path)).encode())
-    return digest.hexdigest()
-
-
-@functools.cache
-def project_digest() -> str:
-    """Hash (hex) of all files of this project as they are: quick, for what is quickly made again."""
-    digest = hashlib.sha256()
-    for package in OWN:
-        for path in sorted((_ROOT / package).rglob("*.py")):
-            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -115,6 +115,8 @@ def _written(name: str, value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, list | tuple):
         return [_written(name, item) for item in value]
     if isinstance(value, dict):
@@ -152,9 +154,20 @@ class Spec(EnvSpec):
         # The base class compares specs of one class only, and those that come from JSON are of its own.
         if not isinstance(other, EnvSpec):
             return NotImplemented
-        return all(getattr(self, field.name) == getattr(other, field.name) for field in dataclasses.fields(EnvSpec))
+        return all(_compared(self, field.name) == _compared(other, field.name) for field in dataclasses.fields(EnvSpec))
 
     __hash__ = None  # type: ignore[assignment]  # as the base class
+
+
+def _compared(spec: EnvSpec, field: str) -> Any:
+    """A field of a specification, such that an argument equals what JSON made of it."""
+    value = getattr(spec, field)
+    if field != "kwargs":
+        return value
+    try:
+        return {name: _written(name, item) for name, item in value.items()}
+    except ConfigError:  # an object that JSON cannot hold is equal to itself only
+        return value
 
 
 class WithSpec:

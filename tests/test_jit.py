@@ -212,3 +212,41 @@ def test_threads_that_compile_leave_the_settings_of_numba_alone(tmp_path: Path) 
         [sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=False, timeout=1800
     )
     assert done.returncode == 0, done.stderr
+
+
+RULE = """
+from helper import LIMIT
+from llmsched_env.core.rules import call_rule, compile_rule
+
+def rule(view, parameters, memory):
+    return 1 if view.idle > LIMIT else 0
+"""
+
+PLAYED = """
+import numpy as np
+import mine
+from llmsched_env import Scenario
+from llmsched_env.core.rules import CompiledRule, compile_rule
+from llmsched_env.instances import instance
+from llmsched_env.simulator import Simulator
+
+simulator = Simulator(instance(Scenario(num_clients=5, num_requests=20, queue="shared"), 0))
+simulator.run(CompiledRule(compile_rule(mine.rule), np.zeros(1), np.zeros(1, np.int64)))
+print(simulator.view.prefills)
+"""
+
+
+def test_a_users_rule_is_never_stale(tmp_path):
+    """What it reads may lie in files that nobody knows of."""
+    (tmp_path / "mine.py").write_text(RULE)
+    found = []
+    for limit in (0, 3):
+        (tmp_path / "helper.py").write_text(f"LIMIT = {limit}\n")
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", PLAYED],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append(int(done.stdout))
+    assert found[0] > found[1]

@@ -56,14 +56,14 @@ PACKED = "=" + "".join("q" if name in COUNTS else "d" for name in MEASURED)
 """What :func:`pack` makes of them, as the module ``struct`` names it."""
 
 COUNT_PLACES = tuple(MEASURED.index(name) for name in COUNTS)
-GOODPUT, TPOT = MEASURED.index("goodput"), MEASURED.index("tpot_s")
+GOODPUT, TPOT, BOUND = (MEASURED.index(name) for name in ("goodput", "tpot_s", "bound_s"))
 
 MOST = float(2**63 - 1)
 
 
 @jit
 def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
-    """Write `MEASURED` of the episode to ``out``, (23,) float64.
+    """Write `MEASURED` of the episode to ``out``, (len(MEASURED),) float64.
 
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
     client time beyond 292 client-years, request time beyond 292 request-years. Goodput, TTFT and TPOT are NaN where
@@ -108,13 +108,16 @@ def measure(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
 
 @jit
 def measure_so_far(v: Any, s: Any, k: Any, out: NDArray[np.float64]) -> None:
-    """Write `MEASURED` as an ``info`` has it to ``out``, (23,) float64: nothing is NaN.
+    """Write `MEASURED` as an ``info`` has it to ``out``, (len(MEASURED),) float64: no NaN, and no hidden length.
 
     Infinity where :func:`measure` says NaN, but for two: the goodput of an episode that is not complete is what can
     still be reached, 1 less the share of counted requests whose promise is broken for certain; the TPOT is 0 where no
-    counted request has a second token.
+    counted request has a second token. The bound is 0 until the episode is complete, since it is computed from all
+    output lengths.
     """
     measure(v, s, k, out)
+    if v.completed < k.num_requests:
+        out[BOUND] = 0.0
     if k.serving:
         out[GOODPUT] = 1.0 - s.lost / (k.last_counted - k.first_counted)
         if v.completed == k.num_requests and s.counted_decoded == 0:

@@ -56,7 +56,7 @@ def _compiled(function: Callable[[Any, Any, Any], Any]) -> Any:
         return compile_native(_SIGNATURE, function)
     except KeyError as error:  # all that numba says of a field that a record does not have
         name = error.args[0] if error.args else None
-        if isinstance(name, str) and name in function.__code__.co_names and name not in View.__annotations__:
+        if isinstance(name, str) and name not in View.__annotations__:
             raise UnknownFieldError(name, View.__annotations__) from None
         raise
 
@@ -66,8 +66,7 @@ def compile_rule(function: Callable[[Any, Any, Any], Any]) -> RuleFunction:
 
     It may read the fields of `View`, ``parameters[i]`` (float) and ``memory[i]`` (int), write ``memory[i]``, and use
     arithmetic, comparisons, loops and ``math``; not ``len`` of the latter two, which are plain pointers in it. Indices
-    are not checked, and what is no action is a decode. Keep what it calls in its own file: the compiled form is kept
-    on disk until that file changes.
+    are not checked, and what is no action is a decode. What it reads beside these has the value of now for good.
 
     Raises:
         UnknownFieldError: it reads a field that a view does not have.

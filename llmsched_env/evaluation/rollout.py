@@ -146,6 +146,11 @@ def play(
         ConfigError: not a policy, not a case number, or not an assignment.
     """
     check_policy(policy)
+    if client_of is not None and getattr(policy, "brings_queues", False):
+        raise ConfigError(
+            f"policy {policy.name!r} is a method with queues of its own, and client_of gives others: leave out "
+            "client_of, or play a rule."
+        )
     simulator = Simulator(instance(scenario, case, client_of=client_of), record=record)
     told = start(policy, scenario, simulator, seed)
     compiled = getattr(policy, "compiled", None)

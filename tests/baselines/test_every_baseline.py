@@ -13,7 +13,7 @@ import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
 from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
-from baselines.mixed import MIXED_SYSTEMS
+from baselines.mixed import MIXED_SYSTEMS, mixed_first
 from baselines.registry import (
     AGENTS,
     BATCH_PLANNERS,
@@ -76,7 +76,7 @@ DRAWS = {"random"}
 
 
 def documentation(name):
-    factory = BASELINES[name]
+    factory = METHODS[name].policy if name in METHODS else mixed_first if name in MIXED_SYSTEMS else BASELINES[name]
     made = factory.func if isinstance(factory, functools.partial) else factory
     if made.__name__ == "<lambda>":
         made = type(factory())
@@ -319,3 +319,31 @@ class TestPairs:
             entry(name, WORLDS["client"])
         with pytest.raises(ConfigError, match=r"promises"):
             entry("threshold@late_last", WORLDS["client"])
+
+
+class TestMethodsElsewhere:
+    """A method is played with its queues, or refused: at every door in the same words."""
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"kv_budget_tokens": 3000}, "leave it out where the KV cache is a budget"),
+            ({"ttft_s": 1.0, "tpot_s": 0.1}, "minimises the makespan of a batch"),
+            ({"mixed_tokens": 64}, "knows no mixed iterations"),
+        ],
+    )
+    def test_where_it_makes_no_sense(self, changes, words):
+        scenario = WORLDS["shared"].replace(order="fcfs", lengths="hidden", **changes)
+        for refuse in (lambda: entry("baseline", scenario), lambda: evaluate(make_policy("baseline"), scenario, 1)):
+            with pytest.raises(ConfigError, match=words):
+                refuse()
+
+    def test_where_requests_move(self):
+        with pytest.raises(ConfigError, match="where caches lie with clients, or requests move"):
+            entry("hybrid_lpt", WORLDS["client"].replace(cached_share=0.5))
+
+    def test_on_an_assignment_of_ones_own(self):
+        item = entry("offline", WORLDS["client"])
+        count = len(play(item.policy, item.scenario, 0).instance.requests)
+        with pytest.raises(ConfigError, match="'offline' is a method with queues of its own"):
+            play(item.policy, item.scenario, 0, client_of=[0] * count)

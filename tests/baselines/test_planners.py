@@ -347,6 +347,18 @@ def test_plans_are_followed_to_the_letter():
     assert set(decodes_before.tolist()) <= set(parameters.tolist())
 
 
+def test_plans_have_more_prefills_than_requests_where_requests_come_back():
+    """vLLM V0's rule preempts so often that prefills outnumber requests several times over."""
+    scenario = world(
+        queue="shared", num_clients=8, num_requests=8, kv_budget_tokens=96, kv_block_tokens=4, kv_rule="vllm_v0"
+    )
+    made = play(make_policy("lagrangian"), scenario, 0)
+    assert made.view.prefills > 2 * 8
+    planned = play(Beam(1), scenario, 0)
+    assert planned.done
+    assert planned.view.clock_ns <= made.view.clock_ns
+
+
 def test_a_plan_is_kept_and_a_damaged_one_made_again(plans, caplog):
     first = history(play(Beam(3), SHARED, 0, record=True))
     (kept,) = plans.iterdir()

@@ -176,6 +176,7 @@ class TestSpecs:
         assert again.unwrapped.render_mode == made.unwrapped.render_mode
         assert (again.spec.max_episode_steps, again.spec.additional_wrappers) == (7, made.spec.additional_wrappers)
         assert json.loads(again.spec.to_json()) == json.loads(text)
+        assert spec == made.spec == again.spec
         assert gymnasium.make(made.spec).unwrapped.scenario == made.unwrapped.scenario
 
     def test_every_class_is_written_by_some_example(self):

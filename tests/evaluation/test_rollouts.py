@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameErro
 from llmsched_env.evaluation import CoverageWarning, begin, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
+from llmsched_env.jit import jit
 from llmsched_env.metrics import info_metrics
 from llmsched_env.offline import lpt
 from llmsched_env.policy import CompiledRule, Policy, compile_rule, features
@@ -280,10 +282,10 @@ def seen_of(scenario, actions):
 
 
 def infos_of(scenario, actions):
-    """What the infos of case 0 say but for the bound, which is there for those who measure."""
+    """What the infos of case 0 say."""
     env = LLMSchedEnv(scenario)
     infos = [env.reset(options={"case": 0})[1], *(env.step(action)[-1] for action in actions)]
-    return [{key: np.asarray(value).tolist() for key, value in info.items() if key != "bound_s"} for info in infos]
+    return [{key: np.asarray(value).tolist() for key, value in info.items()} for info in infos]
 
 
 @pytest.mark.parametrize("order", ["fcfs", "late_last", "late_last_longest", "choose"])
@@ -446,6 +448,31 @@ def test_a_mistyped_field_of_a_view_is_named():
     assert isinstance(caught.value, AttributeError)
     with pytest.raises(UnknownNameError, match=words):
         compile_rule(mistyped_rule)(play(Patient(), SMALL, 0).view, (), ())
+
+
+def test_a_mistyped_field_is_named_however_it_is_reached():
+    view = play(Patient(), SMALL, 0).view
+    for reach in (lambda: view["raedy"], lambda: setattr(view, "raedy", 1)):
+        with pytest.raises(UnknownNameError, match=r"unknown field of a view 'raedy'\. Did you mean 'ready'"):
+            reach()
+    assert view["ready"] == view.ready
+
+
+def helper(view):
+    return view.raedy
+
+
+def rule_with_a_helper(view, parameters, memory):
+    return 1 if compiled_helper(view) >= 2 else 0
+
+
+compiled_helper = jit(helper)
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled in this process")
+def test_a_mistyped_field_in_a_helper_of_a_rule_is_named():
+    with pytest.raises(UnknownNameError, match=r"unknown field of a view 'raedy'"):
+        compile_rule(rule_with_a_helper)
 
 
 def test_a_view_is_asked_for_fields_as_any_object():
