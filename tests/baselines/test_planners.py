@@ -14,6 +14,7 @@ from strategies import Case, seeded_case
 from baselines import make_policy, planners, shelf
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
+from llmsched_env.config import Scenario
 from llmsched_env.core.layout import OUTPUT
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError
@@ -349,14 +350,14 @@ def test_plans_are_followed_to_the_letter():
 
 def test_plans_have_more_prefills_than_requests_where_requests_come_back():
     """vLLM V0's rule preempts so often that prefills outnumber requests several times over."""
-    scenario = world(
-        queue="shared", num_clients=8, num_requests=8, kv_budget_tokens=96, kv_block_tokens=4, kv_rule="vllm_v0"
-    )
-    made = play(make_policy("lagrangian"), scenario, 0)
-    assert made.view.prefills > 2 * 8
-    planned = play(Beam(1), scenario, 0)
-    assert planned.done
-    assert planned.view.clock_ns <= made.view.clock_ns
+    cache = {"kv_budget_tokens": 1024, "kv_block_tokens": 16, "kv_rule": "vllm_v0"}
+    scenario = Scenario(num_clients=8, num_requests=8, queue="shared", **cache)
+    for rule in planners._references(start_of(scenario)):
+        made = play(rule, scenario, 0)
+        planned = play(Beam(1), scenario, 0)
+        assert planned.done
+        assert planned.view.clock_ns <= made.view.clock_ns
+    assert play(make_policy("prefill_first"), scenario, 0).view.prefills > 5 * 8
 
 
 def test_a_plan_is_kept_and_a_damaged_one_made_again(plans, caplog):

@@ -200,7 +200,7 @@ def test_record_video(tmp_path):
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(film), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     pixels = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.uint8)
     pictures = pixels.reshape(-1, 600, 960, 3).astype(int)
-    assert len(pictures) == 12
+    assert 12 <= len(pictures) <= 13, "a film's last picture may be shown twice"
     # Compressed, so that colours are nearly those of the cells.
     decoded = [(np.abs(one - COLOURS["decode"]).max(axis=2) < 30)[100:].sum() for one in pictures]
     assert decoded[0] < 100 < decoded[-1], "nothing happens in it"
