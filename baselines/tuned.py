@@ -165,10 +165,18 @@ def _tuned_value(name: str, scenario: Scenario, version: object) -> Choice:
     if entry is not None and version is None:
         return Choice(tuple(entry["values"]), entry["mean"], entry["cases"])
     if version is not None and not _has_training_cases(scenario):
-        _log.warning("%s is tuned on reorderings of the file that it is judged on: it has no training cases.", name)
+        _warn_of_tuning_on_test_cases(scenario.source.name)
     cases = _quick_cases(scenario)
     _log.info("tuning %s on %d training cases of a scenario that is not in tuned.json", name, cases)
     return tune(name, scenario, cases)
+
+
+@functools.cache
+def _warn_of_tuning_on_test_cases(workload: str) -> None:
+    """Once for each file, whatever is tuned."""
+    _log.warning(
+        "tuned rules are tuned on reorderings of the file that they are judged on: %s has no training cases.", workload
+    )
 
 
 def _has_training_cases(scenario: Scenario) -> bool:

@@ -119,12 +119,13 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     Every info, of a reset as of a step, has the same keys: `action_mask`, an int8 for each action; `invalid_actions`,
     the count so far; `case`, the number of the case; and what the episode has achieved so far, as plain numbers
     (docs/metrics.md has the formulas): {metric_names}. Where promises are made also `goodput`, `ttft_s` and `tpot_s`,
-    where the KV cache is a budget `kv_peak`.
+    where the KV cache is a budget `kv_peak`. (The native vector class tells these of episodes that end; of running
+    ones its `metrics()` does.)
 
-    No value is NaN. Before the last request is complete, the makespan, the gap, TTFT and TPOT are infinite, and the
-    goodput is what can still be reached: 1 less the share of promises that are certain to be broken. The others are
-    those of the time up to now, at 0 after a reset. A total beyond 64 bits is infinite. `bound_s` is 0 until the last
-    request is complete: it is computed from all output lengths, and no info tells what the scenario hides.
+    No value is NaN. Before the last request is complete, the makespan, the gap, TTFT and TPOT are infinite (strict JSON
+    has no word for that), `bound_s` is 0, and the goodput is what can still be reached: 1 less the share of promises
+    that are certain to be broken. The others are those of the time up to now. A total beyond 64 bits is infinite. No
+    info tells what the scenario hides: the bound, say, is computed from all output lengths.
 
     ## Arguments
 

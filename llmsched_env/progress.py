@@ -13,14 +13,16 @@ from llmsched_env.compiling import seconds_compiling
 
 __all__ = ["Progress"]
 
+FIRST_LINE_S = 10.0
 LINE_EVERY_S = 30.0
-LINE = "{desc}{n_fmt} of {total_fmt} {unit}s after {elapsed}, about {remaining} to go{postfix}"
+LINE = "{desc}{n:,} of {total:,} {unit}s after {elapsed}, about {remaining} to go{postfix}"
 
 
 class Progress(tqdm):  # type: ignore[misc]
     """A bar of tqdm on stderr. Its clock stands still while this process compiles, so that rates are those of the work.
 
-    Where stderr is no terminal it writes a plain line every half minute, and none where less than that is to do.
+    Where stderr is no terminal it writes a plain line after ten seconds and then every half minute, and none where less
+    than that is to do.
 
     Args:
         work: what to go over, if it is a loop.
@@ -52,9 +54,10 @@ class Progress(tqdm):  # type: ignore[misc]
         """Whether lines are written in place of a bar."""
         shown: dict[str, Any] = {"delay": after_s}
         if self.in_lines:
-            shown = dict.fromkeys(("mininterval", "maxinterval", "delay"), LINE_EVERY_S) | {"bar_format": LINE}
+            shown = dict.fromkeys(("mininterval", "maxinterval", "delay"), FIRST_LINE_S) | {"bar_format": LINE}
         shown |= {"desc": desc and f"{desc}: ", "unit": unit, "leave": leave, "file": sys.stderr}
         super().__init__(work, total=total, initial=initial, disable=hidden, **shown)
+        assert hidden or self.total is not None, "say how much there is to do"
         if not self.disable:
             self._time = lambda: time.time() - seconds_compiling()
             self.start_t = self.last_print_t = self._time()
@@ -74,6 +77,7 @@ class Progress(tqdm):  # type: ignore[misc]
         """As tqdm's; in a log a line, without a carriage return."""
         if not self.in_lines:
             return super().display(msg, pos)
+        self.mininterval = self.maxinterval = LINE_EVERY_S
         self._write(str(self) if msg is None else msg)
         return True
 

@@ -19,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from llmsched_env import workload
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel, MixedCost
-from llmsched_env.errors import ConfigError
+from llmsched_env.errors import ConfigError, UnknownArgumentError
 
 __all__ = ["CLASSES", "Spec", "WithSpec", "merged", "restored"]
 
@@ -54,6 +54,9 @@ CLASSES = MappingProxyType(
 )
 """What is written with its class: ``{"class": name, **fields}``."""
 
+OWN_ARGUMENTS = frozenset({"scenario", "render_mode", "render_size", "render_every", "max_episode_steps"})
+"""What an environment is made with beside the arguments of a `Scenario`."""
+
 _USUAL = {"scenario": Scenario, "cost": CostModel, "believed_cost": CostModel, "mixed_cost": MixedCost}
 """Of which class a dictionary is that does not say so, by argument: what ``dataclasses.asdict`` gives is taken too."""
 
@@ -68,6 +71,10 @@ def merged(scenario: Any, arguments: Mapping[str, Any]) -> Scenario:
     scenario = restored("scenario", scenario)
     if scenario is not None and not isinstance(scenario, Scenario):
         raise ConfigError(f"scenario = {scenario!r} is not a Scenario: make one with Scenario(...).")
+    known = {field.name for field in dataclasses.fields(Scenario)}
+    for name in arguments:
+        if name not in known:
+            raise UnknownArgumentError(name, known | OWN_ARGUMENTS)
     arguments = {name: restored(name, value) for name, value in arguments.items()}
     found = (scenario or Scenario()).replace(**arguments)
     for name, value in arguments.items():

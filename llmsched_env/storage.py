@@ -35,7 +35,7 @@ def cache_dir() -> Path:
     Raises:
         PathError: no temporary folder can be written either.
     """
-    named = os.environ.get(CACHE_VARIABLE)
+    named = os.environ.get(CACHE_VARIABLE, "").strip()
     try:
         wanted = user_path(named).absolute() if named else _home_cache()
         wanted.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,11 @@ def cache_dir() -> Path:
             pass
     except OSError as error:
         found = _temporary_cache()
-        why = str(error) if isinstance(error, PathError) else f"it cannot be written ({error.strerror or error})"
+        why = (
+            str(error).rstrip(".")
+            if isinstance(error, PathError)
+            else f"it cannot be written ({error.strerror or error})"
+        )
         _log.warning(
             "cache folder %s: %s. Compiled code and assignments are kept in %s. Set %s to a writable folder.",
             named or "of the user",

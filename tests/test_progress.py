@@ -36,14 +36,15 @@ def test_a_log_has_a_line_now_and_then(stderr, clock):
             clock.now += 1.0
             bar.update()
     assert stderr.getvalue().splitlines() == [
-        "comparing: 30 of 100 episodes after 00:30, about 01:10 to go",
-        "comparing: 60 of 100 episodes after 01:00, about 00:40 to go",
-        "comparing: 90 of 100 episodes after 01:30, about 00:10 to go",
+        "comparing: 10 of 100 episodes after 00:10, about 01:30 to go",
+        "comparing: 40 of 100 episodes after 00:40, about 01:00 to go",
+        "comparing: 70 of 100 episodes after 01:10, about 00:30 to go",
+        "comparing: 100 of 100 episodes after 01:40, about 00:00 to go",
     ]
 
 
 def test_short_work_leaves_no_trace_in_a_log(stderr, clock):
-    for _ in Progress(range(29), desc="tuning"):
+    for _ in Progress(range(9), desc="tuning"):
         clock.now += 1.0
     assert stderr.getvalue() == ""
 

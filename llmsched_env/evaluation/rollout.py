@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError
+from llmsched_env.errors import ConfigError, InvalidActionError, UnknownFieldError, UnknownNameError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance, promises
@@ -191,7 +191,11 @@ def _played(
 def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = lambda: 0) -> Iterable[int]:
     while _choice_awaits(simulator):
         before = clock()
-        action = policy.act(simulator.view)
+        try:
+            action = policy.act(simulator.view)
+        except UnknownFieldError as error:
+            error.args = (f"policy {policy.name!r}: {error}",)
+            raise
         yield clock() - before
         _take(policy, simulator, action)
 

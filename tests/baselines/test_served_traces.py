@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baselines import tuned
 from baselines.iteration import min_batch
 from baselines.tuned import _tuned_value, tuned_value
 from llmsched_env.config import Scenario
@@ -82,9 +83,11 @@ def test_a_rule_is_tuned_on_training_windows_only(recording, monkeypatch, caplog
 
 def test_a_file_that_is_one_case_is_said_to_be_tuned_on_itself(recording, caplog):
     scenario = Scenario(workload=CsvWorkload(recording), split="test", num_clients=5, **SERVED)
+    tuned._warn_of_tuning_on_test_cases.cache_clear()
     with caplog.at_level(logging.WARNING, "baselines.tuned"):
-        tuned_value("tgi_tuned", scenario)
-    assert "tgi_tuned is tuned on reorderings of the file that it is judged on" in caplog.text
+        for name in ("tgi_tuned", "tuned_threshold"):
+            tuned_value(name, scenario)
+    assert caplog.text.count("tuned on reorderings of the file that they are judged on: recording has") == 1
 
 
 def test_the_azure_conversations_at_a_load():
