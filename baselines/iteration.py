@@ -256,7 +256,7 @@ def delay_factor(factor: float = 0.5) -> Rule:
     """Prefill iff the oldest waiting request has waited longer than ``factor`` times the last prefill's duration.
 
     After vLLM's ``scheduler_delay_factor`` (pull request 3279, ``Scheduler._passed_delay`` of the V0 scheduler, v0.4.0
-    until v0.11.0 dropped V0; 0 by default; read and run at v0.6.6.post1). vLLM asks again before each request that it
+    until v0.11.0 dropped V0; 0 by default; read at v0.6.6.post1). vLLM asks again before each request that it
     takes, so its prefill holds only those that have waited so long; here it holds all that fit. With every release at
     0 and a factor below 1 it is prefill-first.
     """

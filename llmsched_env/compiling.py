@@ -1,4 +1,4 @@
-"""While code is compiled: it is said on stderr, done by one process at a time, and no work of the one who waits for it.
+"""While code is compiled: it is said on stderr, done by one process at a time, and left out of rates of progress.
 
 A first use takes a minute or more of one core. Whoever begins to compile a function holds a lock beside its cache file;
 another process that needs the same function waits, and then reads what was written.
@@ -24,12 +24,12 @@ __all__ = ["add_seconds", "announce", "compiling", "is_missing", "seconds_compil
 STAGES = {
     "llmsched_env.core.transition.start_episode": ("the simulator", "about a minute"),
     "llmsched_env.core.loops.step": ("the simulator", "about a minute"),
-    "llmsched_env.core.loops.advance_once": ("whole episodes", "up to a minute"),
-    "llmsched_env.core.loops.run_rule": ("whole episodes", "up to a minute"),
+    "llmsched_env.core.loops.advance_once": ("whole episodes", "some ten seconds"),
+    "llmsched_env.core.loops.run_rule": ("whole episodes", "some ten seconds"),
     "llmsched_env.core.fleet": ("many copies at once", "one to two minutes"),
     "baselines.search": ("beam search", "about a minute"),
     "baselines.foresight": ("the planner foresight", "about a minute"),
-    "agents.arena": ("training episodes", "up to a minute"),
+    "agents.arena": ("training episodes", "some ten seconds"),
 }
 """What compiling a function, or those of a module, is for, and what it takes of one core. The others take seconds."""
 
@@ -95,7 +95,7 @@ def compiling(function: str) -> Iterator[None]:
 def is_missing(cache_file: str) -> bool:
     """Take the lock for what is not in ``cache_file``, unless this thread holds one; whether to look again.
 
-    After a wait, or where another process was quicker by a hair, it may be there.
+    After a wait, or where another process finished first, it may be there.
     """
     if not _span.function or _span.lock is not None:
         return False

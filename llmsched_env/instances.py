@@ -245,7 +245,7 @@ def kv_cache(scenario: Scenario) -> KVCache | None:
     block_tokens = scenario.kv_block_tokens
     headroom_tokens = math.ceil(scenario.kv_watermark * scenario.kv_budget_tokens)
     if scenario.kv_rule != "keep_growth":
-        apart = scenario.kv_rule == "vllm_v1"  # its pool counts a block that nobody is given
+        apart = scenario.kv_rule == "vllm_v1"  # V1's pool counts a block that it never gives out
         blocks = scenario.kv_budget_tokens // block_tokens + apart
         headroom_tokens = int(scenario.kv_watermark * blocks) * block_tokens
     return KVCache(

@@ -15,17 +15,18 @@ ROOT = Path(__file__).parents[1]
 
 try:
     from hypothesis import HealthCheck, settings
-    from hypothesis.internal.conjecture import providers
 except ImportError:  # as in make test-rllib, whose tests need none of it
     pass
 else:
+    from hypothesis.internal.conjecture import providers
+
     # A busy machine draws examples slowly, and what is compiled first takes a minute.
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("any machine")
     # Hypothesis takes constants from the modules that are loaded, so that the examples of a law would depend on the
     # tests that this process has run before, and on every number in the code: what they exercise could not be counted.
-    if hasattr(providers, "_get_local_constants"):
-        providers._get_local_constants = providers.Constants
+    assert hasattr(providers, "_get_local_constants"), "Hypothesis has changed: see that examples still repeat"
+    providers._get_local_constants = providers.Constants
 
 
 @pytest.fixture(autouse=True, scope="session")

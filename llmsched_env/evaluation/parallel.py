@@ -339,7 +339,7 @@ def measure_in_chunks(
     last_s = time.monotonic()
     with closing(_shared(study, missing, sharing)) as results:
         for number, rows, compiling_s in results:
-            # Of what several workers compiled at one time, no more than passed here.
+            # Several workers may compile at one time: capped at the wall time that passed here.
             add_seconds(min(compiling_s, time.monotonic() - last_s))
             last_s = time.monotonic()
             done[number] = rows

@@ -342,12 +342,13 @@ import train
 from agents.runs import Run
 
 save, left = Run.save, [int(sys.argv.pop(1))]
+delay_s = random.Random(left[0]).uniform(0.0, 0.03)
 
 def save_and_die_soon(*arguments):
     saved = save(*arguments)
     left[0] -= 1
     if left[0] == 0:
-        threading.Timer(random.uniform(0.0, 0.03), os.kill, (os.getpid(), signal.SIGKILL)).start()
+        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
     return saved
 
 Run.save = save_and_die_soon
