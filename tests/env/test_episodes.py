@@ -289,9 +289,9 @@ def test_stepping_where_there_is_no_episode(make):
 
 
 def test_a_recorded_episode_outgrows_its_log(small):
-    # `rgb_array` records every iteration; nothing is drawn here.
+    # `ansi` records every iteration; nothing is drawn here.
     workload = MixtureWorkload(num_requests=2, output_mean_tokens=5000.0, output_sd_tokens=2000.0, cap_tokens=6000)
-    env = LLMSchedEnv(small.replace(workload=workload, skip_forced=True), render_mode="rgb_array")
+    env = LLMSchedEnv(small.replace(workload=workload, skip_forced=True), render_mode="ansi")
     plain = LLMSchedEnv(env.scenario)
     for seed in (0, 1):
         steps, same = list(play(env, seed)), list(play(plain, seed))

@@ -47,6 +47,7 @@ def test_copies_with_and_without_moves_go_side_by_side():
 
 @pytest.mark.parametrize("name", MOVES)
 def test_metrics_at_the_end(name):
+    pytest.importorskip("PIL", reason="pillow is an extra")
     scenario = SMALL.replace(**MOVES[name])
     env = gymnasium.make("LLMSched/Migration-v0", **{**arguments(scenario), "split": "test"}, render_mode="rgb_array")
     _, info = env.reset(options={"case": 0})

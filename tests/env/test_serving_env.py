@@ -62,7 +62,7 @@ def test_masks_of_orders(ordered):
 
 
 def test_a_decode_that_cannot_be_is_a_prefill_by_the_first_order(ordered):
-    env, twin = (LLMSchedEnv(ordered.replace(load=5.0), render_mode="rgb_array") for _ in range(2))
+    env, twin = (LLMSchedEnv(ordered.replace(load=5.0), render_mode="ansi") for _ in range(2))
     rng, choices = np.random.default_rng(0), 0
     for case in range(4):
         for one in (env, twin):
