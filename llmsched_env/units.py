@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["DOUBTED", "Doubt", "UnitWarning", "doubt", "percent_hint"]
+__all__ = ["DOUBTED", "Doubt", "UnitWarning", "doubt", "percent_hint", "warn_of_milliseconds"]
 
 
 class UnitWarning(UserWarning):
@@ -48,6 +50,20 @@ def doubt(name: str, value: float) -> str | None:
         return None
     other, factor = rule.instead
     return f"{name} = {value:g} is taken as {rule.takes}. If {other} are meant, give {name} = {value / factor:g}."
+
+
+def warn_of_milliseconds(path: Path, column: str, seen: str) -> None:
+    """Say that a column of a file, which is read as seconds, may be in milliseconds.
+
+    Args:
+        path: the file.
+        column: the column.
+        seen: what makes it look so, as a clause.
+
+    Warns:
+        UnitWarning: always.
+    """
+    warnings.warn(f"{path}: {seen}. If these are milliseconds, divide {column} by 1000.", UnitWarning, stacklevel=3)
 
 
 def percent_hint(value: float, most: float) -> str:

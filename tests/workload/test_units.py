@@ -64,12 +64,17 @@ def qwen(seconds: list[float], **more: object) -> str:
     rows = []
     for i, time in enumerate(seconds):
         row = {"chat_id": i, "parent_chat_id": -1, "timestamp": time, "input_length": 521, "output_length": 132,
-               "type": "text", "turn": 1, "hash_ids": [1089, 1090], **more}  # fmt: skip
+               "type": "text", "turn": 1, "hash_ids": list(range(33)), **more}  # fmt: skip
         rows.append(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
     return "".join(rows)
 
 
 BARE = {"chat_id": None, "parent_chat_id": None, "type": None, "turn": None}
+"""Records with Mooncake's keys alone; the prompt of 521 tokens still has Qwen-Bailian's 33 blocks of 16."""
+
+BLOCKS = {**BARE, "hash_ids": [0, 1]}
+"""The same prompt in Mooncake's blocks of 512."""
+
 EVERY_1_5_S = [1.5 * i for i in range(101)]
 MOONCAKE = [300 * i for i in range(101)]
 
@@ -88,10 +93,25 @@ def test_qwen_bailians_timestamps_are_seconds(tmp_path):
 
 def test_mooncakes_timestamps_are_milliseconds(tmp_path):
     path = write(tmp_path, qwen(MOONCAKE, **BARE), "moon.jsonl")
-    assert span_s(path) == 30
+    assert span_s(path) == 30, "3.3 requests a second; as seconds, 0.003"
     assert span_s(f"mooncake:{path}?unit=s") == 30_000
     fractions = write(tmp_path, qwen([time + 0.5 for time in MOONCAKE], **BARE), "fractions.jsonl")
-    assert span_s(fractions) == 30, "3.3 requests a second; as seconds, 0.003"
+    assert span_s(fractions) == 30
+    for gap in (2, 20, 20.5):  # rates that do not tell; the blocks do
+        fast = write(tmp_path, qwen([gap * i for i in range(101)], **BLOCKS), "fast.jsonl")
+        assert span_s(fast) == gap / 10
+
+
+def test_the_published_beginnings_of_mooncakes_traces_are_read_without_a_question(tmp_path):
+    """The lengths and times of the first records (FAST '25 release), their hashes counted."""
+    for records in (((0, 6758, 14), (0, 2290, 5), (3000, 6324, 13), (3000, 915, 2), (5999, 1053, 3)),
+                    ((0, 40160, 79), (40, 23769, 47), (277, 32140, 63), (529, 28, 1), (1514, 18053, 36))):  # fmt: skip
+        rows = (
+            {"timestamp": time, "input_length": prompt, "output_length": 5, "hash_ids": list(range(blocks))}
+            for time, prompt, blocks in records
+        )
+        path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "moon.jsonl")
+        assert span_s(str(path)) == records[-1][0] / 1000
 
 
 @pytest.mark.parametrize(
@@ -99,9 +119,11 @@ def test_mooncakes_timestamps_are_milliseconds(tmp_path):
     [
         (EVERY_1_5_S, "666.7 requests a second over 0.15 s", "0.6667 a second over 150 s"),
         ([2 * i for i in range(101)], "500 requests a second over 0.2 s", "0.5 a second over 200 s"),
+        ([20 * i for i in range(101)], "50 requests a second over 2 s", "0.05 a second over 2000 s"),
+        ([99 * i for i in range(101)], "10.1 requests a second over 9.9 s", "0.0101 a second over 9900 s"),
         ([20.5 * i for i in range(101)], "48.78 requests a second over 2.05 s", "0.04878 a second over 2050 s"),
     ],
-    ids=["seconds with fractions", "whole seconds", "fractions, slow or fast"],
+    ids=["seconds with fractions", "whole seconds", "both plausible", "slow, or fast", "fractions, slow or fast"],
 )
 def test_where_the_unit_cannot_be_told_both_readings_and_the_remedy_are_said(tmp_path, times, as_ms, as_s):
     path = write(tmp_path, qwen(times, **BARE), "bare.jsonl")
@@ -129,12 +151,17 @@ def test_a_unit_is_one_of_two_and_only_where_two_are_in_use(tmp_path):
         _ = TraceWorkload(late).skipped
 
 
-def test_whole_arrivals_with_minutes_between_them_are_doubted(tmp_path):
-    slow = "".join(f"{300 * i},3,5\n" for i in range(20))
-    with pytest.warns(UnitWarning, match=r"a request every 300 seconds .* If these are milliseconds, divide"):
+@pytest.mark.parametrize("gap", [10, 50, 300])
+def test_whole_arrivals_far_apart_are_doubted(tmp_path, gap):
+    slow = "".join(f"{gap * i},3,5\n" for i in range(20))
+    words = rf"a request every {gap} seconds .* If these are milliseconds, divide arrival_s by 1000\."
+    with pytest.warns(UnitWarning, match=words):
         found = read_requests_csv(write(tmp_path, HEAD + slow))
-    assert found.release_ns[-1] == 5700 * 10**9, "taken as it is written"
-    for text in ("".join(f"{300 * i}.25,3,5\n" for i in range(20)), "".join(f"{99 * i},3,5\n" for i in range(20)),
+    assert found.release_ns[-1] == 19 * gap * 10**9, "taken as it is written"
+
+
+def test_arrivals_that_are_seconds_are_not_doubted(tmp_path):
+    for text in ("".join(f"{300 * i}.25,3,5\n" for i in range(20)), "".join(f"{9 * i},3,5\n" for i in range(20)),
                  "".join(f"{300 * i},3,5\n" for i in range(9))):  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -263,7 +290,8 @@ def test_recorded_iterations_in_milliseconds_are_doubted(tmp_path):
     head = "kind,prefill_tokens,active_clients,{name}\n"
     rows = "prefill,100,,20\nprefill,200,,30\nprefill,300,,40\ndecode,,10,11\ndecode,,20,12\ndecode,,30,13\n"
     with pytest.warns(
-        UnitWarning, match=r"a decode takes 12 s in the median of duration_s\. If that is in milliseconds"
+        UnitWarning,
+        match=r"a decode takes 12 s in the median of duration_s\. If these are milliseconds, divide duration_s",
     ):
         fit_cost_model(write(tmp_path, head.format(name="duration_s") + rows))
     words = r"'duration_ms'\. Did you mean that\? It is in milliseconds by its name: divide by 1000 and call it"
