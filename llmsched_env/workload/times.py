@@ -1,9 +1,9 @@
 """Times as recordings have them: from any origin, and in a unit that the file may not say.
 
-Two rules for all readers. Times count from the first request. A unit is what the user or the column's name says; numbers
-that look like another one are taken as they are, with a warning. Where neither says it (the keys of Mooncake, with which
-two units are in use), other keys of the records decide, or a rate that only one of the units can give; else the file is
-refused until the unit is given.
+Two rules for all readers. Times count from the first request. A unit is what the user or the column's name says;
+numbers that look like another one are taken as they are, with a warning. Where neither says it (the keys of Mooncake,
+with which two units are in use), other keys of the records decide, or a rate that only one of the units can give; else
+the file is refused until the unit is given.
 """
 
 from __future__ import annotations
