@@ -36,7 +36,8 @@ ASSIGNED = re.compile(
 """``name = value`` where our messages have it: at the beginning of a sentence, or after a word that leads to it."""
 
 NAMED = re.compile(
-    r"\b(?:give|leave out|lower|pass|raise|set|take) (?P<names>\w+(?:(?:, | and | or )\w+)*)|`(?P<quoted>\w+)`",
+    r"\b(?:(?:take )?a scenario with|give|leave out|lower|pass|raise|set|take) (?P<names>\w+(?:(?:, | and | or )\w+)*)"
+    r"|`(?P<quoted>\w+)`",
     re.IGNORECASE,
 )
 """Names by themselves in a remedy, or one in backticks."""

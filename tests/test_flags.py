@@ -40,6 +40,7 @@ FLAGS = comparison.FLAGS
         ("at the load = 0.9 of capacity, whose num_clients are many",) * 2,
         ("--arguments load=3: this one has an option of its own.",) * 2,
         ("needs promises: give ttft_s and tpot_s.", "needs promises: give --ttft-s and --tpot-s."),
+        ("take a scenario with ttft_s and tpot_s.", "take a scenario with --ttft-s and --tpot-s."),
         ("Promise more in `ttft_s`, or leave out `noise_sd`.", "Promise more in --ttft-s, or leave out `noise_sd`."),
         (
             "mine.csv: num_requests = 3 (of 5), load = 0.9: too few",
