@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from agents.algorithms import ALGORITHMS, DEFAULT
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.errors import ConfigError, LLMSchedError, MissingExtraError
-from llmsched_env.flags import in_flags, warnings_in_flags
+from llmsched_env.flags import flags_of, in_flags, warnings_in_flags
 from llmsched_env.storage import user_path
 
 if TYPE_CHECKING:
@@ -43,15 +43,6 @@ SCENARIO_OPTIONS = {
     "reward": "reward",
 }
 """Option -> argument of the scenario; one that is not given is as the environment id has it."""
-
-
-FLAGS = {
-    **{name: f"--{option.replace('_', '-')}" for option, name in SCENARIO_OPTIONS.items()},
-    "validation_cases": "--cases",
-    "evaluate_every": "--evaluate-every",
-    **{name: f"--{name}" for name in ("timesteps", "seed", "copies")},
-}
-"""Argument that a message may name -> the option that it was given by."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +106,12 @@ class Args:
     @classmethod
     def parse(cls, argv: Sequence[str]) -> tuple[Args, list[str]]:
         """From the words of a command line; and which options it names."""
+        given = vars(cls.parser().parse_args(argv))
+        return cls(**given), list(given)
+
+    @classmethod
+    def parser(cls) -> argparse.ArgumentParser:
+        """Of the command line: an option for each field."""
         # argparse and not a library: flat options need no dependency.
         parser = argparse.ArgumentParser(
             prog="python train.py",
@@ -129,8 +126,7 @@ class Args:
             parser.add_argument(
                 f"--{option.name.replace('_', '-')}", type=kinds[option.name], default=argparse.SUPPRESS, help=text
             )
-        given = vars(parser.parse_args(argv))
-        return cls(**given), list(given)
+        return parser
 
     @property
     def folder(self) -> Path:
@@ -166,6 +162,9 @@ class Args:
             evaluate_every=self.evaluate_every,
             source=self.settings or "settings",
         )
+
+
+FLAGS = flags_of(Args.parser())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
-from llmsched_env.flags import in_flags, path_option
+from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.instances import instance
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
@@ -42,17 +42,6 @@ PICTURED = ("baseline", "hybrid")
 CURVES = ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
 MOST_CASES = 10**6
 MULTIPLIERS = [float(x) for x in np.round(np.geomspace(0.01, 10.0, 31), 4)]
-
-
-FLAGS = {
-    **{name: f"--{name.replace('_', '-')}" for name in ("workload", "cost", "queue", "order", "lengths", "predictor")},
-    **{name: f"--{name.replace('_', '-')}" for name in ("ttft_s", "tpot_s", "seed", "workers", "engine")},
-    "num_clients": "--clients",
-    "num_requests": "--requests",
-    "prefill_token_cap": "--prefill-cap",
-    "load": "--loads",
-}
-"""Argument that a message may name -> the option that it was given by."""
 
 
 def parse_cases(text: str) -> NDArray[np.int64]:
@@ -167,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", default="loky", metavar="NAME", help="what runs them: loky here, ray on a cluster (default: loky)")
     add("--list", action="store_true", help="list the policies and exit")
     return parser
+
+
+FLAGS = flags_of(_parser())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

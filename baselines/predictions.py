@@ -31,7 +31,7 @@ from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.report import grid, interval
-from llmsched_env.flags import in_flags, path_option
+from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.workload import SPLITS, NoisyTruth, Population, Predictor, PromptRegression, UnevenTruth
@@ -237,9 +237,6 @@ def _draw(result: Study, path: Path) -> Path:
     return pictures.gap_by_correlation(path, panels, ("first come first served", result.fcfs), title=title)
 
 
-FLAGS = {"num_clients": "--clients", "num_requests": "--requests", "seed": "--seed"}
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -258,6 +255,9 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for predictions.json, predictions.csv and predictions.png",
     )
     return parser
+
+
+FLAGS = flags_of(_parser())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

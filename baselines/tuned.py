@@ -28,7 +28,7 @@ from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import case_numbers
-from llmsched_env.flags import in_flags, path_option
+from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.policy import CompiledRule, Start
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _tune_all(options.cases, options.out)
     except LLMSchedError as error:
-        parser.exit(2, f"error: {in_flags(str(error), {'cases': '--cases'})}\n")
+        parser.exit(2, f"error: {in_flags(str(error), flags_of(parser))}\n")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import FileFormatError
-from llmsched_env.units import UnitWarning
+from llmsched_env.units import warn_of_milliseconds
 from llmsched_env.workload.csv_table import Cell, CsvTable, read_table
 
 __all__ = ["FittedCostModel", "KindFit", "fit_cost_model"]
@@ -115,7 +114,7 @@ def fit_cost_model(
         ConfigError: a cap that is not a number of tokens, or durations that leave no valid model.
 
     Warns:
-        UnitWarning: decodes so long that they will not be in seconds.
+        UnitWarning: decodes so long that they may be in milliseconds.
     """
     table = read_table(
         csv_path, required=("kind", *COLUMN_OF_KIND.values(), "duration_s"), optional=("context_tokens",)
@@ -126,7 +125,10 @@ def fit_cost_model(
         kind, size, duration_ns = _iteration(table, line, cells)
         sizes[kind].append(size)
         durations_ns[kind].append(duration_ns)
-    _doubt_seconds(table, durations_ns["decode"])
+    usual_s = statistics.median(durations_ns["decode"] or [0]) / 1e9
+    if usual_s > LONG_DECODE_S:
+        seen = f"a decode takes {usual_s:.4g} s in the median of duration_s"
+        warn_of_milliseconds(table.path, "duration_s", seen)
     (alpha_p, beta_p), prefill = _fit(table, "prefill", sizes["prefill"], durations_ns["prefill"])
     (alpha_d, beta_d, *gamma), decode = _fit(table, "decode", sizes["decode"], durations_ns["decode"])
     model = CostModel(
@@ -141,17 +143,6 @@ def fit_cost_model(
         covers_active_clients=decode.covers,
     )
     return FittedCostModel(model, prefill, decode)
-
-
-def _doubt_seconds(table: CsvTable, decodes_ns: list[int]) -> None:
-    usual_s = statistics.median(decodes_ns or [0]) / 1e9
-    if usual_s > LONG_DECODE_S:
-        warnings.warn(
-            f"{table.path}: a decode takes {usual_s:.4g} s in the median of duration_s. If that is in milliseconds, "
-            "divide the column by 1000.",
-            UnitWarning,
-            stacklevel=3,
-        )
 
 
 def _iteration(table: CsvTable, line: int, cells: list[str]) -> tuple[str, tuple[int, ...], int]:

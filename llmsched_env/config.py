@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from llmsched_env.cost import CostModel, MixedCost, cost_model, mixed_cost
@@ -23,6 +24,7 @@ __all__ = [
     "CAP_LEVELS",
     "DEADLINE_ORDERS",
     "KV_RULES",
+    "LARGEST",
     "LENGTHS",
     "MAX_CLIENTS",
     "MAX_SEED",
@@ -70,9 +72,9 @@ MAX_KV_TOKENS = 2**40
 MAX_NOISE_SD = 2.0
 MAX_STRAGGLER_FACTOR = 1e4
 MIN_PROMISE_S = 1e-9
-MAX_TTFT_S = 1e6
-MAX_TPOT_S = 500.0
-"""Times the longest output it still fits 64 bits of nanoseconds."""
+LARGEST = MappingProxyType({"ttft_s": 1e6, "tpot_s": 500.0, "kv_swap_gb_per_s": 1e6, "move_gb_per_s": 1e6})
+"""Argument -> the largest value that is allowed, which stands for no limit. That of ``tpot_s``, times the longest
+output, still fits 64 bits of nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +250,8 @@ class Scenario:
             raise ConfigError(f"load = {self.load} is out of range: it is above 0 and at most {MAX_LOAD:g}.{hint}")
         for name, least, most in (
             ("load", 0.0, MAX_LOAD),
-            ("ttft_s", MIN_PROMISE_S, MAX_TTFT_S),
-            ("tpot_s", MIN_PROMISE_S, MAX_TPOT_S),
+            ("ttft_s", MIN_PROMISE_S, LARGEST["ttft_s"]),
+            ("tpot_s", MIN_PROMISE_S, LARGEST["tpot_s"]),
         ):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, real(name, getattr(self, name), least, most))
@@ -286,7 +288,7 @@ class Scenario:
             )
         object.__setattr__(self, "kv_watermark", watermark)
         if self.kv_swap_gb_per_s is not None:
-            found = real("kv_swap_gb_per_s", self.kv_swap_gb_per_s, 1e-6, 1e6)
+            found = real("kv_swap_gb_per_s", self.kv_swap_gb_per_s, 1e-6, LARGEST["kv_swap_gb_per_s"])
             object.__setattr__(self, "kv_swap_gb_per_s", found)
         if self.kv_budget_tokens is None:
             for name in self._given("kv_", "choose_cap"):
@@ -364,7 +366,8 @@ class Scenario:
             )
         object.__setattr__(self, "cached_share", share)
         if self.move_gb_per_s is not None:
-            object.__setattr__(self, "move_gb_per_s", real("move_gb_per_s", self.move_gb_per_s, 1e-6, 1e6))
+            found = real("move_gb_per_s", self.move_gb_per_s, 1e-6, LARGEST["move_gb_per_s"])
+            object.__setattr__(self, "move_gb_per_s", found)
         for name, usual in (("cached_share", 0.0), ("steal", "waiting"), ("move_gb_per_s", None)):
             value = getattr(self, name)
             if value == usual:

@@ -9,31 +9,92 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from llmsched_env.errors import PathError
 from llmsched_env.storage import user_path
 
-__all__ = ["in_flags", "path_option", "warnings_in_flags"]
+__all__ = ["flags_of", "in_flags", "path_option", "warnings_in_flags"]
+
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "num_clients": "clients",
+        "num_requests": "requests",
+        "prefill_token_cap": "prefill_cap",
+        "load": "loads",
+        "validation_cases": "cases",
+    }
+)
+"""Argument of Python -> the option's name where that is another."""
+
+ASSIGNED = re.compile(
+    r"(?P<lead>^|[.:;?] |, |\b(?:and|but|exceeds|give|needs?|or|pass|set|with) )(?P<name>\w+)"
+    r"(?: ?= ?)(?:'(?P<word>[^' ]*)'|(?=\S))",
+    re.IGNORECASE,
+)
+"""``name = value`` where our messages have it: at the beginning of a sentence, or after a word that leads to it."""
+
+NAMED = re.compile(
+    r"\b(?:(?:take )?a scenario with|give|leave out|lower|pass|raise|set|take) (?P<names>\w+(?:(?:, | and | or )\w+)*)"
+    r"|`(?P<quoted>\w+)`",
+    re.IGNORECASE,
+)
+"""Names by themselves in a remedy, or one in backticks."""
+
+NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
+"""In a remedy: what has no underscore may be a word of English."""
+
+
+def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Argument that a message may name -> the option of the parser that it was given by."""
+    options = {
+        action.dest: action.option_strings[-1]
+        for action in parser._actions  # which argparse has no public name for
+        if action.option_strings and action.nargs != 0
+    }
+    others = {name: options[option] for name, option in ALIASES.items() if option in options}
+    return {**others, **options}
 
 
 def in_flags(message: str, flags: Mapping[str, str]) -> str:
     """The message with options in place of the arguments of Python that they stand for.
 
-    ``name = value`` and ``name='value'`` become ``--option value``. A name by itself is replaced where it is no word of
-    English, that is, where it has an underscore.
+    ``name = value`` and ``name='value'`` become ``--option value`` at the beginning of a sentence and after words such
+    as 'with' and 'give'; a name by itself becomes ``--option`` in a remedy ('pass num_requests') and in backticks.
+    What stands in a call, as ``Scenario(num_clients=5)``, is Python and stays.
 
     Args:
         message: of an error or a warning.
-        flags: argument -> option, as ``{"num_requests": "--requests"}``.
+        flags: argument -> option, as of :func:`flags_of`.
     """
-    for name, flag in flags.items():
-        start = rf"(?<![\w.'-]){name}"
-        message = re.sub(rf"{start} ?= ?'([^' ]*)'", rf"{flag} \1", message)
-        message = re.sub(rf"{start} ?= ?", f"{flag} ", message)
-        if "_" in name:
-            message = re.sub(rf"{start}(?![\w='])", flag, message)
-    return message
+
+    def assigned(found: re.Match[str]) -> str:
+        flag = flags.get(found["name"])
+        if flag is None or _in_a_call(message, found.start("name")):
+            return found[0]
+        return f"{found['lead']}{flag} {found['word'] or ''}"
+
+    def named(found: re.Match[str]) -> str:
+        if _in_a_call(message, found.start()):
+            return found[0]
+        if found["quoted"] is not None:
+            return flags.get(found["quoted"], found[0])
+        return NAME.sub(lambda name: flags.get(name[0], name[0]), found[0])
+
+    message = ASSIGNED.sub(assigned, message)
+    return NAMED.sub(named, message)
+
+
+def _in_a_call(message: str, place: int) -> bool:
+    """Whether a place of a message is between the parentheses of a call."""
+    calls: list[bool] = []
+    for before, here in zip(" " + message, message[:place], strict=False):
+        if here == "(":
+            calls.append(before.isidentifier())
+        elif here == ")" and calls:
+            calls.pop()
+    return any(calls)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.config import CAP_LEVELS, MAX_KV_TOKENS, Scenario
+from llmsched_env.config import CAP_LEVELS, LARGEST, MAX_KV_TOKENS, Scenario
 from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
 from llmsched_env.core.noise import Disturbance
 from llmsched_env.cost import CostModel, capacity_requests_per_s
@@ -176,7 +176,11 @@ def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Reques
 
 def _warn_of_units(scenario: Scenario, requests: Requests) -> None:
     """Say once a process which arguments look as if another unit was meant."""
-    doubts = [doubt(name, value) for name in DOUBTED if (value := getattr(scenario, name)) is not None]
+    given = {name: value for name in DOUBTED if (value := getattr(scenario, name)) is not None}
+    unlimited = {name for name, value in given.items() if value == LARGEST[name]}
+    if not {"ttft_s", "tpot_s"} <= unlimited:  # one without a limit beside one with is no absence of promises
+        unlimited -= {"ttft_s", "tpot_s"}
+    doubts = [doubt(name, value) for name, value in given.items() if name not in unlimited]
     tokens, each = scenario.kv_budget_tokens, scenario.kv_bytes_per_token
     if tokens is not None and tokens * each > MOST_CACHE_BYTES and tokens < MAX_KV_TOKENS:
         doubts.append(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["DOUBTED", "Doubt", "UnitWarning", "doubt", "percent_hint"]
+__all__ = ["DOUBTED", "Doubt", "UnitWarning", "doubt", "percent_hint", "warn_of_milliseconds"]
 
 
 class UnitWarning(UserWarning):
@@ -18,36 +20,48 @@ class Doubt(NamedTuple):
 
     Attributes:
         above: larger values are doubted.
-        unless: this one is not: the largest that is allowed stands for no limit.
         takes: its unit.
         instead: the unit that is often written in its place, and how many of these make one of the right ones.
     """
 
     above: float
-    unless: float
     takes: str
     instead: tuple[str, int]
 
 
 DOUBTED: Mapping[str, Doubt] = MappingProxyType(
     {
-        "ttft_s": Doubt(600.0, 1e6, "seconds", ("milliseconds", 1000)),
-        "tpot_s": Doubt(10.0, 500.0, "seconds", ("milliseconds", 1000)),
-        "kv_swap_gb_per_s": Doubt(10_000.0, 1e6, "10^9 bytes a second", ("10^6 bytes a second", 1000)),
-        "move_gb_per_s": Doubt(10_000.0, 1e6, "10^9 bytes a second", ("10^6 bytes a second", 1000)),
+        "ttft_s": Doubt(60.0, "seconds", ("milliseconds", 1000)),
+        "tpot_s": Doubt(2.0, "seconds", ("milliseconds", 1000)),
+        "kv_swap_gb_per_s": Doubt(10_000.0, "10^9 bytes a second", ("10^6 bytes a second", 1000)),
+        "move_gb_per_s": Doubt(10_000.0, "10^9 bytes a second", ("10^6 bytes a second", 1000)),
     }
 )
-"""Argument of a scenario -> what nobody means by it: ten minutes to a first token, ten seconds to each further one, a
+"""Argument of a scenario -> what nobody means by it: a minute to a first token, two seconds to each further one, a
 link that is faster than any accelerator's memory."""
 
 
 def doubt(name: str, value: float) -> str | None:
     """Why a value will be in another unit, with the remedy; ``None`` where it need not be."""
     rule = DOUBTED[name]
-    if value <= rule.above or value == rule.unless:
+    if value <= rule.above:
         return None
     other, factor = rule.instead
     return f"{name} = {value:g} is taken as {rule.takes}. If {other} are meant, give {name} = {value / factor:g}."
+
+
+def warn_of_milliseconds(path: Path, column: str, seen: str) -> None:
+    """Say that a column of a file, which is read as seconds, may be in milliseconds.
+
+    Args:
+        path: the file.
+        column: the column.
+        seen: what makes it look so, as a clause.
+
+    Warns:
+        UnitWarning: always.
+    """
+    warnings.warn(f"{path}: {seen}. If these are milliseconds, divide {column} by 1000.", UnitWarning, stacklevel=3)
 
 
 def percent_hint(value: float, most: float) -> str:

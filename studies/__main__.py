@@ -10,13 +10,11 @@ from pathlib import Path
 
 from llmsched_env.errors import LLMSchedError, UnknownNameError
 from llmsched_env.evaluation.drawing import check_drawing
-from llmsched_env.flags import in_flags, path_option
+from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.storage import write_whole
 from studies.page import PAGE, PICTURES, replaced
 from studies.registry import STUDIES
 from studies.study import Options, Study, run
-
-FLAGS = {name: f"--{name}" for name in ("cases", "clients", "seed", "workers")}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=path_option, default=Path("results/studies"), metavar="DIR", help="(default: %(default)s)")
     add("--write", action="store_true", help="put the tables and pictures into docs/, too")
     return parser
+
+
+FLAGS = flags_of(_parser())
 
 
 def _publish(study: Study, table: str, picture: Path) -> None:

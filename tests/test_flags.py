@@ -11,7 +11,7 @@ import train
 from baselines import __main__ as comparison
 from baselines import predictions, tuned
 from llmsched_env.config import Scenario
-from llmsched_env.flags import in_flags, path_option, warnings_in_flags
+from llmsched_env.flags import flags_of, in_flags, path_option, warnings_in_flags
 from llmsched_env.units import UnitWarning
 from studies import __main__ as studies
 
@@ -32,6 +32,20 @@ FLAGS = comparison.FLAGS
         ),
         ("unknown argument 'num_client'. Did you mean 'num_clients'?",) * 2,
         ("a queue of its own, at some load, of this workload",) * 2,
+        ("Take Scenario(queue='shared', num_clients=5).",) * 2,
+        (
+            "Take Scenario(workload=Path('x'), num_clients=5), or give num_clients = 4.",
+            "Take Scenario(workload=Path('x'), num_clients=5), or give --clients 4.",
+        ),
+        ("at the load = 0.9 of capacity, whose num_clients are many",) * 2,
+        ("--arguments load=3: this one has an option of its own.",) * 2,
+        ("needs promises: give ttft_s and tpot_s.", "needs promises: give --ttft-s and --tpot-s."),
+        ("take a scenario with ttft_s and tpot_s.", "take a scenario with --ttft-s and --tpot-s."),
+        ("Promise more in `ttft_s`, or leave out `noise_sd`.", "Promise more in --ttft-s, or leave out `noise_sd`."),
+        (
+            "mine.csv: num_requests = 3 (of 5), load = 0.9: too few",
+            "mine.csv: --requests 3 (of 5), --loads 0.9: too few",
+        ),
     ],
 )
 def test_names_of_arguments_become_options(message, told):
@@ -111,16 +125,34 @@ def test_warnings_in_the_words_of_the_command(capsys):
     assert capsys.readouterr().err == "warning: --ttft-s 2000 is taken as seconds.\n"
 
 
-def test_every_option_of_a_scenario_is_known():
-    """An option that is added is told of, too."""
-    for flags in (comparison.FLAGS, predictions.FLAGS, train.FLAGS):
-        assert all(flag.startswith("--") for flag in flags.values())
-    arguments = set(Scenario.__dataclass_fields__) | {"seed", "workers", "engine"}
-    assert comparison.FLAGS.keys() <= arguments
-    assert set(train.SCENARIO_OPTIONS.values()) <= train.FLAGS.keys()
-    parsed = vars(comparison._parser().parse_args([]))
-    for flag in comparison.FLAGS.values():
-        assert flag.removeprefix("--").replace("-", "_") in parsed
+@pytest.mark.parametrize(
+    ("parser", "renamed"),
+    [
+        (comparison._parser(), {"num_clients": "--clients", "load": "--loads", "prefill_token_cap": "--prefill-cap"}),
+        (predictions._parser(), {"num_clients": "--clients", "num_requests": "--requests"}),
+        (studies._parser(), {"num_clients": "--clients"}),
+        (train.Args.parser(), {"num_requests": "--requests", "load": "--load", "validation_cases": "--cases"}),
+    ],
+    ids=["baselines", "predictions", "studies", "train"],
+)
+def test_options_are_those_of_the_parser(parser, renamed):
+    flags = flags_of(parser)
+    assert renamed.items() <= flags.items()
+    for action in parser._actions:
+        if action.option_strings and action.nargs != 0:
+            assert flags[action.dest] in action.option_strings
+    assert "help" not in flags
+
+
+def test_an_option_that_is_added_is_told_of():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--noise-sd", type=float)
+    assert in_flags("noise_sd = -1 is out of range", flags_of(parser)) == "--noise-sd -1 is out of range"
+
+
+def test_every_option_of_a_scenario_that_trains_has_its_argument():
+    assert set(train.SCENARIO_OPTIONS) <= train.FLAGS.keys()
+    assert set(train.SCENARIO_OPTIONS.values()) <= train.FLAGS.keys() & set(Scenario.__dataclass_fields__)
 
 
 def test_a_tilde_after_an_equals_sign_is_the_home(tmp_path, monkeypatch):

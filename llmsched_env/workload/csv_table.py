@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal, InvalidOperation, Overflow
 from pathlib import Path
 
 from llmsched_env.errors import FileFormatError
-from llmsched_env.workload.headers import guesses, others, remedy
+from llmsched_env.workload.headers import guesses, others, remedy, values
 from llmsched_env.workload.text_file import read_text
 
 __all__ = ["Cell", "CsvTable", "read_table"]
 
 EXACT = Context(prec=60, traps=[InvalidOperation, Overflow])
 """Decimal arithmetic that no user's context changes; rounds half to even."""
+
+SAMPLED_ROWS = 1000
+"""Rows among which a cell is looked for that tells what a column holds."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def read_table(path: Path | str, *, required: Sequence[str], optional: Sequence[
     """Read a UTF-8 CSV file, plain or compressed with gzip, and check its header.
 
     Columns may stand in any order. Unknown ones are ignored, unless the name must mean a known column that the file
-    lacks: a slip of the pen, other letters, another unit, or what another system calls it.
+    lacks: a typo, other letters, another unit, what another system calls it, or a word for a time above numbers or
+    dates where it has no ``arrival_s``.
 
     Raises:
         PathError: no such file, a folder, or no permission.
@@ -101,14 +106,17 @@ def read_table(path: Path | str, *, required: Sequence[str], optional: Sequence[
     for name in known:
         if header.count(name) > 1:
             raise FileFormatError(path, "appears more than once in the header: keep one.", line=line, column=name)
-    found = guesses(header, required, optional)
+    kinds = {} if set(known) <= set(header) else {name: values(cell) for name, cell in _samples(reader, header)}
+    dates = {name for name, kind in kinds.items() if kind == "dates"}
+    found = guesses(header, required, optional, text={name for name, kind in kinds.items() if kind == "text"})
     for name in required:
         if name not in header:
-            raise FileFormatError(path, _missing(header, name, found, wanted), line=line, column=name)
+            raise FileFormatError(path, _missing(header, name, found, wanted, dates), line=line, column=name)
     for name, close in found.items():
         raise FileFormatError(
             path,
-            f"is not a known column. Did you mean {name!r}? {remedy(name, close)} Remove it if it is something else.",
+            f"is not a known column. Did you mean {name!r}? {remedy(name, close, dates)} "
+            f"Remove it if it is something else.",
             line=line,
             column=close,
         )
@@ -178,13 +186,25 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def _missing(header: tuple[str, ...], name: str, found: dict[str, str], wanted: str) -> str:
+def _samples(records: Iterator[list[str]], header: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(column, cell) of the first cells that are not blank, among the first rows; blank where there are none."""
+    seen = dict.fromkeys(header, "")
+    with contextlib.suppress(csv.Error):  # for the reader of the rows to explain
+        for cells in itertools.islice(records, SAMPLED_ROWS):
+            seen.update((name, cell.strip()) for name, cell in zip(header, cells, strict=False) if not seen[name])
+    yield from seen.items()
+
+
+def _missing(header: tuple[str, ...], name: str, found: dict[str, str], wanted: str, dates: Collection[str]) -> str:
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and separator in header[0]:
             return f"is missing: the header is separated by {called}. Separate cells by commas."
     if name in found:
         close = found[name]
-        return f"is missing, but there is {close!r}. Did you mean that? {remedy(name, close)}{others(found, name)}"
+        return (
+            f"is missing, but there is {close!r}. Did you mean that? "
+            f"{remedy(name, close, dates)}{others(found, name, dates)}"
+        )
     shown = ", ".join(_shown(cell) for cell in header[:10])
     return f"is missing: the header has {shown}. Columns needed: {wanted}."
 

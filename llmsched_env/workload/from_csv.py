@@ -20,7 +20,7 @@ from llmsched_env.workload.draws import Stream, permutation, raw_words, with_rep
 from llmsched_env.workload.protocol import check_case, check_num_requests, check_split
 from llmsched_env.workload.requests import MAX_TOKENS, Requests
 from llmsched_env.workload.text_file import file_name, file_version
-from llmsched_env.workload.times import MAX_CLOCK_S, doubt_seconds, since_first
+from llmsched_env.workload.times import MAX_CLOCK_S, check_gaps, since_first
 
 __all__ = ["CsvWorkload", "read_requests_csv"]
 
@@ -50,7 +50,7 @@ def read_requests_csv(path: Path | str) -> Requests:
             line, column and remedy.
 
     Warns:
-        UnitWarning: arrivals so far apart that they will be in milliseconds.
+        UnitWarning: arrivals so far apart that they may be in milliseconds.
     """
     table = read_table(path, required=TOKENS[:2], optional=("arrival_s", TOKENS[2]))
     columns = _read_fast(table)
@@ -58,7 +58,7 @@ def read_requests_csv(path: Path | str) -> Requests:
         # Either something is wrong, and the careful pass says where, or a number is written in an unusual way.
         columns = _read_carefully(table)
     if "arrival_s" in columns:
-        doubt_seconds(table.path, columns["arrival_s"], "arrival_s")
+        check_gaps(table.path, columns["arrival_s"], "arrival_s")
         columns["arrival_s"] = since_first(table.path, columns["arrival_s"])
     return Requests.of(
         columns["prompt_tokens"],

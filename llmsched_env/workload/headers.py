@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
-__all__ = ["OTHER_NAMES", "guesses", "means", "others", "remedy"]
+__all__ = ["OTHER_NAMES", "Values", "guesses", "means", "named_like_a_time", "others", "remedy", "values"]
 
 NEAR_MISS = 0.8
-"""Similarity of a column's name to an optional one above which it is taken for a slip of the pen."""
+"""Similarity of a column's name to an optional one above which it is taken for a typo."""
 
 NEAR_MISS_REQUIRED = 0.5
 
@@ -38,6 +39,18 @@ OTHER_NAMES: Mapping[str, re.Pattern[str]] = {
 """Column -> what Vidur, vLLM, SGLang, Mooncake, Azure and others call such a thing: in small letters and digits alone,
 without a unit at the end."""
 
+TIME_WORD = re.compile(r"arriv\w*|timestamps?|times?|date|datetime|submi\w*|releas\w*|offsets?|start\w*|elapsed")
+OTHER_TIME_WORD = re.compile(
+    r"end(ed)?|finish\w*|complet\w*|done|stop\w*|first|last|per|to|total|tokens?|latency|duration|queue\w*|wait\w*"
+    r"|responses?|service|process\w*|inference|execution|run|prefill|decod\w*|generat\w*|e2e|ttft|tpot|think|zone|limit"
+)
+"""Words of a name that make it another time than that of the arrival."""
+
+Values = Literal["numbers", "dates", "text"]
+MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+DATE = re.compile(rf"\d[-/:]\d|\d\.\d+\.\d|\d.*{MONTH}|{MONTH}.*\d", re.IGNORECASE)
+CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
 UNITS = {
     "s": ("seconds", 1),
     "ms": ("milliseconds", 10**3),
@@ -52,7 +65,7 @@ UNIT_AT_THE_END = re.compile(
 
 def _unit(name: str) -> tuple[str, str | None]:
     """A name in small letters without the unit at its end, and that unit."""
-    small = name.strip().casefold()
+    small = CAMEL.sub("_", name.strip()).casefold()
     found = UNIT_AT_THE_END.search(small)
     if found is None:
         return small, None
@@ -66,13 +79,37 @@ def _plain(name: str) -> str:
 
 
 def means(known: str, name: str) -> bool:
-    """Whether another system's, or another hand's, ``name`` stands for the column ``known``."""
+    """Whether ``name``, of another system or in another spelling, stands for the column ``known``."""
     plain, other = _plain(name), OTHER_NAMES.get(known)
     return plain == _plain(known) or (other is not None and other.fullmatch(plain) is not None)
 
 
-def guesses(header: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
-    """For columns that a header lacks, what it may have in their place: known name -> name in the header."""
+def named_like_a_time(name: str) -> bool:
+    """Whether a word of the name, in camelCase or between other characters, says that it may be a time of arrival."""
+    words = re.findall(r"[a-z0-9]+", _unit(name)[0])
+    return any(map(TIME_WORD.fullmatch, words)) and not any(map(OTHER_TIME_WORD.fullmatch, words))
+
+
+def values(cell: str) -> Values:
+    """What a column holds, by one of its cells."""
+    try:
+        float(cell.replace(",", ""))
+    except ValueError:
+        return "dates" if DATE.search(cell) else "text"
+    return "numbers"
+
+
+def guesses(
+    header: Sequence[str], required: Sequence[str], optional: Sequence[str], text: Collection[str] = ()
+) -> dict[str, str]:
+    """For columns that a header lacks, what it may have in their place: known name -> name in the header.
+
+    Args:
+        header: names of the columns.
+        required: names of the known columns that must be there.
+        optional: names of those that may be.
+        text: columns that hold neither numbers nor dates: no time, whatever a word of their name says.
+    """
     known = (*required, *optional)
     strange = [name for name in header if name not in known]
     found: dict[str, str] = {}
@@ -88,20 +125,37 @@ def guesses(header: Sequence[str], required: Sequence[str], optional: Sequence[s
         if close:
             found[name] = close[0]
             strange.remove(close[0])
+    if "arrival_s" in missing and "arrival_s" not in found:
+        times = [name for name in strange if name not in text and named_like_a_time(name)]
+        if times:
+            found["arrival_s"] = times[0]
     return found
 
 
-def remedy(known: str, name: str) -> str:
-    """What to do with the column ``name`` that should be ``known``: rename it, or change its unit as well."""
+def _change(known: str, name: str, called: str, dates: Collection[str]) -> str:
+    """What to do with the column ``name``, called so in the sentence, that should be ``known``."""
     wanted, given = _unit(known)[1], _unit(name)[1]
-    if wanted is not None and given is not None and given != wanted:
-        meaning, per_second = UNITS[given]
-        return f"It is in {meaning} by its name: divide by {per_second} and call it {known!r}."
-    return f"Rename it to {known!r}, in {UNITS[wanted][0]}." if wanted is not None else "Rename it."
+    if name in dates:
+        return (
+            f"write {called} in seconds, as dates are not read, and call that {known!r} (pandas: "
+            f"t = pandas.to_datetime(table[{name!r}]); table[{known!r}] = (t - t.min()).dt.total_seconds())"
+        )
+    if wanted is None or given == wanted:
+        return f"rename {called} to {known!r}"
+    if given is None:
+        meaning = UNITS[wanted][0]
+        return f"rename {called} to {known!r} if it is in {meaning}, else convert it to {meaning} first"
+    meaning, per_second = UNITS[given]
+    return f"divide {called}, in {meaning} by its name, by {per_second} and call that {known!r}"
 
 
-def others(found: Mapping[str, str], told: str) -> str:
-    """The further columns that are to be renamed, in a sentence."""
-    rest: Iterable[str] = (f"{name!r} to {known!r}" for known, name in found.items() if known != told)
-    listed = ", ".join(rest)
-    return f" Likewise {listed}." if listed else ""
+def remedy(known: str, name: str, dates: Collection[str] = ()) -> str:
+    """What to do with the column ``name`` that should be ``known``: rename it, or change its unit as well."""
+    text = _change(known, name, "it", dates)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def others(found: Mapping[str, str], told: str, dates: Collection[str] = ()) -> str:
+    """The further columns that are to be changed, in a sentence."""
+    parts = [_change(known, name, repr(name), dates) for known, name in found.items() if known != told]
+    return f" Likewise {'; '.join(parts)}." if parts else ""

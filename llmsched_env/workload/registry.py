@@ -36,7 +36,8 @@ OTHER_FILES = (
     *(".parquet", ".feather", ".arrow", ".xlsx", ".npy"),
     *(".json", ".tsv", ".txt"),
 )
-"""Endings of files that cannot be read as they are: their readers say so, with the remedy."""
+"""Other endings that tell a file from a name. The contents decide: CSV text under ".txt" and JSON lines under ".json"
+are read; of the rest the reader says what to do."""
 
 PREFIXES = MappingProxyType({"azure": "azure", "burstgpt": "burstgpt", "mooncake": "mooncake", "trace": "auto"})
 """What may stand before a colon and a path -> format of the trace."""

@@ -1,12 +1,13 @@
 """Times as recordings have them: from any origin, and in a unit that the file may not say.
 
-One rule for all readers: times count from the first request. Where two units are in use for the same columns, the unit
-is what the file shows, or what the user says; it is never guessed.
+Two rules for all readers. Times count from the first request. A unit is what the user or the column's name says;
+numbers that look like another one are taken as they are, with a warning. Where neither says it (the keys of Mooncake,
+with which two units are in use), other keys of the records decide, or a rate that only one of the units can give; else
+the file is refused until the unit is given.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,9 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.errors import FileFormatError, WorkloadError
-from llmsched_env.units import UnitWarning
+from llmsched_env.units import warn_of_milliseconds
 
-__all__ = ["FACTORS", "MAX_CLOCK_S", "QWEN_KEY", "UNITS", "TimeUnit", "doubt_seconds", "json_unit", "since_first"]
+__all__ = [
+    "FACTORS",
+    "MAX_CLOCK_S",
+    "QWEN_KEY",
+    "UNITS",
+    "TimeUnit",
+    "check_gaps",
+    "json_unit",
+    "mooncake_blocks",
+    "since_first",
+]
 
 Times = NDArray[np.int64]
 
@@ -30,16 +41,20 @@ MAX_CLOCK_S = 4 * 10**9
 
 MAX_SPAN_S = 10**9
 
-FASTEST_PER_S = 100
-"""Requests a second in the mean above which a recording of one service is doubtful: published ones have 0.2 to 75."""
-
 SLOWEST_PER_S = 0.01
+"""Requests a second in the mean below which a recording is in another unit: published ones have 0.2 to 75."""
+
+LONG_GAP_S = 10
+"""Whole seconds from one request to the next, in the mean, from which they may be milliseconds."""
 
 SEVERAL = 10
 """Requests below which a file says nothing about its rate."""
 
 QWEN_KEY = "chat_id"
 """A key that Qwen-Bailian's traces have beside Mooncake's; their timestamps are seconds."""
+
+MOONCAKE_BLOCK_TOKENS = 512
+"""Prompt tokens that each of the ``hash_ids`` of a record stands for in Mooncake's traces; 16 in Qwen-Bailian's."""
 
 FACTORS: Mapping[TimeUnit, int] = MappingProxyType({"s": 10**9, "ms": 10**6})
 
@@ -59,7 +74,12 @@ def since_first(path: Path, times_ns: Times) -> Times:
     return counted
 
 
-def json_unit(path: Path, span: float, count: int, *, qwen: bool, whole: bool) -> TimeUnit:
+def mooncake_blocks(hash_ids: object, prompt_tokens: int) -> bool:
+    """Whether a record has one hash for each of Mooncake's blocks of its prompt, the last one rounded up."""
+    return isinstance(hash_ids, list) and len(hash_ids) == -(-prompt_tokens // MOONCAKE_BLOCK_TOKENS)
+
+
+def json_unit(path: Path, span: float, count: int, *, qwen: bool, mooncake: bool) -> TimeUnit:
     """The unit of the timestamps of a recording with Mooncake's keys: milliseconds, or seconds in Qwen-Bailian's.
 
     Args:
@@ -67,17 +87,17 @@ def json_unit(path: Path, span: float, count: int, *, qwen: bool, whole: bool) -
         span: from the first timestamp to the last, in their unit.
         count: timestamps.
         qwen: whether the records have :data:`QWEN_KEY`.
-        whole: whether all timestamps are whole, as Mooncake's are.
+        mooncake: whether all records have :func:`mooncake_blocks`.
 
     Raises:
         FileFormatError: it can be either.
     """
     if qwen:
         return "s"
-    if span == 0:
-        return "ms"  # all at once, in any unit
+    if mooncake or span == 0:  # all at once, in any unit
+        return "ms"
     per_s = (count - 1) / span  # if they are seconds
-    if 1000 * per_s <= (FASTEST_PER_S if whole else 1000 * SLOWEST_PER_S):
+    if per_s <= SLOWEST_PER_S:
         return "ms"
     raise FileFormatError(
         path,
@@ -88,20 +108,14 @@ def json_unit(path: Path, span: float, count: int, *, qwen: bool, whole: bool) -
     )
 
 
-def doubt_seconds(path: Path, times_ns: Times, column: str) -> None:
-    """Say that times read as seconds are so far apart that they will be milliseconds.
+def check_gaps(path: Path, times_ns: Times, column: str) -> None:
+    """Say that times read as seconds are so far apart that they may be milliseconds.
 
     Warns:
-        UnitWarning: whole numbers, with more than 100 s from one request to the next in the mean.
+        UnitWarning: whole numbers, with at least :data:`LONG_GAP_S` from one request to the next in the mean.
     """
-    count, span_ns = len(times_ns), int(times_ns[-1]) - int(times_ns[0])
-    if count < SEVERAL or span_ns == 0 or bool((times_ns % 10**9).any()):
+    gaps, span_ns = len(times_ns) - 1, int(times_ns[-1]) - int(times_ns[0])
+    if gaps + 1 < SEVERAL or bool((times_ns % 10**9).any()) or span_ns < LONG_GAP_S * 10**9 * gaps:
         return
-    gap_s = span_ns / (count - 1) / 1e9
-    if gap_s > 1 / SLOWEST_PER_S:
-        warnings.warn(
-            f"{path}: {column} has a request every {gap_s:.4g} seconds in the mean, over {span_ns / 86400e9:.4g} days, "
-            f"all in whole numbers. If these are milliseconds, divide them by 1000.",
-            UnitWarning,
-            stacklevel=2,
-        )
+    seen = f"a request every {span_ns / gaps / 1e9:.4g} seconds in the mean, over {span_ns / 86400e9:.4g} days"
+    warn_of_milliseconds(path, column, f"{column} has {seen}, all in whole numbers")

@@ -21,7 +21,15 @@ from llmsched_env.workload.csv_table import EXACT, Cell, CsvTable, read_table
 from llmsched_env.workload.headers import means
 from llmsched_env.workload.requests import MAX_TOKENS
 from llmsched_env.workload.text_file import read_start, read_text
-from llmsched_env.workload.times import FACTORS, MAX_CLOCK_S, QWEN_KEY, TimeUnit, json_unit, since_first
+from llmsched_env.workload.times import (
+    FACTORS,
+    MAX_CLOCK_S,
+    QWEN_KEY,
+    TimeUnit,
+    json_unit,
+    mooncake_blocks,
+    since_first,
+)
 
 __all__ = ["FORMATS", "Trace", "TraceFormat", "detect_format", "read_trace"]
 
@@ -248,7 +256,7 @@ def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tupl
     outputs: list[int] = []
     most = MAX_CLOCK_S * 1000
     before: int | Decimal = 0
-    qwen, whole = False, True
+    qwen, mooncake = False, True
     for line, record in enumerate(text.split("\n"), start=1):
         if not record or record.isspace():
             continue
@@ -269,7 +277,6 @@ def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tupl
             raise FileFormatError(path, problem, line=line, column=key) from None
         if not (type(time) is int and 0 <= time <= most):
             time = _json_number(path, line, time_key, time, 0, most, "milliseconds or seconds from 0 or since 1970")
-            whole = whole and time == int(time)
         if time < before:
             problem = f"{time} is earlier than the row before: sort by time."
             raise FileFormatError(path, problem, line=line, column=time_key)
@@ -281,13 +288,14 @@ def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tupl
                 raise FileFormatError(path, NO_OUTPUT, line=line, column=output_key)
         if not (type(prompt) is int and 1 <= prompt <= MAX_TOKENS):
             prompt = _json_tokens(path, line, prompt_key, prompt, 1 if output else 0)
+        mooncake = mooncake and mooncake_blocks(entry.get("hash_ids"), prompt)
         times.append(time)
         prompts.append(prompt)
         outputs.append(output)
     if not times:
         raise FileFormatError(path, f"is empty: write {_mooncake_example()}", line=1)
     if unit is None:
-        unit = json_unit(path, float(times[-1] - times[0]), len(times), qwen=qwen, whole=whole)
+        unit = json_unit(path, float(times[-1] - times[0]), len(times), qwen=qwen, mooncake=mooncake)
     if unit == "s" and times[-1] > MAX_CLOCK_S:
         problem = f"{times[-1]} is out of range: write seconds, in [0, {MAX_CLOCK_S}], or say unit='ms'."
         raise FileFormatError(path, problem, column=time_key)

@@ -50,8 +50,9 @@ class TraceWorkload:
         skip_failed: leave out rows with 0 output tokens, counted in :attr:`skipped`; ``False`` makes them an error;
             ``None``: leave them out in BurstGPT, where they are requests that failed, and nowhere else.
         unit: of timestamps in a file with Mooncake's keys, "ms" or "s"; ``None``: as the file shows: seconds where
-            records have a ``chat_id`` (Qwen-Bailian's), milliseconds where the rate is then that of a recording, else
-            the file is refused until a unit is said.
+            records have a ``chat_id`` (Qwen-Bailian's), milliseconds where all have one of the ``hash_ids`` for each
+            512 prompt tokens (Mooncake's) or seconds would be at most one request in 100 s; else the file is refused
+            until a unit is given.
         disjoint_splits: always true: what is fitted or tuned on training cases has seen no request of the others.
 
     Raises:

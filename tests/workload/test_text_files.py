@@ -128,3 +128,12 @@ def test_a_tilde_in_the_path_of_a_file_is_the_home(tmp_path, monkeypatch):
     (tmp_path / "mine.csv").write_text(CSV)
     assert workload("~/mine.csv").requests("train", 0).digest() == read_requests_csv(tmp_path / "mine.csv").digest()
     assert TraceWorkload("~/mine.csv", num_requests=2).stretch("train")[1] == 30
+
+
+def test_text_is_read_by_its_contents_under_other_endings(tmp_path):
+    table, lines = tmp_path / "a.txt", tmp_path / "a.json"
+    table.write_text("prompt_tokens,output_tokens\n3,5\n")
+    lines.write_text('{"timestamp": 0, "input_length": 3, "output_length": 5}\n' * 2)
+    assert workload(str(table)).requests("train", 0).prompt_tokens.tolist() == [3]
+    assert workload(str(lines)) == TraceWorkload(lines)
+    assert TraceWorkload(lines)._trace().prompt_tokens.tolist() == [3, 3]

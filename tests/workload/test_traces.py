@@ -195,8 +195,8 @@ def test_fast_pass_never_accepts_what_the_careful_one_refuses(tmp_path, kind, ce
 
 
 def recording(folder: Path, seconds: list[int], name: str = "trace.csv") -> Path:
-    """A plain trace whose prompts number the rows from 1 and whose outputs are twice that."""
-    rows = "".join(f"{s},{i},{2 * i}\n" for i, s in enumerate(seconds, start=1))
+    """A plain trace half a second past the given ones; prompts number the rows from 1, outputs are twice that."""
+    rows = "".join(f"{s}.5,{i},{2 * i}\n" for i, s in enumerate(seconds, start=1))
     return write(folder, PLAIN + rows, name)
 
 
