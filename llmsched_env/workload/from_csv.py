@@ -27,7 +27,7 @@ __all__ = ["CsvWorkload", "read_requests_csv"]
 FAMILY = "csv"
 TOKENS = ("prompt_tokens", "output_tokens", "predicted_tokens")
 NS_DIGITS = 9
-SECONDS = "seconds of any clock, from 0 or since 1970"
+SECONDS = "seconds of any clock, from 0 or since 1970 (milliseconds divided by 1000, nanoseconds by 10^9)"
 
 CHUNK_ROWS = 2**16
 """Rows converted at a time: bounds the memory that Python strings take."""

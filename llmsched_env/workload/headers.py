@@ -46,6 +46,16 @@ OTHER_TIME_WORD = re.compile(
 )
 """Words of a name that make it another time than that of the arrival."""
 
+GAP_WORD = re.compile(r"inter\w*|deltas?|gaps?")
+"""Words of a name that make it the time since the request before."""
+
+ROLES: Mapping[str, str] = {
+    **dict.fromkeys(("TIMESTAMP", "Timestamp"), "arrival_s"),
+    **dict.fromkeys(("ContextTokens", "Request tokens"), "prompt_tokens"),
+    **dict.fromkeys(("GeneratedTokens", "Response tokens"), "output_tokens"),
+}
+"""Column of Azure's and BurstGPT's traces -> the one of ours that holds the same."""
+
 Values = Literal["numbers", "dates", "text"]
 MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 DATE = re.compile(rf"\d[-/:]\d|\d\.\d+\.\d|\d.*{MONTH}|{MONTH}.*\d", re.IGNORECASE)
@@ -80,14 +90,21 @@ def _plain(name: str) -> str:
 
 def means(known: str, name: str) -> bool:
     """Whether ``name``, of another system or in another spelling, stands for the column ``known``."""
-    plain, other = _plain(name), OTHER_NAMES.get(known)
+    plain, other = _plain(name), OTHER_NAMES.get(ROLES.get(known, known))
     return plain == _plain(known) or (other is not None and other.fullmatch(plain) is not None)
+
+
+def _means_another(known: str, name: str) -> bool:
+    """Whether ``name`` stands for something else than ``known``, however alike they are spelt."""
+    role = ROLES.get(known, known)
+    return any(means(other, name) for other in ("prompt_tokens", "output_tokens") if other != role)
 
 
 def named_like_a_time(name: str) -> bool:
     """Whether a word of the name, in camelCase or between other characters, says that it may be a time of arrival."""
     words = re.findall(r"[a-z0-9]+", _unit(name)[0])
-    return any(map(TIME_WORD.fullmatch, words)) and not any(map(OTHER_TIME_WORD.fullmatch, words))
+    times = any(TIME_WORD.fullmatch(word) or GAP_WORD.fullmatch(word) for word in words)
+    return times and not any(map(OTHER_TIME_WORD.fullmatch, words))
 
 
 def values(cell: str) -> Values:
@@ -121,7 +138,8 @@ def guesses(
             strange.remove(same)
     for name in missing:
         cutoff = NEAR_MISS_REQUIRED if name in required else NEAR_MISS
-        close = [] if name in found else difflib.get_close_matches(name, strange, n=1, cutoff=cutoff)
+        alike = [one for one in strange if not _means_another(name, one)]
+        close = [] if name in found else difflib.get_close_matches(name, alike, n=1, cutoff=cutoff)
         if close:
             found[name] = close[0]
             strange.remove(close[0])
@@ -135,6 +153,8 @@ def guesses(
 def _change(known: str, name: str, called: str, dates: Collection[str]) -> str:
     """What to do with the column ``name``, called so in the sentence, that should be ``known``."""
     wanted, given = _unit(known)[1], _unit(name)[1]
+    if wanted is not None and any(map(GAP_WORD.fullmatch, re.findall(r"[a-z0-9]+", _unit(name)[0]))):
+        return f"add {called} up, in seconds, and call that {known!r} (pandas: table[{name!r}].cumsum())"
     if name in dates:
         return (
             f"write {called} in seconds, as dates are not read, and call that {known!r} (pandas: "

@@ -47,9 +47,9 @@ def workload(source: str | os.PathLike[str] | Workload) -> Workload:
     """A workload by name, by the path of a file, or itself.
 
     A file is named by a ``Path``, a string that ends in ``.csv`` or ``.jsonl`` (or these and ``.gz``), or a string that
-    begins with ``azure:``, ``burstgpt:``, ``mooncake:`` or ``trace:`` (any format). After such a prefix the string may
-    end in ``?unit=s`` or ``?unit=ms``, for timestamps in Mooncake's keys. Without one the file's first line decides,
-    where there is one to read: a published trace becomes a :class:`TraceWorkload`, all else a :class:`CsvWorkload`.
+    begins with ``azure:``, ``burstgpt:``, ``mooncake:`` or ``trace:`` (any format). It may end in ``?unit=s`` or
+    ``?unit=ms``, for timestamps in Mooncake's keys. Without a prefix the file's first line decides, where there is one
+    to read: a published trace becomes a :class:`TraceWorkload`, all else a :class:`CsvWorkload`.
     Nothing more is read yet.
 
     Raises:
@@ -63,8 +63,9 @@ def workload(source: str | os.PathLike[str] | Workload) -> Workload:
         if colon and path and prefix in PREFIXES:
             path, _, unit = path.partition("?unit=")
             return TraceWorkload(Path(path), PREFIXES[prefix], unit=unit or None)  # type: ignore[arg-type]
-        if source.lower().removesuffix(".gz").endswith(TEXT_FILES + OTHER_FILES):
-            return _file(Path(source))
+        path, _, unit = source.partition("?unit=")
+        if path.lower().removesuffix(".gz").endswith(TEXT_FILES + OTHER_FILES):
+            return TraceWorkload(Path(path), unit=unit) if unit else _file(Path(path))  # type: ignore[arg-type]
         files = ("PATH.csv", "PATH.csv.gz", "PATH.jsonl", *(f"{prefix}:PATH" for prefix in PREFIXES))
         raise UnknownNameError("workload", source, [*WORKLOADS, *files])
     if isinstance(source, os.PathLike):

@@ -30,6 +30,9 @@ CONTAINERS = (
     (0, b"SQLite format 3", "is an SQLite database: write the table as CSV."),
     (0, b"version https://git-lfs", "is a pointer of Git LFS and not the file: fetch that with git lfs pull."),
     (0, b"<!DOCTYPE html", "is a web page and not the file: download the file itself (on GitHub: Raw)."),
+    (0, GZIP, "is compressed twice: unpack it once."),
+    (0, b"\xff\xfe", "is UTF-16: save it as UTF-8."),
+    (0, b"\xfe\xff", "is UTF-16: save it as UTF-8."),
     (0, b"<html", "is a web page and not the file: download the file itself (on GitHub: Raw)."),
 )
 """Where a kind of file that is no table in text has its mark, the mark, and what is said."""

@@ -47,6 +47,9 @@ SLOWEST_PER_S = 0.01
 LONG_GAP_S = 10
 """Whole seconds from one request to the next, in the mean, from which they may be milliseconds."""
 
+ANY_LONG_GAP_S = 100
+"""The same for seconds with decimals."""
+
 SEVERAL = 10
 """Requests below which a file says nothing about its rate."""
 
@@ -112,10 +115,12 @@ def check_gaps(path: Path, times_ns: Times, column: str) -> None:
     """Say that times read as seconds are so far apart that they may be milliseconds.
 
     Warns:
-        UnitWarning: whole numbers, with at least :data:`LONG_GAP_S` from one request to the next in the mean.
+        UnitWarning: at least :data:`ANY_LONG_GAP_S`, or :data:`LONG_GAP_S` where all are whole numbers, from one
+            request to the next in the mean.
     """
     gaps, span_ns = len(times_ns) - 1, int(times_ns[-1]) - int(times_ns[0])
-    if gaps + 1 < SEVERAL or bool((times_ns % 10**9).any()) or span_ns < LONG_GAP_S * 10**9 * gaps:
+    whole = not bool((times_ns % 10**9).any())
+    if gaps + 1 < SEVERAL or span_ns < (LONG_GAP_S if whole else ANY_LONG_GAP_S) * 10**9 * gaps:
         return
     seen = f"a request every {span_ns / gaps / 1e9:.4g} seconds in the mean, over {span_ns / 86400e9:.4g} days"
-    warn_of_milliseconds(path, column, f"{column} has {seen}, all in whole numbers")
+    warn_of_milliseconds(path, column, f"{column} has {seen}{', all in whole numbers' * whole}")

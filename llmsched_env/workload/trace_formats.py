@@ -26,6 +26,7 @@ from llmsched_env.workload.times import (
     MAX_CLOCK_S,
     QWEN_KEY,
     TimeUnit,
+    check_gaps,
     json_unit,
     mooncake_blocks,
     since_first,
@@ -144,6 +145,8 @@ def read_trace(path: Path, kind: TraceFormat, *, skip_failed: bool, unit: TimeUn
         if columns is None:
             columns = _read_carefully(table, kind, skip_failed)
         time, prompt, output = columns
+        if kind == "burstgpt":
+            check_gaps(path, time, COLUMNS[kind][0])
     kept = output > 0
     if not kept.any():
         raise WorkloadError(f"{path} has {len(output)} rows and none of them has output tokens: nothing can be served.")
@@ -294,12 +297,15 @@ def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tupl
         outputs.append(output)
     if not times:
         raise FileFormatError(path, f"is empty: write {_mooncake_example()}", line=1)
-    if unit is None:
-        unit = json_unit(path, float(times[-1] - times[0]), len(times), qwen=qwen, mooncake=mooncake)
+    told = unit is not None
+    unit = unit or json_unit(path, float(times[-1] - times[0]), len(times), qwen=qwen, mooncake=mooncake)
     if unit == "s" and times[-1] > MAX_CLOCK_S:
         problem = f"{times[-1]} is out of range: write seconds, in [0, {MAX_CLOCK_S}], or say unit='ms'."
         raise FileFormatError(path, problem, column=time_key)
-    return _ns(times, FACTORS[unit]), np.array(prompts, np.int64), np.array(outputs, np.int64)
+    times_ns = _ns(times, FACTORS[unit])
+    if unit == "s" and not told:
+        check_gaps(path, times_ns, time_key)
+    return times_ns, np.array(prompts, np.int64), np.array(outputs, np.int64)
 
 
 def _ns(times: list[int | Decimal], factor: int) -> Column:

@@ -104,6 +104,8 @@ UNPACK = r": unpack it first, or compress it with gzip"
         ("a.npy", as_array(), "is a numpy array: write it as CSV"),
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS .* git lfs pull"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        ("a.csv.gz", gzip.compress(gzip.compress(CSV.encode())), "is compressed twice: unpack it once"),
+        ("a.csv", CSV.encode("utf-16"), "is UTF-16: save it as UTF-8"),
         ("a.csv", b"<!DOCTYPE html>\n<html></html>\n", "is a web page and not the file: download the file itself"),
         ("a.json", b'[\n{"timestamp": 0}]\n', r"is one JSON array: write one object a line \(jq -c '\.\[\]'\)"),
         ("a.tsv", b"prompt_tokens\toutput_tokens\n3\t5\n", "separated by tabs. Separate cells by commas"),

@@ -161,7 +161,7 @@ def test_whole_arrivals_far_apart_are_doubted(tmp_path, gap):
 
 
 def test_arrivals_that_are_seconds_are_not_doubted(tmp_path):
-    for text in ("".join(f"{300 * i}.25,3,5\n" for i in range(20)), "".join(f"{9 * i},3,5\n" for i in range(20)),
+    for text in ("".join(f"{99 * i}.25,3,5\n" for i in range(20)), "".join(f"{9 * i},3,5\n" for i in range(20)),
                  "".join(f"{300 * i},3,5\n" for i in range(9))):  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -242,6 +242,61 @@ def test_other_columns_are_left_alone(tmp_path):
     assert read_requests_csv(path).prompt_tokens.tolist() == [3]
     both = write(tmp_path, "timestamp," + HEAD + "99,0,3,5\n")
     assert read_requests_csv(both).release_ns.tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["interarrival_s", "inter_arrival_time", "delta_s", "gap"])
+def test_gaps_are_no_times(tmp_path, name):
+    path = write(tmp_path, f"{name},prompt_tokens,output_tokens\n0,3,5\n1,3,5\n")
+    with pytest.raises(FileFormatError, match=rf"Add it up, in seconds, and call that 'arrival_s' .*'{name}'.*cumsum"):
+        read_requests_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "header", "prompt", "output"),
+    [
+        ("burstgpt", "Timestamp,prompt_tokens,output_tokens", "Request tokens", "Response tokens"),
+        ("burstgpt", "Timestamp,context_tokens,generated_tokens", "Request tokens", "Response tokens"),
+        ("azure", "TIMESTAMP,prompt_tokens,output_tokens", "ContextTokens", "GeneratedTokens"),
+    ],
+)
+def test_prompts_are_never_taken_for_outputs(tmp_path, kind, header, prompt, output):
+    """However alike names are spelt."""
+    path = write(tmp_path, f"{header}\n1,1000,7\n")
+    with pytest.raises(FileFormatError) as caught:
+        _ = workload(f"{kind}:{path}").skipped
+    _, prompts, outputs = header.split(",")
+    assert f"there is '{prompts}'" in str(caught.value)
+    assert f"'{outputs}' to '{output}'" in str(caught.value)
+    assert caught.value.column == prompt
+
+
+@pytest.mark.parametrize(("gap", "doubted"), [(99.5, False), (100.5, True), (1500.25, True)])
+def test_times_with_decimals_are_doubted_too(tmp_path, gap, doubted):
+    path = write(tmp_path, HEAD + "".join(f"{gap * i},3,5\n" for i in range(20)))
+    burst = "Timestamp,Request tokens,Response tokens\n" + "".join(f"{gap * i},3,5\n" for i in range(20))
+    for read in (lambda: read_requests_csv(path), lambda: workload(f"burstgpt:{write(tmp_path, burst)}").skipped):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read()
+        assert [warning.category for warning in caught] == [UnitWarning] * doubted
+
+
+def test_qwen_bailians_keys_with_milliseconds_are_doubted(tmp_path):
+    path = write(tmp_path, qwen([1500 * i for i in range(40)]), "qwen.jsonl")
+    with pytest.warns(UnitWarning, match="a request every 1500 seconds in the mean"):
+        _ = TraceWorkload(path).skipped
+    assert span_s(path, unit="ms") == 1.5 * 39  # what is said is not doubted
+
+
+def test_a_unit_needs_no_prefix(tmp_path):
+    path = write(tmp_path, qwen(EVERY_1_5_S, **BARE), "mine.jsonl")
+    assert span_s(f"{path}?unit=s") == 150
+
+
+def test_milliseconds_since_1970_are_told_what_to_do(tmp_path):
+    path = write(tmp_path, HEAD + "1700000000289,3,5\n")
+    with pytest.raises(FileFormatError, match=r"since 1970 \(milliseconds divided by 1000, nanoseconds by 10\^9\)"):
+        read_requests_csv(path)
 
 
 def test_a_trace_with_other_names_is_explained(tmp_path):
