@@ -29,6 +29,7 @@ PLAYED = {
     "vidur_orca": lambda capacity: mixed_first("orca"),
     "vidur_sarathi": lambda capacity: mixed_first("sarathi_serve"),
     "vllm_v1": lambda capacity: mixed_first("vllm_v1"),
+    "blis": lambda capacity: mixed_first("vllm_v1"),
 }
 """Who is compared with a recording."""
 
