@@ -28,7 +28,7 @@ def c_type(node: ast.expr | None) -> str | None:
     """The C type that an annotation names; ``None`` where it is none (a class of the engine is not)."""
     if isinstance(node, ast.Subscript):
         base = c_type(node.value)
-        return None if base is None else f"{base}[{ast.unparse(node.slice)}]"
+        return None if base is None else f"{base}[{ast.unparse(node.slice).strip(chr(40) + chr(41))}]"
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cython":
         return TYPES[node.attr]
     return None
@@ -89,7 +89,7 @@ def pxd(source: str, package: str) -> str:
             for part in node.body:
                 if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
                     name = part.target.id
-                    shown = "" if name.startswith("_") else "public " if node.name == "View" else "readonly "
+                    shown = "" if name.startswith("_") else "readonly "
                     body.append(f"    cdef {shown}{declared(part.annotation)} {name}")
                 elif isinstance(part, ast.FunctionDef) and is_c_function(part):
                     body.append(f"    cdef {signature(part)}")
