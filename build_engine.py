@@ -4,6 +4,7 @@
   one. Classes that are decorated, or derive from something else, stay Python's.
 - A function or method whose return annotation is a ``cython`` type becomes a C function without the GIL. Any other
   stays what it is, and is not in the .pxd.
+- ``import math`` becomes C's.
 - A file of integer constants becomes an enum, and a file that has only C functions becomes inline functions. Neither is
   compiled on its own: their users import the file and write ``codes.DECODE`` and ``bitset.insert(...)``.
 """
@@ -20,7 +21,7 @@ __all__ = ["COMPILED", "compiled_files", "needed_files", "pxd", "write"]
 
 ROOT = Path(__file__).parent
 
-COMPILED = ("llmsched_env/engine/*.py", "llmsched_env/offline/kernels.py")
+COMPILED = ("llmsched_env/engine/*.py", "llmsched_env/offline/kernels/*.py")
 """The files that are written to be compiled, relative to this one."""
 
 C_TYPES = {
@@ -161,6 +162,8 @@ class _File:
     def declarations(self) -> Iterator[str]:
         inline = self.kind() == "inline"
         yield "cimport cython"
+        if any(isinstance(node, ast.Import) and node.names[0].name == "math" for node in self.tree.body):
+            yield "from libc cimport math"
         yield from self.imports()
         for node in self.tree.body:
             if isinstance(node, ast.ClassDef) and node.name in self.own_classes:
