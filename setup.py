@@ -183,7 +183,8 @@ class BuildEngine(build_ext):
         """The first error of the compiler, else the exception."""
         lines = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
         found = next((line for line in lines if re.search(r"\berror\b|No module named", line)), str(error))
-        return re.sub(r"\s+", " ", found).strip()[:300]
+        shown = re.sub(r"\s+", " ", found).strip()[:300]
+        return f"it could not be compiled ({shown}): install a C compiler and Python's headers"
 
 
 MODULES = write(compiled_files(), ROOT)

@@ -30,7 +30,7 @@ PACKAGE = "llmsched_env"
 RECORD = f"_compiled{EXTENSION_SUFFIXES[0]}.json"
 """Written by setup.py: checksums (CRC-32) of the files that were compiled and of the extension modules made of them."""
 
-REMEDY = "compile it with 'make engine', or 'pip install -e .' in a checkout"
+REMEDY = "'make engine' in a checkout, or installing it again, compiles it"
 
 
 class _Uncompiled(MetaPathFinder):
@@ -57,14 +57,14 @@ def _record() -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(FOLDER.joinpath(RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"problem": f"it has not been built for this Python ({EXTENSION_SUFFIXES[0].strip('.')})"}
+        return {"problem": f"it was not built for this Python (there is no {RECORD})"}
     return found
 
 
 def _problem(record: dict[str, Any]) -> str:
     """Why the extension modules cannot be used; empty where they can."""
     if record["problem"]:
-        return f"it could not be compiled ({record['problem']})" if "sources" in record else str(record["problem"])
+        return str(record["problem"])
     present = {
         file.relative_to(FOLDER).as_posix()
         for pattern in record["patterns"]
@@ -98,7 +98,7 @@ def describe() -> str:
         return f"{len(_built['extensions'])} modules of the engine are compiled (in {_built['seconds']} s)."
     if _asked:
         return f"the engine runs uncompiled: {_why}."
-    return f"the engine runs uncompiled, some hundred times slower: {_why}; {REMEDY}."
+    return f"the engine runs uncompiled, hundreds of times slower: {_why}; {REMEDY}."
 
 
 if not compiled and not any(isinstance(finder, _Uncompiled) for finder in sys.meta_path):
