@@ -2,7 +2,9 @@
 # make serving goodput against load under every rule and order, in results/ (some minutes)
 # make agents  breed the agents in the box again, judge them, and the tables of docs/agents.md (hours)
 # make studies the studies of docs/studies.md, with their tables and pictures (hours)
+# make engine  compile what was edited of the engine; run, test and the others do so, too
 # make test    the tests
+# make sanitize  the tests of the engine, compiled with bounds checks, AddressSanitizer and UBSan
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
 # make check   lint, types, layers
 # make notebooks  the notebooks, run again in place
@@ -26,9 +28,14 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install --quiet
 
+# How the engine runs, in one line; fails where it should be compiled (again).
+STATE := $(BIN)/python -m llmsched_env.extensions
+FRESH := $(VENV)/.fresh
+COMPILING := @echo 'Installing. The engine is compiled on the way, in half a minute.'
+
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: help run serving agents studies test test-rllib check format notebooks bench tables clean distclean
+.PHONY: FORCE help engine run serving agents studies test sanitize test-rllib check format notebooks bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,34 +45,50 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-run: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.installed-run: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
+	$(COMPILING)
 	$(INSTALL) -e '.[viz]'
 	@echo 'Compiling the simulator, once.'
 	@$(BIN)/python -c 'import gymnasium; gymnasium.make("llmsched_env:LLMSched/GSM8K-v0").reset(seed=0)'
-	@touch $@
+	@touch $@ $(FRESH)
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.installed-dev: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
+	$(COMPILING)
 	$(INSTALL) -e '.[viz,agents,notebooks,dev]'
-	@touch $@ $(VENV)/.installed-run
+	@touch $@ $(VENV)/.installed-run $(FRESH)
 
-run: $(VENV)/.installed-run
+# An install has just tried. Else what was edited is compiled now, and what could not be compiled is tried again.
+$(VENV)/.compiled-%: $(VENV)/.installed-% FORCE
+	@if [ -e $(FRESH) ]; then \
+		rm -f $(FRESH); $(STATE) || true; \
+	elif ! $(STATE) > $(VENV)/.state; then \
+		cat $(VENV)/.state; echo 'Compiling it now.'; \
+		$(INSTALL) --no-deps -e . && $(STATE) || true; \
+	fi
+
+engine: $(VENV)/.compiled-run
+
+run: $(VENV)/.compiled-run
 	$(BIN)/python -m baselines --cases $(CASES) --out $(RESULTS)/gsm8k
 	@echo
 	$(BIN)/python -m baselines --scenario LLMSched/GSM8K-Smooth-v0 --cases $(CASES) --policies $(METHODS) --out $(RESULTS)/gsm8k-smooth
 
-serving: $(VENV)/.installed-run
+serving: $(VENV)/.compiled-run
 	$(BIN)/python -m baselines --scenario LLMSched/ServingOrder-v0 --cases $(CASES) --out $(RESULTS)/serving-order
 
-agents: $(VENV)/.installed-dev
+agents: $(VENV)/.compiled-dev
 	$(BIN)/python benchmarks/breeding.py --out $(RESULTS)/agents
 	for step in box judge transfer; do $(BIN)/python benchmarks/judging.py $(RESULTS)/agents $$step || exit 1; done
 	$(BIN)/python benchmarks/agent_tables.py $(RESULTS)/agents
 
-studies: $(VENV)/.installed-dev
+studies: $(VENV)/.compiled-dev
 	$(BIN)/python -m studies --out $(RESULTS)/studies --write
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.compiled-dev
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+sanitize: $(VENV)/.installed-dev
+	.ci/sanitize $(CURDIR)/$(BIN)/python
 
 # RLlib pins a Gymnasium that is older than the one of constraints.txt.
 $(RLLIB)/.installed: export PIP_CONSTRAINT := constraints-rllib.txt
@@ -89,19 +112,20 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-notebooks: $(VENV)/.installed-dev
+notebooks: $(VENV)/.compiled-dev
 	$(BIN)/python notebooks/run.py
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.compiled-dev
 	@$(INSTALL) -e '.[bench]' || echo 'EnvPool has no wheel for this machine: its figure is left out.'
 	$(BIN)/python benchmarks/speed.py
 
-tables: $(VENV)/.installed-run
+tables: $(VENV)/.compiled-run
 	$(BIN)/python benchmarks/readme_tables.py --write
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(RLLIB)/.installed
+	find llmsched_env \( -name '*.pxd' -o -name '*.so' -o -name '_compiled*.json' \) -delete
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(RLLIB)/*' -type d -prune -exec rm -rf {} +
 
 distclean: clean

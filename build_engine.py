@@ -1,18 +1,34 @@
-"""Write a .pxd beside each file of the engine, from its annotations: what Cython needs to compile plain Python files.
+"""Write a .pxd beside each file of a compiled package, from its annotations: what Cython needs to compile plain Python.
 
-Classes become extension types, annotated fields C fields, functions with a C return type C functions without the GIL.
-A module of constants becomes an enum; a module that has only C functions becomes inline functions.
+- A class becomes an extension type and its annotated fields C fields, read-only from Python; a leading underscore hides
+  one. Classes that are decorated, or derive from something else, stay Python's.
+- A function or method whose return annotation is a ``cython`` type becomes a C function without the GIL. Any other
+  stays what it is, and is not in the .pxd.
+- ``import math`` becomes C's.
+- A file of integer constants becomes an enum, and a file that has only C functions becomes inline functions. Neither is
+  compiled on its own: their users import the file and write ``codes.DECODE`` and ``bitset.insert(...)``.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
-TYPES = {
+__all__ = ["COMPILED", "compiled_files", "needed_files", "pxd", "write"]
+
+ROOT = Path(__file__).parent
+
+COMPILED = ("llmsched_env/engine/*.py", "llmsched_env/offline/kernels/*.py")
+"""The files that are written to be compiled, relative to this one."""
+
+C_TYPES = {
     "longlong": "long long",
     "ulonglong": "unsigned long long",
     "int": "int",
+    "uint": "unsigned int",
     "bint": "bint",
     "double": "double",
     "float": "float",
@@ -23,97 +39,183 @@ TYPES = {
     "void": "void",
 }
 
+PYTHON_TYPES = {"float": "double", "str": "str", "bytes": "bytes", "list": "list", "dict": "dict", "tuple": "tuple"}
+"""What Cython makes of annotations that are no C types. Others are objects."""
 
-def c_type(node: ast.expr | None) -> str | None:
-    """The C type that an annotation names; ``None`` where it is none (a class of the engine is not)."""
-    if isinstance(node, ast.Subscript):
-        base = c_type(node.value)
-        return None if base is None else f"{base}[{ast.unparse(node.slice).strip(chr(40) + chr(41))}]"
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cython":
-        return TYPES[node.attr]
-    return None
+ENUM_LIMIT = 2**31
+
+CIMPORT = re.compile(r"^from ([\w.]+) cimport (.+)$", re.MULTILINE)
 
 
-def declared(node: ast.expr | None) -> str:
-    """How a field or an argument of this annotation is declared."""
-    if node is None:
-        return "object"
-    found = c_type(node)
-    return ast.unparse(node) if found is None else found
+class NotCompilableError(ValueError):
+    """The file says something that has no C form."""
 
 
-def is_c_function(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef) and c_type(node.returns) is not None
+class _File:
+    """One file and what it declares."""
+
+    def __init__(self, path: Path, package: str) -> None:
+        self.path = path
+        self.package = package
+        self.tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        # Bases come before what derives from them.
+        self.classes = {alias.asname or alias.name for _, aliases in self._from_package() for alias in aliases}
+        self.own_classes: set[str] = set()
+        for node in self.tree.body:
+            if not isinstance(node, ast.ClassDef) or node.decorator_list or node.keywords:
+                continue
+            if all(ast.unparse(base) in self.classes for base in node.bases):
+                self.own_classes.add(node.name)
+                self.classes.add(node.name)
+
+    def fail(self, node: ast.AST, problem: str) -> NotCompilableError:
+        return NotCompilableError(f"{self.path}:{getattr(node, 'lineno', 0)}: {problem}")
+
+    def kind(self) -> str:
+        """constants, inline or module."""
+        body = [node for node in self.tree.body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)]
+        if body and all(isinstance(node, ast.FunctionDef) for node in body) and all(map(self.is_c_function, body)):
+            return "inline"
+        if body and all(isinstance(node, ast.Assign | ast.AnnAssign) for node in body):
+            return "constants"
+        return "module"
+
+    def _from_package(self) -> Iterator[tuple[str, list[ast.alias]]]:
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{self.package}."):
+                yield str(node.module), node.names
+
+    def imports(self) -> Iterator[str]:
+        """What it imports from its package and is a C declaration there, as a cimport."""
+        for module, aliases in self._from_package():
+            cimported = aliases
+            path = self.path.parent.joinpath(*module.split(".")[self.package.count(".") + 1 :]).with_suffix(".py")
+            if path.is_file():
+                there = _File(path, self.package)
+                declared = there.own_classes | {node.name for node in there.tree.body if there.is_c_function(node)}
+                cimported = [alias for alias in aliases if alias.name in declared]
+            if cimported:
+                yield f"from {module} cimport {', '.join(map(ast.unparse, cimported))}"
+
+    def c_type(self, node: ast.expr | None) -> str | None:
+        """The C type that an annotation names; ``None`` where it names none (a class of the engine is none)."""
+        if isinstance(node, ast.Subscript):
+            base = self.c_type(node.value)
+            if base is None:
+                return None
+            axes = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            return f"{base}[{', '.join(map(ast.unparse, axes))}]"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cython":
+            if node.attr not in C_TYPES:
+                raise self.fail(node, f"cython.{node.attr} is none of {', '.join(C_TYPES)}.")
+            return C_TYPES[node.attr]
+        return None
+
+    def declaration(self, node: ast.expr) -> str:
+        """How a field or an argument with this annotation is declared."""
+        found = self.c_type(node)
+        if found is not None:
+            return found
+        name = ast.unparse(node)
+        return name if name in self.classes else PYTHON_TYPES.get(name.partition("[")[0], "object")
+
+    def is_c_function(self, node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+        return isinstance(node, ast.FunctionDef) and self.c_type(node.returns) is not None
+
+    def signature(self, node: ast.FunctionDef) -> str:
+        given = node.args
+        if given.vararg or given.kwarg or given.kwonlyargs:
+            raise self.fail(node, f"{node.name} returns a C type, so it takes positional arguments only.")
+        arguments = []
+        for place, argument in enumerate(given.args):
+            if argument.arg == "self" and place == 0:
+                arguments.append("self")
+                continue
+            if argument.annotation is None:
+                raise self.fail(argument, f"{node.name} returns a C type, so {argument.arg} needs an annotation.")
+            default = "=*" if place >= len(given.args) - len(given.defaults) else ""
+            arguments.append(f"{self.declaration(argument.annotation)} {argument.arg}{default}")
+        return f"{self.c_type(node.returns)} {node.name}({', '.join(arguments)}) noexcept nogil"
+
+    def constants(self) -> Iterator[str]:
+        yield "cdef enum:"
+        names: dict[str, object] = {}
+        exec(compile(self.tree, str(self.path), "exec"), names)
+        for name, value in names.items():
+            if not name.isupper():
+                continue
+            if not isinstance(value, int) or not -ENUM_LIMIT <= value < ENUM_LIMIT:
+                raise NotCompilableError(f"{self.path}: {name} = {value!r} is no integer of 32 bits.")
+            yield f"    {name} = {int(value)}"
+
+    def class_body(self, node: ast.ClassDef) -> Iterator[str]:
+        for part in node.body:
+            if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+                if ast.unparse(part.annotation).startswith("ClassVar"):
+                    continue
+                name = part.target.id
+                shown = "" if name.startswith("_") else "readonly "
+                yield f"    cdef {shown}{self.declaration(part.annotation)} {name}"
+            elif isinstance(part, ast.FunctionDef) and self.is_c_function(part):
+                yield f"    cdef {self.signature(part)}"
+
+    def declarations(self) -> Iterator[str]:
+        inline = self.kind() == "inline"
+        yield "cimport cython"
+        if any(isinstance(node, ast.Import) and node.names[0].name == "math" for node in self.tree.body):
+            yield "from libc cimport math"
+        yield from self.imports()
+        for node in self.tree.body:
+            if isinstance(node, ast.ClassDef) and node.name in self.own_classes:
+                yield f"cdef class {node.name}{'(' + ast.unparse(node.bases[0]) + ')' if node.bases else ''}:"
+                yield from list(self.class_body(node)) or ["    pass"]
+            elif isinstance(node, ast.FunctionDef) and self.is_c_function(node):
+                yield f"cdef {'inline ' if inline else ''}{self.signature(node)}{':' if inline else ''}"
+                if inline:
+                    for part in node.body:
+                        yield "    " + ast.unparse(part).replace("\n", "\n    ")
 
 
-def signature(node: ast.FunctionDef) -> str:
-    arguments = [
-        "self" if argument.arg == "self" else f"{declared(argument.annotation)} {argument.arg}" for argument in node.args.args
-    ]
-    return f"{c_type(node.returns)} {node.name}({', '.join(arguments)}) noexcept nogil"
+def pxd(path: Path, package: str) -> str:
+    """The text of the .pxd of a file of ``package``.
+
+    Raises:
+        NotCompilableError: it says something that has no C form.
+    """
+    file = _File(path, package)
+    lines = file.constants() if file.kind() == "constants" else file.declarations()
+    return "\n".join(["# Written by build_engine.py from the annotations of the .py beside it.", *lines]) + "\n"
 
 
-def kind(tree: ast.Module) -> str:
-    """constants, inline or module."""
-    body = [
-        node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)
-    ]
-    if body and all(isinstance(node, ast.FunctionDef) for node in body) and any(map(is_c_function, body)):
-        return "inline"
-    if body and all(isinstance(node, ast.Assign | ast.AnnAssign) for node in body):
-        return "constants"
-    return "module"
+def compiled_files(root: Path = ROOT) -> list[Path]:
+    """Files below ``root`` that are written to be compiled, the declarations among them included."""
+    return sorted(file for pattern in COMPILED for file in root.glob(pattern) if file.name != "__init__.py")
 
 
-def pxd(source: str, package: str) -> str:
-    """The text of the .pxd of a file."""
-    tree = ast.parse(source)
-    what = kind(tree)
-    lines = ["# Written by build_engine.py from the annotations of the .py beside it."]
-    if what == "constants":
-        values: dict[str, object] = {}
-        exec(compile(tree, package, "exec"), values)
-        lines.append("cdef enum:")
-        for name, value in values.items():
-            if isinstance(value, int) and name.isupper():
-                lines.append(f"    {name} = {value}")
-        return "\n".join(lines) + "\n"
-    lines.append("cimport cython")
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package):
-            lines.append(f"from {node.module} cimport {', '.join(alias.name for alias in node.names)}")
-        elif isinstance(node, ast.ClassDef):
-            bases = f"({ast.unparse(node.bases[0])})" if node.bases else ""
-            lines.append(f"cdef class {node.name}{bases}:")
-            body = []
-            for part in node.body:
-                if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-                    name = part.target.id
-                    shown = "" if name.startswith("_") else "readonly "
-                    body.append(f"    cdef {shown}{declared(part.annotation)} {name}")
-                elif isinstance(part, ast.FunctionDef) and is_c_function(part):
-                    body.append(f"    cdef {signature(part)}")
-            lines += body or ["    pass"]
-        elif isinstance(node, ast.FunctionDef) and is_c_function(node):
-            if what == "inline":
-                lines.append(f"cdef inline {signature(node)}:")
-                for part in node.body:
-                    lines.append("    " + ast.unparse(part).replace("\n", "\n    "))
-            else:
-                lines.append(f"cdef {signature(node)}")
-    return "\n".join(lines) + "\n"
-
-
-def write(folder: Path, package: str) -> list[Path]:
-    """Write the .pxd files of a folder; returns the files to compile."""
-    modules = []
-    for file in sorted(folder.glob("*.py")):
-        if file.name == "__init__.py":
-            continue
-        source = file.read_text(encoding="utf-8")
-        text, target = pxd(source, package), file.with_suffix(".pxd")
+def write(files: list[Path], root: Path = ROOT) -> dict[str, Path]:
+    """Write the .pxd beside each of these files; returns those that Cython compiles, by the names of their modules."""
+    modules = {}
+    for file in files:
+        package = ".".join(file.parent.relative_to(root).parts)
+        text, target = pxd(file, package), file.with_suffix(".pxd")
         if not target.exists() or target.read_text(encoding="utf-8") != text:
             target.write_text(text, encoding="utf-8")
-        if kind(ast.parse(source)) == "module":
-            modules.append(file)
+        if _File(file, package).kind() == "module":
+            modules[f"{package}.{file.stem}"] = file
     return modules
+
+
+def needed_files(file: Path, root: Path = ROOT) -> list[Path]:
+    """A file and all .pxd that its compilation reads, in a fixed order; they have been written."""
+    found = [file]
+    open_ends = [file.with_suffix(".pxd")]
+    while open_ends:
+        declared = open_ends.pop()
+        if declared in found or not declared.is_file():
+            continue
+        found.append(declared)
+        for module, names in CIMPORT.findall(declared.read_text(encoding="utf-8")):
+            place = root.joinpath(*module.split("."))
+            open_ends.append(place.with_suffix(".pxd"))
+            open_ends += [place / f"{name.split()[0]}.pxd" for name in names.split(",")]
+    return sorted(found)

@@ -134,8 +134,10 @@ def _read(module: str) -> _Source | None:
         return None
     path = path.resolve()
     loaded = getattr(sys.modules.get(module), "__file__", None)
-    if loaded is not None and Path(loaded).resolve() != path:
-        return None
+    if loaded is not None:
+        file = Path(loaded).resolve()
+        if file.with_name(f"{file.name.partition('.')[0]}.py") != path:  # an extension module lies beside its source
+            return None
     changed = sys.modules["llmsched_env"].IMPORTED_AT_S < path.stat().st_mtime <= time.time()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     source = _Source(path, package, changed, {}, set(), {}, set())

@@ -17,17 +17,15 @@ so that for a given x the bound is a sum over clients, and an exchange between t
 
 from __future__ import annotations
 
-import math
 from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.errors import ConfigError
-from llmsched_env.jit import jit
 from llmsched_env.offline.assignment import check_clients
 from llmsched_env.offline.greedy import lpt
-from llmsched_env.offline.resplit import next_random
+from llmsched_env.offline.kernels.expected_max import Exchange, total_excess
 
 __all__ = ["assign_expected_max", "expected_max", "expected_max_bound"]
 
@@ -85,7 +83,7 @@ def expected_max_bound(means: ArrayLike, sds: ArrayLike) -> float:
     """
     mean, sd = _checked(means, sds)
     level = _level(mean, sd)
-    return level + sum(_excess(level, m, s * s) for m, s in zip(mean.tolist(), sd.tolist(), strict=True))
+    return level + total_excess(level, mean.copy(), sd * sd)
 
 
 def assign_expected_max(
@@ -111,14 +109,16 @@ def assign_expected_max(
     """
     mean, sd = _checked(means, sds)
     count = check_clients(clients)
-    loads = np.stack([mean, sd**2])
+    mean, variance = mean.copy(), sd**2
     client_of = lpt(np.rint(mean).astype(np.int64), count)
     # xorshift32 needs a state that is not 0.
     state = (seed * 2654435761 + 0x9E3779B9) & 0xFFFFFFFF or 1
     for _ in range(rounds if count > 1 else 0):
-        held: Loads = np.stack([np.bincount(client_of, column, count) for column in loads]).astype(np.float64)
-        level = _level(held[0], np.sqrt(held[1]))
-        state = _round(loads, client_of, held, level, PAIRS_PER_CLIENT * count, state)
+        held_mean: Loads = np.bincount(client_of, mean, count).astype(np.float64)
+        held_variance: Loads = np.bincount(client_of, variance, count).astype(np.float64)
+        level = _level(held_mean, np.sqrt(held_variance))
+        exchange = Exchange(mean, variance, client_of, held_mean, held_variance, LEAST_GAIN, state)
+        state = exchange.run(level, PAIRS_PER_CLIENT * count)
     return client_of
 
 
@@ -151,98 +151,3 @@ def _level(mean: Loads, sd: Loads) -> float:
         else:
             high = middle
     return high
-
-
-@jit
-def _excess(level: float, mean: float, variance: float) -> float:
-    """E[(L - level)^+] of a normal load."""
-    if variance <= 0.0:
-        return max(0.0, mean - level)
-    sd = math.sqrt(variance)
-    z = (level - mean) / sd
-    return sd * math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi) - (level - mean) * 0.5 * math.erfc(z / math.sqrt(2.0))
-
-
-@jit
-def _move(
-    head: NDArray[np.int64],
-    after: NDArray[np.int64],
-    client_of: NDArray[np.int32],
-    held: Loads,
-    loads: Loads,
-    item: int,
-    sink: int,
-) -> None:
-    """Take an item out of its client's list and put it at the head of another's."""
-    source = client_of[item]
-    if head[source] == item:
-        head[source] = after[item]
-    else:
-        place = head[source]
-        while after[place] != item:
-            place = after[place]
-        after[place] = after[item]
-    after[item] = head[sink]
-    head[sink] = item
-    client_of[item] = sink
-    for column in range(2):
-        held[column, source] -= loads[column, item]
-        held[column, sink] += loads[column, item]
-
-
-@jit
-def _round(loads: Loads, client_of: NDArray[np.int32], held: Loads, level: float, pairs: int, state: int) -> int:
-    """Try so many pairs of clients at one level, in place.
-
-    Args:
-        loads: (2, n) means and variances of the requests.
-        client_of: (n,) int32, overwritten.
-        held: (2, clients) means and variances of the clients, overwritten.
-        level: x of the bound.
-        pairs: how many.
-        state: of the random numbers.
-
-    Returns:
-        The random state.
-    """
-    clients = held.shape[1]
-    head = np.full(clients, -1, np.int64)
-    after = np.full(len(client_of), -1, np.int64)
-    for item in range(len(client_of)):
-        after[item] = head[client_of[item]]
-        head[client_of[item]] = item
-    for _ in range(pairs):
-        state = next_random(state)
-        a = (state * clients) >> 32
-        state = next_random(state)
-        b = (state * (clients - 1)) >> 32
-        if b >= a:
-            b += 1
-        least = _excess(level, held[0, a], held[1, a]) + _excess(level, held[0, b], held[1, b]) - LEAST_GAIN
-        best_a, best_b = -1, -1
-        item_a = -1  # none: a request of the other one moves
-        while True:
-            item_b = -1
-            while True:
-                mean, variance = 0.0, 0.0
-                if item_a >= 0:
-                    mean -= loads[0, item_a]
-                    variance -= loads[1, item_a]
-                if item_b >= 0:
-                    mean += loads[0, item_b]
-                    variance += loads[1, item_b]
-                value = _excess(level, held[0, a] + mean, held[1, a] + variance)
-                value += _excess(level, held[0, b] - mean, held[1, b] - variance)
-                if value < least:
-                    least, best_a, best_b = value, item_a, item_b
-                item_b = head[b] if item_b < 0 else after[item_b]
-                if item_b < 0:
-                    break
-            item_a = head[a] if item_a < 0 else after[item_a]
-            if item_a < 0:
-                break
-        if best_a >= 0:
-            _move(head, after, client_of, held, loads, best_a, b)
-        if best_b >= 0:
-            _move(head, after, client_of, held, loads, best_b, a)
-    return state

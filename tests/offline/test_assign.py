@@ -16,7 +16,6 @@ from llmsched_env.offline import polish as polishing
 from llmsched_env.offline.assignment import METHODS
 from llmsched_env.offline.partition import partition_mip
 from llmsched_env.offline.polish import MOST_REQUESTS, polish
-from llmsched_env.offline.resplit import resplit
 from llmsched_env.workload.requests import Requests
 
 SMALL = Budget(resplit_moves=300, resplit_starts=2, polish_mips=2, polish_nodes=20, exact_binaries=0)
@@ -124,17 +123,6 @@ def test_lpt_on_paper():
     assert assign(with_decodes(loads), 2, "lpt").stage == "open"
     assert assign(with_decodes(loads), 2, "lpt").gap == pytest.approx(7 / 6 - 1)
     assert assign(with_decodes(loads), 2, "round_robin").client_of.tolist() == [0, 1, 0, 1, 0]
-
-
-def test_resplit_compiled_and_plain_agree():
-    loads = smooth(120, 3).decodes.astype(np.int64)
-    target = cmax_bound(loads, 12)
-    results = []
-    for search in (resplit, getattr(resplit, "py_func", resplit)):
-        client_of = lpt(loads, 12)
-        results.append((*search(loads, client_of, 12, target, 40, 7), client_of.tolist()))
-    assert results[0] == results[1]
-    assert results[0][1] > 1, "LPT met the bound: nothing was searched"
 
 
 def test_paper_size_is_proved():

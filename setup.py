@@ -1,0 +1,196 @@
+"""How the engine is compiled when the package is built; everything else is in pyproject.toml.
+
+Without a compiler, Python's headers or Cython the package is built all the same, and runs uncompiled. What went wrong
+is in the record that ``llmsched_env/extensions.py`` reads, since pip shows nothing of a build that succeeds.
+
+``LLMSCHED_REQUIRE_COMPILED=1`` makes it an error, for wheels. ``LLMSCHED_SANITIZE=1`` compiles with all checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.machinery
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, str(Path(__file__).parent))
+from build_engine import COMPILED, compiled_files, needed_files, write
+
+ROOT = Path(__file__).parent.resolve()
+PACKAGE = "llmsched_env"
+SHARED = f"{PACKAGE}._shared"
+"""What Cython writes for every module that has memoryviews, compiled once instead."""
+
+SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
+RECORD = f"_compiled{SUFFIX}.json"
+BUILT = ROOT / "build" / "engine"
+LOG = BUILT / "log.txt"
+
+SANITIZE = os.environ.get("LLMSCHED_SANITIZE") == "1"
+REQUIRED = SANITIZE or os.environ.get("LLMSCHED_REQUIRE_COMPILED") == "1"
+
+DIRECTIVES = {
+    "boundscheck": SANITIZE,
+    "nonecheck": SANITIZE,
+    "initializedcheck": SANITIZE,
+    "wraparound": False,
+    "cdivision": True,
+}
+
+# No fused multiply-add: sums are the same to the bit on every machine, compiled or not.
+UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-w"]
+SANITIZE_FLAGS = ["-O1", "-g", "-ffp-contract=off", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+WINDOWS_FLAGS = ["/O2", "/fp:precise"]
+
+
+def checksum(file: Path) -> int:
+    """CRC-32, which takes a millisecond for all files together whenever the engine is imported."""
+    return zlib.crc32(file.read_bytes())
+
+
+class BuildEngine(build_ext):
+    """Compiles all of the engine or, where something is missing, nothing of it."""
+
+    def finalize_options(self) -> None:
+        """Use all cores."""
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+    def run(self) -> None:
+        """Compile, and write the record."""
+        started, problem = time.monotonic(), ""
+        BUILT.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._logged():
+                super().run()
+        except Exception as error:
+            if REQUIRED:
+                raise
+            problem = self._reason(error)
+            self.extensions = []
+        folder = ROOT if self.inplace else Path(self.build_lib)
+        self._record(folder, problem, time.monotonic() - started)
+        if not self.inplace:
+            for file in compiled_files():
+                declared = file.with_suffix(".pxd")
+                if declared.exists():
+                    shutil.copyfile(declared, folder / declared.relative_to(ROOT))
+
+    def build_extensions(self) -> None:
+        """Compile with the options of the compiler at hand."""
+        for extension in self.extensions:
+            windows = self.compiler.compiler_type == "msvc"
+            extension.extra_compile_args = WINDOWS_FLAGS if windows else SANITIZE_FLAGS if SANITIZE else UNIX_FLAGS
+            extension.extra_link_args = SANITIZE_FLAGS[-2:] if SANITIZE else []
+        super().build_extensions()
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile one module, unless the same has been compiled here before. Several run at the same time."""
+        target = Path(self.get_ext_fullpath(ext.name))
+        built = BUILT / f"{ext.name}.{self._key(ext)}{SUFFIX}"
+        if not built.exists():
+            source = BUILT / f"{ext.name}.c"
+            self._cython(ext.name, source)
+            ext.sources = [str(source.relative_to(ROOT))]
+            super().build_extension(ext)
+            for old in BUILT.glob(f"{ext.name}.*{SUFFIX}"):
+                old.unlink()
+            shutil.copyfile(target, built.with_suffix(".part"))
+            built.with_suffix(".part").replace(built)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            shutil.copyfile(built, target)
+
+    @staticmethod
+    def _cython(name: str, target: Path) -> None:
+        command = [sys.executable, "-m", "cython", "-3", "--module-name", name]
+        if name == SHARED:
+            command += [f"--generate-shared={target}"]
+        else:
+            command += [f"--shared={SHARED}", *(f"-X{name}={on}" for name, on in DIRECTIVES.items())]
+            command += ["-o", str(target), str(MODULES[name].relative_to(ROOT))]
+        subprocess.run(command, cwd=ROOT, check=True)
+
+    def _key(self, ext: Extension) -> str:
+        import Cython
+
+        compiler: Any = self.compiler
+        made_of: list[object] = [
+            Cython.__version__,
+            sys.version,
+            DIRECTIVES,
+            ext.extra_compile_args,
+            ext.extra_link_args,
+        ]
+        made_of += [getattr(compiler, "compiler_so", ""), getattr(compiler, "linker_so", "")]
+        if ext.name in MODULES:
+            made_of += [(file.name, file.read_text(encoding="utf-8")) for file in needed_files(MODULES[ext.name], ROOT)]
+        return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+
+    def _record(self, folder: Path, problem: str, seconds: float) -> None:
+        """What was compiled from what, for :mod:`llmsched_env.extensions`; and no module of an earlier build stays."""
+        built = {ext.name: folder.joinpath(*ext.name.split(".")).with_suffix(SUFFIX) for ext in self.extensions}
+        for place in {folder / PACKAGE, *(folder / file.parent.relative_to(ROOT) for file in compiled_files())}:
+            for old in set(place.glob(f"*{SUFFIX}")) - set(built.values()):
+                old.unlink()
+        record = {
+            "problem": problem,
+            "seconds": round(seconds, 1),
+            "patterns": [pattern.removeprefix(f"{PACKAGE}/") for pattern in COMPILED],
+            "sources": {file.relative_to(ROOT / PACKAGE).as_posix(): checksum(file) for file in compiled_files()},
+            "extensions": {file.relative_to(folder / PACKAGE).as_posix(): checksum(file) for file in built.values()},
+        }
+        target = folder / PACKAGE / RECORD
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _logged(self) -> Iterator[None]:
+        """What is printed, by the compiler too, goes to a file first, which says what went wrong."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = os.dup(1), os.dup(2)
+        with LOG.open("wb") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            try:
+                yield
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                for number, file in enumerate(before, 1):
+                    os.dup2(file, number)
+                    os.close(file)
+                print(LOG.read_text(encoding="utf-8", errors="replace"), flush=True)
+
+    @staticmethod
+    def _reason(error: Exception) -> str:
+        """The first error of the compiler, else the exception."""
+        lines = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = next((line for line in lines if re.search(r"\berror\b|No module named", line)), str(error))
+        shown = re.sub(r"\s+", " ", found).strip()[:300]
+        return f"it could not be compiled ({shown}): install a C compiler and Python's headers"
+
+
+MODULES = write(compiled_files(), ROOT)
+BY_SIZE = sorted(MODULES, key=lambda name: -MODULES[name].stat().st_size)
+
+setup(
+    ext_modules=[Extension(name, []) for name in (SHARED, *BY_SIZE)],
+    cmdclass={"build_ext": BuildEngine},
+)
