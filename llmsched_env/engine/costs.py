@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cython
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, MixedCost
-
-CAPACITY = 0
-LEVEL_NS = 1
-
 
 class Costs:
     """A cost model as the engine computes with it, and what a mixed iteration lasts under it.
@@ -28,6 +26,8 @@ class Costs:
         mixed_beta_prompt_ns: the time of a prompt token,
         mixed_beta_active_ns: of an active client,
         mixed_interference_ns: and once more of each, times the share of active clients in all tokens.
+        model: the cost model.
+        mixed: what mixed iterations last; ``None`` where there are none.
     """
 
     alpha_prefill_ns: cython.longlong
@@ -42,8 +42,12 @@ class Costs:
     mixed_beta_prompt_ns: cython.longlong
     mixed_beta_active_ns: cython.longlong
     mixed_interference_ns: cython.longlong
+    model: object
+    mixed: object
 
     def __init__(self, model: CostModel, mixed: MixedCost | None = None) -> None:
+        self.model = model
+        self.mixed = mixed
         self.alpha_prefill_ns = model.alpha_prefill_ns
         self.beta_prefill_ns = model.beta_prefill_ns
         self.alpha_decode_ns = model.alpha_decode_ns
@@ -57,6 +61,15 @@ class Costs:
         self.mixed_beta_prompt_ns = 0 if mixed is None else mixed.beta_prompt_ns
         self.mixed_beta_active_ns = 0 if mixed is None else mixed.beta_active_ns
         self.mixed_interference_ns = 0 if mixed is None else mixed.interference_ns
+
+    @property
+    def least_prefill_ns(self) -> int:
+        """No prefill, and no mixed iteration that reads, is shorter."""
+        least = int(self.levels[0, 1] if self.num_levels else self.alpha_prefill_ns)
+        return least if self.overlaps else min(least, int(self.mixed_alpha_ns))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Costs, (self.model, self.mixed)
 
     def prefill_ns(self, tokens: cython.longlong) -> cython.longlong:
         """A prefill of ``tokens``: affine, or the smallest level that holds them."""

@@ -53,6 +53,11 @@ class Episode(Composer):
 
     def assign(self, other: Episode) -> cython.void:
         """Take over the state of another episode of the same problem and options; the recordings begin anew."""
+        self.assign_state(other)
+        self.assign_rings(other)
+
+    def assign_state(self, other: Episode) -> cython.void:
+        """Take over what does not depend on output lengths to come."""
         self.assign_slots(other)
         self.assign_previews(other)
         self.next_release_ns = other.next_release_ns
@@ -422,6 +427,20 @@ class Episode(Composer):
             if self.kv.short(v.kv_used, self.kv.growth_at(v.decodes), self.kv.holds(v, self.kv.last)):
                 self.preempt(v, t, self.kv.last)
 
+    def excess(self) -> cython.longlong:
+        """The part of the clock that decisions control, in client-ns; J times the clock where costs are not affine.
+
+        Where they are, the rest is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed.
+        """
+        lost_ns: cython.longlong
+        if not self.problem.affine:
+            return self.problem.num_clients * self.view.clock_ns
+        lost_ns = self.problem.believed.alpha_prefill_ns * self.view.prefills + self.totals.jump_ns
+        return (
+            self.problem.num_clients * lost_ns
+            + self.problem.believed.alpha_decode_ns * self.totals.idle_client_decodes
+        )
+
     # Whole episodes.
 
     def choose(self, rule: Rule) -> cython.int:
@@ -465,7 +484,11 @@ class Episode(Composer):
         self.set_forecast(True)
         return iterations
 
-    def set_forecast(self, on: cython.bint) -> cython.void:
+    def offers_choice(self) -> bool:
+        """:meth:`has_choice` for Python."""
+        return self.has_choice()
+
+    def set_forecast(self, on: bool) -> None:
         """Keep what is expected of the active clients up to date, or leave it until somebody looks."""
         if on:
             self.count_forecast()
@@ -478,9 +501,20 @@ class Episode(Composer):
             self.recorder.grow()
         self.advance(action)
 
-    def set_noise_table(self, table: memoryview) -> None:
-        self.noise.set_table(table)
-
     def restart(self, start: Episode) -> None:
-        """:meth:`assign` for Python."""
+        """:meth:`assign` for Python; a recording begins anew."""
         self.assign(start)
+        self.recorder.clear()
+
+    def move(self, other: Episode) -> None:
+        """Take over the state of an episode of the same problem with other lengths that its requests have not outlived."""
+        self.assign_state(other)
+        self.fill_ending()
+        self.recorder.clear()
+
+    def end_arrivals(self) -> None:
+        """Let nothing more arrive: requests not released by now count as complete."""
+        one: cython.longlong = 1
+        self.view.completed += self.problem.num_requests - self.line.next_release
+        self.line.next_release = self.problem.num_requests
+        self.next_release_ns = one << 62

@@ -54,10 +54,6 @@ class Noise:
         self.straggler_limit = round(straggler_probability * 2**32)
         self.straggler_factor = round(straggler_factor * ONE)
 
-    def set_table(self, table: memoryview) -> None:
-        self.table = table
-        self.size = len(table)
-
     def actual_ns(self, ns: cython.longlong, kind: cython.int, count: cython.longlong) -> cython.longlong:
         """What the ``count``-th iteration of this kind (0 decode, 1 prefill) lasts, instead of ``ns``; at least 1."""
         word: cython.longlong = scrambled(self.key ^ scrambled(2 * count + kind))
