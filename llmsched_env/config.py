@@ -28,8 +28,8 @@ __all__ = [
     "LENGTHS",
     "MAX_CLIENTS",
     "MAX_SEED",
-    "ORDER_CODES",
     "ORDERS",
+    "ORDER_CODES",
     "QUEUES",
     "REWARDS",
     "STEALS",
@@ -283,9 +283,9 @@ class Scenario:
         if (self.ttft_s is None) != (self.tpot_s is None):
             raise ConfigError(f"ttft_s = {self.ttft_s}, tpot_s = {self.tpot_s}: promise both or none.")
         if self.queue != "shared" and (self.order in DEADLINE_ORDERS or self.choose_order):
-            name, value = ("choose_order", True) if self.choose_order else ("order", self.order)
+            which = "choose_order = True" if self.choose_order else f"order = {self.order!r}"
             raise ConfigError(
-                f"{name} = {value!r} with queue = {self.queue!r}: orders by deadline are orders of one line. Set "
+                f"{which} with queue = {self.queue!r}: orders by deadline are orders of one line. Set "
                 "queue='shared', or leave it out."
             )
         if not self.serving:

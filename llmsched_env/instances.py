@@ -290,7 +290,13 @@ def bounds_ns(
         recomputes = cache is not None and not cache.swap_token_ns
         first, best = (
             mixed_bound_ns(
-                requests, clients, cost, mixed.cost, longest=longest, changes_clients=cache is not None, recomputes=recomputes
+                requests,
+                clients,
+                cost,
+                mixed.cost,
+                longest=longest,
+                changes_clients=cache is not None,
+                recomputes=recomputes,
             )
             for longest in (False, True)
         )

@@ -75,11 +75,19 @@ def check_clock(
             + most["gamma_decode_ns"] * float((decodes * (prompts + decodes)).sum())
             + reading * float(prompts.sum())  # read one by one
             + beside * float(decodes.sum())
-            + _again_ns(options, num_clients, most, reading, float((prompts + decodes + 1.0).max()), len(rows), float(decodes.sum()))
+            + _again_ns(
+                options,
+                num_clients,
+                most,
+                reading,
+                float((prompts + decodes + 1.0).max()),
+                len(rows),
+                float(decodes.sum()),
+            )
         )
     )
     if longest_s > MAX_CLOCK_S:
-        what = what or f"cost model {actual.model.name!r}"  # type: ignore[attr-defined]
+        what = what or f"cost model {actual.model.name!r}"
         raise WorkloadError(
             f"{len(rows)} requests under {what} could take {longest_s:.3g} s one after another, "
             f"beyond the {MAX_CLOCK_S:.3g} s of the clock: check the units of the cost model, or split the case."

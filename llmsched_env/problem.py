@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
 from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS
+from llmsched_env.core.features import feature_table
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.episode import Episode
-from llmsched_env.core.features import feature_table
 from llmsched_env.engine.problem import Problem
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
@@ -111,7 +111,8 @@ class Instance:
             h.update(np.ascontiguousarray(array).tobytes())
         world = (
             p.num_clients, bool(p.shared), bool(p.stealing), p.token_cap, p.mean_output_tokens, p.max_iterations,
-            p.believed.model, p.believed.mixed, p.actual.model, p.actual.mixed, self.lb1_ns, sorted(self.options.items()),
+            p.believed.model, p.believed.mixed, p.actual.model, p.actual.mixed, self.lb1_ns,
+            sorted(self.options.items()),
         )  # fmt: skip
         h.update(repr(world).encode())
         return h.hexdigest()
@@ -180,9 +181,11 @@ class Instance:
         shown = disturbance.believed or cost if disturbance else cost
         for model in {shown, cost}:
             _check_levels(requests, model)
-        believed = Costs(shown, mixed and (mixed.believed_cost or mixed.cost))
-        actual = Costs(cost, mixed and mixed.cost) if disturbance else believed
-        options = _options(num_clients, believed, promises, kv_cache, mixed, moves, disturbance, stealing and not shared)
+        believed = Costs(shown, mixed.believed_cost or mixed.cost if mixed else None)
+        actual = Costs(cost, mixed.cost if mixed else None) if disturbance else believed
+        options = _options(
+            num_clients, believed, promises, kv_cache, mixed, moves, disturbance, stealing and not shared
+        )
         _check_memory(kv_cache, rows)
         _check_recompute(kv_cache, rows, shown)
         if disturbance:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
-
 
 __all__ = ["Progress"]
 

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.actions import outside_space
 from llmsched_env.engine import codes
-from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.view import Totals, View
 from llmsched_env.errors import ConfigError, EpisodeOverError
@@ -201,7 +200,7 @@ class Simulator:
     @property
     def charge(self) -> int:
         """The integer total that the instance's reward is a difference of (see llmsched_env.engine.reward)."""
-        return int(self.episode.charge())
+        return _charge(self.episode)
 
     @property
     def log(self) -> Records:
@@ -227,6 +226,19 @@ class Simulator:
         self.instance = state["instance"]
         self.episode = self.instance.episode(record=state["record"])
         restore(self.episode, state["state"])
+
+
+def _charge(episode: Episode) -> int:
+    v, t, problem = episode.view, episode.totals, episode.problem
+    if problem.reward == codes.IDLE:
+        return int(problem.num_clients * v.clock_ns - t.busy_client_ns)
+    if problem.reward == codes.LATENCY:
+        return int(t.request_ns)
+    if problem.reward == codes.GOODPUT:
+        return int(t.lost)
+    if problem.reward == codes.EXCESS:
+        return episode.excess_now()
+    return int(v.clock_ns)
 
 
 def _members(words: Any, size: int) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.view import View, fields_of
 
@@ -50,8 +50,6 @@ def restore(part: Any, state: State) -> None:
             if np.shape(held) == value.shape:
                 np.asarray(held)[...] = value
             else:  # a log that has grown
-                setattr(part, name, memoryview(value))
+                setattr(part, name, view_of(value))
         else:
             setattr(part, name, value)
-
-

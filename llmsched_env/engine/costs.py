@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, MixedCost
+from llmsched_env.engine.arrays import view_of
+
 
 class Costs:
     """A cost model as the engine computes with it, and what a mixed iteration lasts under it.
@@ -42,8 +44,8 @@ class Costs:
     mixed_beta_prompt_ns: cython.longlong
     mixed_beta_active_ns: cython.longlong
     mixed_interference_ns: cython.longlong
-    model: object
-    mixed: object
+    model: Any
+    mixed: Any
 
     def __init__(self, model: CostModel, mixed: MixedCost | None = None) -> None:
         self.model = model
@@ -55,7 +57,7 @@ class Costs:
         self.gamma_decode_ns = model.gamma_decode_ns
         self.num_levels = len(model.prefill_levels)
         table: NDArray[np.int64] = np.array(model.prefill_levels or [(0, 0)], np.int64).reshape(-1, 2)
-        self.levels = memoryview(table)
+        self.levels = view_of(table)
         self.overlaps = mixed is None or mixed.overlaps
         self.mixed_alpha_ns = 0 if mixed is None else mixed.alpha_ns
         self.mixed_beta_prompt_ns = 0 if mixed is None else mixed.beta_prompt_ns
@@ -84,9 +86,7 @@ class Costs:
         """A decode of ``active`` clients that hold ``context`` tokens."""
         return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context
 
-    def mixed_ns(
-        self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong
-    ) -> cython.longlong:
+    def mixed_ns(self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong) -> cython.longlong:
         """An iteration that reads ``tokens`` beside a decode; a decode where it reads nothing."""
         alone: cython.longlong
         decode: cython.longlong

@@ -11,6 +11,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
+from llmsched_env.engine.arrays import int32s, view_of, zero_words
 from llmsched_env.engine.chunked import Chunked
 from llmsched_env.engine.client_queues import ClientQueues
 from llmsched_env.engine.forecast import Forecast
@@ -76,11 +77,11 @@ class Slots:
         self.totals.reset(problem.num_clients)
         clients = np.zeros((problem.num_clients, codes.CLIENT_COLUMNS), np.int32)
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
-        self.clients = memoryview(clients)
-        self.idle = memoryview(np.zeros(bitset.words_needed(problem.num_clients), np.uint64))
+        self.clients = view_of(clients)
+        self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
             bitset.insert(self.idle, 0, problem.num_clients, client)
-        self.ending = memoryview(np.full(problem.ring_mask + 1, -1, np.int32))
+        self.ending = int32s(problem.ring_mask + 1, -1)
         self.forecast = Forecast(problem.ring_mask)
         self.kv = KVCache(problem, self.clients, **options.get("kv", {}))
         self.chunked = Chunked(**options.get("chunked", {}))
@@ -89,9 +90,7 @@ class Slots:
         self.migration = Migration(**options.get("migration", {}))
         self.queues = ClientQueues(problem, self.clients, self.migration)
         self.line = Line(problem, self.kv.enabled)
-        self.recorder = Recorder(
-            problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0
-        )
+        self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
 
     def assign_slots(self, other: Slots) -> cython.void:

@@ -17,7 +17,6 @@ import logging
 import os
 import pickle
 import sys
-import time
 import traceback
 import warnings
 import zipfile

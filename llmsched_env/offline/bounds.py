@@ -213,8 +213,8 @@ def mixed_bound_ns(
     client, so there are as many of those iterations as :func:`lb2_ns` has decodes.
 
     Where a preempted request is computed again, its next token comes without a decode. In the sum form each further
-    token then costs its share of a full decode, or at least 1 + min P_i prompt tokens, whichever is less. In the overlap
-    form nothing but the reading of all prompts is left to count.
+    token then costs its share of a full decode, or at least 1 + min P_i prompt tokens, whichever is less. In the
+    overlap form nothing but the reading of all prompts is left to count.
 
     Args:
         requests: the requests, with their true lengths.
