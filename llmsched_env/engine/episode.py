@@ -143,6 +143,10 @@ class Episode(Transition):
         self.set_forecast(True)
         return int(iterations)
 
+    def feasible_now(self) -> int:
+        """:meth:`feasible` for Python."""
+        return int(self.feasible())
+
     def offers_choice(self) -> bool:
         """:meth:`has_choice` for Python."""
         return bool(self.has_choice())
