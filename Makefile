@@ -61,8 +61,8 @@ $(VENV)/.installed-dev: pyproject.toml setup.py build_engine.py constraints.txt 
 $(VENV)/.compiled-%: $(VENV)/.installed-% FORCE
 	@if [ -e $(FRESH) ]; then \
 		rm -f $(FRESH); $(STATE) || true; \
-	elif ! $(STATE) > $(VENV)/.state; then \
-		cat $(VENV)/.state; echo 'Compiling it now.'; \
+	elif ! $(STATE) > /dev/null; then \
+		echo 'Compiling the engine.'; \
 		$(INSTALL) --no-deps -e . && $(STATE) || true; \
 	fi
 

@@ -30,7 +30,7 @@ PACKAGE = "llmsched_env"
 RECORD = f"_compiled{EXTENSION_SUFFIXES[0]}.json"
 """Written by setup.py: checksums (CRC-32) of the files that were compiled and of the extension modules made of them."""
 
-REMEDY = "'make engine' in a checkout, or installing it again, compiles it"
+REMEDY = "With a C compiler and Python's headers, 'make engine' in a checkout, or installing again, compiles it."
 
 
 class _Uncompiled(MetaPathFinder):
@@ -98,7 +98,7 @@ def describe() -> str:
         return f"{len(_built['extensions'])} modules of the engine are compiled (in {_built['seconds']} s)."
     if _asked:
         return f"the engine runs uncompiled: {_why}."
-    return f"the engine runs uncompiled, hundreds of times slower: {_why}; {REMEDY}."
+    return f"the engine runs uncompiled, hundreds of times slower: {_why}. {REMEDY}"
 
 
 if not compiled and not any(isinstance(finder, _Uncompiled) for finder in sys.meta_path):
