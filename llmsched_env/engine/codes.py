@@ -1,0 +1,91 @@
+"""Numbers that stand for names in compiled code, and the columns of tables."""
+
+# Kinds of iterations.
+DECODE = 0
+PREFILL = 1
+MIXED = 2
+
+# What a policy's answer can be instead of an action.
+STOP = -2
+
+# Columns of a problem's requests, by position.
+PROMPT = 0
+OUTPUT = 1
+ESTIMATE = 2
+QUEUE = 3
+REQUEST_COLUMNS = 4
+
+# Columns of the clients.
+RUNNING = 0  # position of the running request, -1 when idle
+BASE = 1  # decode count less the tokens that it has emitted
+DUE = 2  # decode count at which it is expected to finish (0 when idle)
+HELD = 3  # its context tokens at its end (0 while the prefill that starts it is composed)
+NEXT = 4  # next client that finishes at the same decode, -1 at the end
+CLIENT_COLUMNS = 5
+
+# Columns of the client queues.
+HEAD = 0  # position of the first that waits, -1 where none does
+END = 1  # position after the last of the queue
+WORK = 2  # estimated output tokens that wait
+QUEUE_COLUMNS = 3
+
+# Rankings of requests, each with an order in which late ones go last: order = 2 * ranking + late last.
+BY_RELEASE = 0
+SHORTEST = 1
+LONGEST = 2
+RANKINGS = 2  # of those that have sets of their own
+
+# Rules of the KV cache.
+KEEP_GROWTH = 0
+VLLM_V0 = 1
+VLLM_V1 = 2
+
+# Who is let in.
+FITS = 0
+RESERVE = 1
+PREDICTED = 2
+
+# What a thief takes.
+STEAL_WAITING = 0
+STEAL_RUNNING = 1
+STEAL_CHEAPER = 2
+
+# Rewards, as config.REWARDS.
+EXCESS = 0
+MAKESPAN = 1
+IDLE = 2
+LATENCY = 3
+GOODPUT = 4
+
+# What a step of an environment says, in bits.
+CAN_DECODE = 1
+CAN_PREFILL = 2
+CAN_MIX = 4
+TERMINATED = 8
+TRUNCATED = 16
+LOG_FULL = 32
+INVALID_SHIFT = 6
+
+# What a step does instead of an action.
+OBSERVE = -1
+CONTINUE = -2
+
+# Columns of the log, one row an iteration.
+START_NS = 0
+END_NS = 1
+IS_PREFILL = 2  # 0 for what counts as a decode
+BUSY = 3  # clients that had a token
+IS_MIXED = 4
+LOG_COLUMNS = 5
+
+# Columns of what is recorded of each request, by position.
+SERVED_BY = 0  # client that served it last
+PREFILL_START_NS = 1
+FIRST_TOKEN_NS = 2
+COMPLETION_NS = 3
+SINCE_DECODE = 4  # decode count when that client took it
+TOKEN_NS = 5  # its last token before the decodes that followed
+TOKENS = 6  # the how many-th that is
+GAP_NS = 7  # the longest time between two of those; 0 for one alone
+PREEMPTED_NS = 8  # when it was preempted last; 0 for never
+SERVED_COLUMNS = 9

@@ -1,0 +1,385 @@
+"""Who joins the next iteration, with how many tokens: a batch of rows.
+
+A prefill, a decode, a chunk, a recompute and a copy are composed alike. On a shared queue composing changes nothing: a
+preview is an iteration that is composed and not run. On client queues it takes requests as it goes, since each theft
+changes whom the next thief robs.
+"""
+
+from __future__ import annotations
+
+import cython
+
+from llmsched_env.engine import bitset, codes
+from llmsched_env.engine.costs import Costs
+from llmsched_env.engine.iteration import Iteration
+from llmsched_env.engine.slots import Slots
+from llmsched_env.engine.view import Totals, View
+
+
+class Composer(Slots):
+    """Composes the iterations of an episode.
+
+    Attributes:
+        next_prefill: the prefill that action 1 would run (shared queue).
+        next_mixed: the mixed iteration that the first such action would run.
+        chosen: the iteration of another action.
+        recomposes: whether the previews may change at any place from one iteration to the next.
+        window_from: else: where the previewed batch ends,
+        window_full: and whether the next request would exceed the cap.
+    """
+
+    next_prefill: Iteration
+    next_mixed: Iteration
+    chosen: Iteration
+    recomposes: cython.bint
+    window_from: cython.int
+    window_full: cython.bint
+
+    def assign_previews(self, other: Composer) -> cython.void:
+        """Take over the previews of another episode of the same problem."""
+        self.next_prefill.assign(other.next_prefill)
+        if self.problem.mixes:
+            self.next_mixed.assign(other.next_mixed)
+        self.window_from = other.window_from
+        self.window_full = other.window_full
+
+    def compose(
+        self,
+        v: View,
+        it: Iteration,
+        kind: cython.int,
+        order: cython.int,
+        most: cython.longlong,
+        counts_ready: cython.bint,
+    ) -> cython.void:
+        """Compose an iteration on a shared queue.
+
+        Args:
+            v: the view.
+            it: takes the answer.
+            kind: codes.DECODE, PREFILL or MIXED.
+            order: in which it takes waiting requests.
+            most: rows at most.
+            counts_ready: whether to go on, beyond the cap on tokens, as long as the KV cache lets somebody in.
+        """
+        decoding: cython.bint = kind != codes.PREFILL and v.active > 0
+        whole: cython.bint = kind == codes.PREFILL or self.chunked.whole_prompts
+        room: cython.longlong = self.problem.token_cap
+        reading: cython.int = self.chunked.position
+        context: cython.longlong = 0
+        it.clear()
+        self.plan_decode(v, it, decoding)
+        if kind == codes.DECODE or it.victims > 0 or it.drops_reading:
+            return
+        if kind == codes.MIXED:
+            room = self.chunked.room(it.served)
+        if reading >= 0:
+            context = self.chunked.computed + v.reading_tokens + 1
+            if not self.read_on(v, it, kind, room, whole):
+                return
+        if self.kv.enabled:
+            self.kv.begin(v, it, decoding, reading, context)
+        if self.admit_rows(v, it, order, most, room, whole, counts_ready) or order == self.problem.orders[1]:
+            return
+        # Where the first in this order does not fit, it goes by the order of action 1, in which somebody may.
+        self.kv.begin(v, it, decoding, reading, context)
+        self.admit_rows(v, it, self.problem.orders[1], most, room, whole, counts_ready)
+
+    def plan_decode(self, v: View, it: Iteration, decoding: cython.bint) -> cython.void:
+        """Whom the iteration serves, and who gives way for that."""
+        it.served = v.active if decoding else 0
+        it.context = v.context_tokens if decoding else 0
+        it.growth = 0
+        it.victims = 0
+        it.drops_reading = False
+        if not (self.kv.enabled and decoding):
+            return
+        if self.kv.rule == codes.KEEP_GROWTH:
+            it.growth = self.kv.growth_at(v.decodes)
+        elif self.chunked.position >= 0:
+            self.kv.plan_decode(v, it, self.kv.reads(self.chunked.position, self.chunked.computed))
+        else:
+            self.kv.plan_decode(v, it, -1)
+
+    def read_on(
+        self, v: View, it: Iteration, kind: cython.int, room: cython.longlong, whole: cython.bint
+    ) -> cython.bint:
+        """Go on with the request that has been read in part; returns whether others may join after it."""
+        position: cython.int = self.chunked.position
+        computed: cython.longlong = self.chunked.computed
+        part: cython.longlong = self.chunked.part(v.reading_tokens, 0, room, whole)
+        if part == 0:
+            return False
+        if self.kv.enabled:
+            it.taken = self.kv.reads(position, computed + part) - self.kv.reads(position, computed)
+            if self.kv.rule != codes.KEEP_GROWTH and v.kv_used + it.growth + it.taken > self.kv.budget:
+                it.taken = 0
+                it.drops_reading = kind != codes.PREFILL
+                return False
+        it.add(position, part, self.work_left(position))
+        it.left = v.reading_tokens - part
+        it.ready = 1
+        return it.left == 0
+
+    def work_left(self, position: cython.int) -> cython.longlong:
+        """Estimated output tokens of a request that is not running, at least 1."""
+        left: cython.longlong = self.problem.requests[position, codes.ESTIMATE]
+        if self.kv.enabled:
+            left -= self.kv.emitted[position]
+        return left if left > 1 else 1
+
+    def admit_rows(
+        self,
+        v: View,
+        it: Iteration,
+        order: cython.int,
+        most: cython.longlong,
+        room: cython.longlong,
+        whole: cython.bint,
+        counts_ready: cython.bint,
+    ) -> cython.bint:
+        """Let idle clients take who is next; returns whether the KV cache lets in the first one, if there is any."""
+        limit: cython.longlong = v.idle
+        position: cython.int = -1
+        tokens: cython.longlong
+        part: cython.longlong
+        take: cython.longlong
+        emitted: cython.longlong = 0
+        swapped: cython.bint = False
+        full: cython.bint = False
+        first: cython.bint = True
+        while it.ready < limit:
+            position = self.line.next_in_line(order, position)
+            if position < 0:
+                return True
+            if self.kv.enabled:
+                emitted = self.kv.emitted[position]
+                swapped = emitted > 0 and self.kv.swap_token_ns > 0
+            tokens = self.problem.requests[position, codes.PROMPT] + emitted
+            take = 0 if swapped else tokens
+            if not full and not swapped:
+                take = self.chunked.part(tokens, it.computed, room, whole)
+                full = take == 0
+            full = full or it.rows >= most
+            if full and not counts_ready:
+                return True
+            part = take if 0 < take < tokens and not full else -1
+            if self.kv.enabled and not self.kv.admit(v, position, part):
+                return not first
+            first = False
+            it.ready += 1
+            if full:
+                continue
+            it.add(position, take, self.work_left(position))
+            it.taken = self.kv.batch
+            if swapped:
+                it.copied += tokens
+            if part > 0:
+                it.left = tokens - take
+                return True
+        return True
+
+    def believed_ns(self, v: View, it: Iteration, kind: cython.int) -> cython.longlong:
+        """What the iteration lasts, as schedulers are told."""
+        return self.duration_ns(it, kind, self.problem.believed)
+
+    def duration_ns(self, it: Iteration, kind: cython.int, costs: Costs) -> cython.longlong:
+        """What the iteration lasts under a cost model, without noise."""
+        copying_ns: cython.longlong = it.copied * self.kv.swap_token_ns + it.carried * self.migration.token_ns
+        copying_ns += self.kv.swap_out_ns
+        if kind == codes.MIXED and it.rows > 0:
+            return copying_ns + costs.mixed_ns(it.computed, it.served, it.context)
+        if kind != codes.PREFILL:
+            return copying_ns + costs.decode_ns(it.served, it.context)
+        if it.computed > 0 or it.copied == 0:
+            copying_ns += costs.prefill_ns(it.computed)
+        return copying_ns
+
+    # Previews.
+
+    def preview(self, v: View) -> cython.void:
+        """What a prefill by action 1 now would hold, and what a mixed iteration would read."""
+        if self.queues.enabled:
+            self.queues.preview(v)
+            v.prefill_ns = self.problem.believed.prefill_ns(v.batch_tokens)
+            v.prefill_ns += self.queues.moves_ahead * self.migration.token_ns
+            return
+        if self.recomposes:
+            self.compose(
+                v, self.next_prefill, codes.PREFILL, self.problem.orders[1], self.problem.num_clients, self.kv.enabled
+            )
+            v.ready = self.next_prefill.ready
+            if not self.kv.enabled:
+                v.ready = v.waiting + (1 if self.chunked.position >= 0 else 0)
+                v.ready = v.idle if v.idle < v.ready else v.ready
+            if self.problem.mixes:
+                self.preview_mixed(v, self.next_mixed)
+        else:
+            v.ready = v.idle if v.idle < v.waiting else v.waiting
+            self.extend(v, self.next_prefill)
+        v.batch_requests = self.next_prefill.rows
+        v.batch_tokens = self.next_prefill.computed
+        v.batch_work = self.next_prefill.work
+        v.prefill_ns = self.duration_ns(self.next_prefill, codes.PREFILL, self.problem.believed)
+
+    def preview_mixed(self, v: View, it: Iteration) -> cython.void:
+        """What a mixed iteration now would read, in the order of action 1."""
+        self.compose(v, it, codes.MIXED, self.problem.orders[1], self.problem.num_clients, False)
+        v.chunk_tokens = it.computed
+        v.mixed_ns = self.duration_ns(it, codes.MIXED, self.problem.believed)
+
+    def extend(self, v: View, it: Iteration) -> cython.void:
+        """The batch of a shared queue in its own order: as more clients fall idle, more requests join at its end."""
+        position: cython.int
+        prompt: cython.longlong
+        while it.rows < v.ready and not self.window_full:
+            position = self.line.first(self.window_from)
+            prompt = self.problem.requests[position, codes.PROMPT]
+            if it.rows > 0 and it.computed + prompt > self.problem.token_cap:
+                self.window_full = True
+            else:
+                it.add(position, prompt, self.problem.requests[position, codes.ESTIMATE])
+                self.window_from = position + 1
+
+    def empty_window(self) -> cython.void:
+        """Begin the previewed batch anew."""
+        self.next_prefill.clear()
+        self.window_from = 0
+        self.window_full = False
+
+    # Taking: requests leave the line, clients become busy.
+
+    def take_rows(self, v: View, it: Iteration) -> cython.void:
+        """Give each row of a shared queue an idle client, in index order; they are busy from here on."""
+        i: cython.int = 0
+        client: cython.int = -1
+        position: cython.int
+        if self.chunked.position >= 0 and it.rows > 0:
+            it.client[0] = self.chunked.client
+            i = 1
+        while i < it.rows:
+            client = bitset.find_from(self.idle, 0, self.problem.num_clients, client + 1)
+            position = it.position[i]
+            bitset.remove(self.idle, 0, self.problem.num_clients, client)
+            it.client[i] = client
+            if v.preempted > 0 and self.kv.emitted[position] > 0:
+                self.line.set_preempted(position, False)
+                v.preempted -= 1
+            else:
+                self.line.leave(position)
+                if self.slo.enabled:
+                    self.slo.leave_queue(v, self.line, position)
+                v.waiting -= 1
+                v.waiting_tokens -= self.problem.requests[position, codes.PROMPT]
+                v.waiting_work -= self.problem.requests[position, codes.ESTIMATE]
+            i += 1
+
+    def take_from_queues(self, v: View, t: Totals, it: Iteration) -> cython.void:
+        """Compose a prefill on client queues: idle clients, in index order, each take the head of a queue."""
+        client: cython.int = 0
+        queue: cython.int
+        starter: cython.int
+        position: cython.int
+        tokens: cython.longlong
+        cached: cython.longlong
+        moving: cython.longlong  # tokens that a thief brings over
+        context: cython.longlong  # ... which are a running request's
+        stealing: cython.bint = self.problem.stealing
+        it.clear()
+        it.served = 0
+        it.context = 0
+        it.victims = 0
+        it.growth = 0
+        it.drops_reading = False
+        while v.waiting > 0:
+            if stealing:
+                client = bitset.find_from(self.idle, 0, self.problem.num_clients, client)
+            else:
+                client = bitset.find_from(self.queues.ready, 0, self.problem.num_clients, client)
+            if client < 0:
+                return
+            queue = self.queues.source(v, client)
+            position = self.queues.queues[queue, codes.HEAD]
+            cached = 0
+            moving = 0
+            context = 0
+            if self.migration.enabled:
+                cached = self.queues.cached(position)
+                if queue != client:
+                    context = self.context_to_move(v, queue, position, cached)
+                    moving = context if context > 0 else cached
+            tokens = self.problem.requests[position, codes.PROMPT] - cached
+            if self.migration.token_ns == 0:
+                tokens += moving
+            if it.rows > 0 and it.computed + tokens > self.problem.token_cap:
+                return
+            if self.migration.token_ns == 0:
+                it.again += moving
+            else:
+                it.carried += moving
+            starter = client
+            if context > 0:
+                starter = queue
+                it.moved += 1
+                it.client[self.problem.num_clients + 1 - it.moved] = client
+                self.take_over(v, queue, client, context)
+            self.queues.take(self.line, t, queue, starter)
+            if self.slo.enabled:
+                self.slo.leave_queue(v, self.line, position)
+            bitset.remove(self.idle, 0, self.problem.num_clients, starter)
+            self.clients[starter, codes.RUNNING] = position
+            self.clients[starter, codes.DUE] = cython.cast(
+                cython.int, v.decodes + self.problem.requests[position, codes.ESTIMATE] - 1
+            )
+            self.clients[starter, codes.HELD] = 0
+            it.client[it.rows] = starter
+            it.add(position, tokens, self.problem.requests[position, codes.ESTIMATE])
+            v.waiting -= 1
+            v.waiting_tokens -= self.problem.requests[position, codes.PROMPT]
+            v.waiting_work -= self.problem.requests[position, codes.ESTIMATE]
+            client += 1
+
+    def context_to_move(
+        self, v: View, queue: cython.int, position: cython.int, cached: cython.longlong
+    ) -> cython.longlong:
+        """Context of the running request that a thief takes from ``queue``; 0 where it takes the head, at ``position``.
+
+        That is where none has run before this prefill; where moving it is no cheaper, if that is what decides; and
+        where context and head together would be too much to compute for any prefill.
+        """
+        context: cython.longlong
+        if self.migration.steal == codes.STEAL_WAITING:
+            return 0
+        if self.clients[queue, codes.RUNNING] < 0 or self.clients[queue, codes.HELD] == 0:
+            return 0
+        context = self.context(queue)
+        if self.migration.steal == codes.STEAL_CHEAPER and context >= cached:
+            return 0
+        if (
+            self.migration.token_ns == 0
+            and context + self.problem.requests[position, codes.PROMPT] - cached > self.problem.token_cap
+        ):
+            return 0
+        return context
+
+    def take_over(self, v: View, source: cython.int, client: cython.int, context: cython.longlong) -> cython.void:
+        """The idle ``client`` takes the request that ``source`` runs; that one is idle then, with its queue's head."""
+        position: cython.int = self.clients[source, codes.RUNNING]
+        tokens: cython.longlong = self.emitted(source)
+        self.unhook(v, source)
+        if self.recorder.enabled:
+            self.recorder.suspend(v, position)
+        if self.slo.enabled:
+            self.slo.suspend(v, source, position, tokens)
+        v.context_tokens -= context
+        v.active -= 1
+        v.idle += 1
+        self.vacate(source)
+        bitset.remove(self.idle, 0, self.problem.num_clients, client)
+        if self.migration.token_ns == 0:
+            tokens += 1
+        self.clients[client, codes.RUNNING] = position
+        self.clients[client, codes.BASE] = cython.cast(cython.int, v.decodes - tokens)
+        self.clients[client, codes.DUE] = cython.cast(
+            cython.int, v.decodes - tokens + self.problem.requests[position, codes.ESTIMATE]
+        )

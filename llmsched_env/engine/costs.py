@@ -1,0 +1,92 @@
+"""What iterations last under a cost model, in whole nanoseconds."""
+
+from __future__ import annotations
+
+import cython
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.cost import CostModel, MixedCost
+
+CAPACITY = 0
+LEVEL_NS = 1
+
+
+class Costs:
+    """A cost model as the engine computes with it, and what a mixed iteration lasts under it.
+
+    Attributes:
+        alpha_prefill_ns: fixed time of a prefill.
+        beta_prefill_ns: time of a prompt token.
+        alpha_decode_ns: fixed time of a decode.
+        beta_decode_ns: time of an active client in a decode.
+        gamma_decode_ns: time of a token of context in a decode.
+        num_levels: prefill levels; 0 where prefills are affine.
+        levels: (num_levels, 2) int64: most tokens, and time, of each level, ascending.
+        overlaps: whether a mixed iteration lasts as long as the longer of its prefill and its decode.
+        mixed_alpha_ns: else: its fixed time,
+        mixed_beta_prompt_ns: the time of a prompt token,
+        mixed_beta_active_ns: of an active client,
+        mixed_interference_ns: and once more of each, times the share of active clients in all tokens.
+    """
+
+    alpha_prefill_ns: cython.longlong
+    beta_prefill_ns: cython.longlong
+    alpha_decode_ns: cython.longlong
+    beta_decode_ns: cython.longlong
+    gamma_decode_ns: cython.longlong
+    num_levels: cython.int
+    levels: cython.longlong[:, ::1]
+    overlaps: cython.bint
+    mixed_alpha_ns: cython.longlong
+    mixed_beta_prompt_ns: cython.longlong
+    mixed_beta_active_ns: cython.longlong
+    mixed_interference_ns: cython.longlong
+
+    def __init__(self, model: CostModel, mixed: MixedCost | None = None) -> None:
+        self.alpha_prefill_ns = model.alpha_prefill_ns
+        self.beta_prefill_ns = model.beta_prefill_ns
+        self.alpha_decode_ns = model.alpha_decode_ns
+        self.beta_decode_ns = model.beta_decode_ns
+        self.gamma_decode_ns = model.gamma_decode_ns
+        self.num_levels = len(model.prefill_levels)
+        table: NDArray[np.int64] = np.array(model.prefill_levels or [(0, 0)], np.int64).reshape(-1, 2)
+        self.levels = memoryview(table)
+        self.overlaps = mixed is None or mixed.overlaps
+        self.mixed_alpha_ns = 0 if mixed is None else mixed.alpha_ns
+        self.mixed_beta_prompt_ns = 0 if mixed is None else mixed.beta_prompt_ns
+        self.mixed_beta_active_ns = 0 if mixed is None else mixed.beta_active_ns
+        self.mixed_interference_ns = 0 if mixed is None else mixed.interference_ns
+
+    def prefill_ns(self, tokens: cython.longlong) -> cython.longlong:
+        """A prefill of ``tokens``: affine, or the smallest level that holds them."""
+        level: cython.int = 0
+        if self.num_levels == 0:
+            return self.alpha_prefill_ns + self.beta_prefill_ns * tokens
+        while level < self.num_levels - 1 and self.levels[level, 0] < tokens:
+            level += 1
+        return self.levels[level, 1]
+
+    def decode_ns(self, active: cython.longlong, context: cython.longlong) -> cython.longlong:
+        """A decode of ``active`` clients that hold ``context`` tokens."""
+        return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context
+
+    def mixed_ns(
+        self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong
+    ) -> cython.longlong:
+        """An iteration that reads ``tokens`` beside a decode; a decode where it reads nothing."""
+        alone: cython.longlong
+        decode: cython.longlong
+        if tokens == 0:
+            return self.decode_ns(active, context)
+        if self.overlaps:
+            alone = self.prefill_ns(tokens)
+            decode = self.decode_ns(active, context)
+            return decode if active > 0 and decode > alone else alone
+        return (
+            self.mixed_alpha_ns
+            + self.mixed_beta_prompt_ns * tokens
+            + self.mixed_beta_active_ns * active
+            + self.mixed_interference_ns * active * active // (active + tokens)
+            + self.gamma_decode_ns * context
+        )

@@ -1,0 +1,107 @@
+"""What is expected of the active clients: how many finish in the next decodes, by their estimates.
+
+Kept up to date decode by decode, since each window of the view only takes in its far end and gives up its near one.
+Rules that read none of it need not pay for it: then it is counted anew when somebody looks.
+"""
+
+from __future__ import annotations
+
+import cython
+import numpy as np
+
+from llmsched_env.engine.view import View
+
+
+class Forecast:
+    """How many active clients are expected to finish at each decode to come.
+
+    Attributes:
+        current: whether the view's fields (``due_1`` ... ``last_due``) are up to date.
+        mask: size of the ring less 1; the size is a power of two above the longest estimate.
+        expected: (mask + 1,) int32: clients expected to finish, by decode count modulo the size.
+    """
+
+    current: cython.bint
+    mask: cython.int
+    expected: cython.int[::1]
+
+    def __init__(self, mask: int) -> None:
+        self.current = True
+        self.mask = mask
+        self.expected = memoryview(np.zeros(mask + 1, np.int32))
+
+    def assign(self, other: Forecast) -> cython.void:
+        """Take over another one's state, of the same size."""
+        i: cython.int
+        self.current = other.current
+        if other.current:
+            for i in range(self.mask + 1):
+                self.expected[i] = other.expected[i]
+
+    def clear(self, v: View) -> cython.void:
+        """Nothing is expected."""
+        i: cython.int
+        for i in range(self.mask + 1):
+            self.expected[i] = 0
+        v.due_1 = v.due_4 = v.due_16 = v.due_64 = v.due_256 = 0
+        v.overdue = v.remaining = v.remaining_squared = 0
+        v.last_due = 0
+        self.current = True
+
+    def decode(self, v: View, active: cython.longlong) -> cython.void:
+        """One decode has passed: ``v.decodes`` is its count, ``active`` clients took part."""
+        now: cython.longlong = v.decodes
+        mask: cython.longlong = self.mask
+        reached: cython.int = self.expected[now & mask]
+        on_time: cython.longlong = active - v.overdue
+        at_1: cython.int = self.expected[(now + 1) & mask]
+        at_4: cython.int = self.expected[(now + 4) & mask] if mask > 4 else 0
+        at_16: cython.int = self.expected[(now + 16) & mask] if mask > 16 else 0
+        at_64: cython.int = self.expected[(now + 64) & mask] if mask > 64 else 0
+        at_256: cython.int = self.expected[(now + 256) & mask] if mask > 256 else 0
+        v.remaining_squared += on_time - 2 * v.remaining
+        v.remaining -= on_time
+        v.due_1 += at_1 - reached
+        v.due_4 += at_4 - at_1
+        v.due_16 += at_16 - at_4
+        v.due_64 += at_64 - at_16
+        v.due_256 += at_256 - at_64
+        v.overdue += reached
+        self.expected[now & mask] = 0
+
+    def start(self, v: View, due: cython.longlong) -> cython.void:
+        """A client has started that is expected to finish at decode ``due``."""
+        left: cython.longlong = due - v.decodes
+        if left <= 0:
+            v.overdue += 1
+            return
+        self.expected[due & self.mask] += 1
+        if due > v.last_due:
+            v.last_due = due
+        self.count(v, left, 1)
+
+    def stop(self, v: View, due: cython.longlong) -> cython.void:
+        """A client that was expected to finish at ``due`` has stopped: complete, preempted or moved."""
+        left: cython.longlong = due - v.decodes
+        if left <= 0:
+            v.overdue -= 1
+            return
+        self.expected[due & self.mask] -= 1
+        while v.last_due > v.decodes and self.expected[v.last_due & self.mask] == 0:
+            v.last_due -= 1
+        self.count(v, left, -1)
+
+    def count(self, v: View, left: cython.longlong, by: cython.longlong) -> cython.void:
+        """Add ``by`` clients with so many decodes to go."""
+        v.remaining += by * left
+        v.remaining_squared += by * left * left
+        if left <= 1:
+            v.due_1 += by
+        elif left <= 4:
+            v.due_4 += by
+        elif left <= 16:
+            v.due_16 += by
+        elif left <= 64:
+            v.due_64 += by
+        elif left <= 256:
+            v.due_256 += by

@@ -1,0 +1,137 @@
+"""A case as the engine reads it: laid out in queue order, read-only, shared by all its episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cython
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.engine.costs import Costs
+
+
+class Problem:
+    """Requests, clients, costs and actions.
+
+    Requests are laid out in *queue order*: queue by queue, within a queue in the order in which they are to be taken. A
+    request is named by its *position* there throughout the engine. Its *number* is its place by release.
+
+    Attributes:
+        num_requests: n.
+        num_clients: J.
+        requests: (n, REQUEST_COLUMNS) int32, by position.
+        release_ns: (n,) int64, by number, ascending.
+        position_of: (n,) int32: position of each number.
+        number_of: (n,) int32: number of each position.
+        queue_end: (J,) int32: position after the last of each client's queue; all n where the queue is shared.
+        ranking: (n, 2 * RANKINGS) int32: rank of each position in each ranking, then position of each rank; one row of
+            zeros where no order goes by length.
+        ranked: whether some order goes by length.
+        shared: whether there is one queue for all.
+        stealing: whether idle clients take from others' queues.
+        num_actions: entries of the following three.
+        kinds: (num_actions,) int32: codes.DECODE, PREFILL or MIXED.
+        orders: (num_actions,) int32: order in which it takes requests (2 * ranking + late last).
+        caps: (num_actions,) int32: most active clients after it.
+        mixes: whether some action is a mixed iteration.
+        believed: what iterations last, as schedulers are told.
+        actual: what they do.
+        token_cap: most prompt tokens in one prefill.
+        mean_output_tokens: of the population.
+        ring_mask: size of rings over decode counts, less 1: a power of two above the longest output and estimate.
+        max_iterations: horizon, 0 for none.
+        skip_forced: whether a step goes on to the next choice.
+        reward: one of codes.EXCESS, ...
+        reward_scale: what its charge is divided by.
+        affine: whether the makespan is a policy-free constant plus fixed times per iteration.
+        bound_ns: best lower bound on the makespan.
+        arrivals: whether a request is released later than another.
+    """
+
+    num_requests: cython.int
+    num_clients: cython.int
+    requests: cython.int[:, ::1]
+    release_ns: cython.longlong[::1]
+    position_of: cython.int[::1]
+    number_of: cython.int[::1]
+    queue_end: cython.int[::1]
+    ranking: cython.int[:, ::1]
+    ranked: cython.bint
+    shared: cython.bint
+    stealing: cython.bint
+    num_actions: cython.int
+    kinds: cython.int[::1]
+    orders: cython.int[::1]
+    caps: cython.int[::1]
+    mixes: cython.bint
+    believed: Costs
+    actual: Costs
+    token_cap: cython.longlong
+    mean_output_tokens: cython.double
+    ring_mask: cython.int
+    max_iterations: cython.longlong
+    skip_forced: cython.bint
+    reward: cython.int
+    reward_scale: cython.double
+    affine: cython.bint
+    bound_ns: cython.longlong
+    arrivals: cython.bint
+
+    def __init__(
+        self,
+        rows: NDArray[np.int32],
+        release_ns: NDArray[np.int64],
+        number_of: NDArray[np.int32],
+        num_clients: int,
+        *,
+        shared: bool,
+        stealing: bool,
+        ranking: NDArray[np.int32] | None,
+        actions: Any,
+        believed: Costs,
+        actual: Costs,
+        token_cap: int,
+        mean_output_tokens: float,
+        reward: int,
+        reward_scale: float,
+        affine: bool,
+        bound_ns: int,
+        max_iterations: int = 0,
+        skip_forced: bool = False,
+    ) -> None:
+        n = len(rows)
+        self.num_requests = n
+        self.num_clients = num_clients
+        self.requests = memoryview(np.ascontiguousarray(rows, np.int32))
+        self.release_ns = memoryview(np.ascontiguousarray(release_ns, np.int64))
+        position_of = np.empty(n, np.int32)
+        position_of[number_of] = np.arange(n, dtype=np.int32)
+        self.position_of = memoryview(position_of)
+        self.number_of = memoryview(np.ascontiguousarray(number_of, np.int32))
+        ends = np.full(num_clients, n) if shared else np.searchsorted(rows[:, 3], np.arange(num_clients), side="right")
+        self.queue_end = memoryview(ends.astype(np.int32))
+        self.ranked = ranking is not None
+        self.ranking = memoryview(np.zeros((1, 4), np.int32) if ranking is None else ranking)
+        self.shared = shared
+        self.stealing = stealing and not shared
+        kinds, orders, caps = (np.ascontiguousarray(column, np.int32) for column in zip(*actions, strict=True))
+        self.num_actions = len(kinds)
+        self.kinds = memoryview(kinds)
+        self.orders = memoryview(orders)
+        self.caps = memoryview(caps)
+        self.mixes = bool((kinds == 2).any())
+        self.believed = believed
+        self.actual = actual
+        self.token_cap = token_cap
+        self.mean_output_tokens = mean_output_tokens
+        longest = int(max(rows[:, 1].max(), rows[:, 2].max()))
+        # A request decodes one time fewer than it has tokens; the decode that has just been run has a slot, too.
+        self.ring_mask = (1 << (longest - 1).bit_length()) - 1
+        self.max_iterations = max_iterations
+        self.skip_forced = skip_forced
+        self.reward = reward
+        self.reward_scale = reward_scale
+        self.affine = affine
+        self.bound_ns = bound_ns
+        self.arrivals = bool(release_ns.max() > release_ns.min())

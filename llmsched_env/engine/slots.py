@@ -1,0 +1,276 @@
+"""Who runs where, and until when: the clients of an episode, and what each start and end changes.
+
+A decode touches only the clients that finish in it, found in a ring of chains by decode count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cython
+import numpy as np
+
+from llmsched_env.engine import bitset, codes
+from llmsched_env.engine.chunked import Chunked
+from llmsched_env.engine.client_queues import ClientQueues
+from llmsched_env.engine.forecast import Forecast
+from llmsched_env.engine.kv_cache import KVCache
+from llmsched_env.engine.line import Line
+from llmsched_env.engine.migration import Migration
+from llmsched_env.engine.noise import Noise
+from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.recorder import Recorder
+from llmsched_env.engine.slo import Slo
+from llmsched_env.engine.view import Totals, View
+
+
+class Slots:
+    """The clients of an episode and its mechanisms.
+
+    Attributes:
+        problem: the case.
+        view: what a policy may know.
+        totals: what rewards and metrics are made of.
+        forecast: what is expected of the active clients.
+        line: who waits.
+        migration: options of stealing.
+        queues: queues of the clients' own.
+        kv: the KV cache.
+        chunked: mixed iterations.
+        slo: service-level objectives.
+        noise: factors of durations.
+        recorder: recordings.
+        clients: (J, CLIENT_COLUMNS) int32.
+        idle: the set of idle clients that hold no request.
+        ending: (ring_mask + 1,) int32: first client that finishes at a decode, -1 for none.
+    """
+
+    problem: Problem
+    view: View
+    totals: Totals
+    forecast: Forecast
+    line: Line
+    migration: Migration
+    queues: ClientQueues
+    kv: KVCache
+    chunked: Chunked
+    slo: Slo
+    noise: Noise
+    recorder: Recorder
+    clients: cython.int[:, ::1]
+    idle: cython.ulonglong[::1]
+    ending: cython.int[::1]
+
+    def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
+        self.problem = problem
+        self.view = View(
+            num_clients=problem.num_clients,
+            idle=problem.num_clients,
+            alpha_prefill_ns=problem.believed.alpha_prefill_ns,
+            alpha_decode_ns=problem.believed.alpha_decode_ns,
+            beta_decode_ns=problem.believed.beta_decode_ns,
+            token_cap=problem.token_cap,
+            mean_output_tokens=problem.mean_output_tokens,
+        )
+        self.totals = Totals()
+        self.totals.reset(problem.num_clients)
+        clients = np.zeros((problem.num_clients, codes.CLIENT_COLUMNS), np.int32)
+        clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
+        self.clients = memoryview(clients)
+        self.idle = memoryview(np.zeros(bitset.words_needed(problem.num_clients), np.uint64))
+        for client in range(problem.num_clients):
+            bitset.insert(self.idle, 0, problem.num_clients, client)
+        self.ending = memoryview(np.full(problem.ring_mask + 1, -1, np.int32))
+        self.forecast = Forecast(problem.ring_mask)
+        self.kv = KVCache(problem, self.clients, **options.get("kv", {}))
+        self.chunked = Chunked(**options.get("chunked", {}))
+        self.slo = Slo(problem, **options.get("slo", {}))
+        self.noise = Noise(**options.get("noise", {}))
+        self.migration = Migration(**options.get("migration", {}))
+        self.queues = ClientQueues(problem, self.clients, self.migration)
+        self.line = Line(problem, self.kv.enabled)
+        self.recorder = Recorder(
+            problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0
+        )
+        self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
+
+    def assign_slots(self, other: Slots) -> cython.void:
+        """Take over the state of another episode of the same problem; recordings excepted."""
+        i: cython.int
+        column: cython.int
+        self.view.assign(other.view)
+        self.totals.assign(other.totals)
+        for i in range(self.problem.num_clients):
+            for column in range(codes.CLIENT_COLUMNS):
+                self.clients[i, column] = other.clients[i, column]
+        for i in range(self.idle.shape[0]):
+            self.idle[i] = other.idle[i]
+        for i in range(self.problem.ring_mask + 1):
+            self.ending[i] = other.ending[i]
+        self.forecast.assign(other.forecast)
+        self.line.assign(other.line)
+        self.queues.assign(other.queues)
+        self.kv.assign(other.kv)
+        self.chunked.assign(other.chunked)
+        self.slo.assign(other.slo)
+
+    def context(self, client: cython.int) -> cython.longlong:
+        """Prompt and output tokens of the request that the client runs."""
+        return self.problem.requests[self.clients[client, codes.RUNNING], codes.PROMPT] + self.emitted(client)
+
+    def emitted(self, client: cython.int) -> cython.longlong:
+        """Output tokens of the request that the client runs."""
+        return self.view.decodes - self.clients[client, codes.BASE]
+
+    def start(
+        self,
+        v: View,
+        client: cython.int,
+        tokens: cython.longlong,
+        start_ns: cython.longlong,
+        was_late: cython.bint,
+        resumed: cython.bint,
+    ) -> cython.bint:
+        """The client's request has been read, or copied: it has so many output tokens. Returns whether they are all.
+
+        Args:
+            v: the view.
+            client: whose column RUNNING holds the request.
+            tokens: output tokens that it has now.
+            start_ns: when its reading began.
+            was_late: whether it was past its deadline then.
+            resumed: whether it had its first token before.
+        """
+        position: cython.int = self.clients[client, codes.RUNNING]
+        output: cython.longlong = self.problem.requests[position, codes.OUTPUT]
+        prompt: cython.longlong = self.problem.requests[position, codes.PROMPT]
+        estimate: cython.longlong = self.problem.requests[position, codes.ESTIMATE]
+        base: cython.longlong = v.decodes - tokens
+        slot: cython.longlong
+        self.clients[client, codes.BASE] = cython.cast(cython.int, base)
+        self.clients[client, codes.DUE] = cython.cast(cython.int, base + estimate)
+        self.clients[client, codes.HELD] = cython.cast(cython.int, prompt + output)
+        v.context_tokens += prompt + tokens
+        if self.recorder.enabled:
+            if resumed:
+                self.recorder.resume(v, client, position, tokens)
+            else:
+                self.recorder.start(v, client, position, start_ns)
+        if self.slo.enabled:
+            if resumed:
+                self.slo.resume(v, client, position, tokens)
+            else:
+                self.slo.start(v, self.totals, self.line, client, position, was_late)
+        if tokens == output:
+            self.complete(v, client)
+            return True
+        slot = (base + output) & self.problem.ring_mask
+        self.clients[client, codes.NEXT] = self.ending[slot]
+        self.ending[slot] = client
+        if self.forecast.current:
+            self.forecast.start(v, base + estimate)
+        return False
+
+    def complete(self, v: View, client: cython.int) -> cython.void:
+        """Free a client whose request is complete; :meth:`leave` counts it."""
+        position: cython.int = self.clients[client, codes.RUNNING]
+        if self.recorder.enabled:
+            self.recorder.complete(v, position)
+        if self.slo.enabled:
+            self.slo.finish(v, self.totals, client, position)
+        if self.kv.enabled:
+            self.kv.leave(v, client, self.clients[client, codes.HELD])
+        self.vacate(client)
+
+    def vacate(self, client: cython.int) -> cython.void:
+        """The client runs nothing any more."""
+        self.clients[client, codes.RUNNING] = -1
+        self.clients[client, codes.DUE] = 0
+        bitset.insert(self.idle, 0, self.problem.num_clients, client)
+        if self.queues.enabled:
+            self.queues.fall_idle(client)
+
+    def leave(self, v: View, finished: cython.longlong, held: cython.longlong) -> cython.void:
+        """Count out so many active clients, which held ``held`` tokens."""
+        v.context_tokens -= held
+        v.completed += finished
+        v.active -= finished
+        v.idle += finished
+
+    def unhook(self, v: View, client: cython.int) -> cython.void:
+        """Take an active client out of what will finish and what is expected."""
+        position: cython.int = self.clients[client, codes.RUNNING]
+        at: cython.longlong = self.clients[client, codes.BASE] + self.problem.requests[position, codes.OUTPUT]
+        slot: cython.longlong = at & self.problem.ring_mask
+        other: cython.int = self.ending[slot]
+        if other == client:
+            self.ending[slot] = self.clients[client, codes.NEXT]
+        else:
+            while self.clients[other, codes.NEXT] != client:
+                other = self.clients[other, codes.NEXT]
+            self.clients[other, codes.NEXT] = self.clients[client, codes.NEXT]
+        if self.forecast.current:
+            self.forecast.stop(v, self.clients[client, codes.DUE])
+
+    def preempt(self, v: View, t: Totals, client: cython.int) -> cython.void:
+        """Take its request off an active client: it waits before all others, and goes on from what it has emitted."""
+        position: cython.int = self.clients[client, codes.RUNNING]
+        tokens: cython.longlong = self.emitted(client)
+        context: cython.longlong = self.context(client)
+        copying_ns: cython.longlong = context * self.kv.swap_token_ns
+        self.unhook(v, client)
+        self.kv.emitted[position] = cython.cast(cython.int, tokens)
+        if self.slo.enabled:
+            self.slo.suspend(v, client, position, tokens)
+        if self.recorder.enabled:
+            self.recorder.suspend(v, position)
+        self.kv.leave(v, client, context)
+        if copying_ns > 0:
+            self.kv.swap_out_ns += copying_ns
+            t.swap_ns += copying_ns
+            t.swapped_tokens += context
+        v.context_tokens -= context
+        v.active -= 1
+        v.idle += 1
+        v.preempted += 1
+        t.preemptions += 1
+        self.vacate(client)
+        self.line.set_preempted(position, True)
+
+    def stop_reading(self, v: View, t: Totals) -> cython.void:
+        """The request that has been read in part gives way: what was computed is lost, and it waits again."""
+        position: cython.int = self.chunked.position
+        v.kv_used -= self.kv.reads(position, self.chunked.computed)
+        self.kv.reserved -= self.kv.aside(position)
+        t.preemptions += 1
+        if self.kv.emitted[position] > 0:
+            self.line.set_preempted(position, True)
+            v.preempted += 1
+        else:
+            self.line.enter(position)
+            v.waiting += 1
+            v.waiting_tokens += self.problem.requests[position, codes.PROMPT]
+            v.waiting_work += self.problem.requests[position, codes.ESTIMATE]
+            if self.slo.enabled:
+                self.slo.return_to_queue(v, t, self.line, position, self.chunked.late)
+        bitset.insert(self.idle, 0, self.problem.num_clients, self.chunked.client)
+        self.chunked.position = -1
+        self.chunked.computed = 0
+        v.reading_tokens = 0
+
+    def give_way(self, v: View, t: Totals) -> cython.void:
+        """Whoever was admitted last gives way."""
+        if self.chunked.position >= 0:
+            self.stop_reading(v, t)
+        else:
+            self.preempt(v, t, self.kv.last)
+
+    def count_forecast(self) -> cython.void:
+        """Count anew what is expected of the active clients, where nobody has kept it."""
+        client: cython.int
+        if self.forecast.current:
+            return
+        self.forecast.clear(self.view)
+        for client in range(self.problem.num_clients):
+            if self.clients[client, codes.RUNNING] >= 0:
+                self.forecast.start(self.view, self.clients[client, codes.DUE])
