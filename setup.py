@@ -42,9 +42,9 @@ LOG = BUILT / "log.txt"
 SANITIZE = os.environ.get("LLMSCHED_SANITIZE") == "1"
 REQUIRED = SANITIZE or os.environ.get("LLMSCHED_REQUIRE_COMPILED") == "1"
 
+# No nonecheck: it refuses `a.b.c += 1` where Python's lock is not held. A field that is None is an error uncompiled.
 DIRECTIVES = {
     "boundscheck": SANITIZE,
-    "nonecheck": SANITIZE,
     "initializedcheck": SANITIZE,
     "wraparound": False,
     "cdivision": True,

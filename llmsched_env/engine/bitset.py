@@ -100,7 +100,9 @@ def find_from(words: cython.ulonglong[::1], start: cython.int, size: cython.int,
     return -1
 
 
-def descend(words: cython.ulonglong[::1], start: cython.int, size: cython.int, member: cython.int, level: cython.int) -> cython.int:
+def descend(
+    words: cython.ulonglong[::1], start: cython.int, size: cython.int, member: cython.int, level: cython.int
+) -> cython.int:
     """First member below the word ``member`` of ``level`` - 1."""
     first: cython.int
     width: cython.int

@@ -71,9 +71,7 @@ class Costs:
         """A decode of ``active`` clients that hold ``context`` tokens."""
         return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context
 
-    def mixed_ns(
-        self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong
-    ) -> cython.longlong:
+    def mixed_ns(self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong) -> cython.longlong:
         """An iteration that reads ``tokens`` beside a decode; a decode where it reads nothing."""
         alone: cython.longlong
         decode: cython.longlong

@@ -116,7 +116,9 @@ class Episode(Composer):
             action = 0
             kind = codes.DECODE
         if kind == codes.DECODE and not self.plans_memory:
-            changed = self.decode(v, t, self.decode_ns(v), v.waiting + v.preempted + v.active + self.reads(), v.kv_growth)
+            changed = self.decode(
+                v, t, self.decode_ns(v), v.waiting + v.preempted + v.active + self.reads(), v.kv_growth
+            )
         else:
             busy = self.commit(v, t, action, kind)
         if self.recorder.enabled:
@@ -331,9 +333,7 @@ class Episode(Composer):
                 t.resumed_by_prefill += 1
                 t.recomputed_tokens += self.problem.requests[position, codes.PROMPT] + emitted
         self.clients[it.client[row], codes.RUNNING] = position
-        return self.start(
-            v, it.client[row], emitted + (1 if it.tokens[row] > 0 else 0), start_ns, late, emitted > 0
-        )
+        return self.start(v, it.client[row], emitted + (1 if it.tokens[row] > 0 else 0), start_ns, late, emitted > 0)
 
     def start_moved(self, v: View, t: Totals, client: cython.int, start_ns: cython.longlong) -> cython.bint:
         """A running request goes on at its new client; returns whether it is complete."""

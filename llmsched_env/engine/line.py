@@ -77,7 +77,8 @@ class Line:
         if self.problem.ranked:
             for ranking in range(codes.RANKINGS):
                 bitset.insert(
-                    self.ranked, (2 * ranking + late) * self.words,
+                    self.ranked,
+                    (2 * ranking + late) * self.words,
                     self.problem.num_requests,
                     self.problem.ranking[position, ranking],
                 )
@@ -91,7 +92,8 @@ class Line:
             late = 1 if self.problem.number_of[position] < self.late_until else 0
             for ranking in range(codes.RANKINGS):
                 bitset.remove(
-                    self.ranked, (2 * ranking + late) * self.words,
+                    self.ranked,
+                    (2 * ranking + late) * self.words,
                     self.problem.num_requests,
                     self.problem.ranking[position, ranking],
                 )

@@ -116,7 +116,9 @@ class Slo:
         if self.problem.number_of[position] < line.late_until:
             v.late -= 1
 
-    def return_to_queue(self, v: View, t: Totals, line: Line, position: cython.int, was_late: cython.bint) -> cython.void:
+    def return_to_queue(
+        self, v: View, t: Totals, line: Line, position: cython.int, was_late: cython.bint
+    ) -> cython.void:
         """The request gives way before it had its first token; it was late, or not, when it was taken."""
         number: cython.int = self.problem.number_of[position]
         if number < line.late_until:
@@ -126,7 +128,9 @@ class Slo:
         elif number < self.in_time:
             self.in_time = number
 
-    def start(self, v: View, t: Totals, line: Line, client: cython.int, position: cython.int, was_late: cython.bint) -> cython.void:
+    def start(
+        self, v: View, t: Totals, line: Line, client: cython.int, position: cython.int, was_late: cython.bint
+    ) -> cython.void:
         """The request has its first token now; it was late, or not, when it was taken."""
         number: cython.int = self.problem.number_of[position]
         ttft_ns: cython.longlong

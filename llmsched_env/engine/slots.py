@@ -89,9 +89,7 @@ class Slots:
         self.migration = Migration(**options.get("migration", {}))
         self.queues = ClientQueues(problem, self.clients, self.migration)
         self.line = Line(problem, self.kv.enabled)
-        self.recorder = Recorder(
-            problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0
-        )
+        self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
 
     def assign_slots(self, other: Slots) -> cython.void:

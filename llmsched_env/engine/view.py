@@ -239,7 +239,11 @@ class View:
         self.reading_tokens = other.reading_tokens
 
     def set_limits(
-        self, ttft_ns: cython.longlong, tpot_ns: cython.longlong, kv_budget_tokens: cython.longlong, mixed_tokens: cython.longlong
+        self,
+        ttft_ns: cython.longlong,
+        tpot_ns: cython.longlong,
+        kv_budget_tokens: cython.longlong,
+        mixed_tokens: cython.longlong,
     ) -> cython.void:
         """Write what a mechanism's options say."""
         self.ttft_ns = ttft_ns

@@ -15,13 +15,23 @@ def costs_of(k, levels, prefix="", count=None):
     levels = [tuple(map(int, row)) for row in levels]
     model = CostModel(
         "any",
-        *(int(k[prefix + name]) for name in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns")),
+        *(
+            int(k[prefix + name])
+            for name in ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns")
+        ),
         int(k["token_cap"]),
         tuple(levels),
     )
     mixed = None
     if k["mixed_budget"]:
-        mixed = MixedCost(bool(k["mixed_overlaps"]), *((0,) * 4 if k["mixed_overlaps"] else (int(k[f"mixed_{n}"]) for n in ("alpha_ns", "beta_prompt_ns", "beta_active_ns", "interference_ns"))))
+        mixed = MixedCost(
+            bool(k["mixed_overlaps"]),
+            *(
+                (0,) * 4
+                if k["mixed_overlaps"]
+                else (int(k[f"mixed_{n}"]) for n in ("alpha_ns", "beta_prompt_ns", "beta_active_ns", "interference_ns"))
+            ),
+        )
     return Costs(model, mixed)
 
 
@@ -42,15 +52,44 @@ def engine_of(instance, *, record=False):
     actual = costs_of(k, instance.levels[num_levels:], "true_") if noisy else believed
     options = {}
     if k["kv_budget"]:
-        options["kv"] = dict(budget=int(k["kv_budget"]), block=int(k["kv_block"]), headroom=int(k["kv_headroom"]), rule=int(k["kv_rule"]), admission=int(k["kv_admission"]), reserve_tokens=int(k["kv_reserve"]), swap_token_ns=int(k["swap_token_ns"]))
+        options["kv"] = dict(
+            budget=int(k["kv_budget"]),
+            block=int(k["kv_block"]),
+            headroom=int(k["kv_headroom"]),
+            rule=int(k["kv_rule"]),
+            admission=int(k["kv_admission"]),
+            reserve_tokens=int(k["kv_reserve"]),
+            swap_token_ns=int(k["swap_token_ns"]),
+        )
     if k["mixed_budget"]:
-        options["chunked"] = dict(budget=int(k["mixed_budget"]), counts_active=bool(k["mixed_counts_active"]), whole_prompts=bool(k["mixed_whole_prompts"]))
+        options["chunked"] = dict(
+            budget=int(k["mixed_budget"]),
+            counts_active=bool(k["mixed_counts_active"]),
+            whole_prompts=bool(k["mixed_whole_prompts"]),
+        )
     if k["serving"]:
-        options["slo"] = dict(ttft_ns=int(k["ttft_ns"]), tpot_ns=int(k["tpot_ns"]), least_prefill_ns=int(k["least_prefill_ns"]), first=int(k["first_counted"]), last=int(k["last_counted"]), certain=not noisy)
+        options["slo"] = dict(
+            ttft_ns=int(k["ttft_ns"]),
+            tpot_ns=int(k["tpot_ns"]),
+            least_prefill_ns=int(k["least_prefill_ns"]),
+            first=int(k["first_counted"]),
+            last=int(k["last_counted"]),
+            certain=not noisy,
+        )
     if noisy:
-        options["noise"] = dict(enabled=True, key=int(k["noise_key"]), straggler_probability=int(k["straggler_limit"]) / 2**32, straggler_factor=int(k["straggler_factor"]) / 2**20)
+        options["noise"] = dict(
+            enabled=True,
+            key=int(k["noise_key"]),
+            straggler_probability=int(k["straggler_limit"]) / 2**32,
+            straggler_factor=int(k["straggler_factor"]) / 2**20,
+        )
     if k["moving"]:
-        options["migration"] = dict(enabled=True, cached_millionths=int(k["cached_millionths"]), steal=int(k["steal"]), token_ns=int(k["move_token_ns"]))
+        options["migration"] = dict(
+            enabled=True,
+            cached_millionths=int(k["cached_millionths"]),
+            steal=int(k["steal"]),
+            token_ns=int(k["move_token_ns"]),
+        )
     ranking = instance.start.ranking if k["ranked"] else None
     problem = Problem(
         np.array(instance.requests), np.array(instance.release_ns), np.array(instance.request_of), J,
