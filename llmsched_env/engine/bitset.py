@@ -111,7 +111,7 @@ def descend(
         level -= 1
         first = start
         width = (size + 63) >> 6
-        for i in range(level):
+        for i in range(level):  # noqa: B007  # a C variable
             first += width
             width = (width + 63) >> 6
         member = (member << 6) + lowest_bit(words[first + member])

@@ -27,9 +27,6 @@ class Rule:
         """The next action: 0 a decode, 1 a prefill, more as the scenario has them. What is no action is a decode."""
         return codes.DECODE
 
-    def keep(self) -> None:
-        self.reads_forecast = True
-
     def begin(self) -> None:
         """An episode begins, or goes on."""
 
@@ -112,7 +109,7 @@ class FunctionRule(PythonRule):
         parameters: Sequence[float] = (),
         memory: Sequence[int] = (),
     ) -> None:
-        PythonRule.__init__(self, function)
+        PythonRule.__init__(self, function)  # type: ignore[arg-type]  # asked with more
         self.parameters = tuple(parameters)
         self.memory = list(memory)
 

@@ -12,9 +12,9 @@ lateness is counted with the first token.
 from __future__ import annotations
 
 import cython
-import numpy as np
 
 from llmsched_env.engine import codes
+from llmsched_env.engine.arrays import int64s
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.view import Totals, View
@@ -67,8 +67,8 @@ class Slo:
         self.first = first
         self.last = last
         self.certain = certain
-        self.started_ns = memoryview(np.zeros(problem.num_clients if ttft_ns > 0 else 1, np.int64))
-        self.first_token_ns = memoryview(np.zeros(problem.num_requests if ttft_ns > 0 else 1, np.int64))
+        self.started_ns = int64s(problem.num_clients if ttft_ns > 0 else 1)
+        self.first_token_ns = int64s(problem.num_requests if ttft_ns > 0 else 1)
         self.in_time = 0
 
     def assign(self, other: Slo) -> cython.void:
