@@ -61,6 +61,9 @@ class Holder(Base):
     def shown(self) -> str:
         return str(self.count)
 
+class View:
+    clock_ns: cython.longlong
+
 def total(base: Base, weights: cython.double[::1]) -> cython.double:
     return weights[0]
 
@@ -103,14 +106,16 @@ def test_what_cython_is_told_of_a_module(tmp_path):
         from engine cimport bits, codes
         from engine.base cimport Base, low as lowest
         cdef class Holder(Base):
-            cdef readonly long long count
-            cdef readonly int[:, ::1] table
-            cdef readonly Base base
-            cdef readonly double share
-            cdef readonly dict options
-            cdef readonly object anything
+            cdef public long long count
+            cdef public int[:, ::1] table
+            cdef public Base base
+            cdef public double share
+            cdef public dict options
+            cdef public object anything
             cdef bint _hidden
             cdef void add(self, long long by=*) noexcept nogil
+        cdef class View:
+            cdef readonly long long clock_ns
         cdef double total(Base base, double[::1] weights) noexcept nogil
     """)
 
