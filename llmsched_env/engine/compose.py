@@ -233,7 +233,7 @@ class Composer(Slots):
         position: cython.int
         prompt: cython.longlong
         while it.rows < v.ready and not self.window_full:
-            position = self.line.first(self.window_from)
+            position = bitset.find_from(self.line.waiting, 0, self.problem.num_requests, self.window_from)
             prompt = self.problem.requests[position, codes.PROMPT]
             if it.rows > 0 and it.computed + prompt > self.problem.token_cap:
                 self.window_full = True
@@ -266,7 +266,10 @@ class Composer(Slots):
                 self.line.set_preempted(position, False)
                 v.preempted -= 1
             else:
-                self.line.leave(position)
+                if self.problem.ranked:
+                    self.line.leave(position)
+                else:
+                    bitset.remove(self.line.waiting, 0, self.problem.num_requests, position)
                 if self.slo.enabled:
                     self.slo.leave_queue(v, self.line, position)
                 v.waiting -= 1
