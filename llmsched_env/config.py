@@ -29,6 +29,7 @@ __all__ = [
     "MAX_CLIENTS",
     "MAX_SEED",
     "ORDERS",
+    "ORDER_CODES",
     "QUEUES",
     "REWARDS",
     "STEALS",
@@ -46,6 +47,18 @@ ORDERS = ("fcfs", "longest_first", "shortest_first")
 
 DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
 """The same where requests are promised a time to first token, with those behind all others that cannot keep it."""
+
+ORDER_CODES = MappingProxyType(
+    {
+        "fcfs": 0,
+        "late_last": 1,
+        "shortest_first": 2,
+        "late_last_shortest": 3,
+        "longest_first": 4,
+        "late_last_longest": 5,
+    }
+)
+"""Orders that an action may choose: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
 
 ADMISSIONS = ("fits", "reserve", "predicted")
 """Who a prefill lets into the KV cache: who fits now and through the next decode; who also fits with what is set aside
