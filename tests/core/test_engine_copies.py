@@ -55,6 +55,9 @@ def test_a_copy_is_the_same_and_goes_on_alike(kind):
             if not episode.feasible_now():
                 break
             episode.step(rng.randrange(episode.problem.num_actions))
+            if rng.randrange(3) == 0:
+                third.restart(episode)
+                assert_same(episode, third)
             twin.step(rng.randrange(twin.problem.num_actions)) if twin.feasible_now() else None
         if seed % 2:
             play_on(twin, seed)
