@@ -154,7 +154,7 @@ class _File:
                 if ast.unparse(part.annotation).startswith("ClassVar"):
                     continue
                 name = part.target.id
-                shown = "" if name.startswith("_") else "readonly "
+                shown = "" if name.startswith("_") else "readonly " if node.name == "View" else "public "
                 yield f"    cdef {shown}{self.declaration(part.annotation)} {name}"
             elif isinstance(part, ast.FunctionDef) and self.is_c_function(part):
                 yield f"    cdef {self.signature(part)}"

@@ -29,6 +29,7 @@ __all__ = [
     "MAX_CLIENTS",
     "MAX_SEED",
     "ORDERS",
+    "ORDER_CODES",
     "QUEUES",
     "REWARDS",
     "STEALS",
@@ -46,6 +47,18 @@ ORDERS = ("fcfs", "longest_first", "shortest_first")
 
 DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
 """The same where requests are promised a time to first token, with those behind all others that cannot keep it."""
+
+ORDER_CODES = MappingProxyType(
+    {
+        "fcfs": 0,
+        "late_last": 1,
+        "shortest_first": 2,
+        "late_last_shortest": 3,
+        "longest_first": 4,
+        "late_last_longest": 5,
+    }
+)
+"""Orders that an action may choose: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
 
 ADMISSIONS = ("fits", "reserve", "predicted")
 """Who a prefill lets into the KV cache: who fits now and through the next decode; who also fits with what is set aside
@@ -269,8 +282,12 @@ class Scenario:
             )
         if (self.ttft_s is None) != (self.tpot_s is None):
             raise ConfigError(f"ttft_s = {self.ttft_s}, tpot_s = {self.tpot_s}: promise both or none.")
-        if self.serving and self.queue != "shared":
-            raise ConfigError(f"ttft_s = {self.ttft_s} with queue = {self.queue!r}: promises need queue='shared'.")
+        if self.queue != "shared" and (self.order in DEADLINE_ORDERS or self.choose_order):
+            which = "choose_order = True" if self.choose_order else f"order = {self.order!r}"
+            raise ConfigError(
+                f"{which} with queue = {self.queue!r}: orders by deadline are orders of one line. Set "
+                "queue='shared', or leave it out."
+            )
         if not self.serving:
             for name, value in (("order", DEADLINE_ORDERS), ("choose_order", (True,)), ("reward", ("goodput",))):
                 if getattr(self, name) in value:
@@ -342,9 +359,11 @@ class Scenario:
         mixed_cost(self.mixed_cost, self.cost_model)
         for name, wrong, remedy in (
             ("queue", self.queue != "shared", "it needs queue='shared'"),
-            ("kv_budget_tokens", self.kv_budget_tokens is not None, "leave out the one or the other"),
-            ("choose_order", self.choose_order, "an action says the one or the other"),
-            ("believed_cost", self.believed_cost is not None, "what a mixed iteration lasts is believed as it is"),
+            (
+                "kv_rule",
+                self.kv_rule == "vllm_v0",
+                "vLLM's V0 scheduler runs a prefill or a decode, never both; take kv_rule='vllm_v1'",
+            ),
         ):
             if wrong:
                 raise ConfigError(
@@ -445,12 +464,9 @@ class Scenario:
 
     @property
     def num_actions(self) -> int:
-        """A decode, and one prefill for each order or cap to choose from; or a decode, a prefill and a mixed one."""
-        if self.mixes:
-            return 3
-        if self.choose_cap:
-            return 1 + CAP_LEVELS
-        return 1 + (len(ORDERS + DEADLINE_ORDERS) if self.choose_order else 1)
+        """A decode; a prefill for each order or cap to choose from; and as many mixed ones, where there are any."""
+        variants = len(ORDER_CODES) if self.choose_order else CAP_LEVELS if self.choose_cap else 1
+        return 1 + variants * (2 if self.mixes else 1)
 
     def _check_prediction(self) -> None:
         object.__setattr__(self, "sd_weight", check_sd_weight(self.sd_weight))
@@ -477,6 +493,11 @@ class Scenario:
     def mixed_cost_model(self) -> MixedCost | None:
         """What mixed iterations last; ``None`` where there are none."""
         return mixed_cost(self.mixed_cost, self.cost_model) if self.mixes else None
+
+    @property
+    def believed_mixed_cost(self) -> MixedCost | None:
+        """What schedulers believe that mixed iterations last; ``None`` where there are none."""
+        return mixed_cost(self.mixed_cost, self.believed_model) if self.mixes else None
 
     @property
     def believed_model(self) -> CostModel:

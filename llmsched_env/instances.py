@@ -13,11 +13,11 @@ from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.config import CAP_LEVELS, LARGEST, MAX_KV_TOKENS, Scenario
-from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
-from llmsched_env.core.noise import Disturbance
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
+from llmsched_env.problem import Instance
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.draws import Stream, raw_words
@@ -269,7 +269,8 @@ def mixed_iterations(scenario: Scenario) -> Mixed | None:
     cost = scenario.mixed_cost_model
     if cost is None or scenario.mixed_tokens is None:
         return None
-    return Mixed(scenario.mixed_tokens, scenario.mixed_counts_active, scenario.mixed_whole_prompts, cost)
+    believed = None if scenario.believed_cost is None else scenario.believed_mixed_cost
+    return Mixed(scenario.mixed_tokens, scenario.mixed_counts_active, scenario.mixed_whole_prompts, cost, believed)
 
 
 def bounds_ns(
@@ -286,7 +287,19 @@ def bounds_ns(
     with one bound. Rewards are scaled by the first, gaps are to the second.
     """
     if mixed is not None:
-        first, best = (mixed_bound_ns(requests, clients, cost, mixed.cost, longest=x) for x in (False, True))
+        recomputes = cache is not None and not cache.swap_token_ns
+        first, best = (
+            mixed_bound_ns(
+                requests,
+                clients,
+                cost,
+                mixed.cost,
+                longest=longest,
+                changes_clients=cache is not None,
+                recomputes=recomputes,
+            )
+            for longest in (False, True)
+        )
         return first, best
     cached, changes, most = None, cache is not None, 0
     if cache is not None and not cache.swap_token_ns:

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.core import layout
-from llmsched_env.core.instance import MAX_CLOCK_S
-from llmsched_env.core.layout import Records
 from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, PACKED, measure
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
-from llmsched_env.simulator import Simulator
+from llmsched_env.limits import MAX_CLOCK_S
+from llmsched_env.simulator import Records, Simulator
 
 __all__ = [
     "EPISODE_METRICS",
@@ -173,7 +172,7 @@ def _recorded(simulator: Simulator) -> tuple[Records, NDArray[np.int64]]:
     if not len(served):
         raise ConfigError("this episode was not recorded: make it with Simulator(instance, record=True).")
     output = np.empty(len(served), np.int64)
-    output[simulator.instance.request_of] = simulator.instance.requests[:, layout.OUTPUT]
+    output[simulator.instance.request_of] = simulator.instance.requests[:, codes.OUTPUT]
     return served, output
 
 

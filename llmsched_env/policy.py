@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
 from llmsched_env.core.features import feature_table, observe
-from llmsched_env.core.layout import View
-from llmsched_env.core.rules import CompiledRule, RuleFunction, compile_rule
+from llmsched_env.engine.rule import FunctionRule, PythonRule, Rule
+from llmsched_env.engine.view import View
 from llmsched_env.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
-    "CompiledRule",
+    "FunctionRule",
     "Policy",
-    "RuleFunction",
+    "PythonRule",
+    "Rule",
     "Start",
     "View",
     "check_policy",
-    "compile_rule",
     "features",
 ]
 
@@ -34,8 +34,7 @@ __all__ = [
 class Action(IntEnum):
     """The kind of the next iteration.
 
-    Where orders or caps are actions, every number above 0 is a prefill; where iterations may be mixed, 2 is such a one
-    (`llmsched_env.actions.action_names`).
+    Where orders or caps are actions, or iterations may be mixed, there are more: `llmsched_env.actions.action_names`.
     """
 
     DECODE = 0
@@ -68,8 +67,8 @@ class Start:
 class Policy(Protocol):
     """Anything that chooses the next iteration: a prefill or a decode, or what else a scenario's actions are.
 
-    It is asked only where there is a choice. It may also have a method ``compiled(start) -> CompiledRule``; studies
-    then run that inside the core, which must give the same actions. With an attribute ``plans = True`` it is given the
+    It is asked only where there is a choice. It may also have a method ``compiled(start) -> Rule``; studies then
+    run that inside the engine, which must give the same actions. With an attribute ``plans = True`` it is given the
     episode's outlook, in which it can try actions without being told what the scenario hides.
 
     Where a decision costs much and a hundred at once hardly more, it may have ``together(starts) -> decide``: studies
@@ -129,6 +128,6 @@ def check_policy(policy: object, described: str | None = None) -> None:
 
 def features(view: View) -> NDArray[np.float32]:
     """(num_features,) float32: the observation that the environments give for this view."""
-    out = np.empty(len(feature_table(view.ttft_ns > 0, view.kv_budget > 0, view.mixed_budget > 0)), np.float32)
+    out = np.empty(len(feature_table(view.ttft_ns > 0, view.kv_budget_tokens > 0, view.mixed_tokens > 0)), np.float32)
     observe(view, out)
     return out

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
-
-from llmsched_env.compiling import seconds_compiling
 
 __all__ = ["Progress"]
 
@@ -58,9 +55,6 @@ class Progress(tqdm):  # type: ignore[misc]
         shown |= {"desc": desc and f"{desc}: ", "unit": unit, "leave": leave, "file": sys.stderr}
         super().__init__(work, total=total, initial=initial, disable=hidden, **shown)
         assert hidden or self.total is not None, "say how much there is to do"
-        if not self.disable:
-            self._time = lambda: time.time() - seconds_compiling()
-            self.start_t = self.last_print_t = self._time()
 
     def tell(self, beside: str, line: str) -> None:
         """Show what has come out so far: ``beside`` the bar, or ``line`` as one of its own."""

@@ -1,52 +1,38 @@
-"""The Python face of the core: one episode of one instance, stepped, run under a compiled rule, or forked."""
+"""The Python face of the engine: one episode of one instance, stepped, run under a rule, or forked."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.actions import outside_space
-from llmsched_env.core.episode import Memory
-from llmsched_env.core.futures import count_emitted, end_arrivals, refill
-from llmsched_env.core.instance import Instance
-from llmsched_env.core.layout import ESTIMATE, OUTPUT, PROMPT, VIEW, Records, View
-from llmsched_env.core.loops import advance_once, has_choice, run_rule
-from llmsched_env.core.reward import charge
-from llmsched_env.core.rules import CompiledRule, compile_rule
-from llmsched_env.cost import CostModel
-from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownFieldError
-from llmsched_env.workload.requests import MAX_TOKENS, Requests
+from llmsched_env.engine import codes
+from llmsched_env.engine.rule import Rule
+from llmsched_env.engine.view import Totals, View
+from llmsched_env.errors import ConfigError, EpisodeOverError
+from llmsched_env.problem import Instance
+from llmsched_env.snapshot import restore, snapshot
+from llmsched_env.workload.requests import MAX_TOKENS
 
-__all__ = ["Outlook", "Simulator", "compile_episodes"]
+__all__ = ["ITERATION", "SERVED", "Outlook", "Records", "Simulator"]
 
-
-SPARE_MEMORY = 16
-"""Entries behind a rule's memory that it may write by mistake."""
+Records = NDArray[np.void]
 
 
-class _Shown(np.record):  # type: ignore[misc]  # numpy's stubs call it final
-    """A view that knows what its fields are called."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)  # what numpy, copy and pickle try
-        raise UnknownFieldError(name, View.__annotations__)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in View.__annotations__:
-            raise UnknownFieldError(name, View.__annotations__)
-        super().__setattr__(name, value)
-
-    def __getitem__(self, name: Any) -> Any:
-        if isinstance(name, str) and name not in View.__annotations__:
-            raise UnknownFieldError(name, View.__annotations__)
-        return super().__getitem__(name)
+def _record(*names: str) -> np.dtype[np.void]:
+    return np.dtype((np.record, np.dtype([(name, np.int64) for name in names])))
 
 
-_SHOWN = np.dtype((_Shown, VIEW))
+ITERATION = _record("start_ns", "end_ns", "prefill", "clients", "mixed")
+"""An entry of the log. ``prefill``: 0 for what counts as a decode. ``clients``: how many had a token."""
+
+SERVED = _record(
+    "client", "prefill_start_ns", "first_token_ns", "completion_ns", "decode", "token_ns", "tokens", "gap_ns",
+    "preempted_ns",
+)  # fmt: skip
+"""A request's course (see the columns in llmsched_env.engine.codes)."""
 
 
 class Simulator:
@@ -58,22 +44,22 @@ class Simulator:
 
     Attributes:
         instance: as given.
-        view: what a policy may know now; updated in place, read-only.
+        episode: the engine's own.
     """
 
     def __init__(self, instance: Instance, *, record: bool = False) -> None:
         self.instance = instance
-        self._memory = instance.start.copy(record=record)
-        self._bind()
+        self.episode = instance.episode(record=record)
 
-    def _bind(self) -> None:
-        shown = self._memory.view.view(_SHOWN)
-        shown.setflags(write=False)
-        self.view: View = shown[0]
+    @property
+    def view(self) -> View:
+        """What a policy may know now; updated in place, read-only."""
+        self.episode.set_forecast(True)
+        return self.episode.view
 
     def reset(self) -> None:
         """Back to the state before the first iteration."""
-        self._memory.assign(self.instance.start)
+        self.episode.restart(self.instance.start)
 
     def fork(
         self,
@@ -101,14 +87,14 @@ class Simulator:
         twin = Simulator.__new__(Simulator)
         twin.instance = self.instance.believed if believed else self.instance
         if outputs is None:
-            twin._memory = self._memory.copy(record=record, setup=twin.instance.setup)
+            twin.episode = twin.instance.episode(record=record)
+            twin.episode.restart(self.episode)
         else:
             twin.instance = twin.instance.with_outputs(self._checked(outputs))
-            twin._memory = self._memory.moved(twin.instance.setup, twin.instance.requests, record=record)
-            refill(twin._memory.view, twin._memory.setup)
+            twin.episode = twin.instance.episode(record=record)
+            twin.episode.move(self.episode)
         if not arrivals:
-            end_arrivals(*twin._memory.call_arrays)
-        twin._bind()
+            twin.episode.end_arrivals()
         return twin
 
     def _checked(self, outputs: ArrayLike) -> NDArray[np.int32]:
@@ -119,7 +105,7 @@ class Simulator:
             raise ConfigError(
                 f"outputs of shape {given.shape} and dtype {given.dtype}: give {n} whole numbers, one a request."
             )
-        emitted, true = self._emitted(), self.instance.requests[:, OUTPUT]
+        emitted, true = self._emitted(), self.instance.requests[:, codes.OUTPUT]
         by_position = np.where(emitted == true, true, given[self.instance.request_of])
         bad = np.flatnonzero((by_position <= emitted) & (emitted < true) | (by_position > MAX_TOKENS))
         if len(bad):
@@ -131,8 +117,21 @@ class Simulator:
         return by_position.astype(np.int32)
 
     def _emitted(self) -> NDArray[np.int32]:
-        out = np.empty(self.instance.num_requests, np.int32)
-        count_emitted(*self._memory.call_arrays, out)
+        """(n,) by position; all of them where a request is complete."""
+        e, instance = self.episode, self.instance
+        out = instance.requests[:, codes.OUTPUT].copy()
+        out[_members(e.line.waiting, len(out))] = 0
+        out[np.asarray(e.problem.position_of)[e.line.next_release :]] = 0
+        if e.kv.enabled:
+            before = np.asarray(e.kv.emitted)
+            gone = _members(e.line.preempted, len(out))
+            out[gone] = before[gone]
+        if e.chunked.position >= 0:
+            out[e.chunked.position] = e.kv.emitted[e.chunked.position] if e.kv.enabled else 0
+        clients = np.asarray(e.clients)
+        running = clients[:, codes.RUNNING]
+        active = np.flatnonzero(running >= 0)
+        out[running[active]] = e.view.decodes - clients[active, codes.BASE]
         return out
 
     @property
@@ -151,32 +150,27 @@ class Simulator:
         same = self.instance in (other.instance, other.instance.believed)
         if not same and other.instance.digest() != self.instance.digest():
             raise ConfigError("restore: the other episode is of another instance: fork it instead.")
-        self._memory.assign(other._memory)
-
-    @property
-    def memory(self) -> Memory:
-        """The arrays of the episode, for compiled code."""
-        return self._memory
+        self.episode.restart(other.episode)
 
     @property
     def done(self) -> bool:
         """Whether every request is complete."""
-        return bool(self.view.completed >= self.instance.num_requests)
+        return bool(self.episode.view.completed >= self.instance.num_requests)
 
     @property
     def can_decode(self) -> bool:
         """Whether some client is active."""
-        return bool(self.view.active > 0)
+        return bool(self.episode.view.active > 0)
 
     @property
     def can_prefill(self) -> bool:
         """Whether some idle client has something to take."""
-        return bool(self.view.ready > 0)
+        return bool(self.episode.view.ready > 0)
 
     @property
     def has_choice(self) -> bool:
         """Whether more than one action is feasible and makes a difference."""
-        return bool(has_choice(self.view, self._memory.setup[0]))
+        return self.episode.offers_choice()
 
     def step(self, action: int) -> None:
         """Run one iteration; an infeasible action is replaced by a feasible one and counted.
@@ -191,54 +185,70 @@ class Simulator:
         if self.done:
             raise EpisodeOverError("every request of this episode is complete: call reset first.")
         if action not in range(self.instance.num_actions):
-            raise outside_space(f"action {action!r}", self.instance.num_actions)
-        memory = self._memory
-        if len(memory.log) and memory.state[0].logged >= len(memory.log):
-            memory.grow_log()
-        advance_once(memory.view, memory.state, memory.setup, int(action))
+            raise outside_space(f"action {action!r}", self.instance.action_names)
+        self.episode.step(int(action))
 
-    def run(self, rule: CompiledRule) -> None:
-        """Run to the end (or the horizon) under a compiled rule, which is asked only where there is a choice."""
-        memory = self._memory
-        kept = np.concatenate([np.array(rule.memory, np.int64), np.zeros(SPARE_MEMORY, np.int64)])
-        parameters = np.ascontiguousarray(rule.parameters, np.float64)
-        while True:
-            run_rule(*memory.call_arrays, rule.function.handle, parameters, kept)
-            if not len(memory.log) or memory.state[0].logged < len(memory.log):
-                return
-            memory.grow_log()
+    def run(self, rule: Rule) -> None:
+        """Run to the end (or the horizon) under a rule, which is asked only where there is a choice."""
+        self.episode.run(rule)
 
     @property
-    def totals(self) -> Any:
-        """The totals that metrics are made of: a `STATE` record, to read."""
-        return self._memory.state[0]
+    def totals(self) -> Totals:
+        """The totals that metrics are made of, to read."""
+        return self.episode.totals
 
     @property
     def charge(self) -> int:
-        """The integer total that the instance's reward is a difference of (see llmsched_env.core.reward)."""
-        memory = self._memory
-        return int(charge(memory.view[0], memory.state[0], memory.setup[0]))
+        """The integer total that the instance's reward is a difference of (see llmsched_env.engine.reward)."""
+        return _charge(self.episode)
 
     @property
     def log(self) -> Records:
         """(iterations,) `ITERATION`: what was recorded."""
-        return self._memory.log[: int(self._memory.state[0]["logged"])]
+        recorder = self.episode.recorder
+        return _as_records(np.asarray(recorder.log)[: int(recorder.logged)], ITERATION)
 
     @property
     def served(self) -> Records:
         """(n,) `SERVED` in order of request number; ``completion_ns`` is 0 for requests not complete."""
-        if not len(self._memory.served):
-            return self._memory.served
-        by_request = np.empty_like(self._memory.served)
-        by_request[self.instance.request_of] = self._memory.served
+        if not self.episode.recorder.enabled:
+            return np.zeros(0, SERVED)
+        by_position = _as_records(np.asarray(self.episode.recorder.served), SERVED)
+        by_request = np.empty_like(by_position)
+        by_request[self.instance.request_of] = by_position
         return by_request
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"instance": self.instance, "_memory": self._memory}
+        record = bool(self.episode.recorder.enabled)
+        return {"instance": self.instance, "record": record, "state": snapshot(self.episode)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._bind()
+        self.instance = state["instance"]
+        self.episode = self.instance.episode(record=state["record"])
+        restore(self.episode, state["state"])
+
+
+def _charge(episode: Episode) -> int:
+    v, t, problem = episode.view, episode.totals, episode.problem
+    if problem.reward == codes.IDLE:
+        return int(problem.num_clients * v.clock_ns - t.busy_client_ns)
+    if problem.reward == codes.LATENCY:
+        return int(t.request_ns)
+    if problem.reward == codes.GOODPUT:
+        return int(t.lost)
+    if problem.reward == codes.EXCESS:
+        return episode.excess_now()
+    return int(v.clock_ns)
+
+
+def _members(words: Any, size: int) -> NDArray[np.int64]:
+    """Members of a set of the engine (llmsched_env.engine.bitset)."""
+    bits = np.unpackbits(np.asarray(words).view(np.uint8), bitorder="little")
+    return np.flatnonzero(bits[:size])
+
+
+def _as_records(rows: NDArray[np.int64], kind: np.dtype[np.void]) -> Records:
+    return np.ascontiguousarray(rows).view(kind)[:, 0]
 
 
 class Outlook:
@@ -264,12 +274,12 @@ class Outlook:
     @property
     def estimates(self) -> NDArray[np.int32]:
         """(n,) estimated output lengths, by request number."""
-        return self._by_request(ESTIMATE)
+        return self._by_request(codes.ESTIMATE)
 
     @property
     def prompts(self) -> NDArray[np.int32]:
         """(n,) prompt tokens, by request number."""
-        return self._by_request(PROMPT)
+        return self._by_request(codes.PROMPT)
 
     def _by_request(self, column: int) -> NDArray[np.int32]:
         by_request = np.empty(self._simulator.instance.num_requests, np.int32)
@@ -300,19 +310,3 @@ class Outlook:
             WorkloadError: too many tokens for the clock.
         """
         return self._simulator.fork(outputs=outputs, arrivals=False, believed=True)
-
-
-def _decode(view: Any, parameters: Any, memory: Any) -> int:
-    return 0
-
-
-@functools.cache
-def compile_episodes() -> None:
-    """Compile, or load, what every episode needs."""
-    requests = Requests.of([1], [2])
-    case = Instance.build(
-        requests, requests.output_tokens, CostModel("any", 1, 1, 1, 1), 1,
-        client_of=None, order="fcfs", stealing=False, bound_ns=1,
-    )  # fmt: skip
-    Simulator(case).step(1)
-    Simulator(case).run(CompiledRule(compile_rule(_decode), np.zeros(1), np.zeros(1, np.int64)))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from llmsched_env import jit
 from llmsched_env.evaluation import drawing
 
 ROOT = Path(__file__).parents[1]
@@ -34,14 +33,6 @@ def this_checkout():
     """Processes that tests start import it, whatever else is installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def nothing_said_of_compiling():
-    """Which test compiles something first, and so finds words on stderr, depends on what the cache holds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jit, "announce", lambda folder: None)
         yield
 
 

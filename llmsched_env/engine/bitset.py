@@ -100,7 +100,9 @@ def find_from(words: cython.ulonglong[::1], start: cython.int, size: cython.int,
     return -1
 
 
-def descend(words: cython.ulonglong[::1], start: cython.int, size: cython.int, member: cython.int, level: cython.int) -> cython.int:
+def descend(
+    words: cython.ulonglong[::1], start: cython.int, size: cython.int, member: cython.int, level: cython.int
+) -> cython.int:
     """First member below the word ``member`` of ``level`` - 1."""
     first: cython.int
     width: cython.int
@@ -109,7 +111,7 @@ def descend(words: cython.ulonglong[::1], start: cython.int, size: cython.int, m
         level -= 1
         first = start
         width = (size + 63) >> 6
-        for i in range(level):
+        for i in range(level):  # noqa: B007  # a C variable
             first += width
             width = (width + 63) >> 6
         member = (member << 6) + lowest_bit(words[first + member])

@@ -8,6 +8,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
+from llmsched_env.engine.arrays import view_of, zero_words
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.migration import Migration
 from llmsched_env.engine.problem import Problem
@@ -56,8 +57,8 @@ class ClientQueues:
         queues = np.full((problem.num_clients if self.enabled else 1, codes.QUEUE_COLUMNS), -1, np.int32)
         queues[:, codes.END] = np.asarray(problem.queue_end)[: len(queues)]
         queues[:, codes.WORK] = 0
-        self.queues = memoryview(queues)
-        self.ready = memoryview(np.zeros(bitset.words_needed(problem.num_clients), np.uint64))
+        self.queues = view_of(queues)
+        self.ready = zero_words(bitset.words_needed(problem.num_clients))
         self.own_ready = 0
         self.own_tokens = 0
         self.own_work = 0
@@ -177,8 +178,7 @@ class ClientQueues:
         v.batch_requests = v.ready
         if v.batch_tokens > self.problem.token_cap and v.ready > 1:
             v.batch_requests = v.ready * self.problem.token_cap // v.batch_tokens
-            if v.batch_requests < 1:
-                v.batch_requests = 1
+            v.batch_requests = max(v.batch_requests, 1)
             v.batch_work = v.batch_work * v.batch_requests // v.ready
             v.batch_tokens = self.problem.token_cap
             self.moves_ahead = self.moves_ahead * v.batch_requests // v.ready

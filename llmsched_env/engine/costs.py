@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cython
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, MixedCost
-
-CAPACITY = 0
-LEVEL_NS = 1
+from llmsched_env.engine.arrays import view_of
 
 
 class Costs:
@@ -28,6 +28,8 @@ class Costs:
         mixed_beta_prompt_ns: the time of a prompt token,
         mixed_beta_active_ns: of an active client,
         mixed_interference_ns: and once more of each, times the share of active clients in all tokens.
+        model: the cost model.
+        mixed: what mixed iterations last; ``None`` where there are none.
     """
 
     alpha_prefill_ns: cython.longlong
@@ -42,8 +44,12 @@ class Costs:
     mixed_beta_prompt_ns: cython.longlong
     mixed_beta_active_ns: cython.longlong
     mixed_interference_ns: cython.longlong
+    model: Any
+    mixed: Any
 
     def __init__(self, model: CostModel, mixed: MixedCost | None = None) -> None:
+        self.model = model
+        self.mixed = mixed
         self.alpha_prefill_ns = model.alpha_prefill_ns
         self.beta_prefill_ns = model.beta_prefill_ns
         self.alpha_decode_ns = model.alpha_decode_ns
@@ -51,12 +57,21 @@ class Costs:
         self.gamma_decode_ns = model.gamma_decode_ns
         self.num_levels = len(model.prefill_levels)
         table: NDArray[np.int64] = np.array(model.prefill_levels or [(0, 0)], np.int64).reshape(-1, 2)
-        self.levels = memoryview(table)
+        self.levels = view_of(table)
         self.overlaps = mixed is None or mixed.overlaps
         self.mixed_alpha_ns = 0 if mixed is None else mixed.alpha_ns
         self.mixed_beta_prompt_ns = 0 if mixed is None else mixed.beta_prompt_ns
         self.mixed_beta_active_ns = 0 if mixed is None else mixed.beta_active_ns
         self.mixed_interference_ns = 0 if mixed is None else mixed.interference_ns
+
+    @property
+    def least_prefill_ns(self) -> int:
+        """No prefill, and no mixed iteration that reads, is shorter."""
+        least = int(self.levels[0, 1] if self.num_levels else self.alpha_prefill_ns)
+        return least if self.overlaps else min(least, int(self.mixed_alpha_ns))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Costs, (self.model, self.mixed)
 
     def prefill_ns(self, tokens: cython.longlong) -> cython.longlong:
         """A prefill of ``tokens``: affine, or the smallest level that holds them."""
@@ -71,9 +86,7 @@ class Costs:
         """A decode of ``active`` clients that hold ``context`` tokens."""
         return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context
 
-    def mixed_ns(
-        self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong
-    ) -> cython.longlong:
+    def mixed_ns(self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong) -> cython.longlong:
         """An iteration that reads ``tokens`` beside a decode; a decode where it reads nothing."""
         alone: cython.longlong
         decode: cython.longlong

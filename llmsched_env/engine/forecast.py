@@ -7,8 +7,8 @@ Rules that read none of it need not pay for it: then it is counted anew when som
 from __future__ import annotations
 
 import cython
-import numpy as np
 
+from llmsched_env.engine.arrays import int32s
 from llmsched_env.engine.view import View
 
 
@@ -28,7 +28,7 @@ class Forecast:
     def __init__(self, mask: int) -> None:
         self.current = True
         self.mask = mask
-        self.expected = memoryview(np.zeros(mask + 1, np.int32))
+        self.expected = int32s(mask + 1)
 
     def assign(self, other: Forecast) -> cython.void:
         """Take over another one's state, of the same size."""
@@ -76,8 +76,7 @@ class Forecast:
             v.overdue += 1
             return
         self.expected[due & self.mask] += 1
-        if due > v.last_due:
-            v.last_due = due
+        v.last_due = max(v.last_due, due)
         self.count(v, left, 1)
 
     def stop(self, v: View, due: cython.longlong) -> cython.void:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import cython
-import numpy as np
+
+from llmsched_env.engine.arrays import int32s, int64s
 
 
 class Iteration:
@@ -53,9 +54,9 @@ class Iteration:
     ready: cython.longlong
 
     def __init__(self, num_clients: int) -> None:
-        self.position = memoryview(np.zeros(num_clients + 1, np.int32))
-        self.client = memoryview(np.zeros(num_clients + 1, np.int32))
-        self.tokens = memoryview(np.zeros(num_clients + 1, np.int64))
+        self.position = int32s(num_clients + 1)
+        self.client = int32s(num_clients + 1)
+        self.tokens = int64s(num_clients + 1)
         self.rows = 0
         self.computed = 0
         self.copied = 0

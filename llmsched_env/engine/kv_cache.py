@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import cython
-import numpy as np
 
 from llmsched_env.engine import codes
+from llmsched_env.engine.arrays import int32s, int64s
 from llmsched_env.engine.iteration import Iteration
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.view import View
@@ -110,10 +110,10 @@ class KVCache:
         self.clients = clients
         self.last = -1
         size = problem.num_clients if budget > 0 else 1
-        self.below = memoryview(np.full(size, -1, np.int32))
-        self.above = memoryview(np.full(size, -1, np.int32))
-        self.phases = memoryview(np.zeros(block, np.int64))
-        self.emitted = memoryview(np.zeros(problem.num_requests if budget > 0 else 1, np.int32))
+        self.below = int32s(size, -1)
+        self.above = int32s(size, -1)
+        self.phases = int64s(block)
+        self.emitted = int32s(problem.num_requests if budget > 0 else 1)
         self.reserved = 0
         self.swap_out_ns = 0
         self.batch = 0
@@ -123,8 +123,8 @@ class KVCache:
         self.this_growth = 0
         self.next_growth = 0
         ring = problem.ring_mask + 1 if admission == codes.PREDICTED else 1
-        self.ending = memoryview(np.zeros(ring, np.int32))
-        self.ending_context = memoryview(np.zeros(ring, np.int64))
+        self.ending = int32s(ring)
+        self.ending_context = int64s(ring)
 
     def assign(self, other: KVCache) -> cython.void:
         """Take over another one's state, of the same problem; what is scratch does not count."""
@@ -340,12 +340,11 @@ class KVCache:
         held = self.allocated(context - self.uncached)
         if self.rule == codes.KEEP_GROWTH and part < 0 and context % self.block == 0:
             grows = self.block
-        if not alone:
-            if (
-                v.kv_used + self.this_growth + self.batch + held + self.next_growth + self.batch_growth + grows
-                > self.budget - self.headroom
-            ):
-                return False
+        if not alone and (
+            v.kv_used + self.this_growth + self.batch + held + self.next_growth + self.batch_growth + grows
+            > self.budget - self.headroom
+        ):
+            return False
         if self.admission == codes.RESERVE:
             aside = self.aside(position)
             if not alone and self.reserved + self.batch_reserved + aside > self.budget:

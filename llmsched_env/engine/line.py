@@ -10,9 +10,9 @@ that are. Preempted requests go before all others, in queue order.
 from __future__ import annotations
 
 import cython
-import numpy as np
 
 from llmsched_env.engine import bitset, codes
+from llmsched_env.engine.arrays import zero_words
 from llmsched_env.engine.problem import Problem
 
 
@@ -45,9 +45,9 @@ class Line:
         self.problem = problem
         words = bitset.words_needed(problem.num_requests)
         self.words = words
-        self.waiting = memoryview(np.zeros(words, np.uint64))
-        self.preempted = memoryview(np.zeros(words if keeps_preempted else 1, np.uint64))
-        self.ranked = memoryview(np.zeros(4 * words if problem.ranked else 1, np.uint64))
+        self.waiting = zero_words(words)
+        self.preempted = zero_words(words if keeps_preempted else 1)
+        self.ranked = zero_words(4 * words if problem.ranked else 1)
         self.num_preempted = 0
         self.late_until = 0
         self.next_release = 0
@@ -72,12 +72,12 @@ class Line:
         ranking: cython.int
         late: cython.int = 1 if self.problem.number_of[position] < self.late_until else 0
         bitset.insert(self.waiting, 0, self.problem.num_requests, position)
-        if self.problem.number_of[position] < self.oldest:
-            self.oldest = self.problem.number_of[position]
+        self.oldest = min(self.oldest, self.problem.number_of[position])
         if self.problem.ranked:
             for ranking in range(codes.RANKINGS):
                 bitset.insert(
-                    self.ranked, (2 * ranking + late) * self.words,
+                    self.ranked,
+                    (2 * ranking + late) * self.words,
                     self.problem.num_requests,
                     self.problem.ranking[position, ranking],
                 )
@@ -91,7 +91,8 @@ class Line:
             late = 1 if self.problem.number_of[position] < self.late_until else 0
             for ranking in range(codes.RANKINGS):
                 bitset.remove(
-                    self.ranked, (2 * ranking + late) * self.words,
+                    self.ranked,
+                    (2 * ranking + late) * self.words,
                     self.problem.num_requests,
                     self.problem.ranking[position, ranking],
                 )
@@ -167,10 +168,9 @@ class Line:
     def next_in_line(self, order: cython.int, position: cython.int) -> cython.int:
         """Who comes after ``position``, or -1; the first one after -1: preempted requests, then waiting ones."""
         found: cython.int
-        if self.num_preempted > 0:
-            if position < 0 or bitset.contains(self.preempted, 0, position):
-                found = bitset.find_from(self.preempted, 0, self.problem.num_requests, position + 1)
-                if found >= 0:
-                    return found
-                position = -1
+        if self.num_preempted > 0 and (position < 0 or bitset.contains(self.preempted, 0, position)):
+            found = bitset.find_from(self.preempted, 0, self.problem.num_requests, position + 1)
+            if found >= 0:
+                return found
+            position = -1
         return self.following(order, position)

@@ -12,6 +12,8 @@ import cython
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.engine.arrays import view_of
+
 FRACTION_BITS = 20
 ONE = 2**FRACTION_BITS
 """The factor 1."""
@@ -50,13 +52,9 @@ class Noise:
         self.key = key
         table = factor_table(noise_sd)
         self.size = len(table)
-        self.table = memoryview(table if len(table) else np.zeros(1, np.int64))
+        self.table = view_of(table if len(table) else np.zeros(1, np.int64))
         self.straggler_limit = round(straggler_probability * 2**32)
         self.straggler_factor = round(straggler_factor * ONE)
-
-    def set_table(self, table: memoryview) -> None:
-        self.table = table
-        self.size = len(table)
 
     def actual_ns(self, ns: cython.longlong, kind: cython.int, count: cython.longlong) -> cython.longlong:
         """What the ``count``-th iteration of this kind (0 decode, 1 prefill) lasts, instead of ``ns``; at least 1."""

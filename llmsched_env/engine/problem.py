@@ -8,6 +8,7 @@ import cython
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.costs import Costs
 
 
@@ -47,6 +48,7 @@ class Problem:
         affine: whether the makespan is a policy-free constant plus fixed times per iteration.
         bound_ns: best lower bound on the makespan.
         arrivals: whether a request is released later than another.
+        made_of: the arguments that it was made of.
     """
 
     num_requests: cython.int
@@ -77,6 +79,7 @@ class Problem:
     affine: cython.bint
     bound_ns: cython.longlong
     arrivals: cython.bint
+    made_of: tuple  # type: ignore[type-arg]  # Cython knows no other
 
     def __init__(
         self,
@@ -100,26 +103,35 @@ class Problem:
         max_iterations: int = 0,
         skip_forced: bool = False,
     ) -> None:
+        self.made_of = (
+            (rows, release_ns, number_of, num_clients),
+            {
+                "shared": shared, "stealing": stealing, "ranking": ranking, "actions": actions, "believed": believed,
+                "actual": actual, "token_cap": token_cap, "mean_output_tokens": mean_output_tokens, "reward": reward,
+                "reward_scale": reward_scale, "affine": affine, "bound_ns": bound_ns, "max_iterations": max_iterations,
+                "skip_forced": skip_forced,
+            },
+        )  # fmt: skip
         n = len(rows)
         self.num_requests = n
         self.num_clients = num_clients
-        self.requests = memoryview(np.ascontiguousarray(rows, np.int32))
-        self.release_ns = memoryview(np.ascontiguousarray(release_ns, np.int64))
+        self.requests = view_of(np.array(rows, np.int32))
+        self.release_ns = view_of(np.array(release_ns, np.int64))
         position_of = np.empty(n, np.int32)
         position_of[number_of] = np.arange(n, dtype=np.int32)
-        self.position_of = memoryview(position_of)
-        self.number_of = memoryview(np.ascontiguousarray(number_of, np.int32))
+        self.position_of = view_of(position_of)
+        self.number_of = view_of(np.array(number_of, np.int32))
         ends = np.full(num_clients, n) if shared else np.searchsorted(rows[:, 3], np.arange(num_clients), side="right")
-        self.queue_end = memoryview(ends.astype(np.int32))
+        self.queue_end = view_of(ends.astype(np.int32))
         self.ranked = ranking is not None
-        self.ranking = memoryview(np.zeros((1, 4), np.int32) if ranking is None else ranking)
+        self.ranking = view_of(np.zeros((1, 4), np.int32) if ranking is None else np.array(ranking))
         self.shared = shared
         self.stealing = stealing and not shared
-        kinds, orders, caps = (np.ascontiguousarray(column, np.int32) for column in zip(*actions, strict=True))
+        kinds, orders, caps = (np.array(column, np.int32) for column in zip(*actions, strict=True))
         self.num_actions = len(kinds)
-        self.kinds = memoryview(kinds)
-        self.orders = memoryview(orders)
-        self.caps = memoryview(caps)
+        self.kinds = view_of(kinds)
+        self.orders = view_of(orders)
+        self.caps = view_of(caps)
         self.mixes = bool((kinds == 2).any())
         self.believed = believed
         self.actual = actual
@@ -135,3 +147,15 @@ class Problem:
         self.affine = affine
         self.bound_ns = bound_ns
         self.arrivals = bool(release_ns.max() > release_ns.min())
+
+    def changed(self, rows: NDArray[np.int32] | None = None, **changes: Any) -> Problem:
+        """The same problem with other rows of requests, or other keyword arguments."""
+        given, named = self.made_of
+        return Problem(given[0] if rows is None else rows, *given[1:], **{**named, **changes})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (self.made_of,)
+
+
+def _made_again(made_of: tuple[tuple[Any, ...], dict[str, Any]]) -> Problem:
+    return Problem(*made_of[0], **made_of[1])

@@ -9,6 +9,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import codes
+from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.view import View
 
 FIRST_CAPACITY = 4096
@@ -37,8 +38,8 @@ class Recorder:
         self.enabled = enabled
         self.capacity = FIRST_CAPACITY if enabled else 0
         self.logged = 0
-        self.log = memoryview(np.zeros((FIRST_CAPACITY if enabled else 1, codes.LOG_COLUMNS), np.int64))
-        self.served = memoryview(np.zeros((num_requests if enabled else 1, codes.SERVED_COLUMNS), np.int64))
+        self.log = view_of(np.zeros((FIRST_CAPACITY if enabled else 1, codes.LOG_COLUMNS), np.int64))
+        self.served = view_of(np.zeros((num_requests if enabled else 1, codes.SERVED_COLUMNS), np.int64))
         self.stands_still = stands_still
 
     def clear(self) -> None:
@@ -51,7 +52,7 @@ class Recorder:
     def grow(self) -> None:
         """Double the room for iterations."""
         old = np.asarray(self.log)
-        self.log = memoryview(np.concatenate([old, np.zeros_like(old)]))
+        self.log = view_of(np.concatenate([old, np.zeros_like(old)]))
         self.capacity *= 2
 
     def full(self) -> cython.bint:
@@ -79,7 +80,7 @@ class Recorder:
         self.served[position, codes.TOKENS] = 1
 
     def suspend(self, v: View, position: cython.int) -> cython.void:
-        """The request is preempted or moves now, after the last decode: the gaps between its tokens since it was taken."""
+        """The request is preempted or moves now, after the last decode: note the gaps between its tokens till now."""
         left: cython.longlong = v.decodes - self.served[position, codes.SINCE_DECODE]
         after_ns: cython.longlong = -1
         i: cython.longlong = self.logged - 1
@@ -99,8 +100,7 @@ class Recorder:
 
     def widen(self, position: cython.int, gap_ns: cython.longlong) -> cython.void:
         """Note a gap between two tokens of the request."""
-        if gap_ns > self.served[position, codes.GAP_NS]:
-            self.served[position, codes.GAP_NS] = gap_ns
+        self.served[position, codes.GAP_NS] = max(self.served[position, codes.GAP_NS], gap_ns)
 
     def resume(self, v: View, client: cython.int, position: cython.int, tokens: cython.longlong) -> cython.void:
         """The request goes on with so many tokens, the last of them just now unless its cache was copied."""

@@ -119,7 +119,7 @@ class FunctionRule(PythonRule):
         parameters: Sequence[float] = (),
         memory: Sequence[int] = (),
     ) -> None:
-        PythonRule.__init__(self, function)
+        PythonRule.__init__(self, function)  # type: ignore[arg-type]  # asked with more
         self.parameters = tuple(parameters)
         self.first = tuple(memory)
         self.memory = list(memory)

@@ -14,6 +14,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import codes
+from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.view import View
 
@@ -375,7 +376,7 @@ class FollowPrefills(Rule):
 
     def __init__(self, plan: Iterable[int]) -> None:
         self.reads_forecast = False
-        self.plan = memoryview(np.array([*plan], np.int64))
+        self.plan = view_of(np.array([*plan], np.int64))
 
     def act(self, view: View) -> cython.int:
         """A prefill if the next one is due."""
@@ -402,7 +403,7 @@ class FollowActions(Rule):
 
     def __init__(self, plan: Iterable[int]) -> None:
         self.reads_forecast = False
-        self.plan = memoryview(np.array([*plan], np.int64))
+        self.plan = view_of(np.array([*plan], np.int64))
         self.made = 0
 
     def begin(self) -> None:

@@ -12,9 +12,9 @@ lateness is counted with the first token.
 from __future__ import annotations
 
 import cython
-import numpy as np
 
 from llmsched_env.engine import codes
+from llmsched_env.engine.arrays import int64s
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.view import Totals, View
@@ -67,8 +67,8 @@ class Slo:
         self.first = first
         self.last = last
         self.certain = certain
-        self.started_ns = memoryview(np.zeros(problem.num_clients if ttft_ns > 0 else 1, np.int64))
-        self.first_token_ns = memoryview(np.zeros(problem.num_requests if ttft_ns > 0 else 1, np.int64))
+        self.started_ns = int64s(problem.num_clients if ttft_ns > 0 else 1)
+        self.first_token_ns = int64s(problem.num_requests if ttft_ns > 0 else 1)
         self.in_time = 0
 
     def assign(self, other: Slo) -> cython.void:
@@ -116,7 +116,9 @@ class Slo:
         if self.problem.number_of[position] < line.late_until:
             v.late -= 1
 
-    def return_to_queue(self, v: View, t: Totals, line: Line, position: cython.int, was_late: cython.bint) -> cython.void:
+    def return_to_queue(
+        self, v: View, t: Totals, line: Line, position: cython.int, was_late: cython.bint
+    ) -> cython.void:
         """The request gives way before it had its first token; it was late, or not, when it was taken."""
         number: cython.int = self.problem.number_of[position]
         if number < line.late_until:
@@ -126,7 +128,9 @@ class Slo:
         elif number < self.in_time:
             self.in_time = number
 
-    def start(self, v: View, t: Totals, line: Line, client: cython.int, position: cython.int, was_late: cython.bint) -> cython.void:
+    def start(
+        self, v: View, t: Totals, line: Line, client: cython.int, position: cython.int, was_late: cython.bint
+    ) -> cython.void:
         """The request has its first token now; it was late, or not, when it was taken."""
         number: cython.int = self.problem.number_of[position]
         ttft_ns: cython.longlong

@@ -11,6 +11,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
+from llmsched_env.engine.arrays import int32s, view_of, zero_words
 from llmsched_env.engine.chunked import Chunked
 from llmsched_env.engine.client_queues import ClientQueues
 from llmsched_env.engine.forecast import Forecast
@@ -76,11 +77,11 @@ class Slots:
         self.totals.reset(problem.num_clients)
         clients = np.zeros((problem.num_clients, codes.CLIENT_COLUMNS), np.int32)
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
-        self.clients = memoryview(clients)
-        self.idle = memoryview(np.zeros(bitset.words_needed(problem.num_clients), np.uint64))
+        self.clients = view_of(clients)
+        self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
             bitset.insert(self.idle, 0, problem.num_clients, client)
-        self.ending = memoryview(np.full(problem.ring_mask + 1, -1, np.int32))
+        self.ending = int32s(problem.ring_mask + 1, -1)
         self.forecast = Forecast(problem.ring_mask)
         self.kv = KVCache(problem, self.clients, **options.get("kv", {}))
         self.chunked = Chunked(**options.get("chunked", {}))
@@ -89,13 +90,11 @@ class Slots:
         self.migration = Migration(**options.get("migration", {}))
         self.queues = ClientQueues(problem, self.clients, self.migration)
         self.line = Line(problem, self.kv.enabled)
-        self.recorder = Recorder(
-            problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0
-        )
+        self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
 
     def assign_slots(self, other: Slots) -> cython.void:
-        """Take over the state of another episode of the same problem; recordings excepted."""
+        """Take over the state of another episode of the same problem, but for rings and recordings."""
         i: cython.int
         column: cython.int
         self.view.assign(other.view)
@@ -105,14 +104,39 @@ class Slots:
                 self.clients[i, column] = other.clients[i, column]
         for i in range(self.idle.shape[0]):
             self.idle[i] = other.idle[i]
-        for i in range(self.problem.ring_mask + 1):
-            self.ending[i] = other.ending[i]
-        self.forecast.assign(other.forecast)
         self.line.assign(other.line)
         self.queues.assign(other.queues)
         self.kv.assign(other.kv)
         self.chunked.assign(other.chunked)
         self.slo.assign(other.slo)
+
+    def assign_rings(self, other: Slots) -> cython.void:
+        """Take over when clients finish, and are expected to."""
+        i: cython.int
+        for i in range(self.problem.ring_mask + 1):
+            self.ending[i] = other.ending[i]
+        self.forecast.assign(other.forecast)
+
+    def fill_ending(self) -> cython.void:
+        """Find out anew when clients finish, and are expected to: the problem has other lengths."""
+        client: cython.int
+        position: cython.int
+        slot: cython.longlong
+        for client in range(self.problem.ring_mask + 1):
+            self.ending[client] = -1
+        for client in range(self.problem.num_clients):
+            position = self.clients[client, codes.RUNNING]
+            if position < 0:
+                continue
+            self.clients[client, codes.HELD] = (
+                self.problem.requests[position, codes.PROMPT] + self.problem.requests[position, codes.OUTPUT]
+            )
+            slot = self.clients[client, codes.BASE] + self.problem.requests[position, codes.OUTPUT]
+            slot = slot & self.problem.ring_mask
+            self.clients[client, codes.NEXT] = self.ending[slot]
+            self.ending[slot] = client
+        self.forecast.current = False
+        self.count_forecast()
 
     def context(self, client: cython.int) -> cython.longlong:
         """Prompt and output tokens of the request that the client runs."""

@@ -16,6 +16,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
+from llmsched_env.engine.arrays import view_of, zero_words
 
 RUNNING = 0
 STILL = 1
@@ -51,8 +52,8 @@ class Tournament:
         self.leaves = ((num_clients - 1) >> 3) + 1
         self.clients = clients
         self.queues = queues
-        self.stale = memoryview(np.zeros(bitset.words_needed(self.leaves), np.uint64))
-        self.nodes = memoryview(np.zeros((2 * self.leaves if enabled else 1, 3), np.int64))
+        self.stale = zero_words(bitset.words_needed(self.leaves))
+        self.nodes = view_of(np.zeros((2 * self.leaves if enabled else 1, 3), np.int64))
         if enabled:
             for block in range(self.leaves):
                 bitset.insert(self.stale, 0, self.leaves, block)
@@ -75,7 +76,7 @@ class Tournament:
             bitset.insert(self.stale, 0, self.leaves, client >> 3)
 
     def victim(self, decodes: cython.longlong) -> cython.int:
-        """Client with the most expected work among those with a waiting request, of which there is one; ties: the first."""
+        """Client with the most expected work among those with a waiting request (there is one); ties: the first."""
         node: cython.int
         key: cython.longlong
         block: cython.int = bitset.find_from(self.stale, 0, self.leaves, 0)
@@ -91,8 +92,7 @@ class Tournament:
                     node += 1
             self.weigh(decodes, node - self.leaves)
         key = self.nodes[1, 0] - (decodes << 31)
-        if self.nodes[1, 1] > key:
-            key = self.nodes[1, 1]
+        key = max(key, self.nodes[1, 1])
         return self.num_clients - 1 - cython.cast(cython.int, key & 0x7FFFFFFF)
 
     def weigh(self, decodes: cython.longlong, block: cython.int) -> cython.void:
@@ -108,8 +108,7 @@ class Tournament:
         other: cython.int
         node: cython.int
         end: cython.int = (block + 1) << 3
-        if end > self.num_clients:
-            end = self.num_clients
+        end = min(end, self.num_clients)
         for client in range(block << 3, end):
             work = self.queues[client, codes.WORK]
             if work <= 0:
@@ -118,14 +117,11 @@ class Tournament:
             due = self.clients[client, codes.DUE]
             if due > decodes:
                 key = ((work + due) << 31) | index
-                if key > running:
-                    running = key
-                if due < expires:
-                    expires = due
+                running = max(running, key)
+                expires = min(expires, due)
             else:
                 key = (work << 31) | index
-                if key > still:
-                    still = key
+                still = max(still, key)
         node = self.leaves + block
         while True:
             self.nodes[node, 0] = running
@@ -134,10 +130,7 @@ class Tournament:
             if node <= 1:
                 return
             other = node ^ 1
-            if self.nodes[other, 0] > running:
-                running = self.nodes[other, 0]
-            if self.nodes[other, 1] > still:
-                still = self.nodes[other, 1]
-            if self.nodes[other, 2] < expires:
-                expires = self.nodes[other, 2]
+            running = max(running, self.nodes[other, 0])
+            still = max(still, self.nodes[other, 1])
+            expires = min(expires, self.nodes[other, 2])
             node >>= 1

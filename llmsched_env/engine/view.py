@@ -239,13 +239,21 @@ class View:
         self.reading_tokens = other.reading_tokens
 
     def set_limits(
-        self, ttft_ns: cython.longlong, tpot_ns: cython.longlong, kv_budget_tokens: cython.longlong, mixed_tokens: cython.longlong
+        self,
+        ttft_ns: cython.longlong,
+        tpot_ns: cython.longlong,
+        kv_budget_tokens: cython.longlong,
+        mixed_tokens: cython.longlong,
     ) -> cython.void:
         """Write what a mechanism's options say."""
         self.ttft_ns = ttft_ns
         self.tpot_ns = tpot_ns
         self.kv_budget_tokens = kv_budget_tokens
         self.mixed_tokens = mixed_tokens
+
+    def take(self, other: View) -> None:
+        """:meth:`assign` for Python."""
+        self.assign(other)
 
     def copy(self) -> View:
         """The same fields in a view of its own, which no episode changes."""
@@ -396,9 +404,13 @@ class Totals:
 
 
 def fields_of(kind: type) -> tuple[str, ...]:
-    """Names of the fields of a class of the engine, compiled or not."""
-    found = [name for name, member in vars(kind).items() if isinstance(member, GetSetDescriptorType)]
-    return tuple(name for name in found if not name.startswith("__")) or tuple(kind.__annotations__)
+    """Names of the fields of a class of the engine, compiled or not, those of its bases first."""
+    found: dict[str, None] = {}
+    for part in reversed(kind.__mro__):
+        members = vars(part)
+        compiled = (n for n, member in members.items() if isinstance(member, GetSetDescriptorType) and n[:2] != "__")
+        found |= dict.fromkeys([*compiled, *members.get("__annotations__", ())])
+    return tuple(found)
 
 
 FIELDS = fields_of(View)

@@ -17,7 +17,6 @@ import logging
 import os
 import pickle
 import sys
-import time
 import traceback
 import warnings
 import zipfile
@@ -33,12 +32,10 @@ import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.compiling import add_seconds, seconds_compiling, wait_silently
 from llmsched_env.config import Scenario, whole
 from llmsched_env.errors import ConfigError, MissingExtraError, UnknownNameError, WorkerError
 from llmsched_env.evaluation.fingerprint import fingerprint
 from llmsched_env.policy import Policy
-from llmsched_env.simulator import compile_episodes
 from llmsched_env.sources import package_digest
 from llmsched_env.storage import output_folder, write_whole
 
@@ -260,12 +257,10 @@ class _Done(NamedTuple):
     Attributes:
         number: of the chunk.
         rows: what came out.
-        compiling_s: seconds of compiling meanwhile; 0 in the process that asked.
     """
 
     number: int
     rows: Rows
-    compiling_s: float
 
 
 def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> _Done:
@@ -274,9 +269,6 @@ def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> _Done:
     Raises:
         WorkerError: the policy cannot be made there, or failed with an error that cannot be sent back.
     """
-    before_s = seconds_compiling()
-    if os.getpid() != study.made_by:
-        wait_silently()
     sys.path += [place for place in study.places if place not in sys.path]
     try:
         policy, scenario = pickle.loads(study.pickled)
@@ -292,7 +284,7 @@ def _work(study: _Study, number: int, cases: NDArray[np.int64]) -> _Done:
         if _travels(error):
             raise
         raise WorkerError(f"{type(error).__name__}: {error}\nIn the worker:\n{traceback.format_exc()}") from None
-    return _Done(number, rows, seconds_compiling() - before_s if os.getpid() != study.made_by else 0.0)
+    return _Done(number, rows)
 
 
 def _travels(error: Exception) -> bool:
@@ -336,12 +328,8 @@ def measure_in_chunks(
         if progress is not None:
             progress(sum(len(blocks[number]) for number in done))
     missing = [(number, block) for number, block in enumerate(blocks) if number not in done]
-    last_s = time.monotonic()
     with closing(_shared(study, missing, sharing)) as results:
-        for number, rows, compiling_s in results:
-            # Several workers may compile at one time: capped at the wall time that passed here.
-            add_seconds(min(compiling_s, time.monotonic() - last_s))
-            last_s = time.monotonic()
+        for number, rows in results:
             done[number] = rows
             path = study.path(blocks[number])
             if path is not None and not path.exists():  # a worker elsewhere, which does not share the folder
@@ -366,7 +354,6 @@ def _shared(study: _Study, tasks: list[tuple[int, NDArray[np.int64]]], sharing: 
 
     engine, workers = "sequential" if sharing.workers == 1 else sharing.engine, sharing.workers
     if engine == "loky":
-        compile_episodes()  # here, once, instead of in each worker
         # More than there are chunks would start for nothing; one would be this process.
         workers = max(2, min(joblib.cpu_count() if workers < 0 else workers, len(tasks)))
     backend = joblib.parallel.BACKENDS[engine]

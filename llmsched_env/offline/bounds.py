@@ -194,7 +194,14 @@ def lb3_ns(
 
 
 def mixed_bound_ns(
-    requests: Requests, clients: SupportsIndex, cost: CostModel | str, mixed: MixedCost, *, longest: bool = True
+    requests: Requests,
+    clients: SupportsIndex,
+    cost: CostModel | str,
+    mixed: MixedCost,
+    *,
+    longest: bool = True,
+    changes_clients: bool = False,
+    recomputes: bool = False,
 ) -> int:
     """A bound on the makespan where iterations may be mixed (and prompts be read in parts); affine prefills only.
 
@@ -205,12 +212,18 @@ def mixed_bound_ns(
     least one fixed time and all prompt tokens, and at least the first prefill and all decodes. A request stays on its
     client, so there are as many of those iterations as :func:`lb2_ns` has decodes.
 
+    Where a preempted request is computed again, its next token comes without a decode. In the sum form each further
+    token then costs its share of a full decode, or at least 1 + min P_i prompt tokens, whichever is less. In the
+    overlap form nothing but the reading of all prompts is left to count.
+
     Args:
         requests: the requests, with their true lengths.
         clients: number of clients.
         cost: cost model or preset name.
         mixed: what mixed iterations last.
         longest: count decodes as LB2 does; else as LB1 does, which is what rewards are scaled by.
+        changes_clients: whether a request may go on at another client, by being copied.
+        recomputes: whether preempted requests are computed again.
 
     Raises:
         ConfigError: ``clients`` below 1.
@@ -218,8 +231,21 @@ def mixed_bound_ns(
     """
     cost = cost_model(cost)
     case = Case.of(requests, clients, cost)
-    decodes = case.least_counts(None)[1] if longest else case.least_decodes
+    decodes = case.least_decodes
+    if longest and changes_clients:
+        decodes = max(decodes, int(case.decodes.max()))
+    elif longest:
+        decodes = case.least_counts(None)[1]
     prompts = int(requests.prompt_tokens.sum(dtype=np.int64))
+    if recomputes and mixed.overlaps:
+        return cost.alpha_prefill_ns + cost.beta_prefill_ns * prompts
+    if recomputes:
+        fixed_ns = min(cost.alpha_decode_ns, mixed.alpha_ns)
+        prompt_ns = min(cost.beta_prefill_ns, mixed.beta_prompt_ns)
+        decoding_ns = fixed_ns * case.total_decodes // case.clients
+        decoding_ns += min(cost.beta_decode_ns, mixed.beta_active_ns) * case.total_decodes
+        again_ns = (1 + int(requests.prompt_tokens.min())) * prompt_ns * case.total_decodes
+        return min(cost.alpha_prefill_ns, mixed.alpha_ns) + prompt_ns * prompts + min(decoding_ns, again_ns)
     if mixed.overlaps:
         first_ns = cost.alpha_prefill_ns + cost.beta_prefill_ns
         decoding_ns = first_ns + cost.alpha_decode_ns * decodes + case.constant_ns

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.core.layout import RUNNING, Records
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
-from llmsched_env.simulator import Simulator
+from llmsched_env.simulator import Records, Simulator
 
 __all__ = ["COLOURS", "KINDS", "Measure", "colours", "recorded", "shares", "waiting"]
 
@@ -122,7 +122,7 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     num_clients, now_ns = simulator.instance.num_clients, float(simulator.view.clock_ns)
     edges_ns = np.minimum(np.asarray(edges_ns, np.float64), now_ns)
     served = served[served["first_token_ns"] > 0]
-    running = simulator.memory.clients[:, RUNNING]
+    running = np.asarray(simulator.episode.clients)[:, codes.RUNNING]
     runs = np.zeros(len(simulator.served), np.bool_)
     runs[simulator.instance.request_of[running[running >= 0]]] = True
     runs |= simulator.served["completion_ns"] > 0

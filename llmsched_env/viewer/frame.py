@@ -116,8 +116,8 @@ def frame(simulator: Simulator, *, width: int = 960, height: int = 600) -> NDArr
 
 def _span_ns(simulator: Simulator) -> float:
     """Length of the time axis: round, and grown in steps, so that the picture seldom jumps."""
-    cost = simulator.instance.setup[0]
-    decode_ns = int(cost["alpha_decode_ns"]) + int(cost["beta_decode_ns"]) * simulator.instance.num_clients
+    cost = simulator.instance.problem.believed
+    decode_ns = int(cost.alpha_decode_ns) + int(cost.beta_decode_ns) * simulator.instance.num_clients
     return round_up(max(FIRST_SPAN_DECODES * float(decode_ns), float(simulator.view.clock_ns), 1.0))
 
 

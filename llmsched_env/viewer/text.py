@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmsched_env.core.layout import RUNNING
+from llmsched_env.engine import codes
 from llmsched_env.simulator import Simulator
 from llmsched_env.viewer.scales import time_unit
 
@@ -49,7 +49,7 @@ def _bar(share: float) -> str:
 
 
 def _clients(simulator: Simulator) -> str:
-    running = simulator.memory.clients[:, RUNNING] >= 0
+    running = np.asarray(simulator.episode.clients)[:, codes.RUNNING] >= 0
     characters = min(WIDTH, len(running))
     group = np.arange(len(running)) * characters // len(running)
     share = np.bincount(group, running) / np.bincount(group)

@@ -1,0 +1,395 @@
+"""A case as the engine reads it: laid out in queue order, checked, with an episode before its first iteration."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.actions import Variants, action_table
+from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS
+from llmsched_env.core.features import feature_table
+from llmsched_env.cost import CostModel
+from llmsched_env.engine import codes
+from llmsched_env.engine.costs import Costs
+from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.problem import Problem
+from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.limits import check_clock, check_sum
+from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
+from llmsched_env.workload.requests import Requests
+
+__all__ = ["Instance"]
+
+Options = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One case as the engine reads it: read-only, built once, shared by every copy of an episode.
+
+    Attributes:
+        problem: requests, clients, costs and actions.
+        options: of each mechanism that is on, by its name in the engine.
+        requests: (n, REQUEST_COLUMNS) int32 in queue order.
+        release_ns: (n,) int64 in release order.
+        request_of: (n,) int32: number of the request at each position.
+        lb1_ns: LB1 in ns, what the rewards are scaled by; it stays as it is where a better bound is found.
+        action_names: (num_actions,) what each action is called.
+    """
+
+    problem: Problem
+    options: Options
+    requests: NDArray[np.int32]
+    release_ns: NDArray[np.int64]
+    request_of: NDArray[np.int32]
+    lb1_ns: int
+    action_names: tuple[str, ...]
+
+    @property
+    def num_requests(self) -> int:
+        """Requests of the case."""
+        return len(self.request_of)
+
+    @property
+    def num_clients(self) -> int:
+        """Clients J."""
+        return int(self.problem.num_clients)
+
+    @property
+    def num_actions(self) -> int:
+        """Entries of the action table (`llmsched_env.actions`)."""
+        return int(self.problem.num_actions)
+
+    @property
+    def num_features(self) -> int:
+        """Entries of an observation."""
+        return len(feature_table("slo" in self.options, "kv" in self.options, bool(self.problem.mixes)))
+
+    @property
+    def bound_ns(self) -> int:
+        """The best lower bound on the makespan that holds, in ns: what gaps are to."""
+        return int(self.problem.bound_ns)
+
+    @property
+    def max_iterations(self) -> int:
+        """Horizon, 0 for none."""
+        return int(self.problem.max_iterations)
+
+    @property
+    def nbytes(self) -> int:
+        """About the memory that it takes, in bytes."""
+        arrays = sum(int(array.nbytes) for array in (self.requests, self.release_ns, self.request_of))
+        per_request = 8 + 12 * ("kv" in self.options) + 8 * ("slo" in self.options) + 20 * bool(self.problem.ranked)
+        episode = 64 * self.num_clients + 8 * int(self.problem.ring_mask) + per_request * self.num_requests
+        # Where iterations are noisy a second start is made, of the world as it is believed to be.
+        return 4096 + arrays + (2 if self.noisy else 1) * episode
+
+    @property
+    def noisy(self) -> bool:
+        """Whether iterations last something else than schedulers believe."""
+        return "noise" in self.options
+
+    @cached_property
+    def start(self) -> Episode:
+        """An episode before its first iteration, which others are set back to; it is never advanced."""
+        return self.episode()
+
+    def episode(self, *, record: bool = False) -> Episode:
+        """A new episode before its first iteration."""
+        return Episode(self.problem, self.options, record=record)
+
+    def digest(self) -> str:
+        """Content hash (hex) of everything that the course of an episode depends on."""
+        h = hashlib.sha256()
+        p = self.problem
+        for array in (self.requests, self.release_ns, self.request_of, p.kinds, p.orders, p.caps):
+            h.update(np.ascontiguousarray(array).tobytes())
+        world = (
+            p.num_clients, bool(p.shared), bool(p.stealing), p.token_cap, p.mean_output_tokens, p.max_iterations,
+            p.believed.model, p.believed.mixed, p.actual.model, p.actual.mixed, self.lb1_ns,
+            sorted(self.options.items()),
+        )  # fmt: skip
+        h.update(repr(world).encode())
+        return h.hexdigest()
+
+    @classmethod
+    def build(
+        cls,
+        requests: Requests,
+        estimates: NDArray[np.int32],
+        cost: CostModel,
+        num_clients: int,
+        *,
+        client_of: NDArray[np.int32] | None,
+        order: str,
+        stealing: bool,
+        bound_ns: int,
+        lb1_ns: int | None = None,
+        reward: str = "excess",
+        skip_forced: bool = False,
+        max_iterations: int = 0,
+        promises: Promises | None = None,
+        kv_cache: KVCache | None = None,
+        mixed: Mixed | None = None,
+        moves: Moves | None = None,
+        disturbance: Disturbance | None = None,
+    ) -> Instance:
+        """Lay a case out.
+
+        Args:
+            requests: the truth.
+            estimates: (n,) int32, at least 1: output lengths as the scheduler sees them.
+            cost: the cost model; its cap bounds a prefill.
+            num_clients: J.
+            client_of: (n,) queue of each request, or ``None`` for one shared queue.
+            order: one of `llmsched_env.config.ORDERS`.
+            stealing: idle clients with an empty queue take from others (client queues only).
+            bound_ns: the best lower bound on the makespan, in ns.
+            lb1_ns: LB1 in ns, what rewards are scaled by; ``None`` where it is that bound.
+            reward: one of `llmsched_env.config.REWARDS`.
+            skip_forced: whether a step goes on to the next choice.
+            max_iterations: horizon, 0 for none.
+            promises: the service-level objectives; with one shared queue ``order`` may also be one of those in which
+                late ones go last.
+            kv_cache: what the KV cache holds; ``None`` where it is no limit. With one shared queue only.
+            mixed: what mixed iterations read, and last; ``None`` where there are none. With one shared queue only.
+            moves: what lies where, and what a thief has to move; ``None`` where stealing is free. Client queues only.
+            disturbance: why iterations do not last what schedulers are told; ``None`` where they do.
+
+        Raises:
+            WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
+            ConfigError: a prompt that no level holds.
+        """
+        n = len(requests)
+        check_sum(max(int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))))
+        shared = client_of is None
+        queue = np.zeros(n, np.int32) if client_of is None else client_of
+        chosen = promises is not None and shared  # orders are then chosen at each prefill, by the engine
+        number = np.arange(n)
+        keys: dict[str, NDArray[Any]] = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}
+        by_position = np.lexsort((number, keys["fcfs" if chosen else order], queue)).astype(np.int32)
+        rows = np.empty((n, codes.REQUEST_COLUMNS), np.int32)
+        rows[:, codes.PROMPT] = requests.prompt_tokens[by_position]
+        rows[:, codes.OUTPUT] = requests.output_tokens[by_position]
+        rows[:, codes.ESTIMATE] = estimates[by_position]
+        rows[:, codes.QUEUE] = queue[by_position]
+        shown = disturbance.believed or cost if disturbance else cost
+        for model in {shown, cost}:
+            _check_levels(requests, model)
+        believed = Costs(shown, mixed.believed_cost or mixed.cost if mixed else None)
+        actual = Costs(cost, mixed.cost if mixed else None) if disturbance else believed
+        options = _options(
+            num_clients, believed, promises, kv_cache, mixed, moves, disturbance, stealing and not shared
+        )
+        _check_memory(kv_cache, rows)
+        _check_recompute(kv_cache, rows, shown)
+        if disturbance:
+            _check_recompute(kv_cache, rows, cost)
+        check_clock(rows, requests.release_ns, num_clients, believed, actual, options)
+        variants = Variants(
+            order if chosen else "fcfs",
+            bool(promises and promises.choose_order),
+            kv_cache.cap_levels if kv_cache else 0,
+            mixed is not None,
+        )
+        table = action_table(variants, num_clients)
+        ranked = any(action.order > 1 for action in table)
+        scale_ns = bound_ns if lb1_ns is None else lb1_ns
+        scale = float(scale_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
+        if promises is not None and reward == "goodput":
+            scale = float(promises.last - promises.first)
+        for array in (rows, by_position):
+            array.setflags(write=False)
+        problem = Problem(
+            rows,
+            requests.release_ns,
+            by_position,
+            num_clients,
+            shared=shared,
+            stealing=stealing,
+            ranking=_ranking(estimates) if ranked else None,
+            actions=[action[1:] for action in table],
+            believed=believed,
+            actual=actual,
+            token_cap=cost.prefill_token_cap,
+            mean_output_tokens=requests.mean_output_tokens,
+            reward=REWARDS.index(reward),
+            reward_scale=scale,
+            affine=_affine(shown, options),
+            bound_ns=bound_ns,
+            max_iterations=max_iterations,
+            skip_forced=skip_forced,
+        )
+        names = tuple(action.name for action in table)
+        return cls(problem, options, rows, requests.release_ns, by_position, scale_ns, names)
+
+    @cached_property
+    def believed(self) -> Instance:
+        """The case in the world as schedulers are told that it is: this one, where they are told the truth."""
+        if not self.noisy:
+            return self
+        options = {name: values for name, values in self.options.items() if name != "noise"}
+        shown = self.problem.believed
+        problem = self.problem.changed(actual=shown, affine=_affine(shown.model, options))
+        if "slo" in options:
+            options["slo"] = {**options["slo"], "certain": True}
+        return replace(self, problem=problem, options=options)
+
+    def with_outputs(self, outputs: NDArray[np.int32]) -> Instance:
+        """The same case with other true lengths; estimates, queues and the bound stay.
+
+        Args:
+            outputs: (n,) int32, at least 1, by position.
+
+        Raises:
+            WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
+        """
+        check_sum(int(outputs.sum(dtype=np.int64)))
+        rows = self.requests.copy()
+        rows[:, codes.OUTPUT] = outputs
+        if "kv" in self.options:
+            _check_longest(self.options["kv"], rows)
+        check_clock(
+            rows, self.release_ns, self.num_clients, self.problem.believed, self.problem.actual, self.options,
+            "these output lengths",
+        )  # fmt: skip
+        rows.setflags(write=False)
+        return replace(self, problem=self.problem.changed(rows), requests=rows)
+
+    def with_bound(self, bound_ns: int) -> Instance:
+        """The same case with another bound for its gaps."""
+        return replace(self, problem=self.problem.changed(bound_ns=bound_ns))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def _affine(cost: CostModel, options: Options) -> bool:
+    """Whether the makespan is a policy-free constant plus fixed times per iteration.
+
+    Not where what is prefilled is no constant (preemption, cached prefixes, recompute), where iterations mix, or where
+    what passes is not what decisions are told to cost.
+    """
+    return cost.is_affine and not options.keys() & {"kv", "chunked", "migration", "noise"}
+
+
+def _options(
+    num_clients: int,
+    believed: Costs,
+    promises: Promises | None,
+    kv_cache: KVCache | None,
+    mixed: Mixed | None,
+    moves: Moves | None,
+    disturbance: Disturbance | None,
+    stealing: bool,
+) -> Options:
+    """What each mechanism that is on is made with."""
+    options: Options = {}
+    if kv_cache is not None:
+        options["kv"] = {
+            "budget": kv_cache.budget_tokens,
+            "block": kv_cache.block_tokens,
+            "headroom": kv_cache.headroom_tokens,
+            "rule": KV_RULES.index(kv_cache.rule),
+            "admission": ADMISSIONS.index(kv_cache.admission),
+            "reserve_tokens": kv_cache.reserve_tokens,
+            "swap_token_ns": kv_cache.swap_token_ns,
+        }
+    if mixed is not None:
+        options["chunked"] = {
+            "budget": mixed.tokens,
+            "counts_active": mixed.counts_active,
+            "whole_prompts": mixed.whole_prompts,
+        }
+    if moves is not None and (moves.cached_millionths > 0 or (moves.steal != "waiting" and stealing)):
+        options["migration"] = {
+            "enabled": True,
+            "cached_millionths": moves.cached_millionths,
+            "steal": STEALS.index(moves.steal),
+            "token_ns": moves.token_ns,
+        }
+    if disturbance is not None:
+        options["noise"] = {
+            "enabled": True,
+            "noise_sd": disturbance.noise_sd,
+            "straggler_probability": disturbance.straggler_probability,
+            "straggler_factor": disturbance.straggler_factor,
+            "key": disturbance.key,
+        }
+    if promises is not None:
+        options["slo"] = {
+            "ttft_ns": promises.ttft_ns,
+            "tpot_ns": promises.tpot_ns,
+            "least_prefill_ns": believed.least_prefill_ns,
+            "first": promises.first,
+            "last": promises.last,
+            "certain": disturbance is None,
+        }
+    return options
+
+
+def _ranking(estimates: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(n, 2 * RANKINGS) int32: ranks of positions, then positions of ranks, by each ranking; ties by release."""
+    table = np.empty((len(estimates), 2 * codes.RANKINGS), np.int32)
+    for ranking, keys in enumerate((estimates, -estimates)):
+        by_rank = np.argsort(keys, kind="stable")
+        table[by_rank, ranking] = np.arange(len(estimates))
+        table[:, codes.RANKINGS + ranking] = by_rank
+    table.setflags(write=False)
+    return table
+
+
+def _check_memory(cache: KVCache | None, rows: NDArray[np.int32]) -> None:
+    if cache is not None:
+        _check_longest(
+            {
+                "budget": cache.budget_tokens,
+                "block": cache.block_tokens,
+                "headroom": cache.headroom_tokens,
+                "rule": KV_RULES.index(cache.rule),
+            },
+            rows,
+        )
+
+
+def _check_longest(kv: dict[str, Any], rows: NDArray[np.int32]) -> None:
+    """Raise where a request can never be served, be it alone."""
+    cache = KVCache(kv["budget"], kv["block"], kv["headroom"], rule=KV_RULES[kv["rule"]])
+    tokens = int((rows[:, codes.PROMPT].astype(np.int64) + rows[:, codes.OUTPUT]).max())
+    if tokens > cache.longest_request_tokens:
+        most = -(-(tokens - cache.uncached_tokens) // cache.block_tokens) * cache.block_tokens
+        left_free = f", {cache.headroom_tokens} of which stay free" if most <= cache.budget_tokens else ""
+        raise WorkloadError(
+            f"a request of {tokens} prompt and output tokens takes {most} tokens in blocks of {cache.block_tokens}, "
+            f"and the KV cache holds {cache.budget_tokens}{left_free}: give it a larger kv_budget_tokens, or leave "
+            "such requests out."
+        )
+
+
+def _check_recompute(cache: KVCache | None, rows: NDArray[np.int32], cost: CostModel) -> None:
+    """Raise where no prefill level holds what a preempted request has to compute again."""
+    if cache is None or cache.swap_token_ns or not cost.prefill_levels:
+        return
+    again = int((rows[:, codes.PROMPT].astype(np.int64) + rows[:, codes.OUTPUT]).max()) - 1
+    if again > cost.prefill_levels[-1][0]:
+        raise ConfigError(
+            f"a preempted request may have {again} tokens to compute again, which exceeds the largest prefill level, "
+            f"{cost.prefill_levels[-1][0]} tokens: add a level that holds them, or swap (kv_swap_gb_per_s)."
+        )
+
+
+def _check_levels(requests: Requests, cost: CostModel) -> None:
+    longest_prompt = int(requests.prompt_tokens.max())
+    if cost.prefill_levels and longest_prompt > cost.prefill_levels[-1][0]:
+        raise ConfigError(
+            f"a prompt of {longest_prompt} tokens exceeds the largest prefill level, {cost.prefill_levels[-1][0]} "
+            "tokens: add a level that holds it."
+        )

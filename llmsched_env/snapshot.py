@@ -1,0 +1,55 @@
+"""An episode as plain values, to be kept, compared or sent to another process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llmsched_env.engine.arrays import view_of
+from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.view import View, fields_of
+
+__all__ = ["restore", "snapshot"]
+
+State = dict[str, Any]
+
+ENGINE = "llmsched_env.engine."
+
+
+def snapshot(part: Any) -> State:
+    """All fields of an episode, or of a part of it: numbers, copies of arrays, and snapshots of its parts.
+
+    What parts share (the problem, the table of clients) is told where it belongs.
+    """
+    found: State = {}
+    for name in fields_of(type(part)):
+        value = getattr(part, name)
+        if isinstance(value, bool | int | float | str):
+            found[name] = value
+        elif isinstance(value, Problem) or value is None:
+            continue
+        elif type(value).__module__.startswith(ENGINE):
+            found[name] = snapshot(value)
+        else:
+            found[name] = np.array(value)
+    return found
+
+
+def restore(part: Any, state: State) -> None:
+    """Write a snapshot of the same class and sizes back."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            held = getattr(part, name)
+            if isinstance(held, View):
+                held.take(View(**value))
+            else:
+                restore(held, value)
+        elif isinstance(value, np.ndarray):
+            held = getattr(part, name)
+            if np.shape(held) == value.shape:
+                np.asarray(held)[...] = value
+            else:  # a log that has grown
+                setattr(part, name, view_of(value))
+        else:
+            setattr(part, name, value)
