@@ -4,6 +4,7 @@
 # make studies the studies of docs/studies.md, with their tables and pictures (hours)
 # make engine  compile what was edited of the engine; run, test and the others do so, too
 # make test    the tests
+# make test-install  installs with and without a compiler, in environments of their own
 # make sanitize  the tests of the engine, compiled with bounds checks, AddressSanitizer and UBSan
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
 # make check   lint, types, layers
@@ -35,7 +36,7 @@ COMPILING := @echo 'Installing. The engine is compiled on the way, in half a min
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: FORCE help engine run serving agents studies test sanitize test-rllib check format notebooks bench tables clean distclean
+.PHONY: FORCE help engine run serving agents studies test test-install sanitize test-rllib check format notebooks bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -61,8 +62,8 @@ $(VENV)/.installed-dev: pyproject.toml setup.py build_engine.py constraints.txt 
 $(VENV)/.compiled-%: $(VENV)/.installed-% FORCE
 	@if [ -e $(FRESH) ]; then \
 		rm -f $(FRESH); $(STATE) || true; \
-	elif ! $(STATE) > $(VENV)/.state; then \
-		cat $(VENV)/.state; echo 'Compiling it now.'; \
+	elif ! $(STATE) > /dev/null; then \
+		echo 'Compiling the engine.'; \
 		$(INSTALL) --no-deps -e . && $(STATE) || true; \
 	fi
 
@@ -86,6 +87,9 @@ studies: $(VENV)/.compiled-dev
 
 test: $(VENV)/.compiled-dev
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-install: $(VENV)/.compiled-dev
+	$(BIN)/python -m pytest -m install
 
 sanitize: $(VENV)/.installed-dev
 	.ci/sanitize $(CURDIR)/$(BIN)/python

@@ -1,7 +1,7 @@
 """Write a .pxd beside each file of a compiled package, from its annotations: what Cython needs to compile plain Python.
 
-- A class becomes an extension type and its annotated fields C fields, read-only from Python; a leading underscore hides
-  one. Classes that are decorated, or derive from something else, stay Python's.
+- A class becomes an extension type and its annotated fields C fields. From Python, those of `View` are read-only, and a
+  leading underscore hides one. Classes that are decorated, or derive from something else, stay Python's.
 - A function or method whose return annotation is a ``cython`` type becomes a C function without the GIL. Any other
   stays what it is, and is not in the .pxd.
 - ``import math`` becomes C's.

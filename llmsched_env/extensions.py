@@ -30,7 +30,9 @@ PACKAGE = "llmsched_env"
 RECORD = f"_compiled{EXTENSION_SUFFIXES[0]}.json"
 """Written by setup.py: checksums (CRC-32) of the files that were compiled and of the extension modules made of them."""
 
-REMEDY = "'make engine' in a checkout, or installing it again, compiles it"
+FIELDS = {"problem", "seconds", "patterns", "sources", "extensions"}
+
+REMEDY = "With a C compiler and Python's headers, 'make engine' in a checkout, or installing again, compiles it."
 
 
 class _Uncompiled(MetaPathFinder):
@@ -57,8 +59,10 @@ def _record() -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(FOLDER.joinpath(RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"problem": f"it was not built for this Python (there is no {RECORD})"}
-    return found
+        found = {}
+    if found.keys() >= FIELDS:
+        return found
+    return {"problem": f"it was not built for this Python (there is no {RECORD})"}
 
 
 def _problem(record: dict[str, Any]) -> str:
@@ -98,12 +102,12 @@ def describe() -> str:
         return f"{len(_built['extensions'])} modules of the engine are compiled (in {_built['seconds']} s)."
     if _asked:
         return f"the engine runs uncompiled: {_why}."
-    return f"the engine runs uncompiled, hundreds of times slower: {_why}; {REMEDY}."
+    return f"the engine runs uncompiled, hundreds of times slower: {_why}. {REMEDY}"
 
 
 if not compiled and not any(isinstance(finder, _Uncompiled) for finder in sys.meta_path):
     sys.meta_path.insert(0, _Uncompiled())
-    if not _asked and __name__ != "__main__" and multiprocessing.parent_process() is None:
+    if not _asked and __name__ != "__main__" and multiprocessing.current_process().name == "MainProcess":
         print(f"llmsched_env: {describe()}", file=sys.stderr, flush=True)
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import cython
+import numpy as np
+from numpy.typing import NDArray
 
-from llmsched_env.engine import codes
+from llmsched_env.engine import codes, features, measure, reward
+from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.iteration import Iteration
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.rule import Rule
@@ -83,22 +86,24 @@ class Episode(Transition):
         """The action where there is no choice."""
         return 0 if self.view.ready == 0 else 1
 
-    def excess(self) -> cython.longlong:
-        """The part of the clock that decisions control, in client-ns; J times the clock where costs are not affine.
+    def charge(self) -> int:
+        """The total that the reward is a difference of (see reward.py)."""
+        return int(reward.charge(self.view, self.totals, self.problem))
 
-        Where they are, the rest is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed.
-        """
-        lost_ns: cython.longlong
-        if not self.problem.affine:
-            return self.problem.num_clients * self.view.clock_ns
-        lost_ns = self.problem.believed.alpha_prefill_ns * self.view.prefills + self.totals.jump_ns
-        return (
-            self.problem.num_clients * lost_ns + self.problem.believed.alpha_decode_ns * self.totals.idle_client_decodes
-        )
+    def measured(self, infos: bool = False) -> NDArray[np.float64]:
+        """(len(MEASURED),) float64: as metrics have them, or as an ``info`` has (see measure.py)."""
+        out: NDArray[np.float64] = np.empty(len(measure.MEASURED))
+        counted = self.slo.last - self.slo.first if self.slo.enabled else 0
+        if infos:
+            measure.measure_so_far(self.view, self.totals, self.problem, counted, np.inf, view_of(out))
+        else:
+            measure.measure(self.view, self.totals, self.problem, counted, np.nan, view_of(out))
+        return out
 
-    def excess_now(self) -> int:
-        """:meth:`excess` for Python."""
-        return int(self.excess())
+    def observation(self) -> NDArray[np.float32]:
+        """(num_features,) float32: what an environment shows of it."""
+        self.set_forecast(True)
+        return features.features(self.view)
 
     # Whole episodes.
 

@@ -9,8 +9,13 @@ import pytest
 from adapter import engine_of
 from episodes import CASES
 
+from llmsched_env.config import REWARDS
 from llmsched_env.core.layout import View as CoreView
+from llmsched_env.core.measure import measure_so_far
+from llmsched_env.engine.measure import MEASURED
 from llmsched_env.engine.view import FIELDS, TOTALS
+from llmsched_env.metrics import final_metrics
+from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator
 
 RENAMED = {
@@ -34,6 +39,13 @@ def assert_same(simulator, episode):
             assert getattr(core, theirs) == getattr(view, ours), ours
     for ours, theirs in STATE.items():
         assert simulator.totals[theirs] == getattr(totals, ours), ours
+    assert simulator.charge == episode.charge()
+    if core.batch_requests or not core.mixed_budget:  # a share of no batch
+        assert np.array_equal(features(core), episode.observation())
+    assert np.array_equal(list(final_metrics(simulator).values()), episode.measured(), equal_nan=True)
+    found = np.empty(len(MEASURED))
+    measure_so_far(*(array[0] for array in simulator.memory.call_arrays), found)
+    assert np.array_equal(found, episode.measured(infos=True))
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -42,7 +54,8 @@ def test_engine_equals_core_after_every_iteration(kind):
     happened = 0
     for seed in range(40):
         case = CASES[kind](seed)
-        instance = case.instance()
+        objective = case.ttft_ns and seed % 3
+        instance = case.instance(reward="goodput" if objective else REWARDS[seed % (len(REWARDS) - 1)])
         simulator, episode = Simulator(instance, record=True), engine_of(instance, case, record=True)
         rng = random.Random(seed)
         assert_same(simulator, episode)

@@ -1,0 +1,50 @@
+"""What a step is charged: differences of exact integer totals, so that a sum of rewards telescopes to a metric.
+
+``reward = -(C(after) - C(before)) / scale`` with C from the table below. Time that passes inside ``reset`` (a first
+arrival after 0, iterations without a choice under ``skip_forced``) is part of the first difference.
+
+======== ========================================================== ============= ===============================
+reward   C, a total since the start of the episode                  scale         an episode sums to
+======== ========================================================== ============= ===============================
+excess   alpha_p * J * prefills + alpha_d * idle client-decodes     J * LB1       -(makespan - constant) / LB1
+         + J * time with nothing to do
+makespan clock                                                      LB1           -makespan / LB1
+idle     J * clock - busy client time                               J * LB1       -makespan * (1 - util) / LB1
+latency  integral of (waiting + active) over time                   n * LB1       -mean end-to-end latency / LB1
+goodput  counted requests that have violated an objective           counted       goodput - 1
+======== ========================================================== ============= ===============================
+
+The constant of `excess` is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed: no policy can change it.
+With a cost model that is not affine, or iterations that do not last what schedulers believe, there is no such
+constant, and `excess` is `makespan`.
+"""
+
+from __future__ import annotations
+
+import cython
+
+from llmsched_env.engine import codes
+from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.view import Totals, View
+
+
+def excess(v: View, t: Totals, problem: Problem) -> cython.longlong:
+    """The part of the clock that decisions control, in client-ns; J times the clock where costs are not affine."""
+    lost_ns: cython.longlong
+    if not problem.affine:
+        return problem.num_clients * v.clock_ns
+    lost_ns = problem.believed.alpha_prefill_ns * v.prefills + t.jump_ns
+    return problem.num_clients * lost_ns + problem.believed.alpha_decode_ns * t.idle_client_decodes
+
+
+def charge(v: View, t: Totals, problem: Problem) -> cython.longlong:
+    """The total C so far: ns (makespan), client-ns (excess, idle), request-ns (latency) or requests (goodput)."""
+    if problem.reward == codes.IDLE:
+        return problem.num_clients * v.clock_ns - t.busy_client_ns
+    if problem.reward == codes.LATENCY:
+        return t.request_ns
+    if problem.reward == codes.GOODPUT:
+        return t.lost
+    if problem.reward == codes.EXCESS:
+        return excess(v, t, problem)
+    return v.clock_ns
