@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,10 @@ class Rule:
     def decide(self, view: View) -> int:
         """:meth:`act` for Python."""
         return self.act(view)
+
+    def twin(self) -> Rule:
+        """Another rule, which goes on from what this one has kept."""
+        return copy.copy(self)
 
     def begin(self) -> None:
         """An episode begins, or goes on: set back what is kept between decisions."""
@@ -132,6 +137,10 @@ class FunctionRule(PythonRule):
         """Forget an error, and what was kept."""
         self.error = None
         self.memory = list(self.first)  # type: ignore[call-overload]
+
+    def twin(self) -> Rule:
+        """Another rule, which goes on from what this one has kept."""
+        return FunctionRule(self.function, self.parameters, self.memory)  # type: ignore[arg-type]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FunctionRule, (self.function, self.parameters, self.first)

@@ -193,8 +193,8 @@ class Beam:
             episode.set_forecast(rule.reads_forecast)
 
     def search(self) -> NDArray[np.int64]:
-        """The prefix of the best schedule found; the rule does the rest. It is no longer than the reference."""
-        stages: cython.int = self.reference.last
+        """The prefix of the best schedule found; the rule does the rest."""
+        stages: cython.Py_ssize_t = self.reference.plan.shape[0]
         stage: cython.int = 0
         parent: cython.int
         child: cython.int
