@@ -200,7 +200,7 @@ class Simulator:
     @property
     def charge(self) -> int:
         """The integer total that the instance's reward is a difference of (see llmsched_env.engine.reward)."""
-        return _charge(self.episode)
+        return self.episode.charge()
 
     @property
     def log(self) -> Records:
@@ -226,19 +226,6 @@ class Simulator:
         self.instance = state["instance"]
         self.episode = self.instance.episode(record=state["record"])
         restore(self.episode, state["state"])
-
-
-def _charge(episode: Episode) -> int:
-    v, t, problem = episode.view, episode.totals, episode.problem
-    if problem.reward == codes.IDLE:
-        return int(problem.num_clients * v.clock_ns - t.busy_client_ns)
-    if problem.reward == codes.LATENCY:
-        return int(t.request_ns)
-    if problem.reward == codes.GOODPUT:
-        return int(t.lost)
-    if problem.reward == codes.EXCESS:
-        return episode.excess_now()
-    return int(v.clock_ns)
 
 
 def _members(words: Any, size: int) -> NDArray[np.int64]:

@@ -187,9 +187,9 @@ class Composer(Slots):
         """What the iteration lasts under a cost model, without noise."""
         copying_ns: cython.longlong = it.copied * self.kv.swap_token_ns + it.carried * self.migration.token_ns
         copying_ns += self.kv.swap_out_ns
-        if kind == codes.MIXED and it.rows > 0:
+        if kind == codes.MIXED and it.rows > 0 and (it.served > 0 or it.computed > 0):
             return copying_ns + costs.mixed_ns(it.computed, it.served, it.context)
-        if kind != codes.PREFILL:
+        if kind != codes.PREFILL and (it.rows == 0 or it.served > 0):
             return copying_ns + costs.decode_ns(it.served, it.context)
         if it.computed > 0 or it.copied == 0:
             copying_ns += costs.prefill_ns(it.computed)
@@ -224,7 +224,8 @@ class Composer(Slots):
 
     def preview_mixed(self, v: View, it: Iteration) -> cython.void:
         """What a mixed iteration now would read, in the order of action 1."""
-        self.compose(v, it, codes.MIXED, self.problem.orders[1], self.problem.num_clients, False)
+        kind: cython.int = codes.MIXED if v.ready > 0 or v.reading_tokens > 0 else codes.DECODE
+        self.compose(v, it, kind, self.problem.orders[1], self.problem.num_clients, False)
         v.chunk_tokens = it.computed
         v.mixed_ns = self.duration_ns(it, codes.MIXED, self.problem.believed)
 
@@ -233,7 +234,7 @@ class Composer(Slots):
         position: cython.int
         prompt: cython.longlong
         while it.rows < v.ready and not self.window_full:
-            position = self.line.first(self.window_from)
+            position = bitset.find_from(self.line.waiting, 0, self.problem.num_requests, self.window_from)
             prompt = self.problem.requests[position, codes.PROMPT]
             if it.rows > 0 and it.computed + prompt > self.problem.token_cap:
                 self.window_full = True
@@ -266,7 +267,10 @@ class Composer(Slots):
                 self.line.set_preempted(position, False)
                 v.preempted -= 1
             else:
-                self.line.leave(position)
+                if self.problem.ranked:
+                    self.line.leave(position)
+                else:
+                    bitset.remove(self.line.waiting, 0, self.problem.num_requests, position)
                 if self.slo.enabled:
                     self.slo.leave_queue(v, self.line, position)
                 v.waiting -= 1

@@ -15,6 +15,7 @@ from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.slots import Slots
 from llmsched_env.engine.transition import Transition
+from llmsched_env.engine.view import Totals, View
 
 
 class Episode(Transition):
@@ -124,14 +125,28 @@ class Episode(Transition):
 
     def play(self, rule: Rule) -> cython.longlong:
         """Run to the end, or the horizon; returns the iterations run. Stops early where the log is full, or on STOP."""
+        return self.play_on(self.view, self.totals, rule)
+
+    def play_on(self, v: View, t: Totals, rule: Rule) -> cython.longlong:
+        """:meth:`play` on the episode's view and totals."""
         action: cython.int
-        before: cython.longlong = self.view.prefills + self.view.decodes
-        while not self.finished() and not self.recorder.full():
+        before: cython.longlong = v.prefills + v.decodes
+        requests: cython.longlong = self.problem.num_requests
+        horizon: cython.longlong = self.problem.max_iterations
+        recording: cython.bint = self.recorder.enabled
+        while v.completed < requests:
+            if horizon > 0 and v.prefills + v.decodes >= horizon:
+                break
+            if recording and self.recorder.full():
+                break
+            if v.ready == 0 and v.reading_tokens == 0:
+                self.run_iteration(v, t, 0, codes.DECODE)
+                continue
             action = self.choose(rule)
             if action == codes.STOP:
                 break
-            self.advance(action)
-        return self.view.prefills + self.view.decodes - before
+            self.run_iteration(v, t, action, self.problem.kinds[action])
+        return v.prefills + v.decodes - before
 
     def run(self, rule: Rule) -> int:
         """:meth:`play` for Python: without the GIL, with a log that grows."""

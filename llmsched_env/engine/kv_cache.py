@@ -54,6 +54,7 @@ class KVCache:
         company: whether somebody is in the cache besides those.
         this_growth: tokens that the decode of that iteration takes.
         next_growth: what the decode after it takes for those that are active now.
+        later: 1 where who joins beside a decode starts a decode later than now, else 0.
         ending: (mask + 1,) int32: scratch: clients expected to finish, by decode.
         ending_context: (mask + 1,) int64: scratch: sum of their tokens held - decodes.
     """
@@ -82,6 +83,7 @@ class KVCache:
     company: cython.bint
     this_growth: cython.longlong
     next_growth: cython.longlong
+    later: cython.longlong
     ending: cython.int[::1]
     ending_context: cython.longlong[::1]
 
@@ -122,6 +124,7 @@ class KVCache:
         self.company = False
         self.this_growth = 0
         self.next_growth = 0
+        self.later = 0
         ring = problem.ring_mask + 1 if admission == codes.PREDICTED else 1
         self.ending = int32s(ring)
         self.ending_context = int64s(ring)
@@ -271,6 +274,7 @@ class KVCache:
             if it.rows > 0 and it.left == 0 and context % self.block == 0:
                 self.batch_growth = self.block  # for the request that is read to its end
         self.company = v.active > 0 or reading >= 0
+        self.later = 1 if decoding else 0
         if self.admission != codes.PREDICTED:
             return
         for i in range(self.ending.shape[0]):
@@ -283,21 +287,29 @@ class KVCache:
                 v,
                 self.problem.requests[position, codes.PROMPT] + v.decodes - base,
                 base + self.problem.requests[position, codes.ESTIMATE],
+                0,
             )
             client = self.below[client]
         if reading >= 0:
-            self.expect(v, context, self.due(v, reading, context))
+            self.expect(v, context, self.due(v, reading, context), self.later)
 
     def due(self, v: View, position: cython.int, context: cython.longlong) -> cython.longlong:
         """Decode at which a request is expected to finish that starts now with so many tokens of context."""
         tokens: cython.longlong = context - self.problem.requests[position, codes.PROMPT]
         return v.decodes + self.problem.requests[position, codes.ESTIMATE] - tokens
 
-    def expect(self, v: View, context: cython.longlong, due: cython.longlong) -> cython.void:
-        """Add a request to the scratch; one that has outlived its estimate is expected to finish in the next decode."""
-        slot: cython.longlong = (due if due > v.decodes else v.decodes + 1) & self.problem.ring_mask
+    def expect(self, v: View, context: cython.longlong, due: cython.longlong, later: cython.longlong) -> cython.void:
+        """Add a request to the scratch; one that has outlived its estimate is expected to finish in the next decode.
+
+        Args:
+            v: the view.
+            context: tokens that it holds when it decodes.
+            due: decode at which it is expected to finish, if it decodes from now on.
+            later: decodes until it does.
+        """
+        slot: cython.longlong = ((due if due > v.decodes else v.decodes + 1) + later) & self.problem.ring_mask
         self.ending[slot] += 1
-        self.ending_context[slot] += context - v.decodes
+        self.ending_context[slot] += context - v.decodes - later
 
     def expected_to_fit(self, v: View) -> cython.bint:
         """Whether at no decode to come more is held than there is, if all finish as expected and nobody else joins.
@@ -307,7 +319,7 @@ class KVCache:
         """
         clients: cython.longlong = 0
         context: cython.longlong = 0
-        decode: cython.longlong = v.decodes + self.problem.ring_mask
+        decode: cython.longlong = v.decodes + self.problem.ring_mask + 1
         slot: cython.longlong
         while decode > v.decodes:
             slot = decode & self.problem.ring_mask
@@ -350,7 +362,7 @@ class KVCache:
             if not alone and self.reserved + self.batch_reserved + aside > self.budget:
                 return False
         elif self.admission == codes.PREDICTED:
-            self.expect(v, context, self.due(v, position, context))
+            self.expect(v, context, self.due(v, position, context), self.later)
             if not alone and not self.expected_to_fit(v):
                 return False
         if part >= 0 and self.rule != codes.KEEP_GROWTH:

@@ -267,6 +267,7 @@ class Slots:
         v.kv_used -= self.kv.reads(position, self.chunked.computed)
         self.kv.reserved -= self.kv.aside(position)
         t.preemptions += 1
+        t.recomputed_tokens += self.chunked.computed
         if self.kv.emitted[position] > 0:
             self.line.set_preempted(position, True)
             v.preempted += 1

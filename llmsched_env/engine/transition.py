@@ -53,7 +53,11 @@ class Transition(Composer):
             kind = codes.DECODE
         if kind == codes.DECODE and not self.plans_memory:
             changed = self.decode(
-                v, t, self.decode_ns(v), v.waiting + v.preempted + v.active + self.reads(), v.kv_growth
+                v,
+                t,
+                self.noisy_decode_ns(v) if self.noise.enabled else v.decode_ns,
+                v.waiting + v.preempted + v.active + (1 if v.reading_tokens > 0 else 0),
+                v.kv_growth,
             )
         else:
             busy = self.commit(v, t, action, kind)
@@ -66,10 +70,8 @@ class Transition(Composer):
         """Requests that have been read in part: 1 or 0."""
         return 1 if self.chunked.position >= 0 else 0
 
-    def decode_ns(self, v: View) -> cython.longlong:
-        """What a decode of all active clients lasts."""
-        if not self.noise.enabled:
-            return v.decode_ns
+    def noisy_decode_ns(self, v: View) -> cython.longlong:
+        """What a decode of all active clients does last."""
         return self.noise.actual_ns(
             self.problem.actual.decode_ns(v.active, v.context_tokens) + self.kv.swap_out_ns, codes.DECODE, v.decodes
         )
