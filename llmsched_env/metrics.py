@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, PACKED, measure
+from llmsched_env.engine.measure import COUNTS, EPISODE_METRICS, MEASURED
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
 from llmsched_env.limits import MAX_CLOCK_S
@@ -88,9 +88,7 @@ def final_metrics(simulator: Simulator) -> dict[str, Any]:
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
     client time beyond 292 client-years, request time beyond 292 request-years.
     """
-    memory = simulator.memory
-    out = np.empty(len(MEASURED))
-    measure(memory.view[0], memory.state[0], memory.setup[0], out)
+    out = simulator.episode.measured()
     return {name: int(value) if name in COUNTS else value for name, value in zip(MEASURED, out.tolist(), strict=True)}
 
 
