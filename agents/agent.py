@@ -6,32 +6,17 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from agents.lengths import QUANTILES, lengths_apart, shown_lengths
-from agents.network import Network, network_function
+from agents.network import Network
 from llmsched_env.config import ASSIGNMENTS, MAX_LOAD, QUEUES, Scenario, real
-from llmsched_env.core.features import features_of
-from llmsched_env.core.rules import call_rule
 from llmsched_env.cost import MAX_COEFFICIENT_NS
+from llmsched_env.engine.features import features_of
 from llmsched_env.errors import ConfigError, InvalidViewError, UnknownNameError
-from llmsched_env.jit import jit
-from llmsched_env.policy import CompiledRule, Start, View
+from llmsched_env.policy import Rule, Start, View
 from llmsched_env.workload import MAX_TOKENS, WORKLOADS
 
 __all__ = ["Agent", "Origin", "Trained"]
-
-NO_MEMORY = np.zeros(1, np.int64)
-"""Networks keep nothing between decisions."""
-
-
-@jit
-def _ask(rule: Any, view: Any, parameters: Any, memory: Any) -> int:
-    action: int = call_rule(rule, view, parameters, memory)
-    return action
 
 
 @dataclass(frozen=True)
@@ -169,7 +154,7 @@ class Agent:
     def __init__(self, name: str, trained: Iterable[Trained]) -> None:
         self.name = name
         self.trained = tuple(trained)
-        self._parameters: NDArray[np.float64] | None = None
+        self._rule: Rule | None = None
 
     @classmethod
     def of(cls, name: str, network: Network, scenario: Scenario) -> Agent:
@@ -210,24 +195,24 @@ class Agent:
             )
         return found
 
-    def compiled(self, start: Start) -> CompiledRule:
-        """The network for this scenario as the core runs it; raises as :meth:`network_for`."""
-        return CompiledRule(network_function(), self.network_for(start.scenario).parameters, NO_MEMORY)
+    def compiled(self, start: Start) -> Rule:
+        """The network for this scenario as the loop runs it; raises as :meth:`network_for`."""
+        return self.network_for(start.scenario).rule()
 
     def reset(self, start: Start) -> None:
         """Begin an episode; raises as :meth:`network_for`."""
-        self._parameters = self.network_for(start.scenario).parameters
+        self._rule = self.compiled(start)
 
     def act(self, view: View) -> int:
-        """The action, by the same machine code as inside the core."""
-        if self._parameters is None:
+        """The action, by the same code as inside the loop."""
+        if self._rule is None:
             raise RuntimeError(
                 f"policy {self.name!r} was asked before reset: call llmsched_env.evaluation.begin(policy, env) or "
                 "policy.reset(start) first."
             )
-        if not isinstance(view, np.record):
+        if not isinstance(view, View):
             raise InvalidViewError(self.name, view)
-        return _ask(network_function().handle, view, self._parameters, NO_MEMORY)
+        return self._rule.decide(view)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

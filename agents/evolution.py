@@ -28,9 +28,8 @@ from agents.arena import Arena
 from agents.genome import FIRST_CASES, FIRST_VALUES, Genome, first_genome
 from agents.hyperparameters import Check, one_of, real_number, whole_number
 from agents.network import BASES, NEVER, Network
-from llmsched_env.config import Scenario
-from llmsched_env.core.features import ALL_FEATURES
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES, Scenario
+from llmsched_env.engine.features import ALL_FEATURES
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, MissingExtraError, UnknownNameError
 from llmsched_env.instances import instance, pool_size
 from llmsched_env.policy import Policy
@@ -183,7 +182,7 @@ class Evolution:
             self._strategy = _strategy(start, settings, seed)
         else:
             self._restore(stored, seed)
-        rule = self.genome.parameters([np.zeros(self.genome.size)])
+        rule = self.genome.networks([np.zeros(self.genome.size)])
         self._rule_losses = [
             max(LEAST_LOSS, float(arena.losses(rule, arena.cases[:FIRST_CASES])[0].mean())) for arena in self._arenas
         ]
@@ -250,12 +249,12 @@ class Evolution:
 
     def _losses(self, genomes: Sequence[Floats], count: int) -> Floats:
         """(genomes,): losses on so many cases, as shares of the rule's lest one size outweigh the others."""
-        rows = self.genome.parameters(genomes)
-        losses = np.zeros(len(rows))
+        networks = self.genome.networks(genomes)
+        losses = np.zeros(len(networks))
         for arena, rule_loss in zip(self._arenas, self._rule_losses, strict=True):
             each = min(count // len(self._arenas), len(arena.cases))
             cases = self._draws.choice(len(arena.cases), each, replace=False).tolist()
-            found, iterations = arena.losses(rows, cases)
+            found, iterations = arena.losses(networks, cases)
             losses += found.mean(axis=1) / rule_loss / len(self._arenas)
             self.timesteps += iterations
         return losses

@@ -19,7 +19,7 @@ from agents.network import Layer, Network, dense
 from agents.sb3_policy import load_model
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import TABLES, features_of
+from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError
 from llmsched_env.flags import path_option
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agents.agent import Agent, Origin, Trained
 from agents.network import Network
 from llmsched_env import __version__
-from llmsched_env.core.features import ALL_FEATURES
+from llmsched_env.engine.features import ALL_FEATURES
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 from llmsched_env.storage import write_whole
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_env import __version__
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import features_of
+from llmsched_env.engine.features import features_of
 
 if TYPE_CHECKING:
     from agents.training import Training
 
 __all__ = ["changed_versions", "difference", "fingerprint"]
 
-PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "cmaes", "gymnasium", "numpy", "numba")
+PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "cmaes", "gymnasium", "numpy")
 
 
 def fingerprint(training: Training) -> dict[str, Any]:

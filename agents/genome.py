@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from agents.agent import Agent
 from agents.arena import Arena
 from agents.network import BASES, NEVER, Network
-from llmsched_env.core.features import features_of
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES
+from llmsched_env.engine.features import features_of
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation.rollout import episode_seed, start
 from llmsched_env.instances import instance
@@ -113,9 +113,9 @@ class Genome(NamedTuple):
             base_limit=self.limit,
         )
 
-    def parameters(self, genomes: Sequence[Floats]) -> Floats:
-        """(genomes, numbers): what the core reads."""
-        return np.stack([self.network(genome).parameters for genome in genomes])
+    def networks(self, genomes: Sequence[Floats]) -> list[Network]:
+        """The networks of genomes, each (size,)."""
+        return [self.network(genome) for genome in genomes]
 
 
 def _rows(places: Sequence[int], count: int, values: Floats, fill: float = 0.0) -> Floats:
@@ -156,8 +156,7 @@ def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int, or
     plain = Genome(names, np.zeros(len(names)), np.ones(len(names)), 1, where.num_actions, base, (), orders=codes)
     first = codes or range(where.num_actions - 1)
     tried = [plain._replace(base_values=x, order=order) for order in first for x in FIRST_VALUES[base]]
-    rows = np.concatenate([genome.parameters([np.zeros(genome.size)]) for genome in tried])
-    losses, _ = arena.losses(rows, arena.cases[:FIRST_CASES])
+    losses, _ = arena.losses([genome.network(np.zeros(genome.size)) for genome in tried], arena.cases[:FIRST_CASES])
     best = tried[int(losses.mean(axis=1).argmin())]
     seen = _observations(arena, best)[:, [table.index(name) for name in names]]
     moving = np.ones(len(names), bool) if chosen else seen.std(axis=0) > 0

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.libraries import algorithm
-from llmsched_env.core.features import TABLES, features_of
+from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
 from llmsched_env.policy import Start, View, features
 
@@ -115,7 +115,7 @@ class SB3Policy:
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
-        if not isinstance(view, np.record):
+        if not isinstance(view, View):
             raise InvalidViewError(self.name, view)
         return int(self._decide([view], [self._rng])[0])
 

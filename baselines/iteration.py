@@ -7,14 +7,13 @@ is asked only where both actions are feasible (A > 0 and R > 0); where A = 0 the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 
 from baselines.rule import Rule
 from llmsched_env.cost import CostModel
+from llmsched_env.engine import rules
 from llmsched_env.policy import Start
 
 __all__ = [
@@ -37,79 +36,6 @@ __all__ = [
 ]
 
 
-def _always_prefill(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1
-
-
-def _never_prefill(view: Any, parameters: Any, memory: Any) -> Any:
-    return 0
-
-
-def _fill_then_drain(view: Any, parameters: Any, memory: Any) -> Any:
-    # memory: number of the last prefill that was chosen here, and when the batch opened. A prefill that was not chosen
-    # here began with nobody active, so it opened a batch.
-    if view.consecutive_prefills == 0:
-        return 0
-    if view.prefills != memory[0]:
-        memory[1] = view.clock_ns - view.last_prefill_ns
-    if view.oldest_release_ns > memory[1]:
-        return 0
-    memory[0] = view.prefills + 1
-    return 1
-
-
-def _at_least_idle(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if view.idle >= parameters[0] or view.ready >= view.waiting else 0
-
-
-def _at_least_ready(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if view.ready >= parameters[0] else 0
-
-
-def _before_the_deadline(view: Any, parameters: Any, memory: Any) -> Any:
-    waited = view.clock_ns - view.in_time_release_ns
-    return 1 if view.ready >= parameters[0] or waited >= parameters[1] * view.ttft_ns else 0
-
-
-def _after_decodes(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if view.decodes - view.last_prefill_decode >= parameters[0] else 0
-
-
-def _every_nth_decode(view: Any, parameters: Any, memory: Any) -> Any:
-    # memory: decodes at the last prefill that was chosen here, and at the last that began with nobody active.
-    if view.last_prefill_decode != memory[0]:
-        memory[1] = view.last_prefill_decode
-    if view.decodes == view.last_prefill_decode or (view.decodes - memory[1]) % parameters[0] != 0:
-        return 0
-    memory[0] = view.decodes
-    return 1
-
-
-def _served_ratio(view: Any, parameters: Any, memory: Any) -> Any:
-    enough = view.batch_requests >= math.floor(view.active * parameters[0])
-    return 1 if enough or view.decodes - view.last_prefill_decode >= parameters[1] else 0
-
-
-def _waited_long_enough(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if view.clock_ns - view.oldest_release_ns > parameters[0] * view.last_prefill_ns else 0
-
-
-def _in_turns(view: Any, parameters: Any, memory: Any) -> Any:
-    if view.consecutive_prefills > 0:
-        return 1 if view.consecutive_prefills < parameters[0] else 0
-    return 1 if view.decodes - view.last_prefill_decode >= parameters[1] else 0
-
-
-def _coin(view: Any, parameters: Any, memory: Any) -> Any:
-    # xorshift64, kept below 2**62 so that signed arithmetic agrees in compiled and plain Python.
-    state = memory[0]
-    state ^= (state << 13) & 0x3FFFFFFFFFFFFFFF
-    state ^= state >> 7
-    state ^= (state << 17) & 0x3FFFFFFFFFFFFFFF
-    memory[0] = state
-    return 1 if (state >> 8) % 1_000_000 < parameters[0] * 1_000_000 else 0
-
-
 def prefill_first() -> Rule:
     """Prefill whenever an idle client can take a waiting request (W > 0 and F >= 1), else decode.
 
@@ -117,12 +43,12 @@ def prefill_first() -> Rule:
     v0.8.0 and gone in v0.11.0; compared with v0.6.6.post1), Vidur's ``vllm_replica_scheduler.py``, and SGLang's
     ``Scheduler.get_next_batch_to_run`` (pull request 34058 describes it as of August 2026), prompts in parts aside.
     """
-    return Rule("prefill_first", _always_prefill)
+    return Rule("prefill_first", lambda _: rules.Always(1))
 
 
 def decode_first() -> Rule:
     """Prefill only when no client is active (A = 0): the other extreme."""
-    return Rule("decode_first", _never_prefill)
+    return Rule("decode_first", lambda _: rules.Always(0))
 
 
 def static_batching() -> Rule:
@@ -134,7 +60,7 @@ def static_batching() -> Rule:
     may cut it into several, and then the last of them may take later arrivals along, and clients whose requests had one
     token take others that waited. FasterTransformer decodes finished requests on; neither Vidur nor this rule does.
     """
-    return Rule("static_batching", _fill_then_drain, memory=(-1, 0))
+    return Rule("static_batching", lambda _: rules.StaticBatching())
 
 
 def threshold(idle_clients: int = 14) -> Rule:
@@ -145,7 +71,7 @@ def threshold(idle_clients: int = 14) -> Rule:
     Args:
         idle_clients: k. k = 1 is :func:`prefill_first`; the default is near the optimum of the paper's case.
     """
-    return Rule("threshold", _at_least_idle, (float(idle_clients),))
+    return Rule("threshold", lambda _: rules.IdleThreshold(idle_clients))
 
 
 def min_batch(requests: int = 4) -> Rule:
@@ -157,7 +83,7 @@ def min_batch(requests: int = 4) -> Rule:
     Args:
         requests: k.
     """
-    return Rule("min_batch", _at_least_ready, (float(requests),))
+    return Rule("min_batch", lambda _: rules.ReadyThreshold(requests))
 
 
 def deadline(requests: int = 12, ttft_share: float = 0.8) -> Rule:
@@ -169,7 +95,7 @@ def deadline(requests: int = 12, ttft_share: float = 0.8) -> Rule:
         requests: k.
         ttft_share: of the promised time to first token.
     """
-    return Rule("deadline", _before_the_deadline, (float(requests), ttft_share))
+    return Rule("deadline", lambda _: rules.Deadline(requests, ttft_share))
 
 
 def eb_threshold() -> Rule:
@@ -180,7 +106,7 @@ def eb_threshold() -> Rule:
     code (vllm/v1/core/sched/scheduler.py of weifang231/eb-vllm at 1fc9712). Where fewer wait than clients are idle,
     that code prefills iff W / A >= k / (J - k), and this rule at once, as :func:`threshold` does.
     """
-    return Rule("eb_threshold", _at_least_idle, _eb_closed_form)
+    return Rule("eb_threshold", lambda start: rules.IdleThreshold(_eb_closed_form(start)))
 
 
 def eb_threshold_finite() -> Rule:
@@ -192,12 +118,12 @@ def eb_threshold_finite() -> Rule:
     form 16 (18 and 12 under -mid, 7 and 6 under -low); the difference is beta_d's, without which it is 17. Where J p is
     well above 1, a completion comes with every decode, no k satisfies the formula, and this rule waits for everybody.
     """
-    return Rule("eb_threshold_finite", _at_least_idle, _eb_finite)
+    return Rule("eb_threshold_finite", lambda start: rules.IdleThreshold(_eb_finite(start)))
 
 
-def _eb_closed_form(start: Start) -> Sequence[float]:
+def _eb_closed_form(start: Start) -> int:
     share = theta(start.scenario.believed_model, start.mean_output_tokens)
-    return (max(1.0, math.floor(share * start.scenario.num_clients)),)
+    return max(1, math.floor(share * start.scenario.num_clients))
 
 
 def theta(cost: CostModel, mean_output_tokens: float) -> float:
@@ -206,7 +132,7 @@ def theta(cost: CostModel, mean_output_tokens: float) -> float:
     return float(brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-15))
 
 
-def _eb_finite(start: Start) -> Sequence[float]:
+def _eb_finite(start: Start) -> int:
     cost, clients = start.scenario.believed_model, start.scenario.num_clients
     ends = 1.0 / start.mean_output_tokens
     active = np.arange(1, clients + 1)
@@ -215,8 +141,8 @@ def _eb_finite(start: Start) -> Sequence[float]:
     for k in range(1, clients):
         spent += tau[clients - k]
         if k * tau[clients - k - 1] - spent >= cost.prefill_ns(0):
-            return (float(k),)
-    return (float(clients),)
+            return k
+    return clients
 
 
 def max_wait(decodes: int = 10) -> Rule:
@@ -224,7 +150,7 @@ def max_wait(decodes: int = 10) -> Rule:
 
     After LightLLM, which counts from its last attempt, whether or not that found something: :func:`lightllm`.
     """
-    return Rule("max_wait", _after_decodes, (float(decodes),))
+    return Rule("max_wait", lambda _: rules.AfterDecodes(decodes))
 
 
 def lightllm(decodes: int = 10) -> Rule:
@@ -238,7 +164,7 @@ def lightllm(decodes: int = 10) -> Rule:
     Args:
         decodes: from one attempt to the next.
     """
-    return Rule("lightllm", _every_nth_decode, (float(decodes),), memory=(-1, 0))
+    return Rule("lightllm", lambda _: rules.EveryNthDecode(decodes))
 
 
 def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
@@ -249,7 +175,7 @@ def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
     ``max_waiting_tokens``. TGI itself differs in two points: it counts from 1, so drops the minimum one decode sooner,
     and it decodes at least once between two prefills.
     """
-    return Rule("tgi", _served_ratio, (waiting_served_ratio, float(max_decodes)))
+    return Rule("tgi", lambda _: rules.ServedRatio(waiting_served_ratio, max_decodes))
 
 
 def delay_factor(factor: float = 0.5) -> Rule:
@@ -260,7 +186,7 @@ def delay_factor(factor: float = 0.5) -> Rule:
     takes, so its prefill holds only those that have waited so long; here it holds all that fit. With every release at
     0 and a factor below 1 it is prefill-first.
     """
-    return Rule("delay_factor", _waited_long_enough, (factor,))
+    return Rule("delay_factor", lambda _: rules.Waited(factor))
 
 
 def cadence(iterations: int = 8) -> Rule:
@@ -269,7 +195,7 @@ def cadence(iterations: int = 8) -> Rule:
     ``--decode-priority-cadence`` of vLLM pull request 56848 (September 2026, closed unmerged). That takes every n-th
     step of the engine; this rule counts from the last prefill.
     """
-    return Rule("cadence", _after_decodes, (float(iterations - 1),))
+    return Rule("cadence", lambda _: rules.AfterDecodes(iterations - 1))
 
 
 def interleave(prefills: int = 2, decodes: int = 8) -> Rule:
@@ -278,14 +204,15 @@ def interleave(prefills: int = 2, decodes: int = 8) -> Rule:
     ``TTDecodeInterleavePolicy`` of vllm-tt-plugin (pull request 119 of September 2026), whose defaults are 2 and 1 and
     whose prefills may be chunks of a prompt; SGLang pull request 34058 (August 2026, open) bounds the first number.
     """
-    return Rule("interleave", _in_turns, (float(prefills), float(decodes)))
+    return Rule("interleave", lambda _: rules.InTurns(prefills, decodes))
 
 
 class RandomRule(Rule):
     """A fair coin: a control that mimics no system. Seeded by the episode's seed."""
 
     def __init__(self, probability: float = 0.5) -> None:
-        super().__init__("random", _coin, (probability,))
+        super().__init__("random", lambda start: rules.Coin(probability, _first_lot(start.seed)))
 
-    def _first_memory(self, start: Start) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.array([np.random.SeedSequence(start.seed).generate_state(1, np.uint64)[0] >> 3 | 1], np.int64)
+
+def _first_lot(seed: int) -> int:
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 3 | 1)

@@ -9,30 +9,10 @@ derivation). Source: Pang et al., arXiv 2502.15763, its abstract and digests; ne
 
 from __future__ import annotations
 
-from typing import Any
-
 from baselines.rule import Rule
+from llmsched_env.engine import rules
 
 __all__ = ["lagrangian", "lagrangian_instant", "lagrangian_literal", "lagrangian_lookahead"]
-
-
-def _accumulated(view: Any, parameters: Any, memory: Any) -> Any:
-    charge = view.idle_charge * view.alpha_decode_ns
-    return 1 if charge >= parameters[0] * view.alpha_prefill_ns * view.active else 0
-
-
-def _with_the_next_decode(view: Any, parameters: Any, memory: Any) -> Any:
-    charge = (view.idle_charge + view.ready) * view.alpha_decode_ns
-    return 1 if charge >= parameters[0] * view.alpha_prefill_ns * view.active else 0
-
-
-def _whole_prefill(view: Any, parameters: Any, memory: Any) -> Any:
-    charge = view.idle_charge * view.decode_ns
-    return 1 if charge >= parameters[0] * view.prefill_ns * view.active else 0
-
-
-def _one_iteration(view: Any, parameters: Any, memory: Any) -> Any:
-    return 1 if view.ready * view.decode_ns >= parameters[0] * view.prefill_ns * view.active else 0
 
 
 def lagrangian(multiplier: float = 1.0) -> Rule:
@@ -40,7 +20,7 @@ def lagrangian(multiplier: float = 1.0) -> Rule:
 
     Our reading of arXiv 2502.15763.
     """
-    return Rule("lagrangian", _accumulated, (multiplier,))
+    return Rule("lagrangian", lambda _: rules.Lagrangian(multiplier))
 
 
 def lagrangian_lookahead(multiplier: float = 1.0) -> Rule:
@@ -48,7 +28,7 @@ def lagrangian_lookahead(multiplier: float = 1.0) -> Rule:
 
     alpha_d * (sum of R + R now) >= lambda * alpha_p * A: a reading of arXiv 2502.15763.
     """
-    return Rule("lagrangian_lookahead", _with_the_next_decode, (multiplier,))
+    return Rule("lagrangian_lookahead", lambda _: rules.LagrangianLookahead(multiplier))
 
 
 def lagrangian_literal(multiplier: float = 1.0) -> Rule:
@@ -57,7 +37,7 @@ def lagrangian_literal(multiplier: float = 1.0) -> Rule:
     T_d * (sum of R) >= lambda * T_p * A: a reading of arXiv 2502.15763. The parts of both that grow with tokens and
     clients are spent whatever the policy does, so it waits too long.
     """
-    return Rule("lagrangian_literal", _whole_prefill, (multiplier,))
+    return Rule("lagrangian_literal", lambda _: rules.LagrangianLiteral(multiplier))
 
 
 def lagrangian_instant(multiplier: float = 1.0) -> Rule:
@@ -65,4 +45,4 @@ def lagrangian_instant(multiplier: float = 1.0) -> Rule:
 
     A reading of arXiv 2502.15763.
     """
-    return Rule("lagrangian_instant", _one_iteration, (multiplier,))
+    return Rule("lagrangian_instant", lambda _: rules.LagrangianInstant(multiplier))

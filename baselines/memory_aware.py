@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
 
 from baselines.rule import Rule
 from llmsched_env.config import CAP_LEVELS
+from llmsched_env.engine import rules
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import instance
 from llmsched_env.policy import Start
@@ -18,12 +17,6 @@ from llmsched_env.policy import Start
 __all__ = ["memory_aware", "most_clients"]
 
 TRAINING_CASES = range(4)
-
-
-def _up_to_the_cap(view: Any, parameters: Any, memory: Any) -> Any:
-    action = int(parameters[1])
-    joining = view.batch_requests if action == 1 else 1  # an action that is a cap stops there by itself
-    return action if view.active + joining <= parameters[0] else 0
 
 
 def most_clients(budget_tokens: float, mean_tokens: float, sd_tokens: float, risk: float) -> float:
@@ -56,10 +49,10 @@ def memory_aware(risk: float = 0.05) -> Rule:
     """
     if not 0 < risk < 1:
         raise ConfigError(f"risk = {risk} is out of range: it lies above 0 and below 1.")
-    return Rule("memory_aware", _up_to_the_cap, lambda start: _cap(start, risk))
+    return Rule("memory_aware", lambda start: rules.UpToTheCap(*_cap(start, risk)))
 
 
-def _cap(start: Start, risk: float) -> Sequence[float]:
+def _cap(start: Start, risk: float) -> tuple[float, int]:
     scenario = start.scenario
     if scenario.kv_budget_tokens is None:
         raise ConfigError("policy 'memory_aware' needs a budget: take a scenario with kv_budget_tokens.")
@@ -67,6 +60,6 @@ def _cap(start: Start, risk: float) -> Sequence[float]:
     held = np.concatenate([instance(train, case).requests[:, :2].sum(axis=1) for case in TRAINING_CASES])
     most = max(1.0, most_clients(scenario.kv_budget_tokens, float(held.mean()), float(held.std()), risk))
     if not scenario.choose_cap:
-        return most, 1.0
+        return most, 1
     level = min(CAP_LEVELS, max(1, math.floor(CAP_LEVELS * most / scenario.num_clients)))
-    return math.ceil(level * scenario.num_clients / CAP_LEVELS), 1.0 + CAP_LEVELS - level
+    return math.ceil(level * scenario.num_clients / CAP_LEVELS), 1 + CAP_LEVELS - level

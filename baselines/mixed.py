@@ -9,7 +9,6 @@ modelled.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ import numpy as np
 from baselines.iteration import theta
 from baselines.rule import Rule
 from llmsched_env.config import Scenario
-from llmsched_env.core.layout import PROMPT
+from llmsched_env.engine import rules
+from llmsched_env.engine.codes import PROMPT
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import instance
 from llmsched_env.policy import Start
@@ -42,27 +42,13 @@ vLLM v1: a token budget that decodes are served from first. Compared with Vidur'
 and with vLLM 0.32.0: docs/fidelity.md."""
 
 
-def _always_mixed(view: Any, parameters: Any, memory: Any) -> Any:
-    return 2
-
-
-def _mixed_or_threshold(view: Any, parameters: Any, memory: Any) -> Any:
-    if parameters[1] > 0.0:
-        return 2
-    return 1 if view.idle >= parameters[0] or view.ready >= view.waiting else 0
-
-
-def _mixed_at_least_idle(view: Any, parameters: Any, memory: Any) -> Any:
-    return 2 if view.idle >= parameters[0] or view.ready >= view.waiting else 0
-
-
 def mixed_threshold(clients: int) -> Rule:
     """As :func:`baselines.iteration.threshold`, with a mixed iteration in place of a prefill.
 
     Args:
         clients: k: mixed iff so many clients are idle, or as many as there is anything for.
     """
-    return Rule("mixed_threshold", _mixed_at_least_idle, lambda start: (float(clients), _checked(start)))
+    return Rule("mixed_threshold", lambda start: rules.IdleThreshold(clients, _mixed(start)))
 
 
 def mixed_first(name: str = "mixed_first") -> Rule:
@@ -71,13 +57,14 @@ def mixed_first(name: str = "mixed_first") -> Rule:
     Args:
         name: what tables call it: one of `MIXED_SYSTEMS`, whose composition the scenario then has.
     """
-    return Rule(name, _always_mixed, lambda start: (_checked(start),))
+    return Rule(name, lambda start: rules.Always(_mixed(start)))
 
 
-def _checked(start: Start) -> float:
+def _mixed(start: Start) -> int:
+    """The mixed iteration among the actions, the first where there are several."""
     if not start.scenario.mixes:
         raise ConfigError("this policy needs mixed iterations: take a scenario with mixed_tokens.")
-    return 0.0
+    return 1 + (start.scenario.num_actions - 1) // 2  # decode, prefills, as many mixed ones
 
 
 def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_output_tokens: float) -> tuple[float, float]:
@@ -127,13 +114,15 @@ def eb_plus() -> Rule:
     of training cases), so one decision holds for an episode. The formula is one of a saturated system whose mixed
     iterations read all that there is room for: it knows neither the load nor the scenario's ``mixed_tokens``.
     """
-    return Rule("eb_plus", _mixed_or_threshold, _eb_plus)
+    return Rule("eb_plus", _eb_plus)
 
 
-def _eb_plus(start: Start) -> Sequence[float]:
+def _eb_plus(start: Start) -> rules.Rule:
     scenario, output = start.scenario, start.mean_output_tokens
     share = theta(scenario.cost_model, output)
     train = scenario.replace(split="train")
     prompt = float(np.mean([instance(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
     exclusive, mixed = costs_per_token_ns(scenario, prompt, output)
-    return max(1.0, math.floor(share * scenario.num_clients)), exclusive - mixed
+    if exclusive > mixed:
+        return rules.Always(_mixed(start))
+    return rules.IdleThreshold(max(1, math.floor(share * scenario.num_clients)))

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,15 @@ from numpy.typing import NDArray
 from baselines.iteration import decode_first, interleave, prefill_first, threshold
 from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
-from baselines.search import beam_search, follow
 from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import Scenario
-from llmsched_env.core.episode import Block
+from llmsched_env.engine import search
+from llmsched_env.engine.rule import Rule as EngineRule
+from llmsched_env.engine.rules import FollowPrefills
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import estimates, kv_cache
-from llmsched_env.policy import CompiledRule, Policy, RuleFunction, Start, View, compile_rule
+from llmsched_env.policy import Policy, Start, View
 from llmsched_env.simulator import Outlook, Simulator
 from llmsched_env.workload.requests import MAX_TOKENS
 
@@ -36,22 +36,6 @@ SAMPLED_LENGTHS = 2**13
 MOST_SAMPLED_CASES = 64
 UNBOUNDED_FIRST = 2**20
 """First training case to sample where a workload has no natural number of cases."""
-
-NOTHING = np.empty(0, np.int64)
-
-
-def _follow_plan(view: Any, parameters: Any, memory: Any) -> Any:
-    # parameters: the number of planned prefills, then the decode count of each.
-    return 1 if view.prefills < parameters[0] and view.decodes >= parameters[1 + view.prefills] else 0
-
-
-@functools.cache
-def _plan_function() -> RuleFunction:
-    return compile_rule(_follow_plan)
-
-
-def _as_rule(plan: NDArray[np.int64]) -> CompiledRule:
-    return CompiledRule(_plan_function(), np.array([len(plan), *plan], np.float64), np.zeros(1, np.int64))
 
 
 def _references(start: Start) -> list[Rule]:
@@ -216,49 +200,42 @@ class Beam:
         self.width, self.rounds = width, rounds
         self.name = "beam" if width == 50 else f"beam_{width}"
 
-    def compiled(self, start: Start) -> CompiledRule:
+    def compiled(self, start: Start) -> EngineRule:
         """The plan, as a rule that follows it."""
-        return _as_rule(self._plan(_simulator(self, start), start))
+        return FollowPrefills(self._plan(_simulator(self, start), start))
 
     def reset(self, start: Start) -> None:
         """Plan the episode."""
         self._rule = self.compiled(start)
-        self._kept = self._rule.memory.copy()
 
     def act(self, view: View) -> int:
         """The plan's action."""
-        return int(self._rule.function(view, self._rule.parameters, self._kept))
+        return self._rule.decide(view)
 
     def _plan(self, simulator: Simulator, start: Start) -> NDArray[np.int64]:
         return kept_plan(
             simulator,
             f"beam {self.width} {self.rounds}",
-            lambda: self._search_all(simulator, start).plan,
-            lambda plan: _Schedule.of(simulator, _as_rule(plan)).loss,
+            lambda: self._search_all(simulator, start).prefills,
+            lambda plan: _schedule(simulator, FollowPrefills(plan)).loss,
         )
 
-    def _search_all(self, simulator: Simulator, start: Start) -> _Schedule:
+    def _search_all(self, simulator: Simulator, start: Start) -> search.Schedule:
         rules = [rule.compiled(start) for rule in _references(start)]
-        schedules = [_Schedule.of(simulator, rule) for rule in rules]
+        schedules = [_schedule(simulator, rule) for rule in rules]
         base = min(range(len(rules)), key=lambda i: schedules[i].loss)
         best = schedules[base]
         for _ in range(self.rounds):
-            found = _Schedule.of(simulator, rules[base], self._search(simulator, rules[base], best))
+            found = _schedule(simulator, rules[base], self._search(simulator, rules[base], best))
             if found.loss >= best.loss:
                 break
             best = found
         return best
 
-    def _search(self, simulator: Simulator, rule: CompiledRule, reference: _Schedule) -> NDArray[np.int64]:
-        sifted = SIFTED_PER_STATE * self.width
-        block = Block(simulator.memory, self.width + sifted + 1)
-        longest = int(simulator.instance.setup[0]["ring_mask"]) + 1
-        plan = np.empty(len(reference.progress), np.int64)
-        length = beam_search(
-            block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
-            self.width, sifted, longest, reference.progress, reference.lost, reference.last, plan,
-        )  # fmt: skip
-        return plan[:length].copy()
+    def _search(self, simulator: Simulator, rule: EngineRule, reference: search.Schedule) -> NDArray[np.int64]:
+        count = self.width + SIFTED_PER_STATE * self.width + 1
+        pool = [simulator.instance.episode() for _ in range(count)]
+        return search.Beam(simulator.episode, pool, rule, self.width, reference).search()
 
 
 class AlwaysWorst:
@@ -272,7 +249,7 @@ class AlwaysWorst:
     kind = "planner"
     clairvoyant = True
 
-    def compiled(self, start: Start) -> CompiledRule:
+    def compiled(self, start: Start) -> EngineRule:
         """The extreme that ends with the larger charge."""
         simulator = _simulator(self, start)
         rules = [rule().compiled(start) for rule in (prefill_first, decode_first)]
@@ -284,44 +261,18 @@ class AlwaysWorst:
 
     def act(self, view: View) -> int:
         """The action of that extreme."""
-        return int(self._rule.function(view, self._rule.parameters, self._rule.memory))
+        return self._rule.decide(view)
 
 
-def _charge_at_end(simulator: Simulator, rule: CompiledRule) -> int:
+def _charge_at_end(simulator: Simulator, rule: EngineRule) -> int:
     trial = simulator.fork()
     trial.run(rule)
     return trial.charge
 
 
-@dataclass(frozen=True)
-class _Schedule:
-    """A whole schedule: its plan, and progress and loss after each prefill and at the end (index ``last``)."""
-
-    plan: NDArray[np.int64]
-    progress: NDArray[np.int64]
-    lost: NDArray[np.int64]
-
-    @property
-    def last(self) -> int:
-        return len(self.plan)
-
-    @property
-    def loss(self) -> int:
-        return int(self.lost[self.last])
-
-    @classmethod
-    def of(cls, simulator: Simulator, rule: CompiledRule, prefix: NDArray[np.int64] = NOTHING) -> _Schedule:
-        """Play ``prefix``, then ``rule``, in a copy of the episode."""
-        length, most = -1, simulator.instance.num_requests + 1
-        while length < 0:
-            block = Block(simulator.memory, 1)
-            plan, progress, lost = (np.empty(most, np.int64) for _ in range(3))
-            length = follow(
-                block.views, block.states, block.setups, rule.function.handle, rule.parameters, rule.memory.copy(),
-                prefix, len(prefix), plan, progress, lost,
-            )  # fmt: skip
-            most *= 2
-        return cls(plan[:length].copy(), progress, lost)
+def _schedule(simulator: Simulator, rule: EngineRule, prefix: Iterable[int] = ()) -> search.Schedule:
+    """Play ``prefix``, then ``rule``, in a copy of the episode."""
+    return search.follow(simulator.episode, simulator.instance.episode(), rule, prefix)
 
 
 def _simulator(policy: Policy, start: Start) -> Simulator:

@@ -1,80 +1,63 @@
-"""The class behind every compiled rule: one function, run inside the core or asked from Python."""
+"""The class behind every rule of the baselines: an engine's rule, run inside the loop or asked from Python."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from llmsched_env.config import Scenario
+from llmsched_env.engine import rule as engine
+from llmsched_env.engine.view import fields_of
 from llmsched_env.errors import ConfigError
-from llmsched_env.policy import CompiledRule, RuleFunction, Start, View, compile_rule
+from llmsched_env.policy import Start, View
 
-__all__ = ["Function", "Rule", "TiedRule"]
-
-Function = Callable[[Any, Any, Any], Any]
-
-
-@functools.cache
-def _compiled(function: Function) -> RuleFunction:
-    return compile_rule(function)
+__all__ = ["Rule", "TiedRule", "settings"]
 
 
 class Rule:
-    """An iteration rule: ``function(view, parameters, memory) -> action``.
+    """A rule under a name.
 
     Args:
         name: what tables call it.
-        function: the rule, in the subset of Python that numba compiles. It is asked only where both actions are
-            feasible.
-        parameters: the numbers that it reads, or a function that computes them from the start of an episode.
-        memory: initial value of what it may keep between decisions of an episode.
+        make: makes the rule for an episode from what is known at its start.
     """
 
     kind = "rule"
     clairvoyant = False
 
-    def __init__(
-        self,
-        name: str,
-        function: Function,
-        parameters: Sequence[float] | Callable[[Start], Sequence[float]] = (),
-        memory: Sequence[int] = (0,),
-    ) -> None:
+    def __init__(self, name: str, make: Callable[[Start], engine.Rule]) -> None:
         self.name = name
-        self._function = function
-        self._parameters = parameters
-        self._memory = memory
-        self._rule: CompiledRule | None = None
-        self._kept = np.zeros(1, np.int64)
+        self._make = make
+        self._rule: engine.Rule | None = None
         self._actions = 2
 
-    def compiled(self, start: Start) -> CompiledRule:
-        """The rule as the core runs it."""
-        values = self._parameters(start) if callable(self._parameters) else self._parameters
-        parameters = np.array([*values, 0.0], np.float64)  # never empty
-        return CompiledRule(_compiled(self._function), parameters, self._first_memory(start))
-
-    def _first_memory(self, start: Start) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.array(self._memory, np.int64)
+    def compiled(self, start: Start) -> engine.Rule:
+        """The rule as the loop runs it, with a memory of its own."""
+        return self._make(start)
 
     def reset(self, start: Start) -> None:
         """Begin an episode."""
         self._actions = start.scenario.num_actions
         self._rule = self.compiled(start)
-        self._kept = self._rule.memory.copy()
+        self._rule.begin()
 
     def act(self, view: View) -> int:
-        """The action, by the rule's Python function; the core runs its machine code, which gives the same."""
+        """The action."""
         if self._rule is None:
             raise RuntimeError(f"policy {self.name!r} was asked before reset: call reset(start) first.")
-        action = int(self._rule.function(view, self._rule.parameters, self._kept))
-        return action if 0 <= action < self._actions else 0  # what is no action is a decode, as in the core
+        action = self._rule.decide(view)
+        return action if 0 <= action < self._actions else 0  # what is no action is a decode, as in the loop
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def settings(rule: engine.Rule) -> str:
+    """Class and numbers of a rule of the package, which its sources leave open."""
+    kinds = [kind for kind in type(rule).__mro__ if kind not in (engine.Rule, object)]
+    names = [name for kind in kinds for name in fields_of(kind)]
+    values = {name: getattr(rule, name) for name in sorted(names)}
+    return f"{type(rule).__module__}.{type(rule).__qualname__} {values}"
 
 
 class TiedRule:
@@ -118,8 +101,8 @@ class TiedRule:
                 "scenario, or the environment, with these arguments."
             )
 
-    def compiled(self, start: Start) -> CompiledRule:
-        """The rule as the core runs it.
+    def compiled(self, start: Start) -> engine.Rule:
+        """The rule as the loop runs it.
 
         Raises:
             ConfigError: the scenario is not the method's.

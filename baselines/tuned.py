@@ -23,13 +23,13 @@ from baselines.lagrangian import lagrangian
 from baselines.mixed import mixed_threshold
 from baselines.rule import Rule
 from llmsched_env import make_scenario
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES, Scenario
+from llmsched_env.engine import rule as engine
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.flags import flags_of, in_flags, path_option
-from llmsched_env.policy import CompiledRule, Start
+from llmsched_env.policy import Start
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 
@@ -213,18 +213,13 @@ def paired(rule: str, order: str) -> str:
     return rule if order == "fcfs" else f"{rule}@{order}"
 
 
-def _replaced(view: Any, parameters: Any, memory: Any) -> Any:
-    raise NotImplementedError("a tuned rule runs the function of the rule that it tunes")
-
-
 class Tuned(Rule):
     """A tunable rule with the numbers that training cases chose for the scenario that it is started in."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, _replaced)
+        super().__init__(name, self._tuned)
 
-    def compiled(self, start: Start) -> CompiledRule:
-        """The rule with its tuned numbers."""
+    def _tuned(self, start: Start) -> engine.Rule:
         rule = tunable(start.scenario).get(self.name)
         if rule is None:
             if self.name in MIXED_TUNABLE:

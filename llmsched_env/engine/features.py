@@ -111,6 +111,11 @@ def features_of(scenario: _Scenario) -> tuple[Feature, ...]:
     return feature_table(scenario.serving, scenario.kv_limited, scenario.mixes)
 
 
+TABLES = tuple(
+    feature_table(slo, memory, mixed) for slo in (False, True) for memory in (False, True) for mixed in (False, True)
+)
+"""Every observation that a scenario can have; no two are as long."""
+
 ALL_FEATURES = feature_table(slo=True, memory=True, mixed=True)
 """Every feature at a place that does not depend on the scenario."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,12 @@ import cython
 
 from llmsched_env.engine import codes
 from llmsched_env.engine.view import View
+
+MOST_ACTIONS = 2**16
+"""No scenario has so many."""
+
+NONE = -1
+"""What is no action, and so a decode."""
 
 
 class Rule:
@@ -27,8 +34,16 @@ class Rule:
         """The next action: 0 a decode, 1 a prefill, more as the scenario has them. What is no action is a decode."""
         return codes.DECODE
 
+    def decide(self, view: View) -> int:
+        """:meth:`act` for Python."""
+        return self.act(view)
+
+    def twin(self) -> Rule:
+        """Another rule, which goes on from what this one has kept."""
+        return copy.copy(self)
+
     def begin(self) -> None:
-        """An episode begins, or goes on."""
+        """An episode begins, or goes on: set back what is kept between decisions."""
 
     def end(self) -> None:
         """The loop is left."""
@@ -39,6 +54,10 @@ class PythonRule(Rule):
 
     Args:
         function: ``view -> action``. An exception in it ends the episode there, and is raised again at its end.
+
+    Attributes:
+        function: as given.
+        error: what it raised in this episode, or ``None``.
     """
 
     function: object
@@ -54,13 +73,21 @@ class PythonRule(Rule):
         with cython.gil:
             return self.ask(view)
 
-    def ask(self, view: View) -> Any:
-        """The same; STOP where it raises."""
+    def ask(self, view: View) -> int:
+        """:meth:`decide`; STOP where that raises."""
         try:
-            return self.function(view)  # type: ignore[operator]
+            action = self.decide(view)
+            return action if 0 <= action < MOST_ACTIONS else NONE
         except BaseException as error:
             self.error = error
             return codes.STOP
+
+    def decide(self, view: View) -> int:
+        """The function's answer, or what it raises."""
+        return int(self.function(view))  # type: ignore[operator]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PythonRule, (self.function,)
 
     def begin(self) -> None:
         """Forget an error."""
@@ -73,34 +100,22 @@ class PythonRule(Rule):
             raise error  # type: ignore[misc]
 
 
-class Threshold(Rule):
-    """A prefill as soon as so many clients are ready.
-
-    Args:
-        count: of them.
-    """
-
-    count: cython.longlong
-
-    def __init__(self, count: int) -> None:
-        self.reads_forecast = False
-        self.count = count
-
-    def act(self, view: View) -> cython.int:
-        """A prefill from ``count`` ready clients on."""
-        return codes.PREFILL if view.ready >= self.count else codes.DECODE
-
-
 class FunctionRule(PythonRule):
     """A Python function ``(view, parameters, memory) -> action``, asked from inside the loop.
 
     Args:
         function: asked where there is a choice.
         parameters: numbers that it reads.
-        memory: whole numbers that it may keep between the decisions of an episode.
+        memory: whole numbers that it may keep between the decisions of an episode, as they are at its start.
+
+    Attributes:
+        parameters: as given.
+        first: ``memory`` at the start of an episode.
+        memory: what it is now.
     """
 
     parameters: object
+    first: object
     memory: object
 
     def __init__(
@@ -111,12 +126,21 @@ class FunctionRule(PythonRule):
     ) -> None:
         PythonRule.__init__(self, function)  # type: ignore[arg-type]  # asked with more
         self.parameters = tuple(parameters)
+        self.first = tuple(memory)
         self.memory = list(memory)
 
-    def ask(self, view: View) -> Any:
-        """The function's answer; STOP where it raises."""
-        try:
-            return self.function(view, self.parameters, self.memory)  # type: ignore[operator]
-        except BaseException as error:
-            self.error = error
-            return codes.STOP
+    def decide(self, view: View) -> int:
+        """The function's answer, or what it raises."""
+        return int(self.function(view, self.parameters, self.memory))  # type: ignore[operator]
+
+    def begin(self) -> None:
+        """Forget an error, and what was kept."""
+        self.error = None
+        self.memory = list(self.first)  # type: ignore[call-overload]
+
+    def twin(self) -> Rule:
+        """Another rule, which goes on from what this one has kept."""
+        return FunctionRule(self.function, self.parameters, self.memory)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FunctionRule, (self.function, self.parameters, self.first)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import inf
 from sys import getrefcount
 from typing import Any
 
 import cython
 import numpy as np
 
-from llmsched_env.engine import codes, features, reward
+from llmsched_env.engine import codes, features, measure, reward
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.measure import COUNTS, MEASURED
 
 
 class Steps:
@@ -237,3 +239,138 @@ def together(copies: Sequence[Copies]) -> Copies:
         return copies[0]
     half = len(copies) // 2
     return Pair(together(copies[:half]), together(copies[half:]))
+
+
+class Told:
+    """Which of `llmsched_env.engine.measure.MEASURED` an info has.
+
+    Args:
+        names: of these.
+
+    Attributes:
+        names: as given.
+        count: how many.
+        places: (count,) int32: where they are in `MEASURED`.
+        whole: (count,) int32: 1 for those that are whole numbers.
+    """
+
+    names: tuple[Any, ...]
+    count: cython.int
+    places: cython.int[::1]
+    whole: cython.int[::1]
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.count = len(names)
+        self.places = view_of(np.array([MEASURED.index(name) for name in names], np.int32))
+        self.whole = view_of(np.array([name in COUNTS for name in names], np.int32))
+
+
+class Single(Copy):
+    """One environment on its own, whose infos say what has been achieved so far.
+
+    Args:
+        num_actions: of it.
+        num_features: of it.
+        running: what an info says that may change before the last request is complete.
+        final: all that an info says.
+        reuses: whether every step is written to the same observation.
+
+    Attributes:
+        out: what a step is written to.
+        running: as given.
+        final: as given.
+        values: (len(MEASURED),) float64.
+        infinity: what an info says of what is not known yet.
+    """
+
+    out: Steps
+    running: Told
+    final: Told
+    values: cython.double[::1]
+    infinity: cython.double
+    _reuses: cython.bint
+    _observation: Any
+    _mask: Any
+    _blank: dict[str, Any]
+
+    def __init__(
+        self, num_actions: int, num_features: int, running: Sequence[str], final: Sequence[str], reuses: bool = False
+    ) -> None:
+        Copy.__init__(self)
+        self.out = Steps(1, num_actions, num_features)
+        self.running = Told(running)
+        self.final = Told(final)
+        self.values = view_of(np.zeros(len(MEASURED)))
+        self.infinity = inf
+        self._reuses = reuses
+        self._observation = self.out.arrays[0][0]
+        self._mask = self.out.arrays[4][0]
+        self._blank = {}
+
+    def start(self, episode: Episode, case: int) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode that stands before its first iteration; what ``reset`` returns."""
+        self.episode = episode
+        self.go_on(codes.OBSERVE)
+        self._blank = {"action_mask": None, "invalid_actions": 0, "case": case}
+        self._blank = self.info(self.final)
+        return self.observation(), self._blank.copy()
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step; what the environment's returns."""
+        paid: cython.double = self.go_on(action)
+        ended: cython.bint = self.flags & codes.TERMINATED != 0
+        info: dict[str, Any] = self.info(self.final if ended else self.running)
+        return self.observation(), paid, bool(ended), self.flags & codes.TRUNCATED != 0, info
+
+    def go_on(self, action: int) -> float:
+        """:meth:`go`, with a log that grows."""
+        paid: cython.double = self.go(self.episode, action)
+        while self.flags & codes.LOG_FULL:
+            self.episode.recorder.grow()
+            paid += self.go(self.episode, codes.CONTINUE)
+        self.out.show(self.episode, self.flags, 0)
+        return paid
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode is over, or none has begun."""
+        return self.flags & (codes.TERMINATED | codes.TRUNCATED) != 0
+
+    def state(self) -> tuple[int, dict[str, Any]]:
+        """What there is beside the episode, for :meth:`go_on_with`."""
+        return self.flags, self._blank
+
+    def go_on_with(self, episode: Episode, flags: int, blank: dict[str, Any]) -> None:
+        """Go on with a running episode, in the state of another one."""
+        self.episode = episode
+        self.flags = flags
+        self._blank = blank
+        self.out.show(episode, flags, 0)
+
+    def observation(self) -> Any:
+        """What was written last, in memory of its own unless that is reused."""
+        return self._observation if self._reuses else self._observation.copy()
+
+    def mask(self) -> Any:
+        """(num_actions,) int8: which actions are feasible next."""
+        return self._mask.copy()
+
+    def info(self, told: Told) -> dict[str, Any]:
+        """What an info says; what is not told anew is as after the reset."""
+        e: Episode = self.episode
+        found: dict[str, Any] = self._blank.copy()
+        i: cython.int
+        count: cython.longlong
+        counted: cython.longlong = e.slo.last - e.slo.first if e.slo.enabled else 0
+        measure.measure_so_far(e.view, e.totals, e.problem, counted, self.infinity, self.values)
+        found["action_mask"] = self._mask.copy()
+        count = e.totals.invalid_actions
+        found["invalid_actions"] = count
+        for i in range(told.count):
+            if told.whole[i]:
+                count = cython.cast(cython.longlong, self.values[told.places[i]])
+                found[told.names[i]] = count
+            else:
+                found[told.names[i]] = self.values[told.places[i]]
+        return found

@@ -11,7 +11,7 @@ from agents.agent import Agent, Origin, Trained
 from agents.network import Network, dense
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import feature_table
+from llmsched_env.engine.features import feature_table
 from llmsched_env.evaluation import play
 from llmsched_env.instances import instance
 from llmsched_env.policy import features

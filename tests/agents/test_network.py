@@ -9,30 +9,24 @@ from hypothesis import strategies as st
 from networks import SCENARIOS, SERVING, Asked, agent_for, history, names, random_network, scores, views, zero_network
 from strategies import REPEATABLE
 
-from agents.network import ACTIVATIONS, Network, dense, network_function, squash
+from agents.network import ACTIVATIONS, Network, dense
 from baselines.iteration import deadline, decode_first
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from llmsched_env import make_scenario
-from llmsched_env.core.features import ALL_FEATURES, features_of, observe_all
+from llmsched_env.engine.features import ALL_FEATURES, all_features, features_of
+from llmsched_env.engine.network import FORECAST_PLACES, squashed
+from llmsched_env.engine.view import FIELDS
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start, features
+from llmsched_env.policy import Start, View, features
 from llmsched_env.simulator import Simulator
-
-NO_MEMORY = np.zeros(1, np.int64)
 
 
 def asked(network, scenario, view):
-    """The action by machine code."""
     agent = agent_for(scenario, network)
     agent.reset(Start(scenario, 100.0))
     return agent.act(view)
-
-
-def written(network, view):
-    """The action by the Python function."""
-    return network_function()(view, network.parameters, NO_MEMORY)
 
 
 def decided(network, view):
@@ -52,8 +46,7 @@ def decided(network, view):
 
 def test_the_tanh_is_one():
     values = np.concatenate([np.linspace(-30.0, 30.0, 100_001), [0.0, -0.0, 1e-300, 1e300, -np.inf, np.inf]])
-    found = values.copy()
-    squash(found, len(found) - 1)
+    found = squashed(values, len(values) - 1)
     np.testing.assert_allclose(found[:-1], np.tanh(values[:-1]), rtol=0, atol=5e-8)
     assert found[-1] == np.inf  # only as many as asked for
 
@@ -78,7 +71,7 @@ def networks(draw, promises, actions):
 
 
 @pytest.mark.parametrize("name", ["client", "serving", "orders"])
-def test_machine_code_and_python_do_what_the_matrices_say(name):
+def test_it_decides_as_the_matrices_say(name):
     scenario, seen, level, masked = SCENARIOS[name], set(), 0, 0
     seldom = [view for view in views(name) if view.active == 0][:100]
     assert bool(seldom) == (name == "orders"), "with two actions nobody is asked where no client is active"
@@ -90,7 +83,6 @@ def test_machine_code_and_python_do_what_the_matrices_say(name):
         nonlocal level, masked
         for view in pool[at : at + 8]:
             action = asked(network, scenario, view)
-            assert action == written(network, view)
             expected = decided(network, view)
             level += expected < 0
             if network.head == "actions" and network.masked and view.active == 0:
@@ -106,7 +98,7 @@ def test_machine_code_and_python_do_what_the_matrices_say(name):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("head", ["actions", "prefill"])
-def test_whole_episodes_compiled_asked_and_interpreted_are_one(name, head):
+def test_whole_episodes_in_the_loop_and_asked_are_one(name, head):
     scenario = SCENARIOS[name]
     actions = scenario.num_actions
     network = random_network(
@@ -118,12 +110,9 @@ def test_whole_episodes_compiled_asked_and_interpreted_are_one(name, head):
         masked=True,
     )
     agent = agent_for(scenario, network)
-    interpreted = Asked(agent)
-    interpreted.act = lambda view: written(network, view)
     for case in range(3):
         expected = history(agent, scenario, case)
         assert history(Asked(agent), scenario, case) == expected
-        assert history(interpreted, scenario, case) == expected
         assert play(agent, scenario, case).totals.invalid_actions == 0
 
 
@@ -182,11 +171,9 @@ def test_a_network_on_paper():
         head="prefill",
         activation="relu",
     )
-    view = views("client")[0].copy()
-    view["num_clients"] = 8
     for active, action in ((6, 1), (4, 0), (0, 1), (1, 1)):
-        view["active"] = active
-        assert asked(network, SCENARIOS["client"], view) == written(network, view) == action
+        view = View(active=active, num_clients=8, token_cap=1, mean_output_tokens=100.0, decode_ns=1)
+        assert asked(network, SCENARIOS["client"], view) == action
 
 
 LAYER = dense([[1.0], [2.0]], [0.0, 0.0])
@@ -256,14 +243,35 @@ def test_what_is_not_modelled_reads_as_zero():
     """Whatever lay there: a network that reads it must not decide by what another episode has left."""
     for name, modelled in (("LLMSched/GSM8K-Blind-v0", 26), ("LLMSched/Serving-v0", 33)):
         view = Simulator(instance(make_scenario(name, num_requests=20, num_clients=4), 0)).view
-        seen = np.full(len(ALL_FEATURES), 7.0, np.float32)
-        observe_all(view, seen)
+        seen = all_features(view)
         assert (seen[:modelled] == features(view)).all()
         assert (seen[modelled:] == 0).all()
     names = [feature.name for feature in ALL_FEATURES]
     memory = make_scenario("LLMSched/KVMemory-v0", num_requests=20, num_clients=4)
     view = Simulator(instance(memory, 0)).view
-    observe_all(view, seen)
+    seen = all_features(view)
     found = dict(zip(names, seen.tolist(), strict=True))
     assert [found[one.name] for one in features_of(memory)] == features(view).tolist()
     assert found["late"] == found["chunk"] == 0
+
+
+def test_which_features_are_made_of_the_forecast():
+    """Networks that read none of these let the loop leave it out."""
+    scenario = make_scenario("LLMSched/KVMemory-v0", num_requests=60, num_clients=6).replace(ttft_s=2.0, tpot_s=0.2)
+    simulator, moved = Simulator(instance(scenario, 0)), set()
+    while not simulator.done:
+        simulator.step(int(simulator.can_prefill))
+        view = simulator.view.copy()
+        before = all_features(view)
+        forecast = ("due_1", "due_4", "due_16", "due_64", "due_256", "overdue", "remaining", "remaining_squared", "last_due")
+        changed = View(**{name: getattr(view, name) * (1 if name not in forecast else 3) + (name in forecast) for name in FIELDS})
+        moved |= set(np.flatnonzero(all_features(changed) != before).tolist())
+    assert moved == set(FORECAST_PLACES)
+
+
+def test_networks_that_read_no_forecast_decide_alike_without_it():
+    scenario = SCENARIOS["shared"]
+    plain = random_network(3, features=("active", "ready", "waiting", "charge"), scale=0.5)
+    assert not plain.rule().reads_forecast
+    assert random_network(3).rule().reads_forecast
+    assert history(agent_for(scenario, plain), scenario) == history(Asked(agent_for(scenario, plain)), scenario)

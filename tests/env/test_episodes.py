@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmsched_env.config import REWARDS, Scenario
-from llmsched_env.core.episode import FIRST_LOG_CAPACITY
+from llmsched_env.engine.recorder import FIRST_CAPACITY
 from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
@@ -297,7 +297,7 @@ def test_a_recorded_episode_outgrows_its_log(small):
         steps, same = list(play(env, seed)), list(play(plain, seed))
         assert [reward for _, reward, _ in steps] == [reward for _, reward, _ in same]
         log = env.simulator.log
-        assert len(log) == env.simulator.view.prefills + env.simulator.view.decodes > FIRST_LOG_CAPACITY
+        assert len(log) == env.simulator.view.prefills + env.simulator.view.decodes > FIRST_CAPACITY
         assert log["end_ns"][-1] == env.simulator.view.clock_ns == plain.simulator.view.clock_ns
 
 

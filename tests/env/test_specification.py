@@ -11,7 +11,7 @@ import pytest
 
 from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import REWARDS, Scenario
-from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, NUM_FEATURES, feature_table
+from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, feature_table
 from llmsched_env.core.layout import VIEW, View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
@@ -63,15 +63,15 @@ def test_observation_table(sections):
     ]
     assert feature_table(False, mixed=True) == (*FEATURES, *MIXED_FEATURES)
     assert feature_table(True, memory=True) == (*feature_table(True), *MEMORY_FEATURES)
-    features = feature_table(promises=True)
+    features = feature_table(slo=True)
     assert [(name, formula) for _, name, formula, _, _ in table] == [(f"`{f.name}`", f.formula) for f in features]
     assert [int(index) for index, *_ in table] == list(range(len(features)))
-    assert features[:NUM_FEATURES] == FEATURES == feature_table(promises=False)
-    assert LLMSchedEnv().observation_space.shape == (NUM_FEATURES,)
+    assert features[: len(FEATURES)] == FEATURES == feature_table(slo=False)
+    assert LLMSchedEnv().observation_space.shape == (len(FEATURES),)
     space = gymnasium.make("LLMSched/Serving-v0").observation_space
     assert [float(low) for *_, low, _ in table] == space.low.tolist()
     assert [float(high) for *_, high in table] == space.high.tolist()
-    assert f"`Box(0, 1, ({NUM_FEATURES},), float32)`" in sections["Observation Space"]
+    assert f"`Box(0, 1, ({len(FEATURES)},), float32)`" in sections["Observation Space"]
     assert f"`Box(0, 1, ({len(features)},), float32)`" in sections["Observation Space"]
     assert len({f.name for f in features}) == len(features)
 

@@ -1,0 +1,373 @@
+"""Beam search over prefills and decodes, with the future in hand.
+
+Only the decode counts at which prefills happen matter, so a schedule is a *plan*: the decode count of each prefill in
+turn. A *stage* is the decodes before one prefill, and that prefill. At each stage every kept state is extended by every
+moment at which its next prefill could hold more than before. Extensions are sifted by an estimate (loss so far, plus
+what a reference schedule still lost from the same progress on), the survivors are finished with a base rule, and those
+that end best are kept. Every finish is a whole schedule, so the search never does worse than its base rule.
+
+*Loss* is the part of the makespan that decisions control (`llmsched_env.engine.reward.excess`), *progress* the
+client-decodes done: the sum over decodes of the active clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cython
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.engine import codes, reward
+from llmsched_env.engine.arrays import int64s, view_of
+from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.rule import Rule
+from llmsched_env.engine.view import Totals, View
+
+
+class Schedule:
+    """A whole schedule, written while it is played.
+
+    Attributes:
+        plan: (most,) decode count of each prefill.
+        progress: (most,) progress after each prefill and, behind these, at the end.
+        lost: (most,) loss there.
+        last: number of prefills.
+    """
+
+    plan: cython.longlong[::1]
+    progress: cython.longlong[::1]
+    lost: cython.longlong[::1]
+    last: cython.Py_ssize_t
+
+    def __init__(self, most: int) -> None:
+        self.plan = int64s(most)
+        self.progress = int64s(most)
+        self.lost = int64s(most)
+        self.last = 0
+
+    @property
+    def loss(self) -> int:
+        """Loss at its end."""
+        return int(self.lost[self.last])
+
+    @property
+    def prefills(self) -> NDArray[np.int64]:
+        """(prefills,): the plan."""
+        return np.array(self.plan, np.int64)[: self.last]
+
+    def play(self, e: Episode, rule: Rule, prefix: cython.longlong[::1]) -> cython.bint:
+        """Play an episode to its end: the first prefills as in ``prefix``, the rest by ``rule``.
+
+        Returns whether there was room for all prefills: requests that give way come back by prefills of their own.
+        """
+        prefill: cython.bint
+        number: cython.Py_ssize_t
+        while not e.done():
+            number = cython.cast(cython.Py_ssize_t, e.view.prefills)
+            prefill = e.view.ready > 0
+            if prefill and e.view.active > 0:
+                if number < prefix.shape[0]:
+                    prefill = e.view.decodes >= prefix[number]
+                else:
+                    prefill = rule.act(e.view) == codes.PREFILL
+            if prefill:
+                if number + 1 >= self.plan.shape[0]:
+                    return False
+                self.plan[number] = e.view.decodes
+            e.advance(1 if prefill else 0)
+            if prefill:
+                self.note(e.view, e.totals, e, number)
+        self.last = cython.cast(cython.Py_ssize_t, e.view.prefills)
+        self.note(e.view, e.totals, e, self.last)
+        return True
+
+    def note(self, v: View, t: Totals, e: Episode, at: cython.Py_ssize_t) -> cython.void:
+        """Write progress and loss."""
+        self.progress[at] = progress_of(v, t)
+        self.lost[at] = reward.excess(v, t, e.problem)
+
+    def to_go(self, at: cython.longlong) -> cython.double:
+        """What it lost from progress ``at`` on, in proportion between its stages."""
+        low: cython.Py_ssize_t = 0
+        high: cython.Py_ssize_t = self.last
+        middle: cython.Py_ssize_t
+        length: cython.double
+        share: cython.double
+        if at >= self.progress[high]:
+            return 0.0
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.progress[middle] <= at:
+                low = middle
+            else:
+                high = middle
+        length = self.progress[high] - self.progress[low]
+        share = at - self.progress[low]
+        share = share / (length if length > 1.0 else 1.0)
+        length = self.lost[high] - self.lost[low]
+        return self.lost[self.last] - (self.lost[low] + share * length)
+
+
+def progress_of(v: View, t: Totals) -> cython.longlong:
+    """Client-decodes done."""
+    return v.num_clients * v.decodes - t.idle_client_decodes
+
+
+def follow(start: Episode, trial: Episode, rule: Rule, prefix: Iterable[int] = ()) -> Schedule:
+    """The schedule from ``start`` on: the first prefills as in ``prefix``, the rest by ``rule``.
+
+    Args:
+        start: stays as it is.
+        trial: another episode of the same case, to be overwritten.
+        rule: is asked where both a prefill and a decode are feasible.
+        prefix: decode count of each of the first prefills.
+    """
+    planned: cython.longlong[::1] = view_of(np.array([*prefix], np.int64))
+    most: cython.Py_ssize_t = start.problem.num_requests + 1
+    whole: cython.bint = False
+    found: Schedule = Schedule(1)
+    while not whole:
+        found = Schedule(most)
+        trial.restart(start)
+        trial.set_forecast(rule.reads_forecast)
+        rule.begin()
+        with cython.nogil:
+            whole = found.play(trial, rule, planned)
+        rule.end()
+        most *= 2
+    return found
+
+
+class Beam:
+    """A beam search from one state.
+
+    Args:
+        start: the state; stays as it is.
+        pool: ``width + sifted + 1`` episodes of the same case, to be overwritten.
+        rule: finishes schedules.
+        width: states kept a stage.
+        reference: values states.
+
+    Attributes:
+        scores: (sifted,) estimate of each extension, as the following three.
+        origin: the state that it extends.
+        moment: decode count of its prefill.
+        reached: progress after it.
+        kept: number of extensions.
+        ends: (width,) loss at the end of each state chosen for the next stage.
+        chosen: (width,) number of its extension.
+        count: number of those.
+    """
+
+    pool: list[Episode]
+    rule: Rule
+    width: cython.int
+    sifted: cython.int
+    reference: Schedule
+    scores: cython.double[::1]
+    origin: cython.longlong[::1]
+    moment: cython.longlong[::1]
+    reached: cython.longlong[::1]
+    ends: cython.longlong[::1]
+    chosen: cython.longlong[::1]
+    kept: cython.int
+    count: cython.int
+
+    def __init__(self, start: Episode, pool: list[Episode], rule: Rule, width: int, reference: Schedule) -> None:
+        self.pool = pool
+        self.rule = rule
+        self.width = width
+        self.sifted = len(pool) - width - 1
+        self.reference = reference
+        self.scores = view_of(np.zeros(self.sifted))
+        self.origin = int64s(self.sifted)
+        self.moment = int64s(self.sifted)
+        self.reached = int64s(self.sifted)
+        self.ends = int64s(width)
+        self.chosen = int64s(width)
+        self.kept = 0
+        self.count = 1
+        for episode in pool:
+            episode.restart(start)
+            episode.set_forecast(rule.reads_forecast)
+
+    def search(self) -> NDArray[np.int64]:
+        """The prefix of the best schedule found; the rule does the rest."""
+        stages: cython.Py_ssize_t = self.reference.plan.shape[0]
+        stage: cython.int = 0
+        parent: cython.int
+        child: cython.int
+        row: cython.int
+        end: cython.longlong
+        best: cython.longlong = not_done()
+        best_stage = 0
+        best_child = (0, 0)
+        tree: list[list[tuple[int, int]]] = []
+        spare: Episode = self.pool[self.width + self.sifted]
+        episode: Episode
+        while self.count > 0 and stage < stages:
+            self.kept = 0
+            for parent in range(self.count):
+                episode = self.pool[parent]
+                with cython.nogil:
+                    spare.assign(episode)
+                    self.scan(spare, parent)
+            self.grow()
+            self.count = 0
+            for child in range(self.kept):
+                episode = self.pool[self.width + child]
+                self.rule.begin()
+                with cython.nogil:
+                    spare.assign(episode)
+                    end = self.finish(spare, self.rule, self.limit())
+                if end < best:
+                    best = end
+                    best_stage = stage
+                    best_child = (int(self.origin[child]), int(self.moment[child]))
+                self.choose(episode.view, episode.totals, episode.problem.num_requests, child, end)
+            tree.append([(int(self.origin[i]), int(self.moment[i])) for i in self.chosen[: self.count]])
+            for row in range(self.count):
+                child = self.width + cython.cast(cython.int, self.chosen[row])
+                self.pool[row], self.pool[child] = self.pool[child], self.pool[row]
+            stage += 1
+        self.rule.end()
+        path = [best_child[1]]
+        row = best_child[0]
+        for chosen in reversed(tree[:best_stage]):
+            row, before = chosen[row]
+            path.append(before)
+        return np.array(path[::-1], np.int64)
+
+    def scan(self, e: Episode, parent: cython.int) -> cython.void:
+        """Sift the moments of the next prefill from a copy of state ``parent`` on."""
+        horizon: cython.longlong = e.problem.ring_mask + e.view.decodes + 1
+        seen: cython.longlong = -1
+        least: cython.double = 0.0
+        if e.problem.affine:
+            least = self.reference.to_go(progress_of(e.view, e.totals) + work_left(e))
+        while e.view.active > 0 or e.view.ready > 0:
+            if e.view.ready > 0 and e.view.ready > seen:
+                seen = e.view.ready
+                self.sift(e.view, e.totals, e, parent)
+                if self.kept == self.sifted and self.is_hopeless(e, least):
+                    return
+            if e.view.active == 0 or (e.view.ready > 0 and e.view.decodes >= horizon):
+                return
+            e.advance(0)
+
+    def is_hopeless(self, e: Episode, least: cython.double) -> cython.bint:
+        """Whether no later moment can be among the best: each loses this and, behind what is active now, ``least``."""
+        lost: cython.double = reward.excess(e.view, e.totals, e.problem)
+        # Sums of losses are off by far less than a billionth.
+        return (lost + least) * 0.999999999 > self.scores[self.worst(self.scores, self.kept)]
+
+    def sift(self, v: View, t: Totals, e: Episode, parent: cython.int) -> cython.void:
+        """Keep this moment if its estimate is among the best so far."""
+        place: cython.int
+        left: cython.double = v.ready - v.batch_requests
+        score: cython.double = reward.excess(v, t, e.problem)
+        # What the cap leaves behind needs prefills of its own.
+        left = left / v.batch_requests
+        score = score + left * v.alpha_prefill_ns * v.num_clients
+        score += self.reference.to_go(progress_of(v, t))
+        if self.kept < self.sifted:
+            place = self.kept
+            self.kept += 1
+        else:
+            place = self.worst(self.scores, self.kept)
+            if score >= self.scores[place]:
+                return
+        self.scores[place] = score
+        self.origin[place] = parent
+        self.moment[place] = v.decodes
+
+    def worst(self, scores: cython.double[::1], count: cython.int) -> cython.int:
+        """The first of the largest."""
+        worst: cython.int = 0
+        i: cython.int
+        for i in range(1, count):
+            if scores[i] > scores[worst]:
+                worst = i
+        return worst
+
+    def last_chosen(self) -> cython.int:
+        """The first of the chosen states that end worst."""
+        worst: cython.int = 0
+        i: cython.int
+        for i in range(1, self.count):
+            if self.ends[i] > self.ends[worst]:
+                worst = i
+        return worst
+
+    def limit(self) -> cython.longlong:
+        """Loss from which on an extension is of no use."""
+        return self.ends[self.last_chosen()] if self.count == self.width else not_done()
+
+    def grow(self) -> None:
+        """Make the states after each kept extension; each state is led from moment to moment once."""
+        child: cython.int
+        moment: cython.longlong
+        parent: Episode
+        target: Episode
+        order = sorted(range(self.kept), key=lambda i: (self.origin[i], self.moment[i]))
+        for child in order:
+            parent = self.pool[self.origin[child]]
+            target = self.pool[self.width + child]
+            moment = self.moment[child]
+            with cython.nogil:
+                while parent.view.decodes < moment:
+                    parent.advance(0)
+                target.assign(parent)
+                target.advance(1)
+
+    def finish(self, e: Episode, rule: Rule, limit: cython.longlong) -> cython.longlong:
+        """Loss at the end of the episode under ``rule``; given up once it is not below ``limit``."""
+        action: cython.int
+        while not e.done():
+            action = e.choose(rule)
+            e.advance(action)
+            if action != 0 and reward.excess(e.view, e.totals, e.problem) >= limit:
+                return not_done()
+        return reward.excess(e.view, e.totals, e.problem)
+
+    def choose(
+        self, v: View, t: Totals, num_requests: cython.longlong, child: cython.int, end: cython.longlong
+    ) -> cython.void:
+        """Keep this extension, which ends with such a loss, if that is among the best so far."""
+        place: cython.int
+        i: cython.int
+        reached: cython.longlong = progress_of(v, t)
+        self.reached[child] = reached
+        if end >= not_done() or v.completed + v.active == num_requests:
+            return
+        for i in range(self.count):
+            if self.ends[i] == end and self.reached[cython.cast(cython.Py_ssize_t, self.chosen[i])] == reached:
+                return
+        if self.count < self.width:
+            place = self.count
+            self.count += 1
+        else:
+            place = self.last_chosen()
+            if end >= self.ends[place]:
+                return
+        self.ends[place] = end
+        self.chosen[place] = child
+
+
+def not_done() -> cython.longlong:
+    """More than any loss."""
+    one: cython.longlong = 1
+    return one << 62
+
+
+def work_left(e: Episode) -> cython.longlong:
+    """Decodes to go, summed over the active clients."""
+    client: cython.int
+    position: cython.int
+    left: cython.longlong = 0
+    for client in range(e.problem.num_clients):
+        position = e.clients[client, codes.RUNNING]
+        if position >= 0:
+            left += e.problem.requests[position, codes.OUTPUT] - e.emitted(client)
+    return left
