@@ -328,7 +328,7 @@ class Single(Copy):
         paid: cython.double = self.go(self.episode, action)
         while self.flags & codes.LOG_FULL:
             self.episode.recorder.grow()
-            paid += self.go(self.episode, codes.CONTINUE)
+            paid += self.go(self.episode, codes.OBSERVE if action == codes.OBSERVE else codes.CONTINUE)
         self.out.show(self.episode, self.flags, 0)
         return paid
 
