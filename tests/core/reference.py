@@ -591,7 +591,7 @@ class Reference:
                 fields["batch_tokens"] = sum(tokens for _, _, tokens in self.parts(PREFILL))
                 fields["chunk_tokens"] = sum(tokens for _, _, tokens in self.parts(MIXED))
                 fields["mixed_ns"] = self.mixed_ns
-                fields["mixed_budget"], fields["mixed"] = case.mixed.tokens, self.mixed
+                fields["mixed_tokens"], fields["mixed"] = case.mixed.tokens, self.mixed
                 fields["reading_tokens"] = 0 if self.reading is None else self.reading.left
             if batch:
                 fields["prefill_ns"] = self.prefill_ns(fields["batch_tokens"], self.told)
@@ -599,7 +599,7 @@ class Reference:
             fields["batch_work"] = sum(max(1, case.estimates[i] - self.preempted.get(i, 0)) for i in batch)
             if batch:
                 fields["prefill_ns"], fields["batch_tokens"] = self.batch_ns(batch, self.told)
-            fields["kv_budget"] = case.kv_cache.budget_tokens
+            fields["kv_budget_tokens"] = case.kv_cache.budget_tokens
             fields["kv_used"] = self.kv_used
             grown = self.kv_after_decode(self.contexts()) - self.kv_used
             fields["kv_growth"] = self.scheduled()[2] if self.uncached else grown

@@ -82,5 +82,5 @@ def test_the_bound_counts_what_has_to_be_computed():
     bare = instance(SMALL.replace(cached_share=0.0, steal="waiting", move_gb_per_s=None), 0)
     assert bare.lb1_ns == made[0.0].lb1_ns
     assert bare.bound_ns > made[0.0].bound_ns, "a request that changes clients may be split between them"
-    assert not bare.setup[0]["moving"]
+    assert "migration" not in bare.options
     assert np.isfinite(bounds[0.9])

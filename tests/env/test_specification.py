@@ -12,7 +12,7 @@ import pytest
 from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import REWARDS, Scenario
 from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, feature_table
-from llmsched_env.core.layout import VIEW, View
+from llmsched_env.engine.view import FIELDS, View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.metrics import EPISODE_METRICS, info_metrics
@@ -82,7 +82,7 @@ def test_argument_table(sections):
     assert [(name, default) for name, default, _ in table] == [(f"`{f.name}`", f"`{f.default!r}`") for f in fields]
     assert all(meaning for *_, meaning in table), "an argument without a description"
     own = set(inspect.signature(LLMSchedEnv.__init__).parameters) - {"self", "arguments"}
-    assert own == {"scenario", "render_mode", "render_size", "render_every"}
+    assert own == {"scenario", "render_mode", "render_size", "render_every", "reuse_buffers"}
     for name in own:
         assert f"`{name}" in sections["Arguments"]
 
@@ -129,4 +129,4 @@ def test_an_id_that_does_not_exist():
 
 def test_every_field_of_a_view_is_described():
     described = re.findall(r"^    (\w+): \S", inspect.getdoc(View).partition("Attributes:\n")[2], re.MULTILINE)
-    assert described == list(View.__annotations__) == list(VIEW.names)
+    assert described == list(FIELDS)
