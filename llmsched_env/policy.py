@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llmsched_env.config import Scenario
-from llmsched_env.core.features import feature_table, observe
+from llmsched_env.engine.features import features
 from llmsched_env.engine.rule import FunctionRule, PythonRule, Rule
 from llmsched_env.engine.view import View
 from llmsched_env.errors import ConfigError
@@ -124,10 +121,3 @@ def check_policy(policy: object, described: str | None = None) -> None:
             f"{described or repr(policy)} is not a policy: it lacks {', '.join(missing)} (see "
             "llmsched_env.policy.Policy). baselines.make_policy makes one by name."
         )
-
-
-def features(view: View) -> NDArray[np.float32]:
-    """(num_features,) float32: the observation that the environments give for this view."""
-    out = np.empty(len(feature_table(view.ttft_ns > 0, view.kv_budget_tokens > 0, view.mixed_tokens > 0)), np.float32)
-    observe(view, out)
-    return out
