@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmsched_env.config import Scenario
@@ -19,21 +19,29 @@ class Rule:
 
     Args:
         name: what tables call it.
-        make: makes the rule for an episode from what is known at its start.
+        kind: class of the engine's rule, or a function that makes one. Ones of `llmsched_env.engine.rules`,
+            `llmsched_env.policy.FunctionRule` with a Python function, or one of your own.
+        parameters: arguments of ``kind``, or a function that computes them from the start of an episode.
     """
 
     kind = "rule"
     clairvoyant = False
 
-    def __init__(self, name: str, make: Callable[[Start], engine.Rule]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: Callable[..., engine.Rule],
+        parameters: Sequence[Any] | Callable[[Start], Sequence[Any]] = (),
+    ) -> None:
         self.name = name
-        self._make = make
+        self._kind = kind
+        self._parameters = parameters
         self._rule: engine.Rule | None = None
         self._actions = 2
 
     def compiled(self, start: Start) -> engine.Rule:
         """The rule as the loop runs it, with a memory of its own."""
-        return self._make(start)
+        return self._kind(*(self._parameters(start) if callable(self._parameters) else self._parameters))
 
     def reset(self, start: Start) -> None:
         """Begin an episode."""

@@ -261,8 +261,20 @@ def test_which_features_are_made_of_the_forecast():
         simulator.step(int(simulator.can_prefill))
         view = simulator.view.copy()
         before = all_features(view)
-        forecast = ("due_1", "due_4", "due_16", "due_64", "due_256", "overdue", "remaining", "remaining_squared", "last_due")
-        changed = View(**{name: getattr(view, name) * (1 if name not in forecast else 3) + (name in forecast) for name in FIELDS})
+        forecast = (
+            "due_1",
+            "due_4",
+            "due_16",
+            "due_64",
+            "due_256",
+            "overdue",
+            "remaining",
+            "remaining_squared",
+            "last_due",
+        )
+        changed = View(
+            **{name: getattr(view, name) * (1 if name not in forecast else 3) + (name in forecast) for name in FIELDS}
+        )
         moved |= set(np.flatnonzero(all_features(changed) != before).tolist())
     assert moved == set(FORECAST_PLACES)
 
