@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
 from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS
-from llmsched_env.core.features import feature_table
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.features import feature_table
 from llmsched_env.engine.problem import Problem
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
