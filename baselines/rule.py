@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from llmsched_env.config import Scenario
 from llmsched_env.engine import rule as engine
 from llmsched_env.engine.view import fields_of
@@ -64,7 +66,8 @@ def settings(rule: engine.Rule) -> str:
     """Class and numbers of a rule of the package, which its sources leave open."""
     kinds = [kind for kind in type(rule).__mro__ if kind not in (engine.Rule, object)]
     names = [name for kind in kinds for name in fields_of(kind)]
-    values = {name: getattr(rule, name) for name in sorted(names)}
+    found = {name: getattr(rule, name) for name in sorted(names)}
+    values = {name: value if np.isscalar(value) else np.asarray(value).tolist() for name, value in found.items()}
     return f"{type(rule).__module__}.{type(rule).__qualname__} {values}"
 
 

@@ -316,7 +316,7 @@ class TestPairs:
         with pytest.raises(ConfigError, match="needs promises"):
             entry(name, WORLDS["client"])
         with pytest.raises(ConfigError, match=r"promises"):
-            entry("threshold@late_last", WORLDS["client"])
+            entry("threshold@late_last", WORLDS["shared"])
 
 
 class TestMethodsElsewhere:

@@ -12,6 +12,7 @@ from baselines import foresight, planners, shelf
 from baselines.foresight import Foresight
 from baselines.iteration import eb_threshold, min_batch
 from baselines.planners import AlwaysWorst, Beam, Rollout
+from baselines.rule import settings
 from llmsched_env.evaluation import play
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
@@ -32,9 +33,8 @@ def plans(tmp_path, monkeypatch):
 def other_noise(scenario, case, key):
     """The case with other factors, in all else the same."""
     made = instance(scenario, case)
-    setup = made.setup.copy()
-    setup[0].noise_key ^= key
-    return replace(made, setup=setup, start=made.start.copy(setup=setup))
+    noise = made.options["noise"]
+    return replace(made, options={**made.options, "noise": {**noise, "key": noise["key"] ^ key}})
 
 
 def moments(scenario, case, steps):
@@ -86,7 +86,7 @@ def test_foresight_does_not_know_the_noise_to_come(monkeypatch):
         found = choices(scenario, first_foreseen)
         assert len(found) > 8
         assert all(len(set(alternatives)) == 1 for alternatives in found)
-        monkeypatch.setattr(foresight, "forget_truth", lambda setup: None)
+        monkeypatch.setattr(foresight, "_tried_in", lambda simulator: simulator.instance.episode())
         assert any(len(set(alternatives)) > 1 for alternatives in choices(scenario, first_foreseen)), "nothing to see"
         monkeypatch.undo()
 
