@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from strategies import Case
 
 from llmsched_env.config import ADMISSIONS, ORDERS, STEALS
-from llmsched_env.core.instance import KVCache, Mixed, Moves
-from llmsched_env.core.layout import ORDER_CODES
-from llmsched_env.core.noise import Disturbance
+from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.cost import CostModel, MixedCost
 
 MIXED_COSTS = (

@@ -17,7 +17,7 @@ from llmsched_env.problem import Instance
 
 CASES = int(os.environ.get("LLMSCHED_CASES", "600"))
 
-RENAMED = {"kv_budget": "kv_budget_tokens", "mixed_budget": "mixed_tokens"}
+RENAMED: dict[str, str] = {}
 
 
 def problem_of(case):

@@ -100,7 +100,7 @@ class Reference(SharedQueue, ClientQueues):
         if case.mixed is not None:
             fields.update(self.view_of_mixed())
         if case.kv_cache is not None:
-            fields["kv_budget"] = case.kv_cache.budget_tokens
+            fields["kv_budget_tokens"] = case.kv_cache.budget_tokens
             fields["kv_used"] = self.kv_used
             fields["kv_growth"] = self.growth(decode.served)
             fields["preempted"] = len(self.preempted)
@@ -136,7 +136,7 @@ class Reference(SharedQueue, ClientQueues):
         return {
             "chunk_tokens": it.tokens,
             "mixed_ns": self.iteration_ns(it, action, self.told),
-            "mixed_budget": self.case.mixed.tokens,
+            "mixed_tokens": self.case.mixed.tokens,
             "mixed": self.mixed,
             "reading_tokens": 0 if self.reading is None else self.reading.left,
         }
