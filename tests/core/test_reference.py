@@ -59,17 +59,43 @@ def assert_state_is_sound(reference):
         assert reference.kv_used <= reference.kv_peak <= case.kv_cache.budget_tokens
 
 
-def play(case, actions, check=assert_state_is_sound):
+def assert_iteration_is_sound(reference, action):
+    """Within its room, its cap and its clients; only the last row is left in part; who preempts admits nobody."""
+    case, it = reference.case, reference.iteration(action)
+    kind, order, cap = case.action(action)
+    clients = [row.client for row in it.rows]
+    assert clients == sorted(set(clients), key=clients.index)
+    assert set(clients) <= set(reference.idle)
+    assert all(row.finishes for row in it.rows[:-1])
+    assert len(it.rows) <= max(1, cap - len(reference.active))
+    assert not (it.gone and it.rows)
+    assert len(it.served) + len(set(it.gone) & set(reference.starts)) == (
+        0 if kind == PREFILL else len(reference.active)
+    )
+    if reference.reading is not None and it.rows:
+        assert it.rows[0].request == reference.reading.request
+    begun = [row for row in it.rows if row.before == 0]
+    assert [row.request for row in begun] in [reference.line(o)[: len(begun)] for o in (order, reference.first_order)]
+    if kind == MIXED and it.rows:
+        room = case.mixed.tokens - len(it.served) * case.mixed.counts_active
+        assert it.tokens <= max(room, 0) or (case.mixed.whole_prompts and sum(row.tokens > 0 for row in it.rows) == 1)
+    if kind == PREFILL:
+        assert it.tokens <= case.token_cap or sum(row.tokens > 0 for row in it.rows) == 1
+
+
+def play(case, actions):
     """Actions again and again, up to the end of the episode."""
     reference = Reference(case)
     for kind, variant in itertools.cycle(actions):
         if reference.done:
             return reference
         assert len(reference.log) < most_iterations(case), "no end"
-        clock_ns = reference.clock_ns
-        reference.step(case.number(kind, variant))
+        clock_ns, action = reference.clock_ns, case.number(kind, variant)
+        if case.queues is None:
+            assert_iteration_is_sound(reference, action)
+        reference.step(action)
         assert reference.clock_ns >= clock_ns
-        check(reference)
+        assert_state_is_sound(reference)
 
 
 def assert_end_is_sound(reference):
