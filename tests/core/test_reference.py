@@ -15,7 +15,8 @@ from reference import Reference
 from strategies import DECODE, MIXED, PREFILL, REPEATABLE, Case
 
 from llmsched_env.core.instance import KVCache, Mixed
-from llmsched_env.cost import MixedCost
+from llmsched_env.core.noise import Disturbance
+from llmsched_env.cost import CostModel, MixedCost
 
 GOLDEN = Path(__file__).parents[1] / "baselines" / "golden"
 NO_CAP = 2**31 - 1
@@ -294,6 +295,33 @@ def test_copies_beside_a_decode_on_paper():
     assert steps(reference, [MIXED] * 3) == [51 + 6, 52, 51]
     assert reference.done
     assert (reference.swapped, reference.recomputed, reference.mixed) == (6, 0, 2)
+
+
+def test_late_is_who_is_late_as_believed_on_paper():
+    """After 110 ns, a prefill that is believed to take 200 is too late for a TTFT of 300; a mixed iteration of 150 is not."""
+    believed = CostModel("believed", 200, 10, 40, 2, 0, 1000)
+    case = Case((1, 1), (5, 5), 1, ttft_ns=300, tpot_ns=100, disturbance=Disturbance(believed))
+    plain, mixing = (
+        Reference(case),
+        Reference(
+            replace(
+                case,
+                mixed=Mixed(4, False, False, MixedCost(False, 100, 10, 1)),
+                believed_mixed=MixedCost(False, 150, 30, 3),
+            )
+        ),
+    )
+    for reference in (plain, mixing):
+        reference.step(PREFILL)
+        assert reference.clock_ns == 110
+        assert reference.broken_ttft() == set(), "nobody knows for certain"
+    assert (plain.view()["late"], mixing.view()["late"]) == (1, 0)
+    assert plain.view()["decode_ns"] == 42
+    wide = Reference(replace(mixing.case, num_clients=2, releases_ns=(0, 1)))
+    wide.step(PREFILL)
+    assert wide.view()["mixed_ns"] == 150 + 30 + 3
+    wide.step(MIXED)
+    assert wide.clock_ns == 110 + 100 + 10 + 1
 
 
 # Recordings (tests/baselines/golden/README.md).
