@@ -298,7 +298,7 @@ def test_copies_beside_a_decode_on_paper():
 
 
 def test_late_is_who_is_late_as_believed_on_paper():
-    """After 110 ns a prefill believed to take 200 is too late for a TTFT of 300, and a mixed iteration of 150 is not."""
+    """After 110 ns a prefill believed to take 200 is too late for a TTFT of 300; a mixed iteration of 150 is not."""
     believed = CostModel("believed", 200, 10, 40, 2, 0, 1000)
     case = Case((1, 1), (5, 5), 1, ttft_ns=300, tpot_ns=100, disturbance=Disturbance(believed))
     plain, mixing = (
