@@ -15,7 +15,8 @@ from reference import Reference
 from strategies import DECODE, MIXED, PREFILL, REPEATABLE, Case
 
 from llmsched_env.core.instance import KVCache, Mixed
-from llmsched_env.cost import MixedCost
+from llmsched_env.core.noise import Disturbance
+from llmsched_env.cost import CostModel, MixedCost
 
 GOLDEN = Path(__file__).parents[1] / "baselines" / "golden"
 NO_CAP = 2**31 - 1
@@ -59,17 +60,43 @@ def assert_state_is_sound(reference):
         assert reference.kv_used <= reference.kv_peak <= case.kv_cache.budget_tokens
 
 
-def play(case, actions, check=assert_state_is_sound):
+def assert_iteration_is_sound(reference, action):
+    """Within its room, its cap and its clients; only the last row is left in part; who preempts admits nobody."""
+    case, it = reference.case, reference.iteration(action)
+    kind, order, cap = case.action(action)
+    clients = [row.client for row in it.rows]
+    assert clients == sorted(set(clients), key=clients.index)
+    assert set(clients) <= set(reference.idle)
+    assert all(row.finishes for row in it.rows[:-1])
+    assert len(it.rows) <= max(1, cap - len(reference.active))
+    assert not (it.gone and it.rows)
+    assert len(it.served) + len(set(it.gone) & set(reference.starts)) == (
+        0 if kind == PREFILL else len(reference.active)
+    )
+    if reference.reading is not None and it.rows:
+        assert it.rows[0].request == reference.reading.request
+    begun = [row for row in it.rows if row.before == 0]
+    assert [row.request for row in begun] in [reference.line(o)[: len(begun)] for o in (order, reference.first_order)]
+    if kind == MIXED and it.rows:
+        room = case.mixed.tokens - len(it.served) * case.mixed.counts_active
+        assert it.tokens <= max(room, 0) or (case.mixed.whole_prompts and sum(row.tokens > 0 for row in it.rows) == 1)
+    if kind == PREFILL:
+        assert it.tokens <= case.token_cap or sum(row.tokens > 0 for row in it.rows) == 1
+
+
+def play(case, actions):
     """Actions again and again, up to the end of the episode."""
     reference = Reference(case)
     for kind, variant in itertools.cycle(actions):
         if reference.done:
             return reference
         assert len(reference.log) < most_iterations(case), "no end"
-        clock_ns = reference.clock_ns
-        reference.step(case.number(kind, variant))
+        clock_ns, action = reference.clock_ns, case.number(kind, variant)
+        if case.queues is None:
+            assert_iteration_is_sound(reference, action)
+        reference.step(action)
         assert reference.clock_ns >= clock_ns
-        check(reference)
+        assert_state_is_sound(reference)
 
 
 def assert_end_is_sound(reference):
@@ -268,6 +295,33 @@ def test_copies_beside_a_decode_on_paper():
     assert steps(reference, [MIXED] * 3) == [51 + 6, 52, 51]
     assert reference.done
     assert (reference.swapped, reference.recomputed, reference.mixed) == (6, 0, 2)
+
+
+def test_late_is_who_is_late_as_believed_on_paper():
+    """After 110 ns a prefill believed to take 200 is too late for a TTFT of 300; a mixed iteration of 150 is not."""
+    believed = CostModel("believed", 200, 10, 40, 2, 0, 1000)
+    case = Case((1, 1), (5, 5), 1, ttft_ns=300, tpot_ns=100, disturbance=Disturbance(believed))
+    plain, mixing = (
+        Reference(case),
+        Reference(
+            replace(
+                case,
+                mixed=Mixed(4, False, False, MixedCost(False, 100, 10, 1)),
+                believed_mixed=MixedCost(False, 150, 30, 3),
+            )
+        ),
+    )
+    for reference in (plain, mixing):
+        reference.step(PREFILL)
+        assert reference.clock_ns == 110
+        assert reference.broken_ttft() == set(), "nobody knows for certain"
+    assert (plain.view()["late"], mixing.view()["late"]) == (1, 0)
+    assert plain.view()["decode_ns"] == 42
+    wide = Reference(replace(mixing.case, num_clients=2, releases_ns=(0, 1)))
+    wide.step(PREFILL)
+    assert wide.view()["mixed_ns"] == 150 + 30 + 3
+    wide.step(MIXED)
+    assert wide.clock_ns == 110 + 100 + 10 + 1
 
 
 # Recordings (tests/baselines/golden/README.md).
