@@ -16,6 +16,8 @@ from llmsched_env.mechanisms import Mixed
 from llmsched_env.problem import Instance
 
 CASES = int(os.environ.get("LLMSCHED_CASES", "600"))
+RARE = (5871,)
+"""Cases in which what happens seldom once went wrong: one in time gives way while it is read."""
 
 RENAMED = {"kv_budget": "kv_budget_tokens", "mixed_budget": "mixed_tokens"}
 
@@ -82,7 +84,7 @@ def assert_same_record(episode, reference):
 
 def test_engine_equals_reference_for_every_pair_of_mechanisms():
     met, gave_way = Counter(), Counter()
-    for seed in range(CASES):
+    for seed in (*range(CASES), *RARE):
         case = combined_case(seed)
         instance = problem_of(case)
         episode, reference = instance.episode(record=True), Reference(case)
