@@ -28,9 +28,8 @@ from agents.arena import Arena
 from agents.genome import FIRST_CASES, FIRST_VALUES, Genome, first_genome
 from agents.hyperparameters import Check, one_of, real_number, whole_number
 from agents.network import BASES, NEVER, Network
-from llmsched_env.config import Scenario
+from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.core.features import ALL_FEATURES
-from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, MissingExtraError, UnknownNameError
 from llmsched_env.instances import instance, pool_size
 from llmsched_env.policy import Policy

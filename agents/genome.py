@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from agents.agent import Agent
 from agents.arena import Arena
 from agents.network import BASES, NEVER, Network
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.core.features import features_of
-from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation.rollout import episode_seed, start
 from llmsched_env.instances import instance

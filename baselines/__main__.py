@@ -22,8 +22,7 @@ from baselines.registry import BASELINES, Entry, default_names, entry, planner_o
 from baselines.serving import draw_serving, show_serving
 from baselines.tuned import LOADS, best_tuned
 from llmsched_env import make_scenario
-from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDERS, QUEUES, Scenario, read_arguments
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDER_CODES, ORDERS, QUEUES, Scenario, read_arguments
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import CoverageWarning, Estimate, PromiseWarning, evaluate, pictures, play

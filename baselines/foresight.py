@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from baselines.rule import Rule
 from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.core.episode import Block
-from llmsched_env.core.layout import ORDER_CODES, OUTPUT
+from llmsched_env.core.layout import OUTPUT
 from llmsched_env.core.loops import choose, finished, has_choice
 from llmsched_env.core.memory import copy_episode
 from llmsched_env.core.noise import forget_truth

@@ -18,8 +18,7 @@ from baselines.memory_aware import memory_aware
 from baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from baselines.rule import Rule, TiedRule
 from baselines.tuned import MIXED_TUNABLE, PROMISE_TUNABLE, TUNABLE, Tuned, paired
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy, check_policy
 

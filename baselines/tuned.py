@@ -23,8 +23,7 @@ from baselines.lagrangian import lagrangian
 from baselines.mixed import mixed_threshold
 from baselines.rule import Rule
 from llmsched_env import make_scenario
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import case_numbers

@@ -13,10 +13,10 @@ from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.config import CAP_LEVELS, LARGEST, MAX_KV_TOKENS, Scenario
-from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
-from llmsched_env.core.noise import Disturbance
+from llmsched_env.core.instance import Instance
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor

@@ -10,12 +10,11 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from llmsched_env.config import KV_RULES, ORDERS, STEALS
-from llmsched_env.core.instance import Instance, KVCache, Mixed, Moves, Promises
-from llmsched_env.core.layout import ORDER_CODES
-from llmsched_env.core.noise import Disturbance
+from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, STEALS
+from llmsched_env.core.instance import Instance
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.instances import bounds_ns
+from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.workload import Requests
 
 DECODE, PREFILL, MIXED = 0, 1, 2

@@ -41,8 +41,8 @@ class PythonRule(Rule):
         function: ``view -> action``. An exception in it ends the episode there, and is raised again at its end.
     """
 
-    function: object
-    error: object
+    function: Any
+    error: Any
 
     def __init__(self, function: Callable[[View], int]) -> None:
         Rule.__init__(self)
@@ -57,7 +57,7 @@ class PythonRule(Rule):
     def ask(self, view: View) -> Any:
         """The same; STOP where it raises."""
         try:
-            return self.function(view)  # type: ignore[operator]
+            return self.function(view)
         except BaseException as error:
             self.error = error
             return codes.STOP
@@ -70,7 +70,7 @@ class PythonRule(Rule):
         """Raise what the function raised."""
         error, self.error = self.error, None
         if error is not None:
-            raise error  # type: ignore[misc]
+            raise error
 
 
 class Threshold(Rule):
@@ -97,11 +97,17 @@ class FunctionRule(PythonRule):
     Args:
         function: asked where there is a choice.
         parameters: numbers that it reads.
-        memory: whole numbers that it may keep between the decisions of an episode.
+        memory: whole numbers that it may keep between the decisions of an episode, as they are at its start.
+
+    Attributes:
+        parameters: as given.
+        first: ``memory`` at the start of an episode.
+        memory: what it is now.
     """
 
-    parameters: object
-    memory: object
+    parameters: Any
+    first: Any
+    memory: Any
 
     def __init__(
         self,
@@ -111,12 +117,18 @@ class FunctionRule(PythonRule):
     ) -> None:
         PythonRule.__init__(self, function)  # type: ignore[arg-type]  # asked with more
         self.parameters = tuple(parameters)
+        self.first = tuple(memory)
         self.memory = list(memory)
+
+    def begin(self) -> None:
+        """Forget an error, and what was kept."""
+        self.error = None
+        self.memory = list(self.first)
 
     def ask(self, view: View) -> Any:
         """The function's answer; STOP where it raises."""
         try:
-            return self.function(view, self.parameters, self.memory)  # type: ignore[operator]
+            return self.function(view, self.parameters, self.memory)
         except BaseException as error:
             self.error = error
             return codes.STOP

@@ -13,7 +13,7 @@ import pytest
 import baselines.__main__ as command
 from baselines import METHODS, POLICIES
 from baselines.registry import AGENTS, MEMORY_POLICIES, MIXED_POLICIES, PROMISE_POLICIES
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError
 
 SMALL = ["--requests", "60", "--clients", "8", "--cases", "3"]

@@ -24,7 +24,7 @@ from baselines.registry import (
     default_names,
     planner_of,
 )
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import begin, evaluate, play
 from llmsched_env.evaluation.rollout import start

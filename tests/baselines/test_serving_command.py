@@ -16,7 +16,7 @@ import baselines.foresight
 from baselines.iteration import min_batch
 from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, PROMISE_POLICIES, default_names, entry
 from llmsched_env import instances, make_scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
 SERVING = ["--scenario", "LLMSched/Serving-v0", "--requests", "120", "--clients", "8", "--cases", "2"]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from combinations import PAIRS, combined_actions, combined_case, pairs_of
 from reference import Reference
 
-from llmsched_env.mechanisms import Mixed
 from llmsched_env.problem import Instance
 
 CASES = int(os.environ.get("LLMSCHED_CASES", "600"))
@@ -23,10 +23,7 @@ RENAMED = {"kv_budget": "kv_budget_tokens", "mixed_budget": "mixed_tokens"}
 
 
 def problem_of(case):
-    mixed = None
-    if case.mixed is not None:
-        read = case.mixed
-        mixed = Mixed(read.tokens, read.counts_active, read.whole_prompts, read.cost, case.believed_mixed)
+    mixed = case.mixed and replace(case.mixed, believed_cost=case.believed_mixed)
     return Instance.build(
         case.requests,
         np.array(case.estimates, np.int32),

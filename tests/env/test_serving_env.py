@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from llmsched_env.actions import action_names
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.policy import features
