@@ -37,7 +37,7 @@ COMPILING := @echo 'Installing. The engine is compiled on the way, in half a min
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: FORCE help engine run serving agents studies test test-install sanitize test-rllib check format notebooks bench tables clean distclean
+.PHONY: FORCE help engine run serving agents studies test test-install sanitize nightly test-rllib check format notebooks bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ QUEUES = {
 }
 
 
-def _threshold(view, parameters, memory):  # type: ignore[no-untyped-def]
+def _threshold(view: Any, parameters: Any, memory: Any) -> int:
     return 1 if view.ready >= parameters[0] else 0
 
 

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS
+from llmsched_env.config import ADMISSIONS, KV_RULES, ORDER_CODES, REWARDS, STEALS
 from llmsched_env.core import layout
 from llmsched_env.core.bitset import words_needed
 from llmsched_env.core.episode import Memory
 from llmsched_env.core.features import feature_table
 from llmsched_env.core.layout import SETUP, Records
-from llmsched_env.core.noise import COEFFICIENTS, ONE, Disturbance, factor_table, forget_truth
+from llmsched_env.core.noise import COEFFICIENTS, ONE, factor_table, forget_truth
 from llmsched_env.core.transition import start_episode
-from llmsched_env.cost import CostModel, MixedCost
+from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["MAX_CLOCK_S", "Instance", "KVCache", "Mixed", "Moves", "Promises"]
+__all__ = ["MAX_CLOCK_S", "Instance"]
 
 MAX_OUTPUT_TOKENS = 2**31 - 2**25
 """Most output tokens of one case in sum: decode counts are 32-bit."""
@@ -186,7 +187,7 @@ class Instance:
         k.reward_scale = float(scale_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
         ranking = np.empty((0, 2 * layout.RANKINGS), np.int32)
         if promises is not None:
-            _promise(k, promises, layout.ORDER_CODES[order], levels)
+            _promise(k, promises, ORDER_CODES[order], levels)
             if reward == "goodput":
                 k.reward_scale = promises.last - promises.first
             if k.ranked:
@@ -248,79 +249,6 @@ class Instance:
         return replace(self, requests=rows, setup=setup, start=start)
 
 
-@dataclass(frozen=True)
-class Promises:
-    """What requests are promised, and which of them count.
-
-    Attributes:
-        ttft_ns: time to first token.
-        tpot_ns: time per output token.
-        first: number of the first request that counts.
-        last: number after that of the last.
-        choose_order: whether each order is an action of its own.
-    """
-
-    ttft_ns: int
-    tpot_ns: int
-    first: int
-    last: int
-    choose_order: bool = False
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """What the KV cache holds, and how it is shared out.
-
-    Attributes:
-        budget_tokens: what it holds.
-        block_tokens: tokens that are allocated at a time.
-        headroom_tokens: that a prefill leaves free.
-        admission: one of `llmsched_env.config.ADMISSIONS`.
-        reserve_tokens: output tokens set aside for each request; 0 for its estimate.
-        swap_token_ns: time to copy a token's cache out or back; 0: preempted requests are computed again.
-        cap_levels: caps on active clients that are actions; 0 for none.
-        rule: one of `llmsched_env.config.KV_RULES`.
-    """
-
-    budget_tokens: int
-    block_tokens: int = 1
-    headroom_tokens: int = 0
-    admission: str = "fits"
-    reserve_tokens: int = 0
-    swap_token_ns: int = 0
-    cap_levels: int = 0
-    rule: str = "keep_growth"
-
-    @property
-    def uncached_tokens(self) -> int:
-        """Tokens of a running request that have no cache yet: under vLLM's rules, the one sampled last."""
-        return int(self.rule != "keep_growth")
-
-    @property
-    def longest_request_tokens(self) -> int:
-        """Most prompt and output tokens of a request that can always be served, be it alone."""
-        whole = self.budget_tokens // self.block_tokens * self.block_tokens
-        never_used = self.headroom_tokens if self.rule == "vllm_v0" else 0  # its watermark holds for one alone, too
-        return whole - never_used + self.uncached_tokens
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """What mixed iterations read, and last.
-
-    Attributes:
-        tokens: most prompt tokens beside a decode.
-        counts_active: whether each active client takes one of them.
-        whole_prompts: whether prompts are never read in part.
-        cost: what they last.
-    """
-
-    tokens: int
-    counts_active: bool
-    whole_prompts: bool
-    cost: MixedCost
-
-
 def _mix(k: Any, mixed: Mixed) -> None:
     if mixed.cost.interference_ns * int(k.num_clients) ** 2 > MAX_CLOCK_S * 1e9:
         raise ConfigError(
@@ -333,21 +261,6 @@ def _mix(k: Any, mixed: Mixed) -> None:
     for name in ("alpha_ns", "beta_prompt_ns", "beta_active_ns", "interference_ns"):
         k[f"mixed_{name}"] = getattr(mixed.cost, name)
     k.affine = False
-
-
-@dataclass(frozen=True)
-class Moves:
-    """What of a request lies with a client, and what a thief does about it.
-
-    Attributes:
-        cached_millionths: share of each prompt that is cached at home, below 1,000,000.
-        steal: one of `llmsched_env.config.STEALS`.
-        token_ns: time to copy a token's cache to the thief; 0: it is computed again.
-    """
-
-    cached_millionths: int = 0
-    steal: str = "waiting"
-    token_ns: int = 0
 
 
 def _move(k: Any, moves: Moves) -> None:
@@ -412,7 +325,7 @@ def _promise(k: Any, promises: Promises, order: int, levels: NDArray[np.int64]) 
     k.first_counted, k.last_counted = promises.first, promises.last
     k.order = 0 if promises.choose_order else order
     if promises.choose_order:
-        k.num_actions = 1 + len(layout.ORDER_CODES)
+        k.num_actions = 1 + len(ORDER_CODES)
     k.ranked = promises.choose_order or order > 1
     k.ranked_bytes = 8 * words_needed(int(k.num_requests)) if k.ranked else 0
 

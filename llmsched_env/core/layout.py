@@ -21,7 +21,6 @@ __all__ = [
     "DUE_LIMITS",
     "FLEET",
     "ITERATION",
-    "ORDER_CODES",
     "RANKINGS",
     "RING_COLUMNS",
     "SERVED",
@@ -42,16 +41,6 @@ _I8, _F8 = np.int64, np.float64
 def _record(*fields: tuple[str, type]) -> np.dtype[np.void]:
     return np.dtype((np.record, np.dtype([*fields], align=True)))
 
-
-ORDER_CODES = {
-    "fcfs": 0,
-    "late_last": 1,
-    "shortest_first": 2,
-    "late_last_shortest": 3,
-    "longest_first": 4,
-    "late_last_longest": 5,
-}
-"""Orders that a prefill can be told: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
 
 RANKINGS = 2
 """Rankings by estimated output: shortest first, longest first."""

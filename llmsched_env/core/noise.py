@@ -10,7 +10,6 @@ A factor is a mean over one of `QUANTILES` equally likely parts of the lognormal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 
 from llmsched_env.core.layout import CAPACITY_TOKENS, LEVEL_COLUMNS, LEVEL_NS
 from llmsched_env.core.pointers import array_at
-from llmsched_env.cost import CostModel
 from llmsched_env.jit import inlined, jit
 
 __all__ = [
     "COEFFICIENTS",
     "ONE",
-    "Disturbance",
     "decode_lasts",
     "factor_table",
     "forget_truth",
@@ -43,25 +40,6 @@ DECODES, PREFILLS = 0, 1
 WORD = 0xFFFFFFFF
 STRAGGLER = 0x3C6EF372
 """Tells the word that makes a straggler from the one that draws a factor."""
-
-
-@dataclass(frozen=True)
-class Disturbance:
-    """What makes iterations last something else than schedulers are told.
-
-    Attributes:
-        believed: the cost model that schedulers are shown; ``None`` for the true one.
-        noise_sd: standard deviation of the logarithm of the factors.
-        straggler_probability: chance of an iteration to be a straggler.
-        straggler_factor: what such a one lasts, in times of what it would.
-        key: 32 bits that fix all factors of a case.
-    """
-
-    believed: CostModel | None = None
-    noise_sd: float = 0.0
-    straggler_probability: float = 0.0
-    straggler_factor: float = 1.0
-    key: int = 0
 
 
 def factor_table(noise_sd: float) -> NDArray[np.int64]:

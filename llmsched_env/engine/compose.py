@@ -179,10 +179,6 @@ class Composer(Slots):
                 return True
         return True
 
-    def believed_ns(self, v: View, it: Iteration, kind: cython.int) -> cython.longlong:
-        """What the iteration lasts, as schedulers are told."""
-        return self.duration_ns(it, kind, self.problem.believed)
-
     def duration_ns(self, it: Iteration, kind: cython.int, costs: Costs) -> cython.longlong:
         """What the iteration lasts under a cost model, without noise."""
         copying_ns: cython.longlong = it.copied * self.kv.swap_token_ns + it.carried * self.migration.token_ns

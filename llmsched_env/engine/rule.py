@@ -60,8 +60,8 @@ class PythonRule(Rule):
         error: what it raised in this episode, or ``None``.
     """
 
-    function: object
-    error: object
+    function: Any
+    error: Any
 
     def __init__(self, function: Callable[[View], int]) -> None:
         Rule.__init__(self)
@@ -84,7 +84,7 @@ class PythonRule(Rule):
 
     def decide(self, view: View) -> int:
         """The function's answer, or what it raises."""
-        return int(self.function(view))  # type: ignore[operator]
+        return int(self.function(view))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PythonRule, (self.function,)
@@ -97,7 +97,7 @@ class PythonRule(Rule):
         """Raise what the function raised."""
         error, self.error = self.error, None
         if error is not None:
-            raise error  # type: ignore[misc]
+            raise error
 
 
 class FunctionRule(PythonRule):
@@ -114,9 +114,9 @@ class FunctionRule(PythonRule):
         memory: what it is now.
     """
 
-    parameters: object
-    first: object
-    memory: object
+    parameters: Any
+    first: Any
+    memory: Any
 
     def __init__(
         self,
@@ -124,23 +124,23 @@ class FunctionRule(PythonRule):
         parameters: Sequence[float] = (),
         memory: Sequence[int] = (),
     ) -> None:
-        PythonRule.__init__(self, function)  # type: ignore[arg-type]  # asked with more
+        PythonRule.__init__(self, function)  # asked with more
         self.parameters = tuple(parameters)
         self.first = tuple(memory)
         self.memory = list(memory)
 
     def decide(self, view: View) -> int:
         """The function's answer, or what it raises."""
-        return int(self.function(view, self.parameters, self.memory))  # type: ignore[operator]
+        return int(self.function(view, self.parameters, self.memory))
 
     def begin(self) -> None:
         """Forget an error, and what was kept."""
         self.error = None
-        self.memory = list(self.first)  # type: ignore[call-overload]
+        self.memory = list(self.first)
 
     def twin(self) -> Rule:
         """Another rule, which goes on from what this one has kept."""
-        return FunctionRule(self.function, self.parameters, self.memory)  # type: ignore[arg-type]
+        return FunctionRule(self.function, self.parameters, self.memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FunctionRule, (self.function, self.parameters, self.first)

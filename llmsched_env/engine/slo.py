@@ -127,6 +127,7 @@ class Slo:
                 self.lose_ttft(t)
         elif number < self.in_time:
             self.in_time = number
+            v.in_time_release_ns = self.problem.release_ns[number]
 
     def start(
         self, v: View, t: Totals, line: Line, client: cython.int, position: cython.int, was_late: cython.bint

@@ -18,10 +18,6 @@ import numpy as np
 from llmsched_env.engine import bitset, codes
 from llmsched_env.engine.arrays import view_of, zero_words
 
-RUNNING = 0
-STILL = 1
-EXPIRES = 2
-
 
 class Tournament:
     """The matches of an episode.

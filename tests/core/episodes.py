@@ -9,14 +9,12 @@ from dataclasses import replace
 import numpy as np
 from strategies import Case, seeded_case
 
-from llmsched_env.config import ADMISSIONS, REWARDS, STEALS
+from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS
 from llmsched_env.core.features import NUM_FEATURES, PROMISE_FEATURES
 from llmsched_env.core.fleet import Fleet, Steps
-from llmsched_env.core.instance import KVCache, Mixed, Moves
-from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.core.loops import OBSERVE, OVER, step
-from llmsched_env.core.noise import Disturbance
 from llmsched_env.cost import CostModel, MixedCost
+from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves
 from llmsched_env.policy import CompiledRule, compile_rule, features
 from llmsched_env.simulator import Simulator
 

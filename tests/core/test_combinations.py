@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from combinations import PAIRS, combined_actions, combined_case, pairs_of
 from reference import Reference
 
-from llmsched_env.mechanisms import Mixed
 from llmsched_env.problem import Instance
 
 CASES = int(os.environ.get("LLMSCHED_CASES", "600"))
+RARE = (5871,)
+"""Cases in which what happens seldom once went wrong: one in time gives way while it is read."""
 
 RENAMED: dict[str, str] = {}
 
 
 def problem_of(case):
-    mixed = None
-    if case.mixed is not None:
-        read = case.mixed
-        mixed = Mixed(read.tokens, read.counts_active, read.whole_prompts, read.cost, case.believed_mixed)
+    mixed = case.mixed and replace(case.mixed, believed_cost=case.believed_mixed)
     return Instance.build(
         case.requests,
         np.array(case.estimates, np.int32),
@@ -82,7 +81,7 @@ def assert_same_record(episode, reference):
 
 def test_engine_equals_reference_for_every_pair_of_mechanisms():
     met, gave_way = Counter(), Counter()
-    for seed in range(CASES):
+    for seed in (*range(CASES), *RARE):
         case = combined_case(seed)
         instance = problem_of(case)
         episode, reference = instance.episode(record=True), Reference(case)

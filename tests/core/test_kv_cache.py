@@ -15,10 +15,10 @@ from test_equivalence import assert_same_history, assert_same_state
 from test_promises import assert_same_promises
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.instance import KVCache
 from llmsched_env.core.layout import VIEW
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
 from llmsched_env.instances import kv_cache
+from llmsched_env.mechanisms import KVCache
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.simulator import Simulator
 

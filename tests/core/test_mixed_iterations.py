@@ -15,10 +15,10 @@ from test_equivalence import assert_same_history, assert_same_state
 from test_promises import assert_same_promises
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.instance import Mixed
 from llmsched_env.core.layout import STATE, VIEW
 from llmsched_env.cost import MIXED_FITS, PRESETS, MixedCost, mixed_cost
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
+from llmsched_env.mechanisms import Mixed
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.offline import mixed_bound_ns
 from llmsched_env.simulator import Simulator

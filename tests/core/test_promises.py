@@ -14,9 +14,8 @@ from reference import CHOICES, Reference
 from strategies import ORDERED_ACTIONS, REPEATABLE, Case, promised_cases
 from test_equivalence import assert_same_history, assert_same_state
 
-from llmsched_env.config import DEADLINE_ORDERS, ORDERS
+from llmsched_env.config import DEADLINE_ORDERS, ORDER_CODES, ORDERS
 from llmsched_env.core.features import PROMISE_FEATURES
-from llmsched_env.core.layout import ORDER_CODES
 from llmsched_env.metrics import final_metrics
 from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator

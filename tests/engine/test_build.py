@@ -349,7 +349,9 @@ class Place:
         (site / "of_the_tests.pth").write_text("\n".join(p for p in sys.path if "site-packages" in p), encoding="utf-8")
 
     def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "LLMSCHED_UNCOMPILED"}}
+        # make names pip's constraints relative to the checkout that it runs in.
+        left_out = {"PYTHONPATH", "LLMSCHED_UNCOMPILED", "PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"}
+        clean = {name: value for name, value in os.environ.items() if name not in left_out}
         return subprocess.run(
             [self.python, *arguments],
             cwd=self.checkout.parent, env={**clean, **environment}, capture_output=True, text=True, check=False,

@@ -146,7 +146,6 @@ class Memory(Durations):
             lost, self.reading = self.reading, None
             self.recomputed += lost.computed
             self.gave_way_reading += 1
-            self.lost_resumed += lost.emitted > 0
             if lost.emitted:
                 self.preempted[lost.request] = lost.emitted
             else:

@@ -71,7 +71,6 @@ class State:
         self.preemptions = 0
         self.gave_way_alone = 0
         self.gave_way_reading = 0
-        self.lost_resumed = 0  # ... of them, who had output tokens before
         self.fell_back = 0  # iterations that went by the order of action 1
         self.recomputed = 0
         self.swapped = 0
