@@ -12,6 +12,7 @@ from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.engine import foresight as search
+from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import PythonRule
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.engine.rules import FollowActions
@@ -25,16 +26,20 @@ BASE_ORDER = "late_last"
 
 
 def _search(simulator: Simulator, rule: EngineRule, prefill: int, horizon_ns: int) -> NDArray[np.int64]:
-    instance = simulator.instance
-    episode, trial = instance.episode(), instance.believed.episode()
+    episode = simulator.instance.episode()
     episode.restart(simulator.episode)
-    return np.array(search.Foresight(episode, trial, rule, prefill, horizon_ns).plan(), np.int64)
+    return np.array(search.Foresight(episode, _tried_in(simulator), rule, prefill, horizon_ns).plan(), np.int64)
+
+
+def _tried_in(simulator: Simulator) -> Episode:
+    """An episode of the world as it is believed to be."""
+    return simulator.instance.believed.episode()
 
 
 def _lost(simulator: Simulator, plan: NDArray[np.int64]) -> int:
     trial = simulator.fork()
     trial.run(FollowActions(plan))
-    return trial.totals.lost
+    return int(trial.totals.lost)
 
 
 class Foresight:

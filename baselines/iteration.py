@@ -6,6 +6,7 @@ is asked only where both actions are feasible (A > 0 and R > 0); where A = 0 the
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -43,12 +44,12 @@ def prefill_first() -> Rule:
     v0.8.0 and gone in v0.11.0; compared with v0.6.6.post1), Vidur's ``vllm_replica_scheduler.py``, and SGLang's
     ``Scheduler.get_next_batch_to_run`` (pull request 34058 describes it as of August 2026), prompts in parts aside.
     """
-    return Rule("prefill_first", lambda _: rules.Always(1))
+    return Rule("prefill_first", rules.Always, (1,))
 
 
 def decode_first() -> Rule:
     """Prefill only when no client is active (A = 0): the other extreme."""
-    return Rule("decode_first", lambda _: rules.Always(0))
+    return Rule("decode_first", rules.Always, (0,))
 
 
 def static_batching() -> Rule:
@@ -60,7 +61,7 @@ def static_batching() -> Rule:
     may cut it into several, and then the last of them may take later arrivals along, and clients whose requests had one
     token take others that waited. FasterTransformer decodes finished requests on; neither Vidur nor this rule does.
     """
-    return Rule("static_batching", lambda _: rules.StaticBatching())
+    return Rule("static_batching", rules.StaticBatching)
 
 
 def threshold(idle_clients: int = 14) -> Rule:
@@ -71,7 +72,7 @@ def threshold(idle_clients: int = 14) -> Rule:
     Args:
         idle_clients: k. k = 1 is :func:`prefill_first`; the default is near the optimum of the paper's case.
     """
-    return Rule("threshold", lambda _: rules.IdleThreshold(idle_clients))
+    return Rule("threshold", rules.IdleThreshold, (idle_clients,))
 
 
 def min_batch(requests: int = 4) -> Rule:
@@ -83,7 +84,7 @@ def min_batch(requests: int = 4) -> Rule:
     Args:
         requests: k.
     """
-    return Rule("min_batch", lambda _: rules.ReadyThreshold(requests))
+    return Rule("min_batch", rules.ReadyThreshold, (requests,))
 
 
 def deadline(requests: int = 12, ttft_share: float = 0.8) -> Rule:
@@ -95,7 +96,7 @@ def deadline(requests: int = 12, ttft_share: float = 0.8) -> Rule:
         requests: k.
         ttft_share: of the promised time to first token.
     """
-    return Rule("deadline", lambda _: rules.Deadline(requests, ttft_share))
+    return Rule("deadline", rules.Deadline, (requests, ttft_share))
 
 
 def eb_threshold() -> Rule:
@@ -106,7 +107,7 @@ def eb_threshold() -> Rule:
     code (vllm/v1/core/sched/scheduler.py of weifang231/eb-vllm at 1fc9712). Where fewer wait than clients are idle,
     that code prefills iff W / A >= k / (J - k), and this rule at once, as :func:`threshold` does.
     """
-    return Rule("eb_threshold", lambda start: rules.IdleThreshold(_eb_closed_form(start)))
+    return Rule("eb_threshold", rules.IdleThreshold, _eb_closed_form)
 
 
 def eb_threshold_finite() -> Rule:
@@ -118,12 +119,12 @@ def eb_threshold_finite() -> Rule:
     form 16 (18 and 12 under -mid, 7 and 6 under -low); the difference is beta_d's, without which it is 17. Where J p is
     well above 1, a completion comes with every decode, no k satisfies the formula, and this rule waits for everybody.
     """
-    return Rule("eb_threshold_finite", lambda start: rules.IdleThreshold(_eb_finite(start)))
+    return Rule("eb_threshold_finite", rules.IdleThreshold, _eb_finite)
 
 
-def _eb_closed_form(start: Start) -> int:
+def _eb_closed_form(start: Start) -> tuple[int]:
     share = theta(start.scenario.believed_model, start.mean_output_tokens)
-    return max(1, math.floor(share * start.scenario.num_clients))
+    return (max(1, math.floor(share * start.scenario.num_clients)),)
 
 
 def theta(cost: CostModel, mean_output_tokens: float) -> float:
@@ -132,7 +133,7 @@ def theta(cost: CostModel, mean_output_tokens: float) -> float:
     return float(brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-15))
 
 
-def _eb_finite(start: Start) -> int:
+def _eb_finite(start: Start) -> tuple[int]:
     cost, clients = start.scenario.believed_model, start.scenario.num_clients
     ends = 1.0 / start.mean_output_tokens
     active = np.arange(1, clients + 1)
@@ -141,8 +142,8 @@ def _eb_finite(start: Start) -> int:
     for k in range(1, clients):
         spent += tau[clients - k]
         if k * tau[clients - k - 1] - spent >= cost.prefill_ns(0):
-            return k
-    return clients
+            return (k,)
+    return (clients,)
 
 
 def max_wait(decodes: int = 10) -> Rule:
@@ -150,7 +151,7 @@ def max_wait(decodes: int = 10) -> Rule:
 
     After LightLLM, which counts from its last attempt, whether or not that found something: :func:`lightllm`.
     """
-    return Rule("max_wait", lambda _: rules.AfterDecodes(decodes))
+    return Rule("max_wait", rules.AfterDecodes, (decodes,))
 
 
 def lightllm(decodes: int = 10) -> Rule:
@@ -164,7 +165,7 @@ def lightllm(decodes: int = 10) -> Rule:
     Args:
         decodes: from one attempt to the next.
     """
-    return Rule("lightllm", lambda _: rules.EveryNthDecode(decodes))
+    return Rule("lightllm", rules.EveryNthDecode, (decodes,))
 
 
 def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
@@ -175,7 +176,7 @@ def tgi(waiting_served_ratio: float = 0.3, max_decodes: int = 20) -> Rule:
     ``max_waiting_tokens``. TGI itself differs in two points: it counts from 1, so drops the minimum one decode sooner,
     and it decodes at least once between two prefills.
     """
-    return Rule("tgi", lambda _: rules.ServedRatio(waiting_served_ratio, max_decodes))
+    return Rule("tgi", rules.ServedRatio, (waiting_served_ratio, max_decodes))
 
 
 def delay_factor(factor: float = 0.5) -> Rule:
@@ -186,7 +187,7 @@ def delay_factor(factor: float = 0.5) -> Rule:
     takes, so its prefill holds only those that have waited so long; here it holds all that fit. With every release at
     0 and a factor below 1 it is prefill-first.
     """
-    return Rule("delay_factor", lambda _: rules.Waited(factor))
+    return Rule("delay_factor", rules.Waited, (factor,))
 
 
 def cadence(iterations: int = 8) -> Rule:
@@ -195,7 +196,7 @@ def cadence(iterations: int = 8) -> Rule:
     ``--decode-priority-cadence`` of vLLM pull request 56848 (September 2026, closed unmerged). That takes every n-th
     step of the engine; this rule counts from the last prefill.
     """
-    return Rule("cadence", lambda _: rules.AfterDecodes(iterations - 1))
+    return Rule("cadence", rules.AfterDecodes, (iterations - 1,))
 
 
 def interleave(prefills: int = 2, decodes: int = 8) -> Rule:
@@ -204,15 +205,15 @@ def interleave(prefills: int = 2, decodes: int = 8) -> Rule:
     ``TTDecodeInterleavePolicy`` of vllm-tt-plugin (pull request 119 of September 2026), whose defaults are 2 and 1 and
     whose prefills may be chunks of a prompt; SGLang pull request 34058 (August 2026, open) bounds the first number.
     """
-    return Rule("interleave", lambda _: rules.InTurns(prefills, decodes))
+    return Rule("interleave", rules.InTurns, (prefills, decodes))
 
 
 class RandomRule(Rule):
     """A fair coin: a control that mimics no system. Seeded by the episode's seed."""
 
     def __init__(self, probability: float = 0.5) -> None:
-        super().__init__("random", lambda start: rules.Coin(probability, _first_lot(start.seed)))
+        super().__init__("random", rules.Coin, functools.partial(_coin, probability))
 
 
-def _first_lot(seed: int) -> int:
-    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 3 | 1)
+def _coin(probability: float, start: Start) -> tuple[float, int]:
+    return probability, int(np.random.SeedSequence(start.seed).generate_state(1, np.uint64)[0] >> 3 | 1)

@@ -20,7 +20,7 @@ def lagrangian(multiplier: float = 1.0) -> Rule:
 
     Our reading of arXiv 2502.15763.
     """
-    return Rule("lagrangian", lambda _: rules.Lagrangian(multiplier))
+    return Rule("lagrangian", rules.Lagrangian, (multiplier,))
 
 
 def lagrangian_lookahead(multiplier: float = 1.0) -> Rule:
@@ -28,7 +28,7 @@ def lagrangian_lookahead(multiplier: float = 1.0) -> Rule:
 
     alpha_d * (sum of R + R now) >= lambda * alpha_p * A: a reading of arXiv 2502.15763.
     """
-    return Rule("lagrangian_lookahead", lambda _: rules.LagrangianLookahead(multiplier))
+    return Rule("lagrangian_lookahead", rules.LagrangianLookahead, (multiplier,))
 
 
 def lagrangian_literal(multiplier: float = 1.0) -> Rule:
@@ -37,7 +37,7 @@ def lagrangian_literal(multiplier: float = 1.0) -> Rule:
     T_d * (sum of R) >= lambda * T_p * A: a reading of arXiv 2502.15763. The parts of both that grow with tokens and
     clients are spent whatever the policy does, so it waits too long.
     """
-    return Rule("lagrangian_literal", lambda _: rules.LagrangianLiteral(multiplier))
+    return Rule("lagrangian_literal", rules.LagrangianLiteral, (multiplier,))
 
 
 def lagrangian_instant(multiplier: float = 1.0) -> Rule:
@@ -45,4 +45,4 @@ def lagrangian_instant(multiplier: float = 1.0) -> Rule:
 
     A reading of arXiv 2502.15763.
     """
-    return Rule("lagrangian_instant", lambda _: rules.LagrangianInstant(multiplier))
+    return Rule("lagrangian_instant", rules.LagrangianInstant, (multiplier,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -49,10 +50,10 @@ def memory_aware(risk: float = 0.05) -> Rule:
     """
     if not 0 < risk < 1:
         raise ConfigError(f"risk = {risk} is out of range: it lies above 0 and below 1.")
-    return Rule("memory_aware", lambda start: rules.UpToTheCap(*_cap(start, risk)))
+    return Rule("memory_aware", rules.UpToTheCap, functools.partial(_cap, risk))
 
 
-def _cap(start: Start, risk: float) -> tuple[float, int]:
+def _cap(risk: float, start: Start) -> tuple[float, int]:
     scenario = start.scenario
     if scenario.kv_budget_tokens is None:
         raise ConfigError("policy 'memory_aware' needs a budget: take a scenario with kv_budget_tokens.")

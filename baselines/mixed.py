@@ -8,6 +8,7 @@ modelled.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ from baselines.rule import Rule
 from llmsched_env.config import Scenario
 from llmsched_env.engine import rules
 from llmsched_env.engine.codes import PROMPT
+from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import instance
 from llmsched_env.policy import Start
@@ -48,7 +50,7 @@ def mixed_threshold(clients: int) -> Rule:
     Args:
         clients: k: mixed iff so many clients are idle, or as many as there is anything for.
     """
-    return Rule("mixed_threshold", lambda start: rules.IdleThreshold(clients, _mixed(start)))
+    return Rule("mixed_threshold", rules.IdleThreshold, functools.partial(_threshold, clients))
 
 
 def mixed_first(name: str = "mixed_first") -> Rule:
@@ -57,14 +59,18 @@ def mixed_first(name: str = "mixed_first") -> Rule:
     Args:
         name: what tables call it: one of `MIXED_SYSTEMS`, whose composition the scenario then has.
     """
-    return Rule(name, lambda start: rules.Always(_mixed(start)))
+    return Rule(name, rules.Always, _first_mixed)
 
 
-def _mixed(start: Start) -> int:
+def _threshold(clients: int, start: Start) -> tuple[int, int]:
+    return clients, *_first_mixed(start)
+
+
+def _first_mixed(start: Start) -> tuple[int]:
     """The mixed iteration among the actions, the first where there are several."""
     if not start.scenario.mixes:
         raise ConfigError("this policy needs mixed iterations: take a scenario with mixed_tokens.")
-    return 1 + (start.scenario.num_actions - 1) // 2  # decode, prefills, as many mixed ones
+    return (1 + (start.scenario.num_actions - 1) // 2,)  # decode, prefills, as many mixed ones
 
 
 def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_output_tokens: float) -> tuple[float, float]:
@@ -114,15 +120,17 @@ def eb_plus() -> Rule:
     of training cases), so one decision holds for an episode. The formula is one of a saturated system whose mixed
     iterations read all that there is room for: it knows neither the load nor the scenario's ``mixed_tokens``.
     """
-    return Rule("eb_plus", _eb_plus)
+    return Rule("eb_plus", _mixed_or_threshold, _eb_plus)
 
 
-def _eb_plus(start: Start) -> rules.Rule:
+def _mixed_or_threshold(saving_ns: float, clients: int, mixed: int) -> EngineRule:
+    return rules.Always(mixed) if saving_ns > 0.0 else rules.IdleThreshold(clients)
+
+
+def _eb_plus(start: Start) -> tuple[float, int, int]:
     scenario, output = start.scenario, start.mean_output_tokens
     share = theta(scenario.cost_model, output)
     train = scenario.replace(split="train")
     prompt = float(np.mean([instance(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
     exclusive, mixed = costs_per_token_ns(scenario, prompt, output)
-    if exclusive > mixed:
-        return rules.Always(_mixed(start))
-    return rules.IdleThreshold(max(1, math.floor(share * scenario.num_clients)))
+    return exclusive - mixed, max(1, math.floor(share * scenario.num_clients)), *_first_mixed(start)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from llmsched_env.config import Scenario
 from llmsched_env.engine import rule as engine
@@ -19,21 +21,29 @@ class Rule:
 
     Args:
         name: what tables call it.
-        make: makes the rule for an episode from what is known at its start.
+        kind: class of the engine's rule, or a function that makes one. Ones of `llmsched_env.engine.rules`,
+            `llmsched_env.policy.FunctionRule` with a Python function, or one of your own.
+        parameters: arguments of ``kind``, or a function that computes them from the start of an episode.
     """
 
     kind = "rule"
     clairvoyant = False
 
-    def __init__(self, name: str, make: Callable[[Start], engine.Rule]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: Callable[..., engine.Rule],
+        parameters: Sequence[Any] | Callable[[Start], Sequence[Any]] = (),
+    ) -> None:
         self.name = name
-        self._make = make
+        self._kind = kind
+        self._parameters = parameters
         self._rule: engine.Rule | None = None
         self._actions = 2
 
     def compiled(self, start: Start) -> engine.Rule:
         """The rule as the loop runs it, with a memory of its own."""
-        return self._make(start)
+        return self._kind(*(self._parameters(start) if callable(self._parameters) else self._parameters))
 
     def reset(self, start: Start) -> None:
         """Begin an episode."""
@@ -56,7 +66,8 @@ def settings(rule: engine.Rule) -> str:
     """Class and numbers of a rule of the package, which its sources leave open."""
     kinds = [kind for kind in type(rule).__mro__ if kind not in (engine.Rule, object)]
     names = [name for kind in kinds for name in fields_of(kind)]
-    values = {name: getattr(rule, name) for name in sorted(names)}
+    found = {name: getattr(rule, name) for name in sorted(names)}
+    values = {name: value if np.isscalar(value) else np.asarray(value).tolist() for name, value in found.items()}
     return f"{type(rule).__module__}.{type(rule).__qualname__} {values}"
 
 

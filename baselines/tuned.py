@@ -217,9 +217,10 @@ class Tuned(Rule):
     """A tunable rule with the numbers that training cases chose for the scenario that it is started in."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, self._tuned)
+        super().__init__(name, engine.Rule)
 
-    def _tuned(self, start: Start) -> engine.Rule:
+    def compiled(self, start: Start) -> engine.Rule:
+        """The rule with its tuned numbers."""
         rule = tunable(start.scenario).get(self.name)
         if rule is None:
             if self.name in MIXED_TUNABLE:

@@ -94,9 +94,9 @@ def judged_cases(scenario: Scenario, cases: int) -> range:
     return range(count, 2 * count)
 
 
-def rows(networks: dict[int, Network]) -> Floats:
+def rows(networks: dict[int, Network]) -> list[Network]:
     """(networks, numbers) for an arena."""
-    return np.stack([network.parameters for network in networks.values()])
+    return list(networks.values())
 
 
 def box(study: Path, cases: int, weights: Path = WEIGHTS) -> None:

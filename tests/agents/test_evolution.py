@@ -58,7 +58,7 @@ def test_an_arena_plays_as_an_evaluation_does(scenario: Scenario) -> None:
     learner = evolution(scenario)
     genomes = np.random.default_rng(1).normal(0.0, 0.5, (3, learner.genome.size))
     arena = Arena(scenario, range(5), threads=2)
-    losses, iterations = arena.losses(learner.genome.parameters(list(genomes)), [4, 0, 2])
+    losses, iterations = arena.losses(learner.genome.networks(list(genomes)), [4, 0, 2])
     told = 0
     for row, genome in zip(losses, genomes, strict=True):
         found = evaluate(Agent.of("x", learner.genome.network(genome), scenario), scenario, [4, 0, 2], latencies=False)
@@ -72,7 +72,7 @@ def test_zeros_are_the_base_rule_with_its_best_numbers() -> None:
     learner = evolution(pool=16)
     genome = learner.genome
     arena = Arena(SMALL, range(16))
-    zeros, _ = arena.losses(genome.parameters([np.zeros(genome.size)]), range(16))
+    zeros, _ = arena.losses(genome.networks([np.zeros(genome.size)]), range(16))
     multiplier = float(np.exp(genome.base_values[0]))
     if genome.base_values[1] == 0:
         same = above_lb1(evaluate(lagrangian(multiplier), SMALL, 16))
@@ -141,7 +141,7 @@ def test_it_learns(scenario: Scenario) -> None:
     arena = Arena(scenario, range(8))
 
     def loss() -> float:
-        return float(arena.losses(learner.network().parameters[None], range(8))[0].mean())
+        return float(arena.losses([learner.network()], range(8))[0].mean())
 
     before = loss()
     learn(learner, TRIED_EVERY)
@@ -207,12 +207,12 @@ def test_several_sizes_side_by_side() -> None:
     ]
 
     def losses() -> list[float]:
-        rows = learner.network().parameters[None]
+        rows = [learner.network()]
         return [float(arena.losses(rows, range(9))[0].mean()) for arena in arenas]
 
     before = losses()
     learn(learner, 1)
-    decodes = sum(int(arena.losses(learner.network().parameters[None], [0])[1]) for arena in arenas)
+    decodes = sum(int(arena.losses([learner.network()], [0])[1]) for arena in arenas)
     assert learner.timesteps == pytest.approx(12 * 3 * decodes, rel=0.2)
     learn(learner, TRIED_EVERY)
     assert np.mean(np.divide(losses(), before)) < 0.9

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -150,15 +151,12 @@ def test_zeros_on_the_deadline_rule_are_the_deadline_rule(requests, share):
 def test_from_the_limit_of_the_base_on_it_prefills():
     """A network that never wants a prefill is the rule that waits e^limit times as long."""
     scenario = SCENARIOS["shared"]
-    never = {**vars(zero_network(base="lagrangian", base_values=(math.log(0.5), 0.0)))}
-    (weight, bias), *rest = never["layers"]
-    assert not rest
-    never = {name: value for name, value in never.items() if name != "parameters"}
+    zero = zero_network(base="lagrangian", base_values=(math.log(0.5), 0.0))
+    ((weight, bias),) = zero.layers
+    unbounded = dataclasses.replace(zero, layers=((weight, bias - 100.0),))
     for limit in (0.0, 1.5):
-        network = Network(**{**never, "layers": ((weight, bias - 100.0),), "base_limit": limit})
-        found = history(agent_for(scenario, network), scenario)
+        found = history(agent_for(scenario, dataclasses.replace(unbounded, base_limit=limit)), scenario)
         assert found == history(lagrangian(0.5 * math.exp(limit)), scenario)
-    unbounded = Network(**{**never, "layers": ((weight, bias - 100.0),)})
     assert history(agent_for(scenario, unbounded), scenario) == history(decode_first(), scenario)
 
 
@@ -263,8 +261,20 @@ def test_which_features_are_made_of_the_forecast():
         simulator.step(int(simulator.can_prefill))
         view = simulator.view.copy()
         before = all_features(view)
-        forecast = ("due_1", "due_4", "due_16", "due_64", "due_256", "overdue", "remaining", "remaining_squared", "last_due")
-        changed = View(**{name: getattr(view, name) * (1 if name not in forecast else 3) + (name in forecast) for name in FIELDS})
+        forecast = (
+            "due_1",
+            "due_4",
+            "due_16",
+            "due_64",
+            "due_256",
+            "overdue",
+            "remaining",
+            "remaining_squared",
+            "last_due",
+        )
+        changed = View(
+            **{name: getattr(view, name) * (1 if name not in forecast else 3) + (name in forecast) for name in FIELDS}
+        )
         moved |= set(np.flatnonzero(all_features(changed) != before).tolist())
     assert moved == set(FORECAST_PLACES)
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.layout import VIEW
 from llmsched_env.cost import CostModel
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start
+from llmsched_env.policy import Start, View
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import SPLITS, Requests
 
@@ -73,13 +72,10 @@ WORLDS = {
 }
 
 
-def view_of(**fields: int) -> Any:
+def view_of(**fields: int) -> View:
     """A view with these fields; the coefficients are those of `COST`, the rest is 0."""
-    view = np.zeros(1, VIEW)[0]
     constants = {"alpha_prefill_ns": 100, "alpha_decode_ns": 50, "beta_decode_ns": 1, "token_cap": 60}
-    for name, value in {**constants, **fields}.items():
-        view[name] = value
-    return view
+    return View(**{**constants, **fields})
 
 
 def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **told: Any) -> Start:

@@ -13,7 +13,7 @@ import pytest
 import baselines.__main__ as command
 from baselines import METHODS, POLICIES
 from baselines.registry import AGENTS, MEMORY_POLICIES, MIXED_POLICIES, PROMISE_POLICIES
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError
 
 SMALL = ["--requests", "60", "--clients", "8", "--cases", "3"]
@@ -166,7 +166,7 @@ def test_the_folder_holds_tables_and_configuration(tmp_path, monkeypatch, capsys
     configuration = json.loads((out / "configuration.json").read_text(encoding="utf-8"))
     assert configuration["command"].startswith("python -m baselines --requests 60 --clients 8")
     assert configuration["cases"] == [0, 1, 2]
-    assert {"numba", "numpy", "gymnasium"} <= set(configuration["packages"])
+    assert {"numpy", "gymnasium"} <= set(configuration["packages"])
     with (out / "table.csv").open(encoding="utf-8") as file:
         rows = [*csv.DictReader(file)]
     assert {row["policy"] for row in rows} == {"baseline", "hybrid", "threshold", "beam"}
@@ -203,6 +203,7 @@ def test_the_folder_holds_pictures(tmp_path):
 OWN = textwrap.dedent(
     '''
     from baselines.rule import Rule
+    from llmsched_env.policy import FunctionRule
 
     class Patient:
         """Prefill when three clients are ready."""
@@ -219,7 +220,7 @@ OWN = textwrap.dedent(
         return 1 if view.ready >= parameters[0] else 0
 
     def compiled():
-        return Rule("patient_compiled", rule, (3.0,))
+        return Rule("patient_compiled", FunctionRule, (rule, (3.0,)))
 
     def named_as_a_baseline():
         policy = Patient()

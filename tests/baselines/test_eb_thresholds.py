@@ -14,7 +14,7 @@ from llmsched_env.cost import PRESETS
 
 def number(rule, cost, clients, mean_output_tokens):
     scenario = world(cost=cost, num_clients=clients)
-    return rule.compiled(start_of(scenario, mean_output_tokens=mean_output_tokens)).parameters[0]
+    return rule.compiled(start_of(scenario, mean_output_tokens=mean_output_tokens)).count
 
 
 def theta(price):

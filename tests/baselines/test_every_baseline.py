@@ -24,7 +24,7 @@ from baselines.registry import (
     default_names,
     planner_of,
 )
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import begin, evaluate, play
 from llmsched_env.evaluation.rollout import start
@@ -266,9 +266,7 @@ def test_a_single_client_leaves_no_choice():
 def test_parameters_are_those_of_the_start():
     # The closed form depends on clients: a policy started in a smaller world uses that world's number.
     policy = make_policy("eb_threshold")
-    numbers = [
-        policy.compiled(start_of(WORLDS["shared"].replace(num_clients=clients))).parameters[0] for clients in (6, 600)
-    ]
+    numbers = [policy.compiled(start_of(WORLDS["shared"].replace(num_clients=clients))).count for clients in (6, 600)]
     assert numbers[1] > 50 * numbers[0] >= 50
 
 
@@ -318,7 +316,7 @@ class TestPairs:
         with pytest.raises(ConfigError, match="needs promises"):
             entry(name, WORLDS["client"])
         with pytest.raises(ConfigError, match=r"promises"):
-            entry("threshold@late_last", WORLDS["client"])
+            entry("threshold@late_last", WORLDS["shared"])
 
 
 class TestMethodsElsewhere:

@@ -7,13 +7,14 @@ from itertools import zip_longest
 from math import ceil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playing import start_of, world
 from strategies import Case
 
 from baselines import iteration
 from baselines.mixed import MIXED_SYSTEMS, mixed_first
-from llmsched_env.core import layout
+from llmsched_env.engine import codes
 from llmsched_env.instances import kv_cache, mixed_iterations
 from llmsched_env.simulator import Simulator
 
@@ -115,7 +116,7 @@ def test_a_policy_does_what_its_system_does(name, recorded):
 
 
 def running_requests(simulator):
-    positions = simulator.memory.clients[:, layout.RUNNING]
+    positions = np.asarray(simulator.episode.clients)[:, codes.RUNNING]
     return {int(simulator.instance.request_of[position]) for position in positions if position >= 0}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from playing import COST, WORLDS, asked, history, start_of, world
 
@@ -13,6 +12,7 @@ from baselines import foresight, planners, shelf
 from baselines.foresight import Foresight
 from baselines.iteration import eb_threshold, min_batch
 from baselines.planners import AlwaysWorst, Beam, Rollout
+from baselines.rule import settings
 from llmsched_env.evaluation import play
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
@@ -33,9 +33,8 @@ def plans(tmp_path, monkeypatch):
 def other_noise(scenario, case, key):
     """The case with other factors, in all else the same."""
     made = instance(scenario, case)
-    setup = made.setup.copy()
-    setup[0].noise_key ^= key
-    return replace(made, setup=setup, start=made.start.copy(setup=setup))
+    noise = made.options["noise"]
+    return replace(made, options={**made.options, "noise": {**noise, "key": noise["key"] ^ key}})
 
 
 def moments(scenario, case, steps):
@@ -51,13 +50,13 @@ def moments(scenario, case, steps):
         return
     for key in (0, 0x5A5A5A, 0x123456):
         here = Simulator(other_noise(scenario, case, key))
-        here.memory.assign(past.memory)
+        here.episode.restart(past.episode)
         yield here
 
 
 def first_foreseen(scenario, simulator):
     policy = Foresight(min_batch(2))
-    return int(policy.compiled(start(policy, scenario, simulator, 0)).parameters[1])
+    return int(policy.compiled(start(policy, scenario, simulator, 0)).plan[0])
 
 
 def first_rolled_out(scenario, simulator, outlook=Outlook):
@@ -87,7 +86,7 @@ def test_foresight_does_not_know_the_noise_to_come(monkeypatch):
         found = choices(scenario, first_foreseen)
         assert len(found) > 8
         assert all(len(set(alternatives)) == 1 for alternatives in found)
-        monkeypatch.setattr(foresight, "forget_truth", lambda setup: None)
+        monkeypatch.setattr(foresight, "_tried_in", lambda simulator: simulator.instance.episode())
         assert any(len(set(alternatives)) > 1 for alternatives in choices(scenario, first_foreseen)), "nothing to see"
         monkeypatch.undo()
 
@@ -117,7 +116,7 @@ def test_plans_of_whole_episodes_are_those_of_the_believed_world(policy):
     for key in (0, 77):
         told = start_of(noisy, simulator=Simulator(other_noise(noisy, 1, key)))
         there = start_of(quiet, simulator=Simulator(instance(quiet, 1)))
-        assert np.array_equal(policy.compiled(told).parameters, policy.compiled(there).parameters)
+        assert settings(policy.compiled(told)) == settings(policy.compiled(there))
 
 
 def test_planners_that_believe_in_another_model_do_what_it_says():
@@ -150,7 +149,7 @@ def test_in_a_batch_wrong_betas_change_no_plan(coefficient):
 def test_rules_are_told_the_believed_model():
     scenario = world(queue="shared", order="longest_first", believed_cost=WRONG)
     there, right = scenario.replace(cost=WRONG, believed_cost=None), scenario.replace(believed_cost=None)
-    said = [eb_threshold().compiled(start_of(one)).parameters[0] for one in (scenario, there, right)]
+    said = [eb_threshold().compiled(start_of(one)).count for one in (scenario, there, right)]
     assert said[0] == said[1] > said[2]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ from baselines import make_policy, planners, shelf
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
 from llmsched_env.config import Scenario
-from llmsched_env.core.layout import OUTPUT
 from llmsched_env.cost import CostModel
+from llmsched_env.engine.codes import OUTPUT
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
 from llmsched_env.evaluation.rollout import start as evaluation_start
 from llmsched_env.instances import instance
 from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.snapshot import snapshot
 from llmsched_env.workload import Requests
 
 SHARED = WORLDS["shared"]
@@ -72,7 +74,7 @@ def best_clock_ns(simulator):
     def best(episode):
         if episode.done:
             return int(episode.view.clock_ns)
-        key = b"".join(array.tobytes() for array in episode.memory.arrays)
+        key = pickle.dumps(snapshot(episode.episode))
         if key not in seen:
             actions = [action for action, can in ((0, episode.can_decode), (1, episode.can_prefill)) if can]
             ends = []
@@ -218,8 +220,8 @@ def test_rollout_is_blind_to_what_is_hidden(name):
         # Longer than anything in the population: the size of the ring must not be seen either.
         outputs[waiting[0]] = 200
         other = simulator.fork(outputs=outputs)
-        delayed = Simulator(later(other.instance, int(other.totals.next_release)))
-        delayed.memory.assign(other.memory)
+        delayed = Simulator(later(other.instance, int(other.episode.line.next_release)))
+        delayed.episode.restart(other.episode)
         found = gains_of(Rollout(), scenario, simulator)
         assert gains_of(Rollout(), scenario, other) == found
         assert gains_of(Rollout(), scenario, delayed) == found
@@ -246,7 +248,7 @@ def later(case, released):
     """The same instance with the releases to come postponed."""
     release_ns = case.release_ns.copy()
     release_ns[released:] += 12_345 * np.arange(1, len(release_ns) - released + 1)
-    return dataclasses.replace(case, release_ns=release_ns, start=case.start.moved(case.setup, case.requests))
+    return dataclasses.replace(case, release_ns=release_ns)
 
 
 @pytest.mark.parametrize("name", BLIND)
@@ -344,8 +346,8 @@ def test_plans_are_followed_to_the_letter():
     ran = play(policy, SHARED, 0, record=True)
     log = ran.log["prefill"]
     decodes_before = np.cumsum(log == 0)[log == 1]
-    parameters = policy.compiled(start_of(SHARED, simulator=Simulator(instance(SHARED, 0)))).parameters
-    assert set(decodes_before.tolist()) <= set(parameters.tolist())
+    plan = policy.compiled(start_of(SHARED, simulator=Simulator(instance(SHARED, 0)))).plan
+    assert set(decodes_before.tolist()) <= {0, *plan}
 
 
 def test_plans_have_more_prefills_than_requests_where_requests_come_back():

@@ -16,7 +16,7 @@ import baselines.foresight
 from baselines.iteration import min_batch
 from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, PROMISE_POLICIES, default_names, entry
 from llmsched_env import instances, make_scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
 SERVING = ["--scenario", "LLMSched/Serving-v0", "--requests", "120", "--clients", "8", "--cases", "2"]
@@ -122,7 +122,6 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--loads=0.5,11"], "--loads 11.0 is out of range"),
         (["--loads", "0.9"], "--loads '0.9': take a scenario with promises, as LLMSched/ServingOrder-v0."),
         (["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: promise both or none."),
-        (["--ttft-s", "2", "--tpot-s", "0.1"], "promises need --queue shared"),
         (["--predictor", "noisy"], "--predictor noisy but --lengths known: nobody would read what it says."),
         ([*SERVING, "--predictor", "noisy"], "--predictor noisy but --lengths hidden"),
         ([*ORDERED, "--predictor", "nosy"], "unknown predictor 'nosy'. Did you mean 'noisy'"),
@@ -131,7 +130,6 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--ttft-s", "-1"], "--ttft-s -1.0 is out of range"),
         ([*SERVING, "--tpot-s", "nan"], "--tpot-s nan is out of range"),
         ([*SERVING, "--tpot-s", "fast"], "argument --tpot-s: invalid float value: 'fast'"),
-        ([*SERVING, "--queue", "client"], "promises need --queue shared"),
         ([*ORDERED, "--order", "late_last"], "--order late_last with choose_order=True"),
         ([*SERVING, "--workload", "gsm8k"], "all released at one time, which no rate describes"),
         ([*SERVING, "--requests", "1"], "--loads 0.9: a case of one request has no rate"),
@@ -143,7 +141,7 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--policies", "foresight@fcfs"], "'foresight' is no rule, and brings its own order"),
         ([*SERVING, "--policies", "treshold@fcfs"], "unknown policy 'treshold'. Did you mean 'threshold'"),
         (["--policies", "foresight"], "policy 'foresight' needs promises: take a scenario with --ttft-s and --tpot-s."),
-        (["--policies", "threshold@late_last"], "--order late_last needs promises"),
+        (["--queue", "shared", "--policies", "threshold@late_last"], "--order late_last needs promises"),
     ],
 )  # fmt: skip
 def test_unusable_arguments(tmp_path, capsys, monkeypatch, arguments, words):

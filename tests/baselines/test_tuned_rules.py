@@ -21,8 +21,7 @@ from baselines.tuned import (
     tuned_value,
 )
 from llmsched_env import make_scenario
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import evaluate, play, rollout
 from llmsched_env.workload import GammaArrivals, NoisyTruth, workload
