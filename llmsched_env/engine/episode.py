@@ -34,11 +34,11 @@ class Episode(Transition):
         self.chosen = Iteration(problem.num_clients)
         self.window_from = 0
         self.window_full = False
-        self.recomposes = problem.shared and (self.kv.enabled or problem.mixes or problem.orders[1] != 0)
+        self.recomposes = problem.shared and (self.has_kv or problem.mixes or problem.orders[1] != 0)
         self.settles = (
-            self.slo.enabled or self.kv.enabled or problem.mixes or self.migration.steal != codes.STEAL_WAITING
+            self.has_slo or self.has_kv or problem.mixes or self.migration.steal != codes.STEAL_WAITING
         )
-        self.plans_memory = self.kv.enabled and self.kv.rule != codes.KEEP_GROWTH
+        self.plans_memory = self.has_kv and self.kv.rule != codes.KEEP_GROWTH
         self.next_release_ns = 0
         self.settle(self.view, self.totals)
 
@@ -94,7 +94,7 @@ class Episode(Transition):
     def measured(self, infos: bool = False) -> NDArray[np.float64]:
         """(len(MEASURED),) float64: as metrics have them, or as an ``info`` has (see measure.py)."""
         out: NDArray[np.float64] = np.empty(len(measure.MEASURED))
-        counted = self.slo.last - self.slo.first if self.slo.enabled else 0
+        counted = self.slo.last - self.slo.first if self.has_slo else 0
         if infos:
             measure.measure_so_far(self.view, self.totals, self.problem, counted, np.inf, view_of(out))
         else:
@@ -133,7 +133,7 @@ class Episode(Transition):
         before: cython.longlong = v.prefills + v.decodes
         requests: cython.longlong = self.problem.num_requests
         horizon: cython.longlong = self.problem.max_iterations
-        recording: cython.bint = self.recorder.enabled
+        recording: cython.bint = self.records
         while v.completed < requests:
             if horizon > 0 and v.prefills + v.decodes >= horizon:
                 break

@@ -91,7 +91,7 @@ class Steps:
         action: cython.int
         if not e.forecast.current:
             e.count_forecast()
-        features.observe(e.view, self._observations[row])
+        features.observe(e.view, self._observations, row)
         self._invalid[row] = e.totals.invalid_actions
         for action in range(self.num_actions):
             self._masks[row, action] = flags >> e.problem.kinds[action] & 1
@@ -178,13 +178,13 @@ class Copy(Copies):
             self.flags |= codes.TERMINATED
         elif e.finished():
             self.flags |= codes.TRUNCATED
-        if e.recorder.full():
+        if e.records and e.recorder.full():
             self.flags |= codes.LOG_FULL
         return paid
 
     def skip_forced(self, e: Episode) -> cython.void:
         """Advance through iterations that offer no choice, up to a choice or the end, or as far as the log goes."""
-        while not (e.finished() or e.has_choice() or e.recorder.full()):
+        while not (e.finished() or e.has_choice() or (e.records and e.recorder.full())):
             e.advance(e.forced())
 
     def step_all(self, out: Steps) -> cython.int:
@@ -362,7 +362,7 @@ class Single(Copy):
         found: dict[str, Any] = self._blank.copy()
         i: cython.int
         count: cython.longlong
-        counted: cython.longlong = e.slo.last - e.slo.first if e.slo.enabled else 0
+        counted: cython.longlong = e.slo.last - e.slo.first if e.has_slo else 0
         measure.measure_so_far(e.view, e.totals, e.problem, counted, self.infinity, self.values)
         found["action_mask"] = self._mask.copy()
         count = e.totals.invalid_actions
