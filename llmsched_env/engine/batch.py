@@ -11,7 +11,7 @@ import cython
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.engine.arrays import view_of
+from llmsched_env.engine.arrays import Region, arrays_in, view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import MEASURED
 from llmsched_env.engine.step import Copies, Copy, Steps, together
@@ -21,6 +21,9 @@ RETURNED = 2
 
 SPARE_BYTES = 2**26
 """Memory for episodes that stand ready: to make one takes a hundred times as long as to set one back."""
+
+LARGE_PAGES_FROM, REGION_BYTES = 2**22, 2**25
+"""Size of the regions of memory from which the arrays of episodes are taken; fewer bytes lie where they may."""
 
 
 class Case(Protocol):
@@ -33,6 +36,10 @@ class Case(Protocol):
     @property
     def nbytes(self) -> int:
         """About the memory that it takes."""
+
+    @property
+    def episode_nbytes(self) -> int:
+        """About what an episode takes of it."""
 
     def episode(self, *, record: bool = False) -> Episode:
         """A new one."""
@@ -68,6 +75,7 @@ class Batch:
     _unseen: cython.longlong
     _spare: dict[Any, Any]
     _spare_bytes: cython.longlong
+    _region: Any
     _pool: Any
     _pid: cython.longlong
 
@@ -87,6 +95,7 @@ class Batch:
         self._turn = 0
         self._spare = {}
         self._spare_bytes = 0
+        self._region = None
         self._pool = None
         self._pid = 0
 
@@ -128,10 +137,21 @@ class Batch:
         """An episode of the case, in any state."""
         kept = self._spare.get(case)
         if not kept:
-            return case.episode()
+            return self._new_episode(case)
         self._spare_bytes -= case.nbytes
         found: Episode = kept.pop()
         return found
+
+    def _new_episode(self, case: Case) -> Episode:
+        size = min(self.count * case.episode_nbytes, REGION_BYTES)
+        if size < LARGE_PAGES_FROM:
+            return case.episode()
+        if self._region is None or self._region.free < case.episode_nbytes:
+            self._region = Region(size)
+        with arrays_in(self._region):
+            made = case.episode()
+        self._region.end_part()
+        return made
 
     def _put_aside(self, case: Case, episode: Episode) -> None:
         self._spare.setdefault(case, []).append(episode)

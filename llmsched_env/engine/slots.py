@@ -11,7 +11,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
-from llmsched_env.engine.arrays import int32s, view_of, zero_words
+from llmsched_env.engine.arrays import int32s, table_of, zero_words
 from llmsched_env.engine.chunked import Chunked
 from llmsched_env.engine.client_queues import ClientQueues
 from llmsched_env.engine.forecast import Forecast
@@ -88,7 +88,7 @@ class Slots:
         self.totals.reset(problem.num_clients)
         clients = np.zeros((problem.num_clients, codes.CLIENT_COLUMNS), np.int32)
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
-        self.clients = view_of(clients)
+        self.clients = table_of(clients)
         self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
             bitset.insert(self.idle, 0, problem.num_clients, client)
