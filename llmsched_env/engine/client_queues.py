@@ -74,6 +74,7 @@ class ClientQueues:
             return
         for i in range(self.queues.shape[0]):
             self.queues[i, codes.HEAD] = other.queues[i, codes.HEAD]
+            self.queues[i, codes.END] = other.queues[i, codes.END]
             self.queues[i, codes.WORK] = other.queues[i, codes.WORK]
         for i in range(self.ready.shape[0]):
             self.ready[i] = other.ready[i]

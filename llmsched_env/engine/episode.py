@@ -189,6 +189,33 @@ class Episode(Transition):
         self.assign(start)
         self.recorder.clear()
 
+    def fits(self, other: Episode) -> bool:
+        """Whether both are of the same sizes: then one can switch to the other's problem where the options agree."""
+        mine, theirs = self.problem, other.problem
+        return bool(
+            mine.num_requests == theirs.num_requests
+            and mine.num_clients == theirs.num_clients
+            and mine.ring_mask == theirs.ring_mask
+            and mine.ranked == theirs.ranked
+            and mine.shared == theirs.shared
+            and mine.stealing == theirs.stealing
+            and mine.mixes == theirs.mixes
+            and self.records == other.records
+        )
+
+    def switch(self, start: Episode) -> None:
+        """Take over the state, and the problem, of an episode that it fits, whose options are the same but for noise."""
+        self.problem = start.problem
+        self.line.problem = start.problem
+        self.queues.problem = start.problem
+        self.kv.problem = start.problem
+        self.slo.problem = start.problem
+        self.noise = start.noise
+        self.recomposes = start.recomposes
+        self.settles = start.settles
+        self.plans_memory = start.plans_memory
+        self.restart(start)
+
     def move(self, other: Episode) -> None:
         """Take over the state of an episode of the same problem with other lengths, which none has outlived."""
         self.assign_state(other)

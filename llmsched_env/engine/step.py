@@ -197,10 +197,9 @@ class Copy(Copies):
         out.end(self.flags, self.row)
         return 1 if self.flags & (codes.TERMINATED | codes.TRUNCATED) else 0
 
-    def begin(self, episode: Episode, out: Steps) -> None:
-        """Begin an episode that stands before its first iteration, and write what it looks like."""
-        self.episode = episode
-        self.go(episode, codes.OBSERVE)
+    def begin(self, out: Steps) -> None:
+        """Begin the episode, which stands before its first iteration, and write what it looks like."""
+        self.go(self.episode, codes.OBSERVE)
         out.show(self.episode, self.flags, self.row)
 
     def take(self, episode: Episode, flags: int) -> None:
