@@ -91,14 +91,22 @@ class Episode(Transition):
         """The total that the reward is a difference of (see reward.py)."""
         return int(reward.charge(self.view, self.totals, self.problem))
 
+    def rereading(self) -> cython.int:
+        """Requests that were preempted and have been read again in part: 1 or 0."""
+        if not self.has_kv or self.chunked.position < 0:
+            return 0
+        return 1 if self.kv.emitted[self.chunked.position] > 0 else 0
+
     def measured(self, infos: bool = False) -> NDArray[np.float64]:
         """(len(MEASURED),) float64: as metrics have them, or as an ``info`` has (see measure.py)."""
         out: NDArray[np.float64] = np.empty(len(measure.MEASURED))
         counted = self.slo.last - self.slo.first if self.has_slo else 0
         if infos:
-            measure.measure_so_far(self.view, self.totals, self.problem, counted, np.inf, view_of(out))
+            measure.measure_so_far(
+                self.view, self.totals, self.problem, counted, self.rereading(), np.inf, view_of(out)
+            )
         else:
-            measure.measure(self.view, self.totals, self.problem, counted, np.nan, view_of(out))
+            measure.measure(self.view, self.totals, self.problem, counted, self.rereading(), np.nan, view_of(out))
         return out
 
     def observation(self) -> NDArray[np.float32]:

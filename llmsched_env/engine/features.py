@@ -219,7 +219,7 @@ def observe_mixed(v: View, out: cython.float[:, ::1], row: cython.int, first: cy
     chunk: cython.double = v.chunk_tokens
     decode_ns: cython.double = v.decode_ns if v.active > 0 else 0
     mixed_ns: cython.double = v.mixed_ns
-    prefill_ns: cython.double = v.prefill_ns
+    prefill_ns: cython.double = v.prefill_ns if v.batch_requests > 0 else 0
     out[row, first] = at_most_one(chunk / budget)
     out[row, first + 1] = at_most_one(chunk / v.batch_tokens) if chunk > 0 and v.batch_tokens > 0 else 0.0
     out[row, first + 2] = mixed_ns / (mixed_ns + decode_ns) if chunk > 0 else 0.0

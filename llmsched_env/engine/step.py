@@ -166,7 +166,7 @@ class Copy(Copies):
         total: cython.longlong
         paid: cython.double = 0.0
         if action >= 0:
-            e.advance(action)
+            e.run_iteration(e.view, e.totals, action, e.problem.kinds[action])
         if e.problem.skip_forced:
             self.skip_forced(e)
         if action != codes.OBSERVE:
@@ -362,7 +362,7 @@ class Single(Copy):
         i: cython.int
         count: cython.longlong
         counted: cython.longlong = e.slo.last - e.slo.first if e.has_slo else 0
-        measure.measure_so_far(e.view, e.totals, e.problem, counted, self.infinity, self.values)
+        measure.measure_so_far(e.view, e.totals, e.problem, counted, e.rereading(), self.infinity, self.values)
         found["action_mask"] = self._mask.copy()
         count = e.totals.invalid_actions
         found["invalid_actions"] = count
