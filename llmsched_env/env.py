@@ -120,8 +120,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     pixels, even, at least 640 and 400. `render_every`: iterations from one new picture to the next; until then
     `render` returns the same array again, so that a recording of an episode of n iterations holds n / `render_every`
     pictures in memory (`gymnasium.wrappers.RecordVideo(..., fps=30 * render_every)` plays as many a second).
-    `reuse_buffers`: write every observation to the same array, so that it holds until the next step only. All others
-    may be given as one `scenario=Scenario(...)`.
+    `reuse_buffers`: write every observation to the same array, so that it holds until the next step only (Gymnasium's
+    checker warns of that: pass `disable_env_checker=True` to `gymnasium.make`). All others may be given as one `scenario=Scenario(...)`.
 
     ## Version History
 
@@ -237,7 +237,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(num_actions,) bool: which actions are feasible now (the name that sb3-contrib looks for)."""
-        return self._single.mask().astype(np.bool_)
+        mask: NDArray[np.int8] = self._single.mask()
+        return mask.astype(np.bool_)
 
     @property
     def simulator(self) -> Simulator:

@@ -58,7 +58,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
     ``infos["final_obs"]``, its last info, with all that the single environment's has, in ``infos["final_info"]``. The
     infos of a reset and of a step hold the copies' ``action_mask``, ``invalid_actions`` and ``case``; what running
     episodes have achieved so far is measured when it is asked for, by :meth:`metrics`. What is returned is never
-    overwritten: all arrays are new, but for masks that say "every copy", which are read-only.
+    overwritten: all arrays are new, but for case numbers and masks that say "every copy", which are read-only.
 
     Gymnasium's wrappers of vector environments are right about this kind of autoreset from Gymnasium 1.4 on. In 1.2 and
     1.3, ``RecordEpisodeStatistics`` and ``NormalizeReward`` leave the first step of each further episode out.
@@ -264,12 +264,10 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         if largest > self._largest:
             _check_memory(self.num_envs, largest)
             self._largest = largest
+        self._case = self._case.copy()  # that of earlier infos stays what it was
         for i, case, problem in begun:
             batch.load(i, problem, out)
-            self._before[i] = self._steps
-        self._case = self._case.copy()  # that of earlier infos stays what it was
-        for i, case, _ in begun:
-            self._case[i] = case
+            self._case[i], self._before[i] = case, self._steps
         self._case.setflags(write=False)
 
     def _new_batch(self) -> Batch:

@@ -42,7 +42,7 @@ class Region:
         return len(self.block) - int(self.taken)
 
     def end_part(self) -> None:
-        """The next episode begins, an odd number of cache lines after the last: each lies in another part of a cache."""
+        """The next episode begins an odd number of cache lines after the last: in another part of a cache."""
         if (self.taken - self.begun) // LINE_BYTES % 2 == 0:
             self.taken += LINE_BYTES
         self.begun = self.taken

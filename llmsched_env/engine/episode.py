@@ -35,9 +35,7 @@ class Episode(Transition):
         self.window_from = 0
         self.window_full = False
         self.recomposes = problem.shared and (self.has_kv or problem.mixes or problem.orders[1] != 0)
-        self.settles = (
-            self.has_slo or self.has_kv or problem.mixes or self.migration.steal != codes.STEAL_WAITING
-        )
+        self.settles = self.has_slo or self.has_kv or problem.mixes or self.migration.steal != codes.STEAL_WAITING
         self.plans_memory = self.has_kv and self.kv.rule != codes.KEEP_GROWTH
         self.next_release_ns = 0
         self.settle(self.view, self.totals)
@@ -212,7 +210,7 @@ class Episode(Transition):
         )
 
     def switch(self, start: Episode) -> None:
-        """Take over the state, and the problem, of an episode that it fits, whose options are the same but for noise."""
+        """Take over the state and the problem of an episode that it fits, whose options are the same but for noise."""
         self.problem = start.problem
         self.line.problem = start.problem
         self.queues.problem = start.problem

@@ -329,12 +329,12 @@ class Single(Copy):
             self.episode.recorder.grow()
             paid += self.go(self.episode, codes.OBSERVE if action == codes.OBSERVE else codes.CONTINUE)
         self.out.show(self.episode, self.flags, 0)
-        return paid
+        return float(paid)
 
     @property
     def over(self) -> bool:
         """Whether the episode is over, or none has begun."""
-        return self.flags & (codes.TERMINATED | codes.TRUNCATED) != 0
+        return bool(self.flags & (codes.TERMINATED | codes.TRUNCATED))
 
     def state(self) -> tuple[int, dict[str, Any]]:
         """What there is beside the episode, for :meth:`go_on_with`."""

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from episodes import Stepped
+from hypothesis import given, settings
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, cases
 
 from llmsched_env.config import REWARDS

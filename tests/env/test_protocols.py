@@ -248,10 +248,10 @@ def test_buffers_are_reused_only_where_that_is_asked_for(small, reuses):
 
 
 def test_an_environment_that_reuses_buffers_is_made_by_name_and_pickled(small):
-    env = gymnasium.make("LLMSched/GSM8K-v0", num_clients=8, num_requests=20, assignment="lpt", reuse_buffers=True)
+    env = gymnasium.make(ID, **SMALL, reuse_buffers=True, disable_env_checker=True)
     env.reset(seed=0)
     twin = pickle.loads(pickle.dumps(env.unwrapped))
     for action in (1, 0, 1, 0):
         assert twin.step(action)[0].tolist() == env.step(action)[0].tolist()
-    vector = gymnasium.make_vec("LLMSched/GSM8K-v0", num_envs=2, num_clients=8, num_requests=20, reuse_buffers=True)
+    vector = gymnasium.make_vec(ID, num_envs=2, **SMALL, reuse_buffers=True)
     assert vector.reset(seed=0)[0] is vector.step([1, 1])[0]
