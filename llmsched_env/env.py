@@ -121,7 +121,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     `render` returns the same array again, so that a recording of an episode of n iterations holds n / `render_every`
     pictures in memory (`gymnasium.wrappers.RecordVideo(..., fps=30 * render_every)` plays as many a second).
     `reuse_buffers`: write every observation to the same array, so that it holds until the next step only (Gymnasium's
-    checker warns of that: pass `disable_env_checker=True` to `gymnasium.make`). All others may be given as one `scenario=Scenario(...)`.
+    checker warns of that: pass `disable_env_checker=True` to `gymnasium.make`). All others may be given
+    as one `scenario=Scenario(...)`.
 
     ## Version History
 
