@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.actions import action_names, outside_space
+from llmsched_env.actions import actions_of, outside_space
 from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
 from llmsched_env.engine import codes
 from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, SLO_FEATURES, features_of
@@ -165,8 +165,9 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         table = features_of(self.scenario)
         self.observation_space = spaces.Box(0.0, 1.0, (len(table),), np.float32)
         self.action_space = spaces.Discrete(self.scenario.num_actions)
-        self._names = action_names(self.scenario)
-        self._num_actions = len(self._names)
+        actions = actions_of(self.scenario)
+        self._names, self._kinds = (tuple(action[i] for action in actions) for i in (0, 1))
+        self._num_actions = len(actions)
         self._simulator: Simulator | None = None
         self._reuses = bool(reuse_buffers)
         self._single = self._new_single()
@@ -223,7 +224,7 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
 
     def _new_single(self) -> Single:
         told = running_metrics(self.scenario), info_metrics(self.scenario)
-        return Single(self._num_actions, len(features_of(self.scenario)), *told, reuses=self._reuses)
+        return Single(self._kinds, len(features_of(self.scenario)), *told, reuses=self._reuses)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()

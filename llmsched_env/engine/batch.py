@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Protocol
@@ -47,21 +48,21 @@ class Batch:
 
     Args:
         count: copies.
-        num_actions: of each.
+        kinds: (num_actions,) of iteration that each action is.
         num_features: of each.
         threads: that share a step; results do not depend on it.
         reuses: whether every step is written to the same arrays.
 
     Attributes:
         count: as given.
-        num_actions: as given.
+        kinds: as given.
         num_features: as given.
         copies: (count,) `Copy`.
         cases: (count,) of each; ``None`` before its first episode.
     """
 
     count: cython.int
-    num_actions: cython.int
+    kinds: tuple[Any, ...]
     num_features: cython.int
     copies: list[Any]
     cases: list[Any]
@@ -75,10 +76,10 @@ class Batch:
     _pid: cython.longlong
 
     def __init__(
-        self, count: int, num_actions: int, num_features: int, *, threads: int = 1, reuses: bool = False
+        self, count: int, kinds: Sequence[int], num_features: int, *, threads: int = 1, reuses: bool = False
     ) -> None:
         self.count = count
-        self.num_actions = num_actions
+        self.kinds = tuple(kinds)
         self.num_features = num_features
         self.copies = [Copy(i) for i in range(count)]
         self.cases = [None] * count
@@ -94,7 +95,7 @@ class Batch:
 
     def new_steps(self) -> Steps:
         """New arrays."""
-        return Steps(self.count, self.num_actions, self.num_features)
+        return Steps(self.count, self.kinds, self.num_features)
 
     def next_steps(self) -> Steps:
         """Arrays of which nobody holds a part: those of some steps ago where they were dropped, else new."""

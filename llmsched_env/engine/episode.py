@@ -71,15 +71,15 @@ class Episode(Transition):
             bits += codes.CAN_DECODE
         if self.view.ready > 0:
             bits += codes.CAN_PREFILL
-        if self.problem.mixes and (self.view.ready > 0 or self.view.reading_tokens > 0):
+        if self.has_mixed and (self.view.ready > 0 or self.view.reading_tokens > 0):
             bits += codes.CAN_MIX
         return bits
 
     def has_choice(self) -> cython.bint:
         """Whether more than one action is feasible and makes a difference."""
-        if self.view.ready == 0 and not (self.problem.mixes and self.view.reading_tokens > 0):
+        if self.view.ready == 0 and not (self.has_mixed and self.view.reading_tokens > 0):
             return False
-        return self.view.active > 0 or (self.problem.num_actions > 2 and (self.view.waiting > 1 or self.problem.mixes))
+        return self.view.active > 0 or (self.problem.num_actions > 2 and (self.view.waiting > 1 or self.has_mixed))
 
     def forced(self) -> cython.int:
         """The action where there is no choice."""
@@ -87,7 +87,7 @@ class Episode(Transition):
 
     def charge(self) -> int:
         """The total that the reward is a difference of (see reward.py)."""
-        return int(reward.charge(self.view, self.totals, self.problem))
+        return int(reward.charge(self.view, self.totals, self.problem.reward, self.problem.affine))
 
     def rereading(self) -> cython.int:
         """Requests that were preempted and have been read again in part: 1 or 0."""
@@ -217,6 +217,7 @@ class Episode(Transition):
         self.kv.problem = start.problem
         self.slo.problem = start.problem
         self.noise = start.noise
+        self.gamma_decode_ns = start.gamma_decode_ns
         self.recomposes = start.recomposes
         self.settles = start.settles
         self.plans_memory = start.plans_memory

@@ -41,10 +41,12 @@ class Slots:
         slo: service-level objectives.
         noise: factors of durations.
         recorder: recordings.
-        has_slo: whether there are objectives. These five repeat what the parts say: an iteration in which they are off
-            touches none of them, so that more copies of an episode fit into a near cache.
+        has_slo: whether there are objectives. These repeat what the parts say: a decode in which they are off touches
+            none of them, nor the problem, so that more copies of an episode fit into a near cache.
         has_kv: whether the KV cache is a budget.
         has_noise: whether durations are noisy.
+        has_mixed: whether some action is a mixed iteration.
+        gamma_decode_ns: of the believed costs, as the problem has it.
         has_queues: whether clients have queues of their own.
         records: whether the episode is recorded.
         clients: (J, CLIENT_COLUMNS) int32.
@@ -68,7 +70,9 @@ class Slots:
     has_kv: cython.bint
     has_noise: cython.bint
     has_queues: cython.bint
+    has_mixed: cython.bint
     records: cython.bint
+    gamma_decode_ns: cython.longlong
     ending: cython.int[::1]
     clients: cython.int[:, ::1]
     idle: cython.ulonglong[::1]
@@ -105,6 +109,8 @@ class Slots:
         self.has_noise = self.noise.enabled
         self.has_queues = self.queues.enabled
         self.records = record
+        self.has_mixed = problem.mixes
+        self.gamma_decode_ns = problem.believed.gamma_decode_ns
         self.line = Line(problem, self.has_kv)
         self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)

@@ -108,10 +108,10 @@ class Transition(Composer):
             t.kv_peak = max(t.kv_peak, v.kv_used)
         if self.forecast.current:
             self.forecast.decode(v, active)
-        slot = v.decodes & self.problem.ring_mask
+        slot = v.decodes & self.forecast.mask
         client = self.ending[slot]
         if client < 0:
-            v.decode_ns += self.problem.believed.gamma_decode_ns * active
+            v.decode_ns += self.gamma_decode_ns * active
             return False
         self.ending[slot] = -1
         while client >= 0:

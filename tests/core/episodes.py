@@ -106,6 +106,11 @@ CASES = {
 }
 
 
+def kinds_of(instance: Instance) -> list[int]:
+    """(num_actions,) kinds of iterations."""
+    return np.asarray(instance.problem.kinds).tolist()
+
+
 class Stepped:
     """An episode in the environment's loop.
 
@@ -117,7 +122,7 @@ class Stepped:
 
     def __init__(self, simulator: Simulator) -> None:
         instance = simulator.instance
-        self._out, self._copy = Steps(1, instance.num_actions, instance.num_features), Copy()
+        self._out, self._copy = Steps(1, kinds_of(instance), instance.num_features), Copy()
         self._copy.take(simulator.episode, 0)
         self._copy.begin(self._out)
         self.observation, self.reward, self.flags = self._out.arrays[0][0], 0.0, self._copy.flags
@@ -194,7 +199,7 @@ def fleet_digest(seed: int) -> str:
         )
         for i in range(5)
     ]
-    digest, ends = batch_digest(Batch(12, 2, len(FEATURES)), cases, 400, seed)
+    digest, ends = batch_digest(Batch(12, kinds_of(cases[0]), len(FEATURES)), cases, 400, seed)
     assert ends >= 6
     return digest
 
@@ -205,7 +210,7 @@ def batch_digest(batch: Batch, cases: list[Instance], steps: int, seed: int) -> 
     for number in range(batch.count):
         batch.load(number, cases[number % len(cases)], out)
     for step_number in range(steps):
-        out, over = batch.step(rng.integers(0, batch.num_actions, batch.count))
+        out, over = batch.step(rng.integers(0, len(batch.kinds), batch.count))
         ended = np.flatnonzero(batch.flags() & OVER)
         assert len(ended) == over
         ends += over
@@ -231,7 +236,7 @@ def promised_fleet_digest(orders: bool) -> str:
     actions, shown = cases[0].num_actions, len(FEATURES + SLO_FEATURES)
     assert {(case.num_actions, case.num_features) for case in cases} == {(7 if orders else 2, shown)}
     assert orders or {bool(case.problem.ranked) for case in cases} == {False, True}
-    digest, ends = batch_digest(Batch(6, actions, shown), cases, 220, int(orders))
+    digest, ends = batch_digest(Batch(6, kinds_of(cases[0]), shown), cases, 220, int(orders))
     assert ends >= 3
     return digest
 

@@ -214,7 +214,7 @@ def test_a_copy_of_a_batch_goes_from_ranked_orders_to_none_and_back():
     )
     instances = [by_length.instance(), by_release.instance()]
     assert [bool(one.problem.ranked) for one in instances] == [True, False]
-    batch = Batch(3, 2, 33)
+    batch = Batch(3, (codes.DECODE, codes.PREFILL), 33)
     out = batch.new_steps()
     singles = [Simulator(instances[i % 2]) for i in range(3)]
     for number in range(3):
