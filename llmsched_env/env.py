@@ -166,7 +166,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         self.observation_space = spaces.Box(0.0, 1.0, (len(table),), np.float32)
         self.action_space = spaces.Discrete(self.scenario.num_actions)
         actions = actions_of(self.scenario)
-        self._names, self._kinds = (tuple(action[i] for action in actions) for i in (0, 1))
+        self._names = tuple(action.name for action in actions)
+        self._kinds = tuple(action.kind for action in actions)
         self._num_actions = len(actions)
         self._simulator: Simulator | None = None
         self._reuses = bool(reuse_buffers)

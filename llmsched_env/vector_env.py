@@ -272,9 +272,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         self._case.setflags(write=False)
 
     def _new_batch(self) -> Batch:
-        return Batch(
-            self.num_envs, self._kinds, self._num_features, threads=self._threads, reuses=self._reuses
-        )
+        return Batch(self.num_envs, self._kinds, self._num_features, threads=self._threads, reuses=self._reuses)
 
     def _handed_out(self, out: Steps) -> tuple[NDArray[Any], ...]:
         """Its arrays, as new array objects: what becomes of those, as a new shape, is of no concern here."""

@@ -54,7 +54,7 @@ class Steps:
         self.count = count
         self.num_actions = num_actions
         self._kinds = view_of(np.array(kinds, np.int32))
-        kinds: tuple[tuple[tuple[int, ...], Any], ...] = (
+        parts: tuple[tuple[tuple[int, ...], Any], ...] = (
             ((count,), np.float64),
             ((count,), np.int64),
             ((count, num_features), np.float32),
@@ -62,11 +62,11 @@ class Steps:
             ((count,), np.bool_),
             ((count,), np.bool_),
         )
-        sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in kinds]
+        sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in parts]
         places = [*accumulate(sizes, initial=0)]
         self.block = np.empty(sum(sizes), np.uint8)
         rewards, invalid, observations, masks, terminated, truncated = (
-            np.ndarray(shape, kind, self.block, place) for (shape, kind), place in zip(kinds, places, strict=False)
+            np.ndarray(shape, kind, self.block, place) for (shape, kind), place in zip(parts, places, strict=False)
         )
         self.arrays = (observations, rewards, terminated, truncated, masks, invalid)
         self.actions = view_of(np.zeros(count, np.int64))
@@ -320,7 +320,12 @@ class Single(Copy):
     _blank: dict[str, Any]
 
     def __init__(
-        self, kinds: Sequence[int], num_features: int, running: Sequence[str], final: Sequence[str], reuses: bool = False
+        self,
+        kinds: Sequence[int],
+        num_features: int,
+        running: Sequence[str],
+        final: Sequence[str],
+        reuses: bool = False,
     ) -> None:
         Copy.__init__(self)
         self.out = Steps(1, kinds, num_features)

@@ -233,7 +233,7 @@ def promised_fleet_digest(orders: bool) -> str:
         ).instance(reward="goodput" if i % 2 else "latency", skip_forced=i == 3, max_iterations=90 if i == 2 else 0)
         for i in range(6)
     ]
-    actions, shown = cases[0].num_actions, len(FEATURES + SLO_FEATURES)
+    shown = len(FEATURES + SLO_FEATURES)
     assert {(case.num_actions, case.num_features) for case in cases} == {(7 if orders else 2, shown)}
     assert orders or {bool(case.problem.ranked) for case in cases} == {False, True}
     digest, ends = batch_digest(Batch(6, kinds_of(cases[0]), shown), cases, 220, int(orders))
