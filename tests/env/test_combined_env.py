@@ -11,7 +11,7 @@ from test_vector import play_both, synchronous
 
 from llmsched_env.config import Scenario
 from llmsched_env.engine import codes
-from llmsched_env.engine.features import feature_table, features_of
+from llmsched_env.engine.features import TABLES, feature_table, features_of
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError
 from llmsched_env.vector_env import LLMSchedVectorEnv
@@ -46,6 +46,11 @@ def test_every_observation(slo, memory, mixed):
     while not over:
         assert env.observation_space.contains(observation)
         observation, _, over, _, _ = env.step(int(rng.integers(env.action_space.n)))
+
+
+def test_no_two_observations_are_as_long():
+    """A model of another library says how long its observation is, and nothing else of it: agents.export goes by that."""
+    assert len({len(table) for table in TABLES}) == len(set(TABLES)) == 8
 
 
 @pytest.mark.parametrize("name", TOGETHER)
