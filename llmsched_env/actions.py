@@ -9,7 +9,7 @@ from llmsched_env.config import CAP_LEVELS, ORDER_CODES, Scenario
 from llmsched_env.engine import codes
 from llmsched_env.errors import InvalidActionError
 
-__all__ = ["NamedAction", "Variants", "action_names", "action_table", "outside_space"]
+__all__ = ["NamedAction", "Variants", "action_names", "action_table", "actions_of", "outside_space"]
 
 
 class NamedAction(NamedTuple):
@@ -60,11 +60,15 @@ def action_table(variants: Variants, num_clients: int) -> tuple[NamedAction, ...
     return tuple(table)
 
 
-def action_names(scenario: Scenario) -> tuple[str, ...]:
-    """(num_actions,) names of a scenario's actions."""
+def actions_of(scenario: Scenario) -> tuple[NamedAction, ...]:
+    """(num_actions,) a scenario's actions."""
     caps = CAP_LEVELS if scenario.choose_cap else 0
-    variants = Variants("fcfs", scenario.choose_order, caps, scenario.mixes)
-    return tuple(action.name for action in action_table(variants, scenario.num_clients))
+    return action_table(Variants("fcfs", scenario.choose_order, caps, scenario.mixes), scenario.num_clients)
+
+
+def action_names(scenario: Scenario) -> tuple[str, ...]:
+    """(num_actions,) their names."""
+    return tuple(action.name for action in actions_of(scenario))
 
 
 def outside_space(what: str, names: Sequence[str]) -> InvalidActionError:

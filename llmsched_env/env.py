@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.actions import action_names, outside_space
+from llmsched_env.actions import actions_of, outside_space
 from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
 from llmsched_env.engine import codes
 from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, SLO_FEATURES, features_of
@@ -120,8 +120,9 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     pixels, even, at least 640 and 400. `render_every`: iterations from one new picture to the next; until then
     `render` returns the same array again, so that a recording of an episode of n iterations holds n / `render_every`
     pictures in memory (`gymnasium.wrappers.RecordVideo(..., fps=30 * render_every)` plays as many a second).
-    `reuse_buffers`: write every observation to the same array, so that it holds until the next step only. All others
-    may be given as one `scenario=Scenario(...)`.
+    `reuse_buffers`: write every observation to the same array, so that it holds until the next step only (Gymnasium's
+    checker warns of that: pass `disable_env_checker=True` to `gymnasium.make`). All others may be given
+    as one `scenario=Scenario(...)`.
 
     ## Version History
 
@@ -164,8 +165,10 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         table = features_of(self.scenario)
         self.observation_space = spaces.Box(0.0, 1.0, (len(table),), np.float32)
         self.action_space = spaces.Discrete(self.scenario.num_actions)
-        self._names = action_names(self.scenario)
-        self._num_actions = len(self._names)
+        actions = actions_of(self.scenario)
+        self._names = tuple(action.name for action in actions)
+        self._kinds = tuple(action.kind for action in actions)
+        self._num_actions = len(actions)
         self._simulator: Simulator | None = None
         self._reuses = bool(reuse_buffers)
         self._single = self._new_single()
@@ -222,7 +225,7 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
 
     def _new_single(self) -> Single:
         told = running_metrics(self.scenario), info_metrics(self.scenario)
-        return Single(self._num_actions, len(features_of(self.scenario)), *told, reuses=self._reuses)
+        return Single(self._kinds, len(features_of(self.scenario)), *told, reuses=self._reuses)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
@@ -237,7 +240,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(num_actions,) bool: which actions are feasible now (the name that sb3-contrib looks for)."""
-        return self._single.mask().astype(np.bool_)
+        mask: NDArray[np.int8] = self._single.mask()
+        return mask.astype(np.bool_)
 
     @property
     def simulator(self) -> Simulator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
 from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS
-from llmsched_env.cost import CostModel
+from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.episode import Episode
@@ -185,8 +186,8 @@ class Instance:
         shown = disturbance.believed or cost if disturbance else cost
         for model in {shown, cost}:
             _check_levels(requests, model)
-        believed = Costs(shown, mixed.believed_cost or mixed.cost if mixed else None)
-        actual = Costs(cost, mixed.cost if mixed else None) if disturbance else believed
+        believed = _costs(shown, mixed.believed_cost or mixed.cost if mixed else None)
+        actual = _costs(cost, mixed.cost if mixed else None) if disturbance else believed
         options = _options(
             num_clients, believed, promises, kv_cache, mixed, moves, disturbance, stealing and not shared
         )
@@ -274,6 +275,12 @@ class Instance:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+@functools.lru_cache(64)
+def _costs(model: CostModel, mixed: MixedCost | None) -> Costs:
+    """One for all cases of a scenario: then it stays in the nearest cache."""
+    return Costs(model, mixed)
 
 
 def _affine(cost: CostModel, options: Options) -> bool:

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from llmsched_env.actions import action_names, outside_space
+from llmsched_env.actions import action_names, actions_of, outside_space
 from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
 from llmsched_env.engine.batch import Batch
 from llmsched_env.engine.features import Feature, features_of
@@ -58,7 +58,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
     ``infos["final_obs"]``, its last info, with all that the single environment's has, in ``infos["final_info"]``. The
     infos of a reset and of a step hold the copies' ``action_mask``, ``invalid_actions`` and ``case``; what running
     episodes have achieved so far is measured when it is asked for, by :meth:`metrics`. What is returned is never
-    overwritten: all arrays are new, but for masks that say "every copy", which are read-only.
+    overwritten: all arrays are new, but for case numbers and masks that say "every copy", which are read-only.
 
     Gymnasium's wrappers of vector environments are right about this kind of autoreset from Gymnasium 1.4 on. In 1.2 and
     1.3, ``RecordEpisodeStatistics`` and ``NormalizeReward`` leave the first step of each further episode out.
@@ -109,10 +109,11 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         self.scenarios = _one_each(scenario, arguments, self.num_envs)
         _check_memory(self.num_envs, CLIENT_BYTES * max(one.num_clients for one in self.scenarios))
         self._names, table = _one_shape(self.scenarios)
-        self._num_actions, self._num_features = len(self._names), len(table)
+        self._kinds = tuple(action.kind for action in actions_of(self.scenarios[0]))
+        self._num_features = len(table)
         self._measured = info_metrics(self.scenarios[0])  # the same of all, as the features are
         self.single_observation_space = spaces.Box(0.0, 1.0, (self._num_features,), np.float32)
-        self.single_action_space = spaces.Discrete(self._num_actions)
+        self.single_action_space = spaces.Discrete(len(self._names))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._largest = 0  # memory of an episode that there is room for
@@ -264,16 +265,14 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         if largest > self._largest:
             _check_memory(self.num_envs, largest)
             self._largest = largest
+        self._case = self._case.copy()  # that of earlier infos stays what it was
         for i, case, problem in begun:
             batch.load(i, problem, out)
-            self._before[i] = self._steps
-        self._case = self._case.copy()  # that of earlier infos stays what it was
-        for i, case, _ in begun:
-            self._case[i] = case
+            self._case[i], self._before[i] = case, self._steps
         self._case.setflags(write=False)
 
     def _new_batch(self) -> Batch:
-        return Batch(self.num_envs, self._num_actions, self._num_features, threads=self._threads, reuses=self._reuses)
+        return Batch(self.num_envs, self._kinds, self._num_features, threads=self._threads, reuses=self._reuses)
 
     def _handed_out(self, out: Steps) -> tuple[NDArray[Any], ...]:
         """Its arrays, as new array objects: what becomes of those, as a new shape, is of no concern here."""

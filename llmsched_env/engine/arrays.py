@@ -2,10 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+LINE_BYTES = 64
+
+
+class Region:
+    """A stretch of memory for the arrays of many episodes, so that they lie close together.
+
+    NumPy asks for large pages for arrays of 4 MiB and more: with a thousand episodes in as many places, most of a step
+    would be spent on looking up where its pages are.
+
+    Args:
+        size: in bytes.
+
+    Attributes:
+        block: (size,) uint8.
+        taken: bytes in use.
+        begun: place at which the arrays of an episode begin.
+    """
+
+    block: Any
+    taken: Any
+    begun: Any
+
+    def __init__(self, size: int) -> None:
+        self.block = np.empty(size + LINE_BYTES, np.uint8)
+        self.taken = -int(self.block.ctypes.data) % LINE_BYTES
+        self.begun = self.taken
+
+    @property
+    def free(self) -> int:
+        """Bytes that are left."""
+        return len(self.block) - int(self.taken)
+
+    def end_part(self) -> None:
+        """The next episode begins an odd number of cache lines after the last: in another part of a cache."""
+        if (self.taken - self.begun) // LINE_BYTES % 2 == 0:
+            self.taken += LINE_BYTES
+        self.begun = self.taken
+
+    def array(self, shape: tuple[int, ...], kind: Any) -> Any:
+        """An array in it, or elsewhere where it is full."""
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        start = self.taken
+        if start + size > len(self.block):
+            return np.empty(shape, kind)
+        self.taken = start - (-size // LINE_BYTES) * LINE_BYTES
+        return np.ndarray(shape, kind, self.block, start)
+
+
+_regions: list[Region] = []
+
+
+@contextmanager
+def arrays_in(region: Region) -> Iterator[None]:
+    """Take the arrays of what is made inside from this region."""
+    _regions.insert(0, region)
+    try:
+        yield
+    finally:
+        _regions.remove(region)
 
 
 def view_of(array: NDArray[Any]) -> Any:
@@ -13,16 +75,30 @@ def view_of(array: NDArray[Any]) -> Any:
     return memoryview(array)  # type: ignore[arg-type]  # Buffer is a name of Python 3.12's
 
 
+def table_of(array: NDArray[Any]) -> Any:
+    """The memory of a copy of it."""
+    out = _regions[0].array(array.shape, array.dtype) if _regions else np.empty_like(array)
+    out[...] = array
+    return view_of(out)
+
+
+def filled(count: int, value: int, kind: Any) -> Any:
+    """(count,) times ``value``."""
+    out = _regions[0].array((count,), kind) if _regions else np.empty(count, kind)
+    out.fill(value)
+    return view_of(out)
+
+
 def int32s(count: int, value: int = 0) -> Any:
     """(count,) int32."""
-    return view_of(np.full(count, value, np.int32))
+    return filled(count, value, np.int32)
 
 
 def int64s(count: int, value: int = 0) -> Any:
     """(count,) int64."""
-    return view_of(np.full(count, value, np.int64))
+    return filled(count, value, np.int64)
 
 
 def zero_words(count: int) -> Any:
     """(count,) uint64 of zeros: an empty set of `llmsched_env.engine.bitset`."""
-    return view_of(np.zeros(count, np.uint64))
+    return filled(count, 0, np.uint64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ import cython
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.engine.arrays import view_of
+from llmsched_env.engine.arrays import Region, arrays_in, view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import MEASURED
 from llmsched_env.engine.step import Copies, Copy, Steps, together
@@ -19,8 +20,8 @@ from llmsched_env.engine.step import Copies, Copy, Steps, together
 RETURNED = 2
 """Steps whose memory is kept for another use: a loop holds one while it asks for the next, and then lets go of it."""
 
-SPARE_BYTES = 2**26
-"""Memory for episodes that stand ready: to make one takes a hundred times as long as to set one back."""
+LARGE_PAGES_FROM, REGION_BYTES = 2**22, 2**25
+"""Size of the regions of memory from which the arrays of episodes are taken; fewer bytes lie where they may."""
 
 
 class Case(Protocol):
@@ -31,8 +32,12 @@ class Case(Protocol):
         """One before its first iteration, which is never advanced."""
 
     @property
-    def nbytes(self) -> int:
-        """About the memory that it takes."""
+    def options(self) -> dict[str, Any]:
+        """Of its mechanisms."""
+
+    @property
+    def episode_nbytes(self) -> int:
+        """About what an episode takes of it."""
 
     def episode(self, *, record: bool = False) -> Episode:
         """A new one."""
@@ -43,21 +48,21 @@ class Batch:
 
     Args:
         count: copies.
-        num_actions: of each.
+        kinds: (num_actions,) of iteration that each action is.
         num_features: of each.
         threads: that share a step; results do not depend on it.
         reuses: whether every step is written to the same arrays.
 
     Attributes:
         count: as given.
-        num_actions: as given.
+        kinds: as given.
         num_features: as given.
         copies: (count,) `Copy`.
         cases: (count,) of each; ``None`` before its first episode.
     """
 
     count: cython.int
-    num_actions: cython.int
+    kinds: tuple[Any, ...]
     num_features: cython.int
     copies: list[Any]
     cases: list[Any]
@@ -66,16 +71,15 @@ class Batch:
     _returned: list[Any]
     _turn: cython.int
     _unseen: cython.longlong
-    _spare: dict[Any, Any]
-    _spare_bytes: cython.longlong
+    _region: Any
     _pool: Any
     _pid: cython.longlong
 
     def __init__(
-        self, count: int, num_actions: int, num_features: int, *, threads: int = 1, reuses: bool = False
+        self, count: int, kinds: Sequence[int], num_features: int, *, threads: int = 1, reuses: bool = False
     ) -> None:
         self.count = count
-        self.num_actions = num_actions
+        self.kinds = tuple(kinds)
         self.num_features = num_features
         self.copies = [Copy(i) for i in range(count)]
         self.cases = [None] * count
@@ -85,14 +89,13 @@ class Batch:
         self._returned = [self.new_steps() for _ in range(RETURNED)]
         self._unseen = self._returned[0].holders()
         self._turn = 0
-        self._spare = {}
-        self._spare_bytes = 0
+        self._region = None
         self._pool = None
         self._pid = 0
 
     def new_steps(self) -> Steps:
         """New arrays."""
-        return Steps(self.count, self.num_actions, self.num_features)
+        return Steps(self.count, self.kinds, self.num_features)
 
     def next_steps(self) -> Steps:
         """Arrays of which nobody holds a part: those of some steps ago where they were dropped, else new."""
@@ -110,35 +113,30 @@ class Batch:
         """Begin an episode of a case in copy ``number``, and write what it looks like to its row of ``out``."""
         copy: Copy = self.copies[number]
         before = self.cases[number]
-        episode = copy.episode
-        if before is not case:
-            episode = self._ready(case)
-            if before is not None:
-                self._put_aside(before, copy.episode)
-        episode.restart(case.start)
+        if before is case:
+            copy.episode.restart(case.start)
+        elif before is not None and copy.episode.fits(case.start) and _alike(before.options, case.options):
+            copy.episode.switch(case.start)
+        else:
+            copy.take(self._new_episode(case), 0)
         self.cases[number] = case
-        copy.begin(episode, out)
+        copy.begin(out)
 
     def go_on(self, number: int, case: Case, episode: Episode, flags: int) -> None:
         """Let copy ``number`` go on with an episode of a case, after a step that returned these flags."""
         self.copies[number].take(episode, flags)
         self.cases[number] = case
 
-    def _ready(self, case: Case) -> Episode:
-        """An episode of the case, in any state."""
-        kept = self._spare.get(case)
-        if not kept:
+    def _new_episode(self, case: Case) -> Episode:
+        size = min(self.count * case.episode_nbytes, REGION_BYTES)
+        if size < LARGE_PAGES_FROM:
             return case.episode()
-        self._spare_bytes -= case.nbytes
-        found: Episode = kept.pop()
-        return found
-
-    def _put_aside(self, case: Case, episode: Episode) -> None:
-        self._spare.setdefault(case, []).append(episode)
-        self._spare_bytes += case.nbytes
-        while self._spare_bytes > SPARE_BYTES:
-            oldest = next(iter(self._spare))
-            self._spare_bytes -= oldest.nbytes * len(self._spare.pop(oldest))
+        if self._region is None or self._region.free < case.episode_nbytes:
+            self._region = Region(size)
+        with arrays_in(self._region):
+            made = case.episode()
+        self._region.end_part()
+        return made
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Steps, int]:
         """Step every copy; returns what came of it, and how many copies are over.
@@ -193,6 +191,13 @@ class Batch:
             self._pool.shutdown()
         self._pool = None
         self._pid = 0
+
+
+def _alike(options: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Whether the options of two cases are the same, but for the noise: each case has its own."""
+    if options.keys() != others.keys():
+        return False
+    return all(options[name] == others[name] for name in options if name != "noise")
 
 
 def _run(share: Copies, out: Steps) -> int:

@@ -8,7 +8,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
-from llmsched_env.engine.arrays import view_of, zero_words
+from llmsched_env.engine.arrays import table_of, zero_words
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.migration import Migration
 from llmsched_env.engine.problem import Problem
@@ -57,7 +57,7 @@ class ClientQueues:
         queues = np.full((problem.num_clients if self.enabled else 1, codes.QUEUE_COLUMNS), -1, np.int32)
         queues[:, codes.END] = np.asarray(problem.queue_end)[: len(queues)]
         queues[:, codes.WORK] = 0
-        self.queues = view_of(queues)
+        self.queues = table_of(queues)
         self.ready = zero_words(bitset.words_needed(problem.num_clients))
         self.own_ready = 0
         self.own_tokens = 0
@@ -74,6 +74,7 @@ class ClientQueues:
             return
         for i in range(self.queues.shape[0]):
             self.queues[i, codes.HEAD] = other.queues[i, codes.HEAD]
+            self.queues[i, codes.END] = other.queues[i, codes.END]
             self.queues[i, codes.WORK] = other.queues[i, codes.WORK]
         for i in range(self.ready.shape[0]):
             self.ready[i] = other.ready[i]

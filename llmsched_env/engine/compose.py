@@ -77,7 +77,7 @@ class Composer(Slots):
             context = self.chunked.computed + v.reading_tokens + 1
             if not self.read_on(v, it, kind, room, whole):
                 return
-        if self.kv.enabled:
+        if self.has_kv:
             self.kv.begin(v, it, decoding, reading, context)
         if self.admit_rows(v, it, order, most, room, whole, counts_ready) or order == self.problem.orders[1]:
             return
@@ -92,7 +92,7 @@ class Composer(Slots):
         it.growth = 0
         it.victims = 0
         it.drops_reading = False
-        if not (self.kv.enabled and decoding):
+        if not (self.has_kv and decoding):
             return
         if self.kv.rule == codes.KEEP_GROWTH:
             it.growth = self.kv.growth_at(v.decodes)
@@ -110,7 +110,7 @@ class Composer(Slots):
         part: cython.longlong = self.chunked.part(v.reading_tokens, 0, room, whole)
         if part == 0:
             return False
-        if self.kv.enabled:
+        if self.has_kv:
             it.taken = self.kv.reads(position, computed + part) - self.kv.reads(position, computed)
             if self.kv.rule != codes.KEEP_GROWTH and v.kv_used + it.growth + it.taken > self.kv.budget:
                 it.taken = 0
@@ -124,7 +124,7 @@ class Composer(Slots):
     def work_left(self, position: cython.int) -> cython.longlong:
         """Estimated output tokens of a request that is not running, at least 1."""
         left: cython.longlong = self.problem.requests[position, codes.ESTIMATE]
-        if self.kv.enabled:
+        if self.has_kv:
             left -= self.kv.emitted[position]
         return left if left > 1 else 1
 
@@ -152,7 +152,7 @@ class Composer(Slots):
             position = self.line.next_in_line(order, position)
             if position < 0:
                 return True
-            if self.kv.enabled:
+            if self.has_kv:
                 emitted = self.kv.emitted[position]
                 swapped = emitted > 0 and self.kv.swap_token_ns > 0
             tokens = self.problem.requests[position, codes.PROMPT] + emitted
@@ -164,7 +164,7 @@ class Composer(Slots):
             if full and not counts_ready:
                 return True
             part = take if 0 < take < tokens and not full else -1
-            if self.kv.enabled and not self.kv.admit(v, position, part):
+            if self.has_kv and not self.kv.admit(v, position, part):
                 return not first
             first = False
             it.ready += 1
@@ -195,17 +195,17 @@ class Composer(Slots):
 
     def preview(self, v: View) -> cython.void:
         """What a prefill by action 1 now would hold, and what a mixed iteration would read."""
-        if self.queues.enabled:
+        if self.has_queues:
             self.queues.preview(v)
             v.prefill_ns = self.problem.believed.prefill_ns(v.batch_tokens)
             v.prefill_ns += self.queues.moves_ahead * self.migration.token_ns
             return
         if self.recomposes:
             self.compose(
-                v, self.next_prefill, codes.PREFILL, self.problem.orders[1], self.problem.num_clients, self.kv.enabled
+                v, self.next_prefill, codes.PREFILL, self.problem.orders[1], self.problem.num_clients, self.has_kv
             )
             v.ready = self.next_prefill.ready
-            if not self.kv.enabled:
+            if not self.has_kv:
                 v.ready = v.waiting + (1 if self.chunked.position >= 0 else 0)
                 v.ready = v.idle if v.idle < v.ready else v.ready
             if self.problem.mixes:
@@ -267,7 +267,7 @@ class Composer(Slots):
                     self.line.leave(position)
                 else:
                     bitset.remove(self.line.waiting, 0, self.problem.num_requests, position)
-                if self.slo.enabled:
+                if self.has_slo:
                     self.slo.leave_queue(v, self.line, position)
                 v.waiting -= 1
                 v.waiting_tokens -= self.problem.requests[position, codes.PROMPT]
@@ -324,7 +324,7 @@ class Composer(Slots):
                 it.client[self.problem.num_clients + 1 - it.moved] = client
                 self.take_over(v, queue, client, context)
             self.queues.take(self.line, t, queue, starter)
-            if self.slo.enabled:
+            if self.has_slo:
                 self.slo.leave_queue(v, self.line, position)
             bitset.remove(self.idle, 0, self.problem.num_clients, starter)
             self.clients[starter, codes.RUNNING] = position
@@ -367,9 +367,9 @@ class Composer(Slots):
         position: cython.int = self.clients[source, codes.RUNNING]
         tokens: cython.longlong = self.emitted(source)
         self.unhook(v, source)
-        if self.recorder.enabled:
+        if self.records:
             self.recorder.suspend(v, position)
-        if self.slo.enabled:
+        if self.has_slo:
             self.slo.suspend(v, source, position, tokens)
         v.context_tokens -= context
         v.active -= 1

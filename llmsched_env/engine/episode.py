@@ -34,11 +34,9 @@ class Episode(Transition):
         self.chosen = Iteration(problem.num_clients)
         self.window_from = 0
         self.window_full = False
-        self.recomposes = problem.shared and (self.kv.enabled or problem.mixes or problem.orders[1] != 0)
-        self.settles = (
-            self.slo.enabled or self.kv.enabled or problem.mixes or self.migration.steal != codes.STEAL_WAITING
-        )
-        self.plans_memory = self.kv.enabled and self.kv.rule != codes.KEEP_GROWTH
+        self.recomposes = problem.shared and (self.has_kv or problem.mixes or problem.orders[1] != 0)
+        self.settles = self.has_slo or self.has_kv or problem.mixes or self.migration.steal != codes.STEAL_WAITING
+        self.plans_memory = self.has_kv and self.kv.rule != codes.KEEP_GROWTH
         self.next_release_ns = 0
         self.settle(self.view, self.totals)
 
@@ -73,15 +71,15 @@ class Episode(Transition):
             bits += codes.CAN_DECODE
         if self.view.ready > 0:
             bits += codes.CAN_PREFILL
-        if self.problem.mixes and (self.view.ready > 0 or self.view.reading_tokens > 0):
+        if self.has_mixed and (self.view.ready > 0 or self.view.reading_tokens > 0):
             bits += codes.CAN_MIX
         return bits
 
     def has_choice(self) -> cython.bint:
         """Whether more than one action is feasible and makes a difference."""
-        if self.view.ready == 0 and not (self.problem.mixes and self.view.reading_tokens > 0):
+        if self.view.ready == 0 and not (self.has_mixed and self.view.reading_tokens > 0):
             return False
-        return self.view.active > 0 or (self.problem.num_actions > 2 and (self.view.waiting > 1 or self.problem.mixes))
+        return self.view.active > 0 or (self.problem.num_actions > 2 and (self.view.waiting > 1 or self.has_mixed))
 
     def forced(self) -> cython.int:
         """The action where there is no choice."""
@@ -89,16 +87,24 @@ class Episode(Transition):
 
     def charge(self) -> int:
         """The total that the reward is a difference of (see reward.py)."""
-        return int(reward.charge(self.view, self.totals, self.problem))
+        return int(reward.charge(self.view, self.totals, self.problem.reward, self.problem.affine))
+
+    def rereading(self) -> cython.int:
+        """Requests that were preempted and have been read again in part: 1 or 0."""
+        if not self.has_kv or self.chunked.position < 0:
+            return 0
+        return 1 if self.kv.emitted[self.chunked.position] > 0 else 0
 
     def measured(self, infos: bool = False) -> NDArray[np.float64]:
         """(len(MEASURED),) float64: as metrics have them, or as an ``info`` has (see measure.py)."""
         out: NDArray[np.float64] = np.empty(len(measure.MEASURED))
-        counted = self.slo.last - self.slo.first if self.slo.enabled else 0
+        counted = self.slo.last - self.slo.first if self.has_slo else 0
         if infos:
-            measure.measure_so_far(self.view, self.totals, self.problem, counted, np.inf, view_of(out))
+            measure.measure_so_far(
+                self.view, self.totals, self.problem, counted, self.rereading(), np.inf, view_of(out)
+            )
         else:
-            measure.measure(self.view, self.totals, self.problem, counted, np.nan, view_of(out))
+            measure.measure(self.view, self.totals, self.problem, counted, self.rereading(), np.nan, view_of(out))
         return out
 
     def observation(self) -> NDArray[np.float32]:
@@ -133,7 +139,7 @@ class Episode(Transition):
         before: cython.longlong = v.prefills + v.decodes
         requests: cython.longlong = self.problem.num_requests
         horizon: cython.longlong = self.problem.max_iterations
-        recording: cython.bint = self.recorder.enabled
+        recording: cython.bint = self.records
         while v.completed < requests:
             if horizon > 0 and v.prefills + v.decodes >= horizon:
                 break
@@ -188,6 +194,34 @@ class Episode(Transition):
         """:meth:`assign` for Python; a recording begins anew."""
         self.assign(start)
         self.recorder.clear()
+
+    def fits(self, other: Episode) -> bool:
+        """Whether both are of the same sizes: then one can switch to the other's problem where the options agree."""
+        mine, theirs = self.problem, other.problem
+        return bool(
+            mine.num_requests == theirs.num_requests
+            and mine.num_clients == theirs.num_clients
+            and mine.ring_mask == theirs.ring_mask
+            and mine.ranked == theirs.ranked
+            and mine.shared == theirs.shared
+            and mine.stealing == theirs.stealing
+            and mine.mixes == theirs.mixes
+            and self.records == other.records
+        )
+
+    def switch(self, start: Episode) -> None:
+        """Take over the state and the problem of an episode that it fits, whose options are the same but for noise."""
+        self.problem = start.problem
+        self.line.problem = start.problem
+        self.queues.problem = start.problem
+        self.kv.problem = start.problem
+        self.slo.problem = start.problem
+        self.noise = start.noise
+        self.gamma_decode_ns = start.gamma_decode_ns
+        self.recomposes = start.recomposes
+        self.settles = start.settles
+        self.plans_memory = start.plans_memory
+        self.restart(start)
 
     def move(self, other: Episode) -> None:
         """Take over the state of an episode of the same problem with other lengths, which none has outlived."""

@@ -124,40 +124,40 @@ def features(view: View) -> NDArray[np.float32]:
     """(num_features,) float32: the observation of a view."""
     table = feature_table(view.ttft_ns > 0, view.kv_budget_tokens > 0, view.mixed_tokens > 0)
     out: NDArray[np.float32] = np.empty(len(table), np.float32)
-    observe(view, view_of(out))
+    observe(view, view_of(out[np.newaxis]), 0)
     return out
 
 
 def all_features(view: View) -> NDArray[np.float32]:
     """(len(ALL_FEATURES),) float32, by their places there; what is not modelled is 0."""
     out: NDArray[np.float32] = np.zeros(len(ALL_FEATURES), np.float32)
-    observe_all(view, view_of(out))
+    observe_all(view, view_of(out[np.newaxis]), 0)
     return out
 
 
-def observe(v: View, out: cython.float[::1]) -> cython.void:
+def observe(v: View, out: cython.float[:, ::1], row: cython.int) -> cython.void:
     """Write the features of a view, in the order of :func:`feature_table`."""
     first: cython.int = 26
-    observe_always(v, out)
+    observe_always(v, out, row)
     if v.ttft_ns > 0:
-        observe_slo(v, out, first)
+        observe_slo(v, out, row, first)
         first += 7
     if v.kv_budget_tokens > 0:
-        observe_memory(v, out, first)
+        observe_memory(v, out, row, first)
         first += 6
     if v.mixed_tokens > 0:
-        observe_mixed(v, out, first)
+        observe_mixed(v, out, row, first)
 
 
-def observe_all(v: View, out: cython.float[::1]) -> cython.void:
+def observe_all(v: View, out: cython.float[:, ::1], row: cython.int) -> cython.void:
     """Write the features of a view by their places in `ALL_FEATURES`; the others stay as they are."""
-    observe_always(v, out)
+    observe_always(v, out, row)
     if v.ttft_ns > 0:
-        observe_slo(v, out, 26)
+        observe_slo(v, out, row, 26)
     if v.kv_budget_tokens > 0:
-        observe_memory(v, out, 33)
+        observe_memory(v, out, row, 33)
     if v.mixed_tokens > 0:
-        observe_mixed(v, out, 39)
+        observe_mixed(v, out, row, 39)
 
 
 def share(part: cython.double, rest: cython.double) -> cython.double:
@@ -170,8 +170,8 @@ def at_most_one(x: cython.double) -> cython.double:
     return x if x < 1.0 else 1.0
 
 
-def observe_slo(v: View, out: cython.float[::1], first: cython.int) -> cython.void:
-    """Write `SLO_FEATURES` to ``out[first:]``."""
+def observe_slo(v: View, out: cython.float[:, ::1], row: cython.int, first: cython.int) -> cython.void:
+    """Write `SLO_FEATURES` to ``out[row, first:]``."""
     active: cython.double = v.active
     ttft_ns: cython.double = v.ttft_ns
     tpot_ns: cython.double = v.tpot_ns
@@ -185,49 +185,49 @@ def observe_slo(v: View, out: cython.float[::1], first: cython.int) -> cython.vo
     slack_ns: cython.double
     scale_ns: cython.double
     waited_ns: cython.double = v.clock_ns - v.in_time_release_ns
-    out[first] = v.late / (v.late + clients)
-    out[first + 1] = at_most_one(waited_ns / ttft_ns)
-    out[first + 2] = prefill_ns / (prefill_ns + ttft_ns)
-    out[first + 3] = decode_ns / (decode_ns + tpot_ns)
-    out[first + 4] = share(spent_ns, tpot_ns * tokens)
+    out[row, first] = v.late / (v.late + clients)
+    out[row, first + 1] = at_most_one(waited_ns / ttft_ns)
+    out[row, first + 2] = prefill_ns / (prefill_ns + ttft_ns)
+    out[row, first + 3] = decode_ns / (decode_ns + tpot_ns)
+    out[row, first + 4] = share(spent_ns, tpot_ns * tokens)
     after_ns = spent_ns + active * (prefill_ns + decode_ns)
-    out[first + 5] = share(after_ns, tpot_ns * (tokens + active))
+    out[row, first + 5] = share(after_ns, tpot_ns * (tokens + active))
     slack_ns = tpot_ns * (tokens + remaining) - spent_ns - decode_ns * remaining
     scale_ns = (slack_ns if slack_ns > 0 else -slack_ns) + active * tpot_ns * v.mean_output_tokens
-    out[first + 6] = 0.5 + 0.5 * slack_ns / scale_ns if scale_ns > 0 else 0.5
+    out[row, first + 6] = 0.5 + 0.5 * slack_ns / scale_ns if scale_ns > 0 else 0.5
 
 
-def observe_memory(v: View, out: cython.float[::1], first: cython.int) -> cython.void:
-    """Write `MEMORY_FEATURES` to ``out[first:]``."""
+def observe_memory(v: View, out: cython.float[:, ::1], row: cython.int, first: cython.int) -> cython.void:
+    """Write `MEMORY_FEATURES` to ``out[row, first:]``."""
     budget: cython.double = v.kv_budget_tokens
     used: cython.double = v.kv_used
     pace: cython.double = 16.0 * v.kv_growth
     waiting: cython.double = v.waiting_tokens + v.waiting_work
     batch: cython.double = v.batch_tokens + v.batch_work
     clients: cython.double = v.num_clients
-    out[first] = used / budget
-    out[first + 1] = pace / (pace + budget - used) if pace > 0 else 0.0
-    out[first + 2] = at_most_one((used + v.remaining) / budget)
-    out[first + 3] = at_most_one(batch / budget)
-    out[first + 4] = waiting / (waiting + budget)
-    out[first + 5] = v.preempted / (v.preempted + clients)
+    out[row, first] = used / budget
+    out[row, first + 1] = pace / (pace + budget - used) if pace > 0 else 0.0
+    out[row, first + 2] = at_most_one((used + v.remaining) / budget)
+    out[row, first + 3] = at_most_one(batch / budget)
+    out[row, first + 4] = waiting / (waiting + budget)
+    out[row, first + 5] = v.preempted / (v.preempted + clients)
 
 
-def observe_mixed(v: View, out: cython.float[::1], first: cython.int) -> cython.void:
-    """Write `MIXED_FEATURES` to ``out[first:]``."""
+def observe_mixed(v: View, out: cython.float[:, ::1], row: cython.int, first: cython.int) -> cython.void:
+    """Write `MIXED_FEATURES` to ``out[row, first:]``."""
     budget: cython.double = v.mixed_tokens
     chunk: cython.double = v.chunk_tokens
     decode_ns: cython.double = v.decode_ns if v.active > 0 else 0
     mixed_ns: cython.double = v.mixed_ns
-    prefill_ns: cython.double = v.prefill_ns
-    out[first] = at_most_one(chunk / budget)
-    out[first + 1] = at_most_one(chunk / v.batch_tokens) if chunk > 0 and v.batch_tokens > 0 else 0.0
-    out[first + 2] = mixed_ns / (mixed_ns + decode_ns) if chunk > 0 else 0.0
-    out[first + 3] = mixed_ns / (mixed_ns + prefill_ns + decode_ns) if chunk > 0 else 0.0
-    out[first + 4] = v.reading_tokens / (v.reading_tokens + budget)
+    prefill_ns: cython.double = v.prefill_ns if v.batch_requests > 0 else 0
+    out[row, first] = at_most_one(chunk / budget)
+    out[row, first + 1] = at_most_one(chunk / v.batch_tokens) if chunk > 0 and v.batch_tokens > 0 else 0.0
+    out[row, first + 2] = mixed_ns / (mixed_ns + decode_ns) if chunk > 0 else 0.0
+    out[row, first + 3] = mixed_ns / (mixed_ns + prefill_ns + decode_ns) if chunk > 0 else 0.0
+    out[row, first + 4] = v.reading_tokens / (v.reading_tokens + budget)
 
 
-def observe_always(v: View, out: cython.float[::1]) -> cython.void:
+def observe_always(v: View, out: cython.float[:, ::1], row: cython.int) -> cython.void:
     """Write `FEATURES`."""
     clients: cython.double = v.num_clients
     per_client: cython.double = 1.0 / clients
@@ -252,38 +252,38 @@ def observe_always(v: View, out: cython.float[::1]) -> cython.void:
     age: cython.double = v.clock_ns - v.oldest_release_ns if v.waiting > 0 else 0
     work: cython.double = v.waiting_work
     batch_work: cython.double = v.batch_work
-    out[0] = active * per_client
-    out[1] = v.ready * per_client
-    out[2] = (v.idle - v.ready) * per_client
-    out[3] = v.waiting / (v.waiting + clients)
-    out[4] = v.completed / released if released > 0 else 0.0
-    out[5] = share(charge, price)
-    out[6] = share(ahead, price)
-    out[7] = alpha_prefill_ns / fixed if fixed > 0 else 0.0
-    out[8] = batch * per_client
-    out[9] = at_most_one(tokens / v.token_cap)
-    out[10] = prefill_ns / both_ns if v.batch_requests > 0 else 0.0
-    out[11] = batch_work / (batch_work + mean * batch) if v.batch_requests > 0 else 0.0
-    out[12] = v.beta_decode_ns * active / decode_ns if v.active > 0 else 0.0
-    out[13] = since / (since + 16.0)
-    out[14] = v.consecutive_prefills / (v.consecutive_prefills + 4.0)
-    out[15] = v.due_1 * per_client
-    out[16] = v.due_4 * per_client
-    out[17] = v.due_16 * per_client
-    out[18] = v.due_64 * per_client
-    out[19] = v.due_256 * per_client
-    out[20] = v.overdue * per_client
+    out[row, 0] = active * per_client
+    out[row, 1] = v.ready * per_client
+    out[row, 2] = (v.idle - v.ready) * per_client
+    out[row, 3] = v.waiting / (v.waiting + clients)
+    out[row, 4] = v.completed / released if released > 0 else 0.0
+    out[row, 5] = share(charge, price)
+    out[row, 6] = share(ahead, price)
+    out[row, 7] = alpha_prefill_ns / fixed if fixed > 0 else 0.0
+    out[row, 8] = batch * per_client
+    out[row, 9] = at_most_one(tokens / v.token_cap)
+    out[row, 10] = prefill_ns / both_ns if v.batch_requests > 0 else 0.0
+    out[row, 11] = batch_work / (batch_work + mean * batch) if v.batch_requests > 0 else 0.0
+    out[row, 12] = v.beta_decode_ns * active / decode_ns if v.active > 0 else 0.0
+    out[row, 13] = since / (since + 16.0)
+    out[row, 14] = v.consecutive_prefills / (v.consecutive_prefills + 4.0)
+    out[row, 15] = v.due_1 * per_client
+    out[row, 16] = v.due_4 * per_client
+    out[row, 17] = v.due_16 * per_client
+    out[row, 18] = v.due_64 * per_client
+    out[row, 19] = v.due_256 * per_client
+    out[row, 20] = v.overdue * per_client
     if v.active > 0:
         remaining = v.remaining / active
         spread = v.remaining_squared / active - remaining * remaining
         spread = math.sqrt(spread) if spread > 0 else 0.0
         longest = v.last_due - v.decodes if v.last_due > v.decodes else 0
-        out[21] = remaining / (remaining + mean)
-        out[22] = spread / (spread + mean)
-        out[23] = longest / (longest + mean)
+        out[row, 21] = remaining / (remaining + mean)
+        out[row, 22] = spread / (spread + mean)
+        out[row, 23] = longest / (longest + mean)
     else:
-        out[21] = 0.0
-        out[22] = 0.0
-        out[23] = 0.0
-    out[24] = work / (work + clients * mean)
-    out[25] = age / (age + mean * decode_ns) if age > 0 else 0.0
+        out[row, 21] = 0.0
+        out[row, 22] = 0.0
+        out[row, 23] = 0.0
+    out[row, 24] = work / (work + clients * mean)
+    out[row, 25] = age / (age + mean * decode_ns) if age > 0 else 0.0

@@ -54,6 +54,7 @@ def measure(
     t: Totals,
     problem: Problem,
     counted: cython.longlong,
+    rereading: cython.longlong,
     missing: cython.double,
     out: cython.double[::1],
 ) -> cython.void:
@@ -69,6 +70,7 @@ def measure(
         t: the totals.
         problem: the case.
         counted: requests that count for the objectives; 0 where there are none.
+        rereading: 1 where a request that was preempted has been read again in part, else 0.
         missing: what stands for a number that is not there.
         out: takes the numbers.
     """
@@ -91,6 +93,7 @@ def measure(
         + v.completed
         + v.active
         + v.preempted
+        + rereading
         + t.resumed_by_prefill
     )
     out[0] = ends_s if done else missing
@@ -130,6 +133,7 @@ def measure_so_far(
     t: Totals,
     problem: Problem,
     counted: cython.longlong,
+    rereading: cython.longlong,
     infinity: cython.double,
     out: cython.double[::1],
 ) -> cython.void:
@@ -140,7 +144,7 @@ def measure_so_far(
     the TPOT is 0 where no counted request has a second token. The bound is 0 until the episode is complete, since it is
     computed from all output lengths.
     """
-    measure(v, t, problem, counted, infinity, out)
+    measure(v, t, problem, counted, rereading, infinity, out)
     if v.completed < problem.num_requests:
         out[22] = 0.0
     if counted > 0:

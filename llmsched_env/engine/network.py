@@ -56,7 +56,7 @@ class Network(Rule):
     base_first: cython.double
     base_second: cython.double
     base_limit: cython.double
-    _observed: cython.float[::1]
+    _observed: cython.float[:, ::1]
     _here: cython.double[::1]
     _there: cython.double[::1]
     _straight: cython.double[::1]
@@ -87,7 +87,7 @@ class Network(Rule):
         self.base_first, self.base_second = (*base_values, 0.0, 0.0)[:2]
         self.base_limit = base_limit
         widest = max(*widths, widths[0] + outputs + BLOCK)
-        self._observed = view_of(np.zeros(ROOM, np.float32))
+        self._observed = view_of(np.zeros((1, ROOM), np.float32))
         self._here = view_of(np.zeros(widest))
         self._there = view_of(np.zeros(widest))
         self._straight = view_of(np.zeros(outputs))
@@ -99,7 +99,7 @@ class Network(Rule):
         best: cython.int
         base: cython.double
         prefill: cython.double
-        features.observe_all(view, self._observed)
+        features.observe_all(view, self._observed, 0)
         self.propagate(self._observed, self.places, self.widths, self.numbers)
         if self.scores_prefill:
             if view.active > 0:
@@ -136,7 +136,7 @@ class Network(Rule):
 
     def propagate(
         self,
-        observed: cython.float[::1],
+        observed: cython.float[:, ::1],
         places: cython.int[::1],
         widths: cython.int[::1],
         w: cython.double[::1],
@@ -162,7 +162,7 @@ class Network(Rule):
             d = w[at + 3]
             at += 4
             for i in range(inputs):
-                x = observed[places[i]]
+                x = observed[0, places[i]]
                 a += x * w[at]
                 b += x * w[at + 1]
                 c += x * w[at + 2]

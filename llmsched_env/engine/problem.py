@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cython
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.engine import codes
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.costs import Costs
 
@@ -51,34 +53,35 @@ class Problem:
         made_of: the arguments that it was made of.
     """
 
+    # What an iteration reads comes first, so that it lies together.
     num_requests: cython.int
     num_clients: cython.int
+    num_actions: cython.int
+    ring_mask: cython.int
+    shared: cython.bint
+    stealing: cython.bint
+    mixes: cython.bint
+    ranked: cython.bint
+    arrivals: cython.bint
+    skip_forced: cython.bint
+    affine: cython.bint
+    reward: cython.int
+    reward_scale: cython.double
+    max_iterations: cython.longlong
+    token_cap: cython.longlong
+    believed: Costs
+    actual: Costs
+    bound_ns: cython.longlong
+    mean_output_tokens: cython.double
     requests: cython.int[:, ::1]
     release_ns: cython.longlong[::1]
     position_of: cython.int[::1]
     number_of: cython.int[::1]
     queue_end: cython.int[::1]
     ranking: cython.int[:, ::1]
-    ranked: cython.bint
-    shared: cython.bint
-    stealing: cython.bint
-    num_actions: cython.int
     kinds: cython.int[::1]
     orders: cython.int[::1]
     caps: cython.int[::1]
-    mixes: cython.bint
-    believed: Costs
-    actual: Costs
-    token_cap: cython.longlong
-    mean_output_tokens: cython.double
-    ring_mask: cython.int
-    max_iterations: cython.longlong
-    skip_forced: cython.bint
-    reward: cython.int
-    reward_scale: cython.double
-    affine: cython.bint
-    bound_ns: cython.longlong
-    arrivals: cython.bint
     made_of: tuple  # type: ignore[type-arg]  # Cython knows no other
 
     def __init__(
@@ -127,12 +130,9 @@ class Problem:
         self.ranking = view_of(np.zeros((1, 4), np.int32) if ranking is None else np.array(ranking))
         self.shared = shared
         self.stealing = stealing and not shared
-        kinds, orders, caps = (np.array(column, np.int32) for column in zip(*actions, strict=True))
-        self.num_actions = len(kinds)
-        self.kinds = view_of(kinds)
-        self.orders = view_of(orders)
-        self.caps = view_of(caps)
-        self.mixes = bool((kinds == 2).any())
+        self.num_actions = len(actions)
+        self.kinds, self.orders, self.caps = _columns(tuple(map(tuple, actions)))
+        self.mixes = any(action[0] == codes.MIXED for action in actions)
         self.believed = believed
         self.actual = actual
         self.token_cap = token_cap
@@ -155,6 +155,12 @@ class Problem:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again, (self.made_of,)
+
+
+@functools.lru_cache(64)
+def _columns(actions: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
+    """Kinds, orders and caps: of all cases of a scenario the same memory, which then stays in the nearest cache."""
+    return tuple(view_of(np.array(column, np.int32)) for column in zip(*actions, strict=True))
 
 
 def _made_again(made_of: tuple[tuple[Any, ...], dict[str, Any]]) -> Problem:

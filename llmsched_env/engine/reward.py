@@ -30,21 +30,26 @@ from llmsched_env.engine.view import Totals, View
 
 def excess(v: View, t: Totals, problem: Problem) -> cython.longlong:
     """The part of the clock that decisions control, in client-ns; J times the clock where costs are not affine."""
-    lost_ns: cython.longlong
-    if not problem.affine:
-        return problem.num_clients * v.clock_ns
-    lost_ns = problem.believed.alpha_prefill_ns * v.prefills + t.jump_ns
-    return problem.num_clients * lost_ns + problem.believed.alpha_decode_ns * t.idle_client_decodes
+    return charge(v, t, codes.EXCESS, problem.affine)
 
 
-def charge(v: View, t: Totals, problem: Problem) -> cython.longlong:
-    """The total C so far: ns (makespan), client-ns (excess, idle), request-ns (latency) or requests (goodput)."""
-    if problem.reward == codes.IDLE:
-        return problem.num_clients * v.clock_ns - t.busy_client_ns
-    if problem.reward == codes.LATENCY:
+def charge(v: View, t: Totals, kind: cython.int, affine: cython.bint) -> cython.longlong:
+    """The total C so far: ns (makespan), client-ns (excess, idle), request-ns (latency) or requests (goodput).
+
+    Args:
+        v: the view.
+        t: the totals.
+        kind: codes.EXCESS, ...
+        affine: whether the makespan is a policy-free constant plus fixed times per iteration.
+    """
+    if kind == codes.IDLE:
+        return v.num_clients * v.clock_ns - t.busy_client_ns
+    if kind == codes.LATENCY:
         return t.request_ns
-    if problem.reward == codes.GOODPUT:
+    if kind == codes.GOODPUT:
         return t.lost
-    if problem.reward == codes.EXCESS:
-        return excess(v, t, problem)
-    return v.clock_ns
+    if kind == codes.MAKESPAN:
+        return v.clock_ns
+    if not affine:
+        return v.num_clients * v.clock_ns
+    return v.num_clients * (v.alpha_prefill_ns * v.prefills + t.jump_ns) + v.alpha_decode_ns * t.idle_client_decodes

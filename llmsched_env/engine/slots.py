@@ -11,7 +11,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
-from llmsched_env.engine.arrays import int32s, view_of, zero_words
+from llmsched_env.engine.arrays import int32s, table_of, zero_words
 from llmsched_env.engine.chunked import Chunked
 from llmsched_env.engine.client_queues import ClientQueues
 from llmsched_env.engine.forecast import Forecast
@@ -41,6 +41,14 @@ class Slots:
         slo: service-level objectives.
         noise: factors of durations.
         recorder: recordings.
+        has_slo: whether there are objectives. These repeat what the parts say: a decode in which they are off touches
+            none of them, nor the problem, so that more copies of an episode fit into a near cache.
+        has_kv: whether the KV cache is a budget.
+        has_noise: whether durations are noisy.
+        has_mixed: whether some action is a mixed iteration.
+        gamma_decode_ns: of the believed costs, as the problem has it.
+        has_queues: whether clients have queues of their own.
+        records: whether the episode is recorded.
         clients: (J, CLIENT_COLUMNS) int32.
         idle: the set of idle clients that hold no request.
         ending: (ring_mask + 1,) int32: first client that finishes at a decode, -1 for none.
@@ -58,9 +66,16 @@ class Slots:
     slo: Slo
     noise: Noise
     recorder: Recorder
+    has_slo: cython.bint
+    has_kv: cython.bint
+    has_noise: cython.bint
+    has_queues: cython.bint
+    has_mixed: cython.bint
+    records: cython.bint
+    gamma_decode_ns: cython.longlong
+    ending: cython.int[::1]
     clients: cython.int[:, ::1]
     idle: cython.ulonglong[::1]
-    ending: cython.int[::1]
 
     def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
         self.problem = problem
@@ -77,7 +92,7 @@ class Slots:
         self.totals.reset(problem.num_clients)
         clients = np.zeros((problem.num_clients, codes.CLIENT_COLUMNS), np.int32)
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
-        self.clients = view_of(clients)
+        self.clients = table_of(clients)
         self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
             bitset.insert(self.idle, 0, problem.num_clients, client)
@@ -89,7 +104,14 @@ class Slots:
         self.noise = Noise(**options.get("noise", {}))
         self.migration = Migration(**options.get("migration", {}))
         self.queues = ClientQueues(problem, self.clients, self.migration)
-        self.line = Line(problem, self.kv.enabled)
+        self.has_slo = self.slo.enabled
+        self.has_kv = self.kv.enabled
+        self.has_noise = self.noise.enabled
+        self.has_queues = self.queues.enabled
+        self.records = record
+        self.has_mixed = problem.mixes
+        self.gamma_decode_ns = problem.believed.gamma_decode_ns
+        self.line = Line(problem, self.has_kv)
         self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
 
@@ -175,12 +197,12 @@ class Slots:
         self.clients[client, codes.DUE] = cython.cast(cython.int, base + estimate)
         self.clients[client, codes.HELD] = cython.cast(cython.int, prompt + output)
         v.context_tokens += prompt + tokens
-        if self.recorder.enabled:
+        if self.records:
             if resumed:
                 self.recorder.resume(v, client, position, tokens)
             else:
                 self.recorder.start(v, client, position, start_ns)
-        if self.slo.enabled:
+        if self.has_slo:
             if resumed:
                 self.slo.resume(v, client, position, tokens)
             else:
@@ -198,11 +220,11 @@ class Slots:
     def complete(self, v: View, client: cython.int) -> cython.void:
         """Free a client whose request is complete; :meth:`leave` counts it."""
         position: cython.int = self.clients[client, codes.RUNNING]
-        if self.recorder.enabled:
+        if self.records:
             self.recorder.complete(v, position)
-        if self.slo.enabled:
+        if self.has_slo:
             self.slo.finish(v, self.totals, client, position)
-        if self.kv.enabled:
+        if self.has_kv:
             self.kv.leave(v, client, self.clients[client, codes.HELD])
         self.vacate(client)
 
@@ -211,7 +233,7 @@ class Slots:
         self.clients[client, codes.RUNNING] = -1
         self.clients[client, codes.DUE] = 0
         bitset.insert(self.idle, 0, self.problem.num_clients, client)
-        if self.queues.enabled:
+        if self.has_queues:
             self.queues.fall_idle(client)
 
     def leave(self, v: View, finished: cython.longlong, held: cython.longlong) -> cython.void:
@@ -244,9 +266,9 @@ class Slots:
         copying_ns: cython.longlong = context * self.kv.swap_token_ns
         self.unhook(v, client)
         self.kv.emitted[position] = cython.cast(cython.int, tokens)
-        if self.slo.enabled:
+        if self.has_slo:
             self.slo.suspend(v, client, position, tokens)
-        if self.recorder.enabled:
+        if self.records:
             self.recorder.suspend(v, position)
         self.kv.leave(v, client, context)
         if copying_ns > 0:
@@ -276,7 +298,7 @@ class Slots:
             v.waiting += 1
             v.waiting_tokens += self.problem.requests[position, codes.PROMPT]
             v.waiting_work += self.problem.requests[position, codes.ESTIMATE]
-            if self.slo.enabled:
+            if self.has_slo:
                 self.slo.return_to_queue(v, t, self.line, position, self.chunked.late)
         bitset.insert(self.idle, 0, self.problem.num_clients, self.chunked.client)
         self.chunked.position = -1

@@ -16,7 +16,7 @@ import cython
 import numpy as np
 
 from llmsched_env.engine import bitset, codes
-from llmsched_env.engine.arrays import view_of, zero_words
+from llmsched_env.engine.arrays import table_of, zero_words
 
 
 class Tournament:
@@ -49,7 +49,7 @@ class Tournament:
         self.clients = clients
         self.queues = queues
         self.stale = zero_words(bitset.words_needed(self.leaves))
-        self.nodes = view_of(np.zeros((2 * self.leaves if enabled else 1, 3), np.int64))
+        self.nodes = table_of(np.zeros((2 * self.leaves if enabled else 1, 3), np.int64))
         if enabled:
             for block in range(self.leaves):
                 bitset.insert(self.stale, 0, self.leaves, block)

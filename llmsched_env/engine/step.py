@@ -15,6 +15,7 @@ from llmsched_env.engine import codes, features, measure, reward
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import COUNTS, MEASURED
+from llmsched_env.engine.problem import Problem
 
 
 class Steps:
@@ -22,12 +23,12 @@ class Steps:
 
     Args:
         count: copies.
-        num_actions: of each.
-        num_features: of each.
+        kinds: (num_actions,) of iteration that each action is: codes.DECODE, PREFILL or MIXED.
+        num_features: of each copy.
 
     Attributes:
         count: as given.
-        num_actions: as given.
+        num_actions: of each copy.
         block: the memory, which all arrays refer to.
         arrays: observations (count, num_features) float32, rewards (count,) float64, terminated and truncated (count,)
             bool, masks (count, num_actions) int8: which actions are feasible next, and invalid (count,) int64:
@@ -46,11 +47,14 @@ class Steps:
     _truncated: cython.uchar[::1]
     _masks: cython.schar[:, ::1]
     _invalid: cython.longlong[::1]
+    _kinds: cython.int[::1]
 
-    def __init__(self, count: int, num_actions: int, num_features: int) -> None:
+    def __init__(self, count: int, kinds: Sequence[int], num_features: int) -> None:
+        num_actions = len(kinds)
         self.count = count
         self.num_actions = num_actions
-        kinds: tuple[tuple[tuple[int, ...], Any], ...] = (
+        self._kinds = view_of(np.array(kinds, np.int32))
+        parts: tuple[tuple[tuple[int, ...], Any], ...] = (
             ((count,), np.float64),
             ((count,), np.int64),
             ((count, num_features), np.float32),
@@ -58,11 +62,11 @@ class Steps:
             ((count,), np.bool_),
             ((count,), np.bool_),
         )
-        sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in kinds]
+        sizes = [int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in parts]
         places = [*accumulate(sizes, initial=0)]
         self.block = np.empty(sum(sizes), np.uint8)
         rewards, invalid, observations, masks, terminated, truncated = (
-            np.ndarray(shape, kind, self.block, place) for (shape, kind), place in zip(kinds, places, strict=False)
+            np.ndarray(shape, kind, self.block, place) for (shape, kind), place in zip(parts, places, strict=False)
         )
         self.arrays = (observations, rewards, terminated, truncated, masks, invalid)
         self.actions = view_of(np.zeros(count, np.int64))
@@ -91,10 +95,10 @@ class Steps:
         action: cython.int
         if not e.forecast.current:
             e.count_forecast()
-        features.observe(e.view, self._observations[row])
+        features.observe(e.view, self._observations, row)
         self._invalid[row] = e.totals.invalid_actions
         for action in range(self.num_actions):
-            self._masks[row, action] = flags >> e.problem.kinds[action] & 1
+            self._masks[row, action] = flags >> self._kinds[action] & 1
 
     def views(self) -> tuple[Any, ...]:
         """The same arrays as new objects."""
@@ -115,6 +119,10 @@ class Steps:
     def first_unknown(self) -> int:
         """:meth:`unknown_action` for Python."""
         return int(self.unknown_action())
+
+    def kind_of(self, action: cython.int) -> cython.int:
+        """The kind of iteration that an action is; any where it is none."""
+        return self._kinds[action] if action >= 0 else 0
 
     def end(self, flags: cython.int, row: cython.int) -> cython.void:
         """Write whether the episode has ended."""
@@ -150,41 +158,57 @@ class Copy(Copies):
     episode: Episode
     row: cython.int
     flags: cython.int
+    _requests: cython.longlong
+    _horizon: cython.longlong
+    _scale: cython.double
+    _reward: cython.int
+    _affine: cython.bint
+    _skips: cython.bint
 
     def __init__(self, row: int = 0) -> None:
         self.row = row
         self.flags = codes.TERMINATED
 
-    def go(self, e: Episode, action: cython.int) -> cython.double:
+    def note_terms(self, problem: Problem) -> None:
+        """Keep what every step reads of the problem: that of a thousand copies is in no near cache."""
+        self._requests = problem.num_requests
+        self._horizon = problem.max_iterations
+        self._scale = problem.reward_scale
+        self._reward = problem.reward
+        self._affine = problem.affine
+        self._skips = problem.skip_forced
+
+    def go(self, e: Episode, action: cython.int, kind: cython.int) -> cython.double:
         """Take one step; returns the reward.
 
         Args:
             e: the episode.
+            kind: of iteration that the action is.
             action: codes.OBSERVE after a reset (no reward is paid); codes.CONTINUE after LOG_FULL, once there is room,
                 and where a reset has run through the whole episode.
         """
         total: cython.longlong
         paid: cython.double = 0.0
         if action >= 0:
-            e.advance(action)
-        if e.problem.skip_forced:
+            e.run_iteration(e.view, e.totals, action, kind)
+        if self._skips:
             self.skip_forced(e)
         if action != codes.OBSERVE:
-            total = reward.charge(e.view, e.totals, e.problem)
-            paid = -cython.cast(cython.double, total - e.totals.charged) / e.problem.reward_scale
+            total = reward.charge(e.view, e.totals, self._reward, self._affine)
+            paid = -cython.cast(cython.double, total - e.totals.charged) / self._scale
             e.totals.charged = total
         self.flags = e.feasible()
-        if e.view.completed >= e.problem.num_requests:
+        if e.view.completed >= self._requests:
             self.flags |= codes.TERMINATED
-        elif e.finished():
+        elif self._horizon > 0 and e.view.prefills + e.view.decodes >= self._horizon:
             self.flags |= codes.TRUNCATED
-        if e.recorder.full():
+        if e.records and e.recorder.full():
             self.flags |= codes.LOG_FULL
         return paid
 
     def skip_forced(self, e: Episode) -> cython.void:
         """Advance through iterations that offer no choice, up to a choice or the end, or as far as the log goes."""
-        while not (e.finished() or e.has_choice() or e.recorder.full()):
+        while not (e.finished() or e.has_choice() or (e.records and e.recorder.full())):
             e.advance(e.forced())
 
     def step_all(self, out: Steps) -> cython.int:
@@ -192,21 +216,22 @@ class Copy(Copies):
         action: cython.int = cython.cast(cython.int, out.actions[self.row])
         if self.flags & (codes.TERMINATED | codes.TRUNCATED):
             action = codes.CONTINUE  # a reset that ran through a whole episode: this step reports its end
-        out._rewards[self.row] = self.go(self.episode, action)
+        out._rewards[self.row] = self.go(self.episode, action, out.kind_of(action))
         out.show(self.episode, self.flags, self.row)
         out.end(self.flags, self.row)
         return 1 if self.flags & (codes.TERMINATED | codes.TRUNCATED) else 0
 
-    def begin(self, episode: Episode, out: Steps) -> None:
-        """Begin an episode that stands before its first iteration, and write what it looks like."""
-        self.episode = episode
-        self.go(episode, codes.OBSERVE)
+    def begin(self, out: Steps) -> None:
+        """Begin the episode, which stands before its first iteration, and write what it looks like."""
+        self.note_terms(self.episode.problem)
+        self.go(self.episode, codes.OBSERVE, 0)
         out.show(self.episode, self.flags, self.row)
 
     def take(self, episode: Episode, flags: int) -> None:
         """Go on with a running episode, after a step that returned these flags."""
         self.episode = episode
         self.flags = flags
+        self.note_terms(episode.problem)
 
     def show_to(self, out: Steps) -> None:
         """Write what it looks like as it stands."""
@@ -270,7 +295,7 @@ class Single(Copy):
     """One environment on its own, whose infos say what has been achieved so far.
 
     Args:
-        num_actions: of it.
+        kinds: (num_actions,) of iteration that each action is.
         num_features: of it.
         running: what an info says that may change before the last request is complete.
         final: all that an info says.
@@ -295,10 +320,15 @@ class Single(Copy):
     _blank: dict[str, Any]
 
     def __init__(
-        self, num_actions: int, num_features: int, running: Sequence[str], final: Sequence[str], reuses: bool = False
+        self,
+        kinds: Sequence[int],
+        num_features: int,
+        running: Sequence[str],
+        final: Sequence[str],
+        reuses: bool = False,
     ) -> None:
         Copy.__init__(self)
-        self.out = Steps(1, num_actions, num_features)
+        self.out = Steps(1, kinds, num_features)
         self.running = Told(running)
         self.final = Told(final)
         self.values = view_of(np.zeros(len(MEASURED)))
@@ -310,7 +340,7 @@ class Single(Copy):
 
     def start(self, episode: Episode, case: int) -> tuple[Any, dict[str, Any]]:
         """Begin an episode that stands before its first iteration; what ``reset`` returns."""
-        self.episode = episode
+        self.take(episode, 0)
         self.go_on(codes.OBSERVE)
         self._blank = {"action_mask": None, "invalid_actions": 0, "case": case}
         self._blank = self.info(self.final)
@@ -325,17 +355,17 @@ class Single(Copy):
 
     def go_on(self, action: int) -> float:
         """:meth:`go`, with a log that grows."""
-        paid: cython.double = self.go(self.episode, action)
+        paid: cython.double = self.go(self.episode, action, self.out.kind_of(action))
         while self.flags & codes.LOG_FULL:
             self.episode.recorder.grow()
-            paid += self.go(self.episode, codes.OBSERVE if action == codes.OBSERVE else codes.CONTINUE)
+            paid += self.go(self.episode, codes.OBSERVE if action == codes.OBSERVE else codes.CONTINUE, 0)
         self.out.show(self.episode, self.flags, 0)
-        return paid
+        return float(paid)
 
     @property
     def over(self) -> bool:
         """Whether the episode is over, or none has begun."""
-        return self.flags & (codes.TERMINATED | codes.TRUNCATED) != 0
+        return bool(self.flags & (codes.TERMINATED | codes.TRUNCATED))
 
     def state(self) -> tuple[int, dict[str, Any]]:
         """What there is beside the episode, for :meth:`go_on_with`."""
@@ -343,8 +373,7 @@ class Single(Copy):
 
     def go_on_with(self, episode: Episode, flags: int, blank: dict[str, Any]) -> None:
         """Go on with a running episode, in the state of another one."""
-        self.episode = episode
-        self.flags = flags
+        self.take(episode, flags)
         self._blank = blank
         self.out.show(episode, flags, 0)
 
@@ -362,8 +391,8 @@ class Single(Copy):
         found: dict[str, Any] = self._blank.copy()
         i: cython.int
         count: cython.longlong
-        counted: cython.longlong = e.slo.last - e.slo.first if e.slo.enabled else 0
-        measure.measure_so_far(e.view, e.totals, e.problem, counted, self.infinity, self.values)
+        counted: cython.longlong = e.slo.last - e.slo.first if e.has_slo else 0
+        measure.measure_so_far(e.view, e.totals, e.problem, counted, e.rereading(), self.infinity, self.values)
         found["action_mask"] = self._mask.copy()
         count = e.totals.invalid_actions
         found["invalid_actions"] = count

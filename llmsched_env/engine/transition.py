@@ -55,13 +55,13 @@ class Transition(Composer):
             changed = self.decode(
                 v,
                 t,
-                self.noisy_decode_ns(v) if self.noise.enabled else v.decode_ns,
+                self.noisy_decode_ns(v) if self.has_noise else v.decode_ns,
                 v.waiting + v.preempted + v.active + (1 if v.reading_tokens > 0 else 0),
                 v.kv_growth,
             )
         else:
             busy = self.commit(v, t, action, kind)
-        if self.recorder.enabled:
+        if self.records:
             self.recorder.note(start_ns, v, v.decodes == decodes, busy, v.mixed > mixed)
         if changed or self.settles or self.next_release_ns <= v.clock_ns:
             self.settle(v, t)
@@ -99,19 +99,19 @@ class Transition(Composer):
         v.consecutive_prefills = 0
         v.context_tokens += active
         t.min_active = min(t.min_active, active)
-        if self.slo.enabled:
+        if self.has_slo:
             v.decoding_ns += duration_ns * active
             v.decoding_tokens += active
-        if self.kv.enabled:
+        if self.has_kv:
             self.kv.swap_out_ns = 0
             v.kv_used += growth
             t.kv_peak = max(t.kv_peak, v.kv_used)
         if self.forecast.current:
             self.forecast.decode(v, active)
-        slot = v.decodes & self.problem.ring_mask
+        slot = v.decodes & self.forecast.mask
         client = self.ending[slot]
         if client < 0:
-            v.decode_ns += self.problem.believed.gamma_decode_ns * active
+            v.decode_ns += self.gamma_decode_ns * active
             return False
         self.ending[slot] = -1
         while client >= 0:
@@ -128,7 +128,7 @@ class Transition(Composer):
         """Run an iteration with rows, or one that preempts. Returns how many clients had a token."""
         in_system: cython.longlong = v.waiting + v.preempted + v.active + self.reads()
         most: cython.longlong = self.problem.caps[action] - v.active
-        if self.queues.enabled:
+        if self.has_queues:
             self.take_from_queues(v, t, self.chosen)
             return self.finish(v, t, self.chosen, kind, in_system)
         if action == 1 and not self.recomposes:
@@ -172,7 +172,7 @@ class Transition(Composer):
         t.migrations += it.moved
         if kind == codes.MIXED and it.rows > 0:
             v.mixed += 1
-        if self.kv.enabled and v.kv_used + it.growth + it.taken > t.kv_peak:
+        if self.has_kv and v.kv_used + it.growth + it.taken > t.kv_peak:
             t.kv_peak = v.kv_used + it.growth + it.taken
         t.busy_client_ns += duration_ns * (it.rows + it.moved)
         if kind != codes.PREFILL and it.served > 0:
@@ -187,7 +187,7 @@ class Transition(Composer):
         v.last_prefill_ns = duration_ns
         v.idle -= it.rows - partly + it.moved
         v.active += it.rows - partly + it.moved
-        if self.kv.enabled:
+        if self.has_kv:
             self.take_memory(v, it, partly)
         for i in range(it.rows - partly):
             if self.start_row(v, t, it, i, start_ns):
@@ -211,7 +211,7 @@ class Transition(Composer):
     def lasting_ns(self, v: View, it: Iteration, kind: cython.int) -> cython.longlong:
         """What the iteration does last."""
         beside: cython.bint = kind != codes.PREFILL and it.served > 0
-        if not self.noise.enabled:
+        if not self.has_noise:
             return self.duration_ns(it, kind, self.problem.actual)
         return self.noise.actual_ns(
             self.duration_ns(it, kind, self.problem.actual),
@@ -231,7 +231,7 @@ class Transition(Composer):
         t.max_batch_tokens = max(t.max_batch_tokens, it.computed)
         if 0 < it.computed < t.min_batch_tokens:
             t.min_batch_tokens = it.computed
-        if self.slo.enabled:
+        if self.has_slo:
             v.decoding_ns += duration_ns * v.active
         self.kv.swap_out_ns = 0
 
@@ -261,7 +261,7 @@ class Transition(Composer):
         if self.chunked.position == position:
             start_ns = self.chunked.start_ns
             late = self.chunked.late
-        if self.kv.enabled:
+        if self.has_kv:
             emitted = self.kv.emitted[position]
             if emitted > 0 and it.tokens[row] > 0:
                 t.resumed_by_prefill += 1
@@ -302,7 +302,7 @@ class Transition(Composer):
             v.waiting += 1
             v.waiting_tokens += self.problem.requests[position, codes.PROMPT]
             v.waiting_work += self.problem.requests[position, codes.ESTIMATE]
-            if self.queues.enabled:
+            if self.has_queues:
                 self.queues.arrive(position)
             elif position < self.window_from:
                 self.empty_window()
@@ -326,9 +326,9 @@ class Transition(Composer):
             self.next_release_ns = one << 62  # beyond any clock
             if self.line.next_release < last:
                 self.next_release_ns = self.problem.release_ns[self.line.next_release]
-        if self.slo.enabled:
+        if self.has_slo:
             self.slo.pass_time(v, t, self.line)
-        if self.kv.enabled:
+        if self.has_kv:
             self.make_room(v, t)
         self.preview(v)
         active = v.active

@@ -101,7 +101,7 @@ def _timeline(axes: Axes, simulator: Simulator, window_ns: tuple[float, float], 
 
 def _numbers(simulator: Simulator) -> str:
     makespan_ns, num_clients = int(simulator.view.clock_ns), simulator.instance.num_clients
-    utilization = float(simulator.totals["busy_client_ns"]) / (num_clients * makespan_ns)
+    utilization = float(simulator.totals.busy_client_ns) / (num_clients * makespan_ns)
     return (
         f"makespan {makespan_ns / 1e9:.2f} s   utilization {100 * utilization:.1f} %   "
         f"{int(simulator.view.prefills):,} prefills   {int(simulator.view.decodes):,} decodes"

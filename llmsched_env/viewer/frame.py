@@ -174,7 +174,7 @@ def _number_places(place: _Layout) -> NDArray[Any]:
 def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
     view, instance = simulator.view, simulator.instance
     clock_ns = int(view.clock_ns)
-    busy = float(simulator.totals["busy_client_ns"])
+    busy = float(simulator.totals.busy_client_ns)
     values = (
         f"{clock_ns / time_unit(_span_ns(simulator))[1]:,.2f}",
         f"{100 * busy / (instance.num_clients * clock_ns):.1f} %" if clock_ns else "-",

@@ -29,7 +29,7 @@ def text(simulator: Simulator) -> str:
     unit, length_ns = time_unit(float(clock_ns)) if clock_ns else ("s", 1e9)
     utilization = "–"
     if clock_ns:
-        utilization = f"{100 * float(simulator.totals['busy_client_ns']) / (num_clients * clock_ns):.1f} %"
+        utilization = f"{100 * float(simulator.totals.busy_client_ns) / (num_clients * clock_ns):.1f} %"
     waiting = _bar(int(view.waiting) / instance.num_requests)
     lines = (
         f"time     {clock_ns / length_ns:,.3f} {unit}   utilization {utilization}",

@@ -10,13 +10,18 @@ import numpy as np
 from strategies import Case, seeded_case
 
 from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS
-from llmsched_env.core.features import NUM_FEATURES, PROMISE_FEATURES
-from llmsched_env.core.fleet import Fleet, Steps
-from llmsched_env.core.loops import OBSERVE, OVER, step
 from llmsched_env.cost import CostModel, MixedCost
+from llmsched_env.engine import codes
+from llmsched_env.engine.batch import Batch
+from llmsched_env.engine.features import FEATURES, SLO_FEATURES
+from llmsched_env.engine.step import Copy, Steps
 from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves
-from llmsched_env.policy import CompiledRule, compile_rule, features
+from llmsched_env.policy import FunctionRule, features
+from llmsched_env.problem import Instance
 from llmsched_env.simulator import Simulator
+from llmsched_env.snapshot import snapshot
+
+OVER = codes.TERMINATED | codes.TRUNCATED
 
 LEVELS = ((20, 150), (45, 400), (60, 900))
 
@@ -101,6 +106,50 @@ CASES = {
 }
 
 
+def kinds_of(instance: Instance) -> list[int]:
+    """(num_actions,) kinds of iterations."""
+    return np.asarray(instance.problem.kinds).tolist()
+
+
+class Stepped:
+    """An episode in the environment's loop.
+
+    Attributes:
+        observation: (num_features,) float32: what was seen last.
+        reward: for the last step.
+        flags: see `llmsched_env.engine.step.Copy`.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        instance = simulator.instance
+        self._out, self._copy = Steps(1, kinds_of(instance), instance.num_features), Copy()
+        self._copy.take(simulator.episode, 0)
+        self._copy.begin(self._out)
+        self.observation, self.reward, self.flags = self._out.arrays[0][0], 0.0, self._copy.flags
+
+    def step(self, action: int) -> None:
+        """Take a step."""
+        self._out.actions = memoryview(np.array([action], np.int64))
+        self._copy.run(self._out)
+        self.reward, self.flags = float(self._out.arrays[1][0]), self._copy.flags
+
+    @property
+    def over(self) -> bool:
+        """Whether it is."""
+        return self.flags & OVER != 0
+
+
+def state_of(simulator: Simulator) -> bytes:
+    """Every field of the episode."""
+
+    def written(state: object) -> object:
+        if isinstance(state, dict):
+            return {name: written(value) for name, value in sorted(state.items())}
+        return state.tolist() if isinstance(state, np.ndarray) else state
+
+    return repr(written(snapshot(simulator.episode))).encode()
+
+
 def episode_digest(seed: int, *, kind: str = "plain") -> str:
     """What one episode did and what was seen of it, stepped through the environment's loop."""
     in_memory = kind == "memory" or (kind == "disturbed" and seed % 3 == 2)
@@ -114,17 +163,16 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
         max_iterations=150 if seed % 7 == 6 else 0,
     )
     simulator = Simulator(instance, record=True)
-    arrays, out = simulator.memory.call_arrays, np.empty(instance.num_features, np.float32)
     digest = hashlib.sha256()
     rng = np.random.default_rng(seed)
-    reward, flags = step(*arrays, OBSERVE, out)
+    stepped = Stepped(simulator)
     while True:
-        digest.update(repr((float(reward), int(flags), simulator.charge)).encode())
-        for part in (out, features(simulator.view), *simulator.memory.arrays):
+        digest.update(repr((stepped.reward, stepped.flags, simulator.charge)).encode() + state_of(simulator))
+        for part in (stepped.observation, features(simulator.view)):
             digest.update(part.tobytes())
-        if flags & OVER:
+        if stepped.over:
             break
-        reward, flags = step(*arrays, int(rng.integers(0, instance.num_actions)), out)
+        stepped.step(int(rng.integers(0, instance.num_actions)))
     if promised:
         assert simulator.totals.lost > 0, "no promise was broken"
     if kind == "memory" and case.kv_cache.admission == "fits" and not case.kv_cache.cap_levels:
@@ -139,9 +187,8 @@ def run_digest(seed: int, *, kind: str = "plain") -> str:
     """The same under a compiled rule."""
     case = replace(CASES[kind](seed), choose_order=False)
     simulator = Simulator(case.instance(), record=True)
-    simulator.run(CompiledRule(compile_rule(busiest), np.array([0.7]), np.zeros(1, np.int64)))
-    arrays = b"".join(array.tobytes() for array in simulator.memory.arrays)
-    return hashlib.sha256(arrays + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
+    simulator.run(FunctionRule(busiest, [0.7], [0]))
+    return hashlib.sha256(state_of(simulator) + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
 
 
 def fleet_digest(seed: int) -> str:
@@ -152,21 +199,27 @@ def fleet_digest(seed: int) -> str:
         )
         for i in range(5)
     ]
-    fleet, rng, digest, out, ends = Fleet(12), np.random.default_rng(seed), hashlib.sha256(), Steps(12), 0
-    for number in range(12):
-        fleet.load(number, cases[number % 5], out)
-    for step_number in range(400):
-        out, over = fleet.step(rng.integers(0, 2, 12))
-        ended = np.flatnonzero(fleet.flags & OVER)
+    digest, ends = batch_digest(Batch(12, kinds_of(cases[0]), len(FEATURES)), cases, 400, seed)
+    assert ends >= 6
+    return digest
+
+
+def batch_digest(batch: Batch, cases: list[Instance], steps: int, seed: int) -> tuple[str, int]:
+    """What random actions come to, and how many episodes end."""
+    rng, digest, out, ends = np.random.default_rng(seed), hashlib.sha256(), batch.new_steps(), 0
+    for number in range(batch.count):
+        batch.load(number, cases[number % len(cases)], out)
+    for step_number in range(steps):
+        out, over = batch.step(rng.integers(0, len(batch.kinds), batch.count))
+        ended = np.flatnonzero(batch.flags() & OVER)
         assert len(ended) == over
         ends += over
-        digest.update(fleet.measure(ended).tobytes())
+        digest.update(batch.measure(ended).tobytes())
         for number in ended:
-            fleet.load(number, cases[step_number % 5], out)
-        for part in (out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid):
+            batch.load(number, cases[step_number % len(cases)], out)
+        for part in out.arrays:
             digest.update(part.tobytes())
-    assert ends >= 6
-    return digest.hexdigest()
+    return digest.hexdigest(), ends
 
 
 def promised_fleet_digest(orders: bool) -> str:
@@ -180,24 +233,12 @@ def promised_fleet_digest(orders: bool) -> str:
         ).instance(reward="goodput" if i % 2 else "latency", skip_forced=i == 3, max_iterations=90 if i == 2 else 0)
         for i in range(6)
     ]
-    actions, features_shown = cases[0].num_actions, NUM_FEATURES + len(PROMISE_FEATURES)
-    assert {(case.num_actions, case.num_features) for case in cases} == {(7 if orders else 2, features_shown)}
-    assert orders or {bool(case.setup[0]["ranked"]) for case in cases} == {False, True}
-    fleet, digest, ends = Fleet(6, actions, features_shown), hashlib.sha256(), 0
-    rng, out = np.random.default_rng(orders), Steps(6, actions, features_shown)
-    for number in range(6):
-        fleet.load(number, cases[number], out)
-    for step_number in range(220):
-        out, over = fleet.step(rng.integers(0, actions, 6))
-        ended = np.flatnonzero(fleet.flags & OVER)
-        ends += over
-        digest.update(fleet.measure(ended).tobytes())
-        for number in ended:
-            fleet.load(number, cases[step_number % 6], out)
-        for part in (out.observations, out.rewards, out.terminated, out.truncated, out.masks, out.invalid):
-            digest.update(part.tobytes())
+    shown = len(FEATURES + SLO_FEATURES)
+    assert {(case.num_actions, case.num_features) for case in cases} == {(7 if orders else 2, shown)}
+    assert orders or {bool(case.problem.ranked) for case in cases} == {False, True}
+    digest, ends = batch_digest(Batch(6, kinds_of(cases[0]), shown), cases, 220, int(orders))
     assert ends >= 3
-    return digest.hexdigest()
+    return digest
 
 
 def digests() -> dict[str, list[str]]:

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from episodes import Stepped
 from hypothesis import given, settings
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, cases
 
 from llmsched_env.config import REWARDS
-from llmsched_env.core.features import NUM_FEATURES
-from llmsched_env.core.loops import INVALID_SHIFT, OBSERVE, TERMINATED, TRUNCATED, step
+from llmsched_env.engine import codes
 from llmsched_env.offline import lb1_ns
 from llmsched_env.simulator import Simulator
 
@@ -147,31 +147,29 @@ def test_rewards_telescope_to_their_metric(reward):
         skip, horizon = len(actions) % 2 == 0, 5 * (len(actions) % 3)
         instance = case.instance(reward=reward, skip_forced=skip, max_iterations=horizon)
         simulator = Simulator(instance, record=True)
-        arrays, out = simulator.memory.call_arrays, np.empty(NUM_FEATURES, np.float32)
-        nothing, flags = step(*arrays, OBSERVE, out)
-        assert nothing == 0.0
+        stepped = Stepped(simulator)
         scale, paid, exact = scale_of(reward, case), 0.0, 0
         for action in itertools.cycle(actions):
-            if flags & (TERMINATED | TRUNCATED):
+            if stepped.over:
                 break
             if skip:
-                assert flags & 3 == 3, "stopped where there was no choice"
+                assert stepped.flags & 3 == 3, "stopped where there was no choice"
             before = 0 if simulator.view.prefills == 0 and not exact else exact
-            amount, flags = step(*arrays, action, out)
+            stepped.step(action)
+            amount = stepped.reward
             exact = simulator.charge
             assert amount == -(exact - before) / scale
             assert amount <= 0
             paid += amount
-            assert flags >> INVALID_SHIFT == simulator.totals.invalid_actions
         # In whole nanoseconds exactly; in floats up to the rounding of each reward.
         assert simulator.charge == metric_of(reward, case, simulator)
         steps_paid = simulator.totals.charged == simulator.charge
         assert steps_paid or skip, "only an episode without a choice ends inside reset"
         if steps_paid:
             assert -paid * scale == pytest.approx(simulator.charge, rel=1e-12)
-        assert bool(flags & TERMINATED) == simulator.done
-        assert bool(flags & TRUNCATED) == (not simulator.done)
-        seen["truncated" if flags & TRUNCATED else "terminated"] += 1
+        assert bool(stepped.flags & codes.TERMINATED) == simulator.done
+        assert bool(stepped.flags & codes.TRUNCATED) == (not simulator.done)
+        seen["truncated" if stepped.flags & codes.TRUNCATED else "terminated"] += 1
         seen["skipped" if skip else "stepwise"] += 1
         seen["late"] += late
         seen["affine" if case.cost.is_affine else "not affine"] += 1

@@ -18,7 +18,7 @@ from test_futures import halfway, truth
 from test_promises import assert_same_promises, in_space
 
 from llmsched_env.core.episode import Block, Memory
-from llmsched_env.core.fleet import Fleet, Steps
+from llmsched_env.engine.batch import Batch
 from llmsched_env.core.loops import advance_once
 from llmsched_env.core.memory import copy_episode
 from llmsched_env.errors import ConfigError
@@ -207,29 +207,29 @@ def test_a_pickled_memory_owns_its_arrays():
     assert (kept.started.tobytes(), kept.bits.tobytes()) == state
 
 
-def test_a_copy_of_a_fleet_goes_from_ranked_orders_to_none_and_back():
+def test_a_copy_of_a_batch_goes_from_ranked_orders_to_none_and_back():
     """Its sets of ranks begin where others end: what one case leaves behind is nothing to the next."""
     by_length, by_release = (
         promised_case(8, order=order, choose_order=False) for order in ("late_last_longest", "late_last")
     )
     instances = [by_length.instance(), by_release.instance()]
-    assert [bool(one.setup[0]["ranked"]) for one in instances] == [True, False]
-    assert instances[0].start.queue_bytes > instances[1].start.queue_bytes
-    fleet, out = Fleet(3, 2, 33), Steps(3, 2, 33)
+    assert [bool(one.problem.ranked) for one in instances] == [True, False]
+    batch = Batch(3, (codes.DECODE, codes.PREFILL), 33)
+    out = batch.new_steps()
     singles = [Simulator(instances[i % 2]) for i in range(3)]
     for number in range(3):
-        fleet.load(number, instances[number % 2], out)
+        batch.load(number, instances[number % 2], out)
     rng, turns = np.random.default_rng(0), Counter()
     for _ in range(900):
         actions = rng.integers(0, 2, 3)
-        out, _ = fleet.step(actions)
+        out, _ = batch.step(actions)
         for number, single in enumerate(singles):
             single.step(int(actions[number]))
-            assert fleet.states[number]["lost"] == single.totals.lost
-            np.testing.assert_array_equal(out.observations[number], features(single.view))
+            assert batch.copies[number].episode.totals.lost == single.totals.lost
+            np.testing.assert_array_equal(out.arrays[0][number], features(single.view))
             if single.done:
                 turns[number] += 1
                 chosen = instances[(number + turns[number]) % 2]
                 singles[number] = Simulator(chosen)
-                fleet.load(number, chosen, out)
+                batch.load(number, chosen, out)
     assert min(turns.values()) >= 2, turns

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llmsched_env.config import REWARDS, Scenario
-from llmsched_env.engine.recorder import FIRST_CAPACITY
 from llmsched_env.cost import CostModel
+from llmsched_env.engine.recorder import FIRST_CAPACITY
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
 from llmsched_env.policy import features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import warnings
 from pathlib import Path
 
@@ -223,3 +224,34 @@ class TestSpecs:
         for kind in (LLMSchedEnv, LLMSchedVectorEnv):
             with pytest.raises((ConfigError, UnknownArgumentError), match=words):
                 kind(**arguments)
+
+
+@pytest.mark.parametrize("reuses", [False, True])
+def test_buffers_are_reused_only_where_that_is_asked_for(small, reuses):
+    single, fresh = LLMSchedEnv(small, reuse_buffers=reuses), LLMSchedEnv(small)
+    many, fresh_many = (LLMSchedVectorEnv(3, small, reuse_buffers=reuse) for reuse in (reuses, False))
+    first, _ = single.reset(seed=0)
+    fresh.reset(seed=0)
+    arrays = [many.reset(seed=0)[0]]
+    fresh_many.reset(seed=0)
+    for action in (1, 0, 0, 1):
+        observation, *rest = single.step(action)
+        assert (observation is first) == reuses
+        expected, *others = fresh.step(action)
+        assert observation.tolist() == expected.tolist()
+        assert rest[:3] == others[:3]
+        found, wanted = many.step(np.full(3, action)), fresh_many.step(np.full(3, action))
+        for one, other in zip(found[:4], wanted[:4], strict=True):
+            np.testing.assert_array_equal(one, other)
+        arrays.append(found[0])
+    assert (len({id(array) for array in arrays}) == 1) == reuses
+
+
+def test_an_environment_that_reuses_buffers_is_made_by_name_and_pickled(small):
+    env = gymnasium.make(ID, **SMALL, reuse_buffers=True, disable_env_checker=True)
+    env.reset(seed=0)
+    twin = pickle.loads(pickle.dumps(env.unwrapped))
+    for action in (1, 0, 1, 0):
+        assert twin.step(action)[0].tolist() == env.step(action)[0].tolist()
+    vector = gymnasium.make_vec(ID, num_envs=2, **SMALL, reuse_buffers=True)
+    assert vector.reset(seed=0)[0] is vector.step([1, 1])[0]

@@ -37,7 +37,9 @@ def test_spaces_of_the_ids():
         assert observation.shape == (33,)
         assert info["action_mask"].shape == env.unwrapped.action_masks().shape == (actions,)
     assert action_names(make_scenario("LLMSched/Serving-v0")) == ("decode", "prefill")
-    assert action_names(make_scenario("LLMSched/ServingOrder-v0"))[1:] == tuple(f"prefill {order}" for order in ORDER_CODES)
+    assert action_names(make_scenario("LLMSched/ServingOrder-v0"))[1:] == tuple(
+        f"prefill {order}" for order in ORDER_CODES
+    )
 
 
 def test_masks_of_orders(ordered):
