@@ -7,6 +7,7 @@
 # make test-install  installs with and without a compiler, in environments of their own
 # make sanitize  the tests of the engine, compiled with bounds checks, AddressSanitizer and UBSan
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
+# make nightly  10,000 cases of any mechanisms, against the plain simulator (some minutes)
 # make check   lint, types, layers
 # make notebooks  the notebooks, run again in place
 # make bench   speed, and the tables of docs/performance.md
@@ -93,6 +94,9 @@ test-install: $(VENV)/.compiled-dev
 
 sanitize: $(VENV)/.installed-dev
 	.ci/sanitize $(CURDIR)/$(BIN)/python
+
+nightly: $(VENV)/.compiled-dev
+	LLMSCHED_CASES=10000 $(BIN)/python -m pytest tests/core/test_combinations.py
 
 # RLlib pins a Gymnasium that is older than the one of constraints.txt.
 $(RLLIB)/.installed: export PIP_CONSTRAINT := constraints-rllib.txt

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import operator
 import re
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,23 +15,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
-from llmsched_env.actions import outside_space
+from llmsched_env.actions import action_names, outside_space
 from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
-from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, PROMISE_FEATURES, features_of
-from llmsched_env.core.loops import (
-    CONTINUE,
-    INVALID_SHIFT,
-    LOG_FULL,
-    OBSERVE,
-    OVER,
-    TERMINATED,
-    TRUNCATED,
-    step_and_measure,
-)
-from llmsched_env.core.measure import MEASURED
+from llmsched_env.engine import codes
+from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, SLO_FEATURES, features_of
+from llmsched_env.engine.step import Single
 from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownNameError
 from llmsched_env.instances import draw_case, instance
-from llmsched_env.metrics import info_metrics, packed_format, running_metrics
+from llmsched_env.metrics import info_metrics, running_metrics
 from llmsched_env.simulator import Simulator
 from llmsched_env.spec import WithSpec, merged
 
@@ -40,11 +30,6 @@ __all__ = ["LLMSchedEnv"]
 
 Observation = NDArray[np.float32]
 Info = dict[str, Any]
-
-
-def _masks(num_actions: int) -> tuple[NDArray[np.int8], ...]:
-    """Of each of the four flags that say what is feasible."""
-    return tuple(np.array([flags & 1] + [flags >> 1] * (num_actions - 1), np.int8) for flags in range(4))
 
 
 class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: ignore[misc]  # spec is a property
@@ -134,8 +119,9 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     `render_mode`: `None`, `"rgb_array"`, `"human"` or `"ansi"`. `render_size`: width and height of a picture in
     pixels, even, at least 640 and 400. `render_every`: iterations from one new picture to the next; until then
     `render` returns the same array again, so that a recording of an episode of n iterations holds n / `render_every`
-    pictures in memory (`gymnasium.wrappers.RecordVideo(..., fps=30 * render_every)` plays as many a second). All
-    others may be given as one `scenario=Scenario(...)`.
+    pictures in memory (`gymnasium.wrappers.RecordVideo(..., fps=30 * render_every)` plays as many a second).
+    `reuse_buffers`: write every observation to the same array, so that it holds until the next step only. All others
+    may be given as one `scenario=Scenario(...)`.
 
     ## Version History
 
@@ -154,6 +140,7 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         render_mode: str | None = None,
         render_size: Sequence[int] = (960, 600),
         render_every: int = 1,
+        reuse_buffers: bool = False,
         **arguments: Any,
     ) -> None:
         """Make the environment; see the class for the arguments.
@@ -177,16 +164,12 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         table = features_of(self.scenario)
         self.observation_space = spaces.Box(0.0, 1.0, (len(table),), np.float32)
         self.action_space = spaces.Discrete(self.scenario.num_actions)
-        self._masks = _masks(self.scenario.num_actions)
-        self._num_actions, self._num_features = self.scenario.num_actions, self.observation_space.shape[0]
+        self._names = action_names(self.scenario)
+        self._num_actions = len(self._names)
         self._simulator: Simulator | None = None
-        self._flags = TERMINATED
+        self._reuses = bool(reuse_buffers)
+        self._single = self._new_single()
         self._unpaid = False  # reset has run through the whole episode, the first step reports its end
-        self._measured = np.zeros(len(MEASURED))
-        # What an info tells while requests are left, and at the end: the names, and how their numbers are packed.
-        names = running_metrics(self.scenario), info_metrics(self.scenario)
-        self._running, self._final = ((some, packed_format(some)) for some in names)
-        self._blank: Info = {}  # what every info of this episode begins as
         self._window: Any = None
         self._frame: Any = None
         self._drawn: int | None = None  # iterations when the last picture was drawn
@@ -209,14 +192,9 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
             self._simulator.reset()
         else:
             self._simulator = Simulator(problem, record=self.render_mode is not None)
-        self._memory = self._simulator.memory
-        self._blank = {"action_mask": None, "invalid_actions": 0, "case": case}
         self._drawn = None
-        observation = np.empty(self._num_features, np.float32)
-        _, self._flags = self._go_on(OBSERVE, observation)
+        observation, info = self._single.start(self._simulator.episode, case)
         self._unpaid = True
-        info = self._info(self._final)
-        self._blank = info.copy()
         if self.render_mode == "human":
             self.render()
         return observation, info
@@ -228,48 +206,38 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
             InvalidActionError: not in the action space.
             EpisodeOverError: before ``reset``, or after the end.
         """
-        flags = self._flags
-        if flags & OVER and not self._unpaid:
+        over = self._single.over
+        if over and not self._unpaid:
             raise EpisodeOverError("the episode has not begun or is over: call reset() before step().")
         if type(action) is not int or not 0 <= action < self._num_actions:
-            action = _checked(action, self._num_actions)
+            action = _checked(action, self._names)
         if self._unpaid:
             self._unpaid = False
-            if flags & OVER:
-                action = CONTINUE
-        observation = np.empty(self._num_features, np.float32)
-        reward, flags = step_and_measure(self._memory.setup_address, action, observation, self._measured)
-        if flags & LOG_FULL:
-            self._memory.grow_log()
-            more, flags = self._go_on(CONTINUE, observation)
-            reward += more
-        self._flags = flags
-        info = self._info(self._final if flags & TERMINATED else self._running)
+            if over:
+                action = codes.CONTINUE
+        found = self._single.step(action)
         if self.render_mode == "human":
             self.render()
-        return observation, reward, flags & TERMINATED != 0, flags & TRUNCATED != 0, info
+        return found
 
-    def _go_on(self, how: int, observation: Observation) -> tuple[float, int]:
-        """`CONTINUE`, or `OBSERVE` after a reset, up to a choice or the end; with a longer log where it is full."""
-        memory, total = self._memory, 0.0
-        while True:
-            reward, flags = step_and_measure(memory.setup_address, how, observation, self._measured)
-            total += reward
-            if not flags & LOG_FULL:
-                return total, flags
-            memory.grow_log()
+    def _new_single(self) -> Single:
+        told = running_metrics(self.scenario), info_metrics(self.scenario)
+        return Single(self._num_actions, len(features_of(self.scenario)), *told, reuses=self._reuses)
 
-    def _info(self, told: tuple[Sequence[str], str]) -> Info:
-        flags, info, (names, packed) = self._flags, self._blank.copy(), told
-        info["action_mask"] = self._masks[flags & 3].copy()
-        info["invalid_actions"] = flags >> INVALID_SHIFT
-        numbers = struct.unpack(packed, self._measured)  # type: ignore[arg-type]  # an array is a buffer
-        info.update(zip(names, numbers))  # noqa: B905  # to compare lengths takes a twentieth of a step
-        return info
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        kept["_single"] = self._single.state()
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._single = self._new_single()
+        if self._simulator is not None:
+            self._single.go_on_with(self._simulator.episode, *state["_single"])
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(num_actions,) bool: which actions are feasible now (the name that sb3-contrib looks for)."""
-        return self._masks[self._flags & 3].astype(np.bool_)
+        return self._single.mask().astype(np.bool_)
 
     @property
     def simulator(self) -> Simulator:
@@ -296,7 +264,7 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         if self.render_mode == "ansi":
             return viewer.text(simulator)
         iterations = len(simulator.log)
-        passed = self._render_every if self._drawn is None or self._flags & OVER else iterations - self._drawn
+        passed = self._render_every if self._drawn is None or self._single.over else iterations - self._drawn
         if passed >= self._render_every and iterations != self._drawn:
             self._drawn = iterations
             if self.render_mode == "rgb_array":
@@ -322,13 +290,13 @@ def _size(given: Any) -> tuple[int, int]:
     return whole("width of render_size", width, 1, 2**14), whole("height of render_size", height, 1, 2**14)
 
 
-def _checked(action: Any, num_actions: int) -> int:
+def _checked(action: Any, names: Sequence[str]) -> int:
     try:
         index = operator.index(action)
     except TypeError:
         index = -1
-    if index not in range(num_actions):
-        raise outside_space(f"action {action!r}", num_actions)
+    if index not in range(len(names)):
+        raise outside_space(f"action {action!r}", names)
     return index
 
 
@@ -352,7 +320,7 @@ def _specification(template: str) -> str:
     described = _described(Scenario)
     features, promised, memory, mixed = (
         [(f"`{f.name}`", f.formula, 0, 1) for f in table]
-        for table in (FEATURES, PROMISE_FEATURES, MEMORY_FEATURES, MIXED_FEATURES)
+        for table in (FEATURES, SLO_FEATURES, MEMORY_FEATURES, MIXED_FEATURES)
     )
     arguments = [
         (f"`{field.name}`", f"`{field.default!r}`", described.get(field.name, ""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from operator import index
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.config import Scenario
-from llmsched_env.core.measure import COUNTS, EPISODE_METRICS, MEASURED, PACKED, measure
 from llmsched_env.engine import codes
+from llmsched_env.engine.measure import COUNTS, EPISODE_METRICS, MEASURED
 from llmsched_env.errors import ConfigError
 from llmsched_env.limits import MAX_CLOCK_S
 from llmsched_env.simulator import Records, Simulator
@@ -22,7 +21,6 @@ __all__ = [
     "SERVING_METRICS",
     "final_metrics",
     "info_metrics",
-    "packed_format",
     "request_metrics",
     "running_metrics",
     "serving_metrics",
@@ -76,22 +74,14 @@ def running_metrics(scenario: Scenario) -> tuple[str, ...]:
     return tuple(name for name in info_metrics(scenario) if name not in fixed)
 
 
-def packed_format(names: Sequence[str]) -> str:
-    """How the module ``struct`` reads the metrics of these names, in the order of `MEASURED`, where all are packed."""
-    codes = zip(MEASURED, PACKED.removeprefix("="), strict=True)
-    return "=" + "".join(code if name in names else "8x" for name, code in codes)
-
-
 def final_metrics(simulator: Simulator) -> dict[str, Any]:
     """The scalars of an episode as it stands: `EPISODE_METRICS` and ``bound_s``, as plain numbers.
 
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
     client time beyond 292 client-years, request time beyond 292 request-years.
     """
-    memory = simulator.memory
-    out = np.empty(len(MEASURED))
-    measure(memory.view[0], memory.state[0], memory.setup[0], out)
-    return {name: int(value) if name in COUNTS else value for name, value in zip(MEASURED, out.tolist(), strict=True)}
+    found = zip(MEASURED, simulator.episode.measured().tolist(), strict=True)
+    return {name: int(value) if name in COUNTS else value for name, value in found}
 
 
 def request_metrics(simulator: Simulator) -> dict[str, NDArray[np.float64]]:

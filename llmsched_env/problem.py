@@ -84,10 +84,14 @@ class Instance:
     def nbytes(self) -> int:
         """About the memory that it takes, in bytes."""
         arrays = sum(int(array.nbytes) for array in (self.requests, self.release_ns, self.request_of))
-        per_request = 8 + 12 * ("kv" in self.options) + 8 * ("slo" in self.options) + 20 * bool(self.problem.ranked)
-        episode = 64 * self.num_clients + 8 * int(self.problem.ring_mask) + per_request * self.num_requests
         # Where iterations are noisy a second start is made, of the world as it is believed to be.
-        return 4096 + arrays + (2 if self.noisy else 1) * episode
+        return 4096 + arrays + (2 if self.noisy else 1) * self.episode_nbytes
+
+    @property
+    def episode_nbytes(self) -> int:
+        """About what each of its episodes takes beside, in bytes: what depends on its size."""
+        per_request = 8 + 12 * ("kv" in self.options) + 8 * ("slo" in self.options) + 20 * bool(self.problem.ranked)
+        return 64 * self.num_clients + 8 * int(self.problem.ring_mask) + per_request * self.num_requests
 
     @property
     def noisy(self) -> bool:

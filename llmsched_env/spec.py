@@ -54,7 +54,7 @@ CLASSES = MappingProxyType(
 )
 """What is written with its class: ``{"class": name, **fields}``."""
 
-OWN_ARGUMENTS = frozenset({"scenario", "render_mode", "render_size", "render_every", "max_episode_steps"})
+OWN_ARGUMENTS = frozenset({"scenario", "render_mode", "render_size", "render_every", "reuse_buffers", "max_episode_steps"})
 """What an environment is made with beside the arguments of a `Scenario`."""
 
 _USUAL = {"scenario": Scenario, "cost": CostModel, "believed_cost": CostModel, "mixed_cost": MixedCost}

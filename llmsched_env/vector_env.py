@@ -16,15 +16,17 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from llmsched_env.actions import outside_space
+from llmsched_env.actions import action_names, outside_space
 from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
-from llmsched_env.core.features import features_of
-from llmsched_env.core.fleet import CLIENT_BYTES, COPY_BYTES, Fleet, Steps
-from llmsched_env.core.instance import Instance
-from llmsched_env.core.measure import COUNTS, MEASURED
+from llmsched_env.engine.batch import Batch
+from llmsched_env.engine.features import Feature, features_of
+from llmsched_env.engine.measure import COUNTS, MEASURED
+from llmsched_env.engine.step import Steps
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
 from llmsched_env.instances import draw_case, instance
 from llmsched_env.metrics import info_metrics
+from llmsched_env.problem import Instance
+from llmsched_env.snapshot import restore, snapshot
 from llmsched_env.spec import WithSpec, merged, restored
 
 __all__ = ["LLMSchedVectorEnv"]
@@ -35,6 +37,12 @@ Infos = dict[str, Any]
 
 Stream = tuple[np.random.Generator, int]
 """Where a copy draws its cases from, and what that was seeded with."""
+
+CLIENT_BYTES = 68
+"""What a client takes in an episode."""
+
+COPY_BYTES = 2**15
+"""What an episode takes beside its clients and requests."""
 
 MOST_COPIES, MOST_THREADS, MOST_STEPS = 2**24, 256, 2**62
 
@@ -60,6 +68,8 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         scenario: of all copies, or one a copy. They may differ in all but the sizes of observation and action space.
         threads: that share a step. Results do not depend on it. Measure whether it pays: handing a step over costs
             tens of microseconds.
+        reuse_buffers: write every step to the same arrays: what ``reset`` and ``step`` return holds until the next call
+            only. It saves the new array objects, about half a microsecond a step.
         max_episode_steps: truncate an episode after that many steps, as ``gymnasium.wrappers.TimeLimit`` does with a
             single environment (``max_iterations`` counts iterations, of which one step with ``skip_forced`` has many);
             ``None`` or -1 for no limit.
@@ -72,7 +82,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         UnknownArgumentError: an argument that does not exist (it is an UnknownNameError and a TypeError).
     """
 
-    _fleet: Fleet | None = None  # here too: Gymnasium may close what could not be made
+    _batch: Batch | None = None  # here too: Gymnasium may close what could not be made
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as the base class declares it
 
     def __init__(
@@ -81,11 +91,13 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         scenario: Scenario | Sequence[Scenario] | None = None,
         *,
         threads: int = 1,
+        reuse_buffers: bool = False,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
         self.num_envs = whole("num_envs", num_envs, 1, MOST_COPIES)
+        self._reuses = bool(reuse_buffers)
         self._threads = whole("threads", threads, 1, MOST_THREADS)
         unlimited = max_episode_steps is None or max_episode_steps == -1  # as gymnasium.make has it
         self._limit = 0 if unlimited else whole("max_episode_steps", max_episode_steps, 1, MOST_STEPS)
@@ -96,12 +108,14 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             )
         self.scenarios = _one_each(scenario, arguments, self.num_envs)
         _check_memory(self.num_envs, CLIENT_BYTES * max(one.num_clients for one in self.scenarios))
-        self._num_actions, self._num_features = _one_size(self.scenarios)
+        self._names, table = _one_shape(self.scenarios)
+        self._num_actions, self._num_features = len(self._names), len(table)
         self._measured = info_metrics(self.scenarios[0])  # the same of all, as the features are
         self.single_observation_space = spaces.Box(0.0, 1.0, (self._num_features,), np.float32)
         self.single_action_space = spaces.Discrete(self._num_actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._largest = 0  # memory of an episode that there is room for
         self._streams: list[Stream | None] = [None] * self.num_envs
         self._everywhere = np.ones(self.num_envs, np.bool_)
         self._everywhere.setflags(write=False)
@@ -129,7 +143,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             raise EpisodeOverError("the vector environment is closed: make another one.")
         chosen, cases = self._reset_options(options)
         seeds = self._seeds(seed)
-        if self._fleet is None and len(chosen) < self.num_envs:
+        if self._batch is None and len(chosen) < self.num_envs:
             raise EpisodeOverError("no copy has begun: call reset() once without reset_mask.")
         streams = self._streams.copy()
         for i in chosen.tolist():
@@ -137,11 +151,12 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
                 streams[i] = seeding.np_random(seeds[i])
         # Only what succeeds changes anything: cases that do not exist are found before the first copy begins anew.
         begun = self._cases(chosen, cases, streams)
-        fleet = self._fleet or Fleet(self.num_envs, self._num_actions, self._num_features, threads=self._threads)
-        out = fleet.new_steps() if self._fleet is None else fleet.observe()
-        self._begin(fleet, begun, out)
-        self._fleet, self._streams = fleet, streams
-        return out.observations, self._infos(out)
+        batch = self._batch or self._new_batch()
+        out = batch.next_steps() if self._batch is None else batch.observe()
+        self._begin(batch, begun, out)
+        self._batch, self._streams = batch, streams
+        observations, _, _, _, masks, invalid = self._handed_out(out)
+        return observations, self._infos(masks, invalid)
 
     def step(
         self, actions: Any
@@ -160,53 +175,55 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             InvalidActionError: of the wrong shape or type, or an action that is not in the action space.
             EpisodeOverError: before ``reset`` or after ``close``.
         """
-        fleet = self._running()
+        batch = self._running()
         if not (
             type(actions) is np.ndarray
             and actions.dtype == np.int64
             and actions.shape == (self.num_envs,)
             and actions.flags.carray  # else compiled code would be compiled once more
         ):
-            actions = _checked(actions, self.num_envs, self._num_actions)
-        out, over = fleet.step(actions)
+            actions = _checked(actions, self.num_envs, self._names)
+        out, over = batch.step(actions)
         if over < 0:
-            raise _outside(actions, -1 - over, self._num_actions)
+            raise _outside(actions, -1 - over, self._names)
+        observations, rewards, terminated, truncated, masks, invalid = self._handed_out(out)
         self._steps += 1
         if self._limit and self._steps >= self._due:
-            over += self._truncate(out)
+            over += self._truncate(truncated)
         if over:
             try:
-                infos = self._autoreset(fleet, out)
+                infos = self._autoreset(batch, out)
             except BaseException:
-                self._fleet = None  # some copies are over: only a reset goes on from here
+                self._batch = None  # some copies are over: only a reset goes on from here
                 raise
         else:
-            infos = self._infos(out)
-        return out.observations, out.rewards, out.terminated, out.truncated, infos
+            infos = self._infos(masks, invalid)
+        return observations, rewards, terminated, truncated, infos
 
-    def _truncate(self, out: Steps) -> int:
+    def _truncate(self, truncated: NDArray[np.bool_]) -> int:
         """Truncate the copies that are at their limit; how many there are."""
         late = self._steps - self._before >= self._limit
-        out.truncated[late] = True
+        truncated[late] = True
         on_time = self._before[~late]
         self._due = self._limit + int(on_time.min(initial=self._steps))
         return int(late.sum())
 
-    def _autoreset(self, fleet: Fleet, out: Steps) -> Infos:
+    def _autoreset(self, batch: Batch, out: Steps) -> Infos:
         """Report the episodes that ended, and begin the next."""
-        (ended,) = (out.terminated | out.truncated).nonzero()
+        shown, _, terminated, truncated, masks, invalid = out.arrays
+        (ended,) = (terminated | truncated).nonzero()
         where = _where(ended, self.num_envs)
         observations = np.empty(self.num_envs, object)  # of None
         for i in ended.tolist():
-            observations[i] = out.observations[i].copy()
-        final = self._metrics(fleet, ended)
-        for name, last in (("action_mask", out.masks), ("invalid_actions", out.invalid), ("case", self._case)):
+            observations[i] = shown[i].copy()
+        final = self._metrics(batch, ended)
+        for name, last in (("action_mask", masks), ("invalid_actions", invalid), ("case", self._case)):
             final[name] = np.zeros(last.shape, last.dtype)
             final[name][ended] = last[ended]
         final.update({f"_{name}": where for name in final})
-        self._begin(fleet, self._cases(ended, None, self._streams), out)
+        self._begin(batch, self._cases(ended, None, self._streams), out)
         return {
-            **self._infos(out),
+            **self._infos(*self._handed_out(out)[4:]),
             "final_obs": observations,
             "final_info": final,
             "_final_obs": where,
@@ -221,8 +238,8 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         """
         return self._metrics(self._running(), np.arange(self.num_envs))
 
-    def _metrics(self, fleet: Fleet, copies: NDArray[np.int64]) -> Infos:
-        found: Infos = dict(zip(MEASURED, fleet.measure(copies), strict=True))
+    def _metrics(self, batch: Batch, copies: NDArray[np.int64]) -> Infos:
+        found: Infos = dict(zip(MEASURED, batch.measure(copies), strict=True))
         return {name: found[name].astype(np.int64) if name in COUNTS else found[name] for name in self._measured}
 
     def _cases(
@@ -237,27 +254,38 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             found.append((i, case, instance(scenario, case)))
         return found
 
-    def _begin(self, fleet: Fleet, begun: Sequence[tuple[int, int, Instance]], out: Steps) -> None:
+    def _begin(self, batch: Batch, begun: Sequence[tuple[int, int, Instance]], out: Steps) -> None:
         """Begin these cases in these copies.
 
         Raises:
             ConfigError: they need more memory than there is.
         """
-        largest = max(problem.start.queue_bytes for _, _, problem in begun)
-        if largest > fleet.row_bytes:
-            _check_memory(self.num_envs, largest + fleet.row_bytes)  # both are there while rows move
-            fleet.make_room(largest)
+        largest = max(problem.episode_nbytes for _, _, problem in begun)
+        if largest > self._largest:
+            _check_memory(self.num_envs, largest)
+            self._largest = largest
         for i, case, problem in begun:
-            fleet.load(i, problem, out)
-            self._case[i], self._before[i] = case, self._steps
+            batch.load(i, problem, out)
+            self._before[i] = self._steps
+        self._case = self._case.copy()  # that of earlier infos stays what it was
+        for i, case, _ in begun:
+            self._case[i] = case
+        self._case.setflags(write=False)
 
-    def _infos(self, out: Steps) -> Infos:
+    def _new_batch(self) -> Batch:
+        return Batch(self.num_envs, self._num_actions, self._num_features, threads=self._threads, reuses=self._reuses)
+
+    def _handed_out(self, out: Steps) -> tuple[NDArray[Any], ...]:
+        """Its arrays, as new array objects: what becomes of those, as a new shape, is of no concern here."""
+        return out.arrays if self._reuses else out.views()
+
+    def _infos(self, masks: NDArray[np.int8], invalid: NDArray[np.int64]) -> Infos:
         return {
-            "action_mask": out.masks,
+            "action_mask": masks,
             "_action_mask": self._everywhere,
-            "invalid_actions": out.invalid,
+            "invalid_actions": invalid,
             "_invalid_actions": self._everywhere,
-            "case": self._case.copy(),
+            "case": self._case,
             "_case": self._everywhere,
         }
 
@@ -267,14 +295,13 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         Raises:
             EpisodeOverError: before ``reset`` or after ``close``.
         """
-        kinds = np.minimum(np.arange(self._num_actions), 1)  # a decode, and prefills
-        return (self._running().flags[:, np.newaxis] >> kinds & 1).astype(np.bool_)
+        return self._running().masks().astype(np.bool_)
 
-    def _running(self) -> Fleet:
-        if self._fleet is None or self.closed:
+    def _running(self) -> Batch:
+        if self._batch is None or self.closed:
             what = "closed: make another one" if self.closed else "not begun: call reset() first"
             raise EpisodeOverError(f"the vector environment is {what}.")
-        return self._fleet
+        return self._batch
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]  # one a copy, as SyncVectorEnv has it
@@ -286,15 +313,30 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         """(num_envs,) where each copy draws its cases from; ``None`` before its first reset."""
         return tuple(None if stream is None else stream[0] for stream in self._streams)
 
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        batch = kept.pop("_batch", None)
+        if batch is not None:
+            kept["_running_episodes"] = batch.cases, [snapshot(copy.episode) for copy in batch.copies], batch.flags()
+        return kept
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        running = state.pop("_running_episodes", None)
         self.__dict__.update(state)
-        self._everywhere.setflags(write=False)
+        for array in (self._everywhere, self._case):
+            array.setflags(write=False)
+        if running is not None:
+            self._batch = self._new_batch()
+            for number, (case, kept, flags) in enumerate(zip(*running, strict=True)):
+                episode = case.episode()
+                restore(episode, kept)
+                self._batch.go_on(number, case, episode, int(flags))
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads and free the episodes."""
-        if self._fleet is not None:
-            self._fleet.close()
-            self._fleet = None
+        if self._batch is not None:
+            self._batch.close()
+            self._batch = None
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
@@ -340,28 +382,29 @@ def _one_each(scenario: Any, arguments: dict[str, Any], count: int) -> tuple[Sce
     return tuple(merged(one, arguments) for one in scenarios)
 
 
-def _one_size(scenarios: Iterable[Scenario]) -> tuple[int, int]:
-    """Actions and features, the same in every scenario.
+def _one_shape(scenarios: Iterable[Scenario]) -> tuple[tuple[str, ...], tuple[Feature, ...]]:
+    """Names of the actions, and features, the same in every scenario.
 
     Raises:
         ConfigError: they are not.
     """
-    sizes = {(one.num_actions, len(features_of(one))) for one in scenarios}
-    if len(sizes) > 1:
+    shapes = {(action_names(one), features_of(one)) for one in set(scenarios)}
+    if len(shapes) > 1:
+        sizes = sorted({(len(actions), len(table)) for actions, table in shapes})
         raise ConfigError(
-            f"scenarios with {' and '.join(f'{a} actions and {f} features' for a, f in sorted(sizes))} do not go side "
+            f"scenarios with {' and '.join(f'{a} actions and {f} features' for a, f in sizes)} do not go side "
             "by side: give all of them promises, a KV budget, choose_order, choose_cap and mixed_tokens, or none."
         )
-    return sizes.pop()
+    return shapes.pop()
 
 
-def _check_memory(copies: int, queue_bytes: int) -> None:
+def _check_memory(copies: int, episode_bytes: int) -> None:
     """Before it is too late: on most systems an allocation succeeds, and the process is killed when it is used.
 
     Raises:
         ConfigError: more copies than memory holds.
     """
-    needed, limit = copies * (COPY_BYTES + queue_bytes), _memory_bytes()
+    needed, limit = copies * (COPY_BYTES + episode_bytes), _memory_bytes()
     if needed > limit:
         raise ConfigError(
             f"{copies} copies need {needed / 2**30:.1f} GiB, but this machine has {limit / 2**30:.1f} GiB: make fewer, "
@@ -381,7 +424,7 @@ def _memory_bytes() -> float:
         return limit
 
 
-def _checked(actions: Any, count: int, num_actions: int) -> Actions:
+def _checked(actions: Any, count: int, names: Sequence[str]) -> Actions:
     try:
         found = np.asarray(actions)
     except ValueError:  # ragged
@@ -391,13 +434,13 @@ def _checked(actions: Any, count: int, num_actions: int) -> Actions:
             f"actions of shape {found.shape} and type {found.dtype} are given: one whole number a copy is needed, "
             f"shape ({count},)."
         )
-    if found.dtype == np.uint64 and found.max() >= num_actions:  # it would wrap
-        raise _outside(found, int(np.argmax(found >= num_actions)), num_actions)
+    if found.dtype == np.uint64 and found.max() >= len(names):  # it would wrap
+        raise _outside(found, int(np.argmax(found >= len(names))), names)
     return found.astype(np.int64)
 
 
-def _outside(actions: NDArray[Any], copy: int, num_actions: int) -> InvalidActionError:
-    return outside_space(f"action {actions[copy]} of copy {copy}", num_actions)
+def _outside(actions: NDArray[Any], copy: int, names: Sequence[str]) -> InvalidActionError:
+    return outside_space(f"action {actions[copy]} of copy {copy}", names)
 
 
 def _where(copies: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

@@ -18,6 +18,10 @@ from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 
 DECODE, PREFILL, MIXED = 0, 1, 2
+"""Kinds of iterations, and, where no action says more than the kind, actions."""
+
+CHOICES = ("fcfs", "late_last", "shortest_first", "late_last_shortest", "longest_first", "late_last_longest")
+"""Orders of actions 1, 2, ... where they are to be chosen."""
 
 REPEATABLE = settings(deadline=None, derandomize=True)
 """For laws that also assert what was exercised: the same examples in every run."""
@@ -50,6 +54,7 @@ class Case:
     mixed: Mixed | None = None
     moves: Moves | None = None
     disturbance: Disturbance | None = None
+    believed_mixed: MixedCost | None = None  # beside a believed cost model; None: what `mixed` says
 
     def __post_init__(self) -> None:
         if not self.estimates:
@@ -84,7 +89,40 @@ class Case:
             beta_decode_ns=model.beta_decode_ns,
             gamma_decode_ns=model.gamma_decode_ns,
             levels=model.prefill_levels,
+            mixed=self.mixed and replace(self.mixed, cost=self.believed_mixed or self.mixed.cost),
         )
+
+    @property
+    def variants(self) -> tuple[tuple[str, int], ...]:
+        """Orders and most active clients among which the actions of one kind choose."""
+        if self.choose_order:
+            return tuple((order, self.num_clients) for order in CHOICES)
+        levels = self.kv_cache.cap_levels if self.kv_cache else 0
+        caps = tuple(-(-level * self.num_clients // levels) for level in range(levels, 0, -1))
+        return tuple((self.order, cap) for cap in caps or (self.num_clients,))
+
+    @property
+    def num_actions(self) -> int:
+        """A decode, a prefill in each variant and, where there are any, a mixed iteration in each variant."""
+        return 1 + len(self.variants) * (2 if self.mixed else 1)
+
+    @property
+    def first_mixed(self) -> int:
+        """The action that is a mixed iteration in the variant of action 1."""
+        return 1 + len(self.variants)
+
+    def number(self, kind: int, variant: int) -> int:
+        """The action of this kind and, counted around, variant; a prefill where there are no mixed iterations."""
+        if kind == DECODE:
+            return 0
+        first = self.first_mixed if kind == MIXED and self.mixed else 1
+        return first + variant % len(self.variants)
+
+    def action(self, number: int) -> tuple[int, str, int]:
+        """Kind of its iteration, order, and most clients that are active after it (unless one starts alone)."""
+        assert 0 <= number < self.num_actions, f"there are {self.num_actions} actions, and no {number}"
+        kind = DECODE if number == 0 else PREFILL if number < self.first_mixed else MIXED
+        return (kind, *self.variants[(number - 1) % len(self.variants) if number else 0])
 
     @property
     def promises(self) -> Promises | None:

@@ -183,7 +183,7 @@ def test_laws(case, actions):
 @given(case=mixed_cases(), actions=ACTIONS)
 def test_without_a_mixed_iteration_nothing_is_different(case, actions):
     mixed, plain = Simulator(case.instance()), Simulator(replace(case, mixed=None).instance())
-    own = {"mixed_budget", "mixed", "chunk_tokens", "mixed_ns", "late", "in_time_release_ns"}  # least times differ
+    own = {"mixed_tokens", "mixed", "chunk_tokens", "mixed_ns", "late", "in_time_release_ns"}  # least times differ
     of_somebody = {"prefill_ns": "batch_requests", "oldest_release_ns": "waiting"}
     for action in itertools.cycle(actions):
         for name in set(VIEW.names) - own:

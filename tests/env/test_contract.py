@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from llmsched_env import ENVIRONMENTS, register_environments
-from llmsched_env.core.measure import COUNTS
+from llmsched_env.engine.measure import COUNTS
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.metrics import EPISODE_METRICS, final_metrics, info_metrics
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmsched_env.config import REWARDS, Scenario
-from llmsched_env.core.episode import FIRST_LOG_CAPACITY
+from llmsched_env.engine.recorder import FIRST_CAPACITY
 from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError, UnknownNameError
@@ -206,7 +206,7 @@ def test_an_episode_without_a_choice_ends_in_its_first_step(make, reward):
         assert env.observation_space.contains(observation)
         assert info["completed"] == 40
         assert info["invalid_actions"] == 0
-        assert paid == -env.simulator.charge / env.simulator.instance.setup[0]["reward_scale"]
+        assert paid == -env.simulator.charge / env.simulator.instance.problem.reward_scale
         assert (paid < 0) == (reward != "idle"), "a single client is never idle"
         with pytest.raises(EpisodeOverError, match="call reset"):
             env.step(0)
@@ -297,7 +297,7 @@ def test_a_recorded_episode_outgrows_its_log(small):
         steps, same = list(play(env, seed)), list(play(plain, seed))
         assert [reward for _, reward, _ in steps] == [reward for _, reward, _ in same]
         log = env.simulator.log
-        assert len(log) == env.simulator.view.prefills + env.simulator.view.decodes > FIRST_LOG_CAPACITY
+        assert len(log) == env.simulator.view.prefills + env.simulator.view.decodes > FIRST_CAPACITY
         assert log["end_ns"][-1] == env.simulator.view.clock_ns == plain.simulator.view.clock_ns
 
 

@@ -10,7 +10,7 @@ import pytest
 from test_vector import play_both, synchronous
 
 from llmsched_env import make_scenario
-from llmsched_env.core.features import MEMORY_FEATURES
+from llmsched_env.engine.features import MEMORY_FEATURES
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.vector_env import LLMSchedVectorEnv
 

@@ -10,7 +10,7 @@ import pytest
 from test_vector import play_both, synchronous
 
 from llmsched_env import make_scenario
-from llmsched_env.core.features import NUM_FEATURES
+from llmsched_env.engine.features import FEATURES
 from llmsched_env.instances import instance
 from llmsched_env.vector_env import LLMSchedVectorEnv
 
@@ -32,7 +32,7 @@ def test_each_copy_is_a_single_environment(name):
     scenario = SMALL.replace(**MOVES[name])
     native, reference = LLMSchedVectorEnv(3, scenario), synchronous([scenario] * 3)
     assert native.single_observation_space == reference.single_observation_space
-    assert native.single_observation_space.shape == (NUM_FEATURES,)
+    assert native.single_observation_space.shape == (len(FEATURES),)
     assert native.single_action_space == reference.single_action_space == gymnasium.spaces.Discrete(2)
     assert play_both(native, reference, 2500) >= 2
 
@@ -82,5 +82,5 @@ def test_the_bound_counts_what_has_to_be_computed():
     bare = instance(SMALL.replace(cached_share=0.0, steal="waiting", move_gb_per_s=None), 0)
     assert bare.lb1_ns == made[0.0].lb1_ns
     assert bare.bound_ns > made[0.0].bound_ns, "a request that changes clients may be split between them"
-    assert not bare.setup[0]["moving"]
+    assert "migration" not in bare.options
     assert np.isfinite(bounds[0.9])

@@ -8,9 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from llmsched_env import make_scenario
 from llmsched_env.actions import action_names
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import ORDER_CODES
+from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.policy import features
@@ -36,8 +36,8 @@ def test_spaces_of_the_ids():
         observation, info = env.reset(seed=0)
         assert observation.shape == (33,)
         assert info["action_mask"].shape == env.unwrapped.action_masks().shape == (actions,)
-    assert len(action_names(7)) == 7
-    assert action_names(7)[1:] == tuple(f"prefill {order}" for order in ORDER_CODES)
+    assert action_names(make_scenario("LLMSched/Serving-v0")) == ("decode", "prefill")
+    assert action_names(make_scenario("LLMSched/ServingOrder-v0"))[1:] == tuple(f"prefill {order}" for order in ORDER_CODES)
 
 
 def test_masks_of_orders(ordered):
@@ -191,7 +191,7 @@ def test_the_window_shows_what_is_promised(ordered, monkeypatch):
 def test_ids_and_arguments_that_contradict_each_other():
     for changes, words in (
         ({"ttft_s": None}, "promise both or none"),
-        ({"queue": "client"}, "promises need queue='shared'"),
+        ({"queue": "client"}, "orders by deadline are orders of one line"),
         (
             {"order": "late_last"},
             "order = 'late_last' with choose_order=True: the order is the action's; set order='fcfs'",

@@ -11,8 +11,8 @@ import pytest
 
 from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import REWARDS, Scenario
-from llmsched_env.core.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, NUM_FEATURES, feature_table
-from llmsched_env.core.layout import VIEW, View
+from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, feature_table
+from llmsched_env.engine.view import FIELDS, View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.metrics import EPISODE_METRICS, info_metrics
@@ -63,15 +63,15 @@ def test_observation_table(sections):
     ]
     assert feature_table(False, mixed=True) == (*FEATURES, *MIXED_FEATURES)
     assert feature_table(True, memory=True) == (*feature_table(True), *MEMORY_FEATURES)
-    features = feature_table(promises=True)
+    features = feature_table(slo=True)
     assert [(name, formula) for _, name, formula, _, _ in table] == [(f"`{f.name}`", f.formula) for f in features]
     assert [int(index) for index, *_ in table] == list(range(len(features)))
-    assert features[:NUM_FEATURES] == FEATURES == feature_table(promises=False)
-    assert LLMSchedEnv().observation_space.shape == (NUM_FEATURES,)
+    assert features[: len(FEATURES)] == FEATURES == feature_table(slo=False)
+    assert LLMSchedEnv().observation_space.shape == (len(FEATURES),)
     space = gymnasium.make("LLMSched/Serving-v0").observation_space
     assert [float(low) for *_, low, _ in table] == space.low.tolist()
     assert [float(high) for *_, high in table] == space.high.tolist()
-    assert f"`Box(0, 1, ({NUM_FEATURES},), float32)`" in sections["Observation Space"]
+    assert f"`Box(0, 1, ({len(FEATURES)},), float32)`" in sections["Observation Space"]
     assert f"`Box(0, 1, ({len(features)},), float32)`" in sections["Observation Space"]
     assert len({f.name for f in features}) == len(features)
 
@@ -82,7 +82,7 @@ def test_argument_table(sections):
     assert [(name, default) for name, default, _ in table] == [(f"`{f.name}`", f"`{f.default!r}`") for f in fields]
     assert all(meaning for *_, meaning in table), "an argument without a description"
     own = set(inspect.signature(LLMSchedEnv.__init__).parameters) - {"self", "arguments"}
-    assert own == {"scenario", "render_mode", "render_size", "render_every"}
+    assert own == {"scenario", "render_mode", "render_size", "render_every", "reuse_buffers"}
     for name in own:
         assert f"`{name}" in sections["Arguments"]
 
@@ -129,4 +129,4 @@ def test_an_id_that_does_not_exist():
 
 def test_every_field_of_a_view_is_described():
     described = re.findall(r"^    (\w+): \S", inspect.getdoc(View).partition("Attributes:\n")[2], re.MULTILINE)
-    assert described == list(View.__annotations__) == list(VIEW.names)
+    assert described == list(FIELDS)

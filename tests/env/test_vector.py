@@ -352,7 +352,7 @@ class TestBadInput:
     def test_more_copies_than_memory(self, small, monkeypatch):
         with pytest.raises(ConfigError, match="GiB: make fewer"):
             LLMSchedVectorEnv(2**24, Scenario(num_clients=2**20))
-        monkeypatch.setattr(vector_env, "_memory_bytes", lambda: 3 * (vector_env.COPY_BYTES + 300))
+        monkeypatch.setattr(vector_env, "_memory_bytes", lambda: 3 * (vector_env.COPY_BYTES + 500))
         made = LLMSchedVectorEnv(3, small)
         with pytest.raises(ConfigError, match="20 copies need"):
             LLMSchedVectorEnv(20, small)

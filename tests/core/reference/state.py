@@ -1,0 +1,189 @@
+"""The state of an episode, what is counted on the way, and what follows from it: who is idle, waits, or is late."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from strategies import DECODE, PREFILL, Case
+
+
+class Running:
+    """A request on a client."""
+
+    def __init__(self, request: int, emitted: int = 1) -> None:
+        self.request = request
+        self.emitted = emitted
+
+
+class Reading:
+    """A request of whose prompt, or of the context that it lost, a part has been computed."""
+
+    def __init__(
+        self, request: int, client: int, start_ns: int, whole: int, computed: int, emitted: int, late: bool
+    ) -> None:
+        self.request, self.client, self.start_ns = request, client, start_ns
+        self.whole, self.computed = whole, computed  # tokens
+        self.emitted = emitted  # before it lost its context
+        self.late = late  # when its reading began
+
+    @property
+    def left(self) -> int:
+        return self.whole - self.computed
+
+
+class State:
+    """One episode of a case."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.told = case.told  # with the cost model that schedulers believe in
+        self.clock_ns = 0
+        self.jump_ns = 0
+        self.running: list[Running | None] = [None] * case.num_clients
+        self.reading: Reading | None = None
+        self.waiting: list[int] = []
+        self.preempted: dict[int, int] = {}  # output tokens by request
+        self.unreleased = list(range(len(case.prompts)))
+        self.starts: list[int] = []  # clients that run, by when they started
+        self.swap_out_ns = 0
+
+        self.client: dict[int, int] = {}
+        self.prefill_start_ns: dict[int, int] = {}
+        self.first_token_ns: dict[int, int] = {}
+        self.completion_ns: dict[int, int] = {}
+        self.token_ns: dict[int, list[int]] = {}  # of every token, by request
+        self.log: list[tuple[int, int, int, int]] = []
+        self.last_read = -1  # the last iteration that read or copied something
+        self.ready_at_decodes: list[int] = []  # since then
+        self.read_at_ns: list[int] = []  # client time of requests that were read in part
+        self.batches: list[int] = []  # tokens computed in each prefill
+        self.active_at_decodes: list[int] = []
+
+        self.computed = 0  # tokens, by all iterations
+        self.idle_client_decodes = 0
+        self.invalid_actions = 0
+        self.steals = 0
+        self.stopped_at_cap = 0
+        self.arrived_inside = 0
+        self.chosen: Counter[str] = Counter()
+        self.overtaken = 0  # prefills that did not take the oldest first
+        self.preemptions = 0
+        self.gave_way_alone = 0
+        self.gave_way_reading = 0
+        self.lost_resumed = 0  # ... of them, who had output tokens before
+        self.fell_back = 0  # iterations that went by the order of action 1
+        self.recomputed = 0
+        self.swapped = 0
+        self.kv_peak = 0
+        self.mixed = 0
+        self.read_beside = 0  # tokens computed in mixed iterations with somebody active
+        self.in_parts = 0  # requests that were not read at once
+        self.migrations = 0
+        self.moved = 0
+        self.move_ns = 0
+        self.stragglers = 0
+
+    @property
+    def active(self) -> list[Running]:
+        return [held for held in self.running if held is not None]
+
+    @property
+    def idle(self) -> list[int]:
+        return [client for client, held in enumerate(self.running) if held is None]
+
+    @property
+    def done(self) -> bool:
+        return len(self.completion_ns) == len(self.case.prompts)
+
+    def context(self, request: int, emitted: int) -> int:
+        return self.case.prompts[request] + emitted
+
+    def emitted(self, request: int) -> int:
+        """Output tokens so far, wherever the request is."""
+        held = [one.emitted for one in [*self.active, self.reading] if one is not None and one.request == request]
+        done = self.case.outputs[request] if request in self.completion_ns else 0
+        return held[0] if held else self.preempted.get(request, done)
+
+    @property
+    def context_tokens(self) -> int:
+        return sum(self.context(held.request, held.emitted) for held in self.active)
+
+    @property
+    def expected(self) -> list[int]:
+        """Decodes that each active client is expected to go; 0 or less where the estimate was outlived."""
+        return [self.case.estimates[held.request] - held.emitted for held in self.active]
+
+    # Queues.
+
+    def own(self, client: int, waiting: Iterable[int], order: str = "") -> list[int]:
+        """What waits in a client's queue, in the order in which it is to be taken; by default that of action 1."""
+        case, order = self.case, order or self.first_order
+        sign = -1 if "longest" in order else 1 if "shortest" in order else 0
+        mine = [i for i in waiting if case.queues is None or case.queues[i] == client]
+        return sorted(mine, key=lambda i: ("late_last" in order and self.late(i), sign * case.estimates[i], i))
+
+    @property
+    def first_order(self) -> str:
+        """The order of action 1."""
+        return self.case.action(PREFILL)[1]
+
+    def late(self, request: int) -> bool:
+        """Whether its first token cannot come in time any more."""
+        told = self.told
+        least_ns = told.levels[0][1] if told.levels else told.alpha_prefill_ns
+        if told.mixed is not None and not told.mixed.cost.overlaps:
+            least_ns = min(least_ns, told.mixed.cost.alpha_ns)
+        return self.clock_ns + least_ns - self.case.releases_ns[request] > self.case.ttft_ns
+
+    # Time.
+
+    def retire(self) -> None:
+        for client, held in enumerate(self.running):
+            if held is not None and held.emitted == self.case.outputs[held.request]:
+                self.completion_ns[held.request] = self.clock_ns
+                self.running[client] = None
+                if client in self.starts:
+                    self.starts.remove(client)
+
+    def release(self) -> None:
+        while self.unreleased and self.case.releases_ns[self.unreleased[0]] <= self.clock_ns:
+            self.arrived_inside += self.case.releases_ns[self.unreleased[0]] < self.clock_ns
+            self.waiting.append(self.unreleased.pop(0))
+            self.waiting.sort()
+
+    # What is counted.
+
+    def request_ns(self) -> int:
+        """Time that requests spent in the system, in sum."""
+        released = [i for i in range(len(self.case.prompts)) if i not in self.unreleased]
+        return sum(self.completion_ns.get(i, self.clock_ns) - self.case.releases_ns[i] for i in released)
+
+    def busy_client_ns(self) -> int:
+        return sum((end - start) * clients for start, end, _, clients in self.log) + sum(self.read_at_ns)
+
+    def counted(self) -> range:
+        return range(self.case.uncounted, len(self.case.prompts) - self.case.uncounted)
+
+    def broken_ttft(self) -> set[int]:
+        """Counted requests that had their first token too late, or will: that is certain without noise only."""
+        case = self.case
+        started = {i for i, at in self.first_token_ns.items() if at - case.releases_ns[i] > case.ttft_ns}
+        read_late = [self.reading.request] if self.reading is not None and self.reading.late else []
+        given_up = [] if case.disturbance else [*read_late, *(i for i in self.waiting if self.late(i))]
+        return {i for i in self.counted() if i in started or i in given_up}
+
+    def broken_tpot(self) -> set[int]:
+        """Counted requests that have ended too slowly."""
+        case = self.case
+        return {
+            i
+            for i in self.counted()
+            if i in self.completion_ns
+            and self.completion_ns[i] - self.first_token_ns[i] > case.tpot_ns * (case.outputs[i] - 1)
+        }
+
+    @property
+    def consecutive_prefills(self) -> int:
+        kinds = [kind for _, _, kind, _ in self.log]
+        return next((i for i, kind in enumerate(reversed(kinds)) if kind == DECODE), len(kinds))

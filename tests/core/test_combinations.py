@@ -1,0 +1,105 @@
+"""The engine against the plain simulator, after every iteration, for every pair of mechanisms that go together.
+
+``LLMSCHED_CASES=10000`` plays so many cases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import numpy as np
+from combinations import PAIRS, combined_actions, combined_case, pairs_of
+from reference import Reference
+
+from llmsched_env.mechanisms import Mixed
+from llmsched_env.problem import Instance
+
+CASES = int(os.environ.get("LLMSCHED_CASES", "600"))
+
+RENAMED: dict[str, str] = {}
+
+
+def problem_of(case):
+    mixed = None
+    if case.mixed is not None:
+        read = case.mixed
+        mixed = Mixed(read.tokens, read.counts_active, read.whole_prompts, read.cost, case.believed_mixed)
+    return Instance.build(
+        case.requests,
+        np.array(case.estimates, np.int32),
+        case.cost,
+        case.num_clients,
+        client_of=None if case.queues is None else np.array(case.queues, np.int32),
+        order=case.order,
+        stealing=case.stealing,
+        bound_ns=1,
+        promises=case.promises,
+        kv_cache=case.kv_cache,
+        mixed=mixed,
+        moves=case.moves,
+        disturbance=case.disturbance,
+    )
+
+
+def assert_same(episode, reference, where):
+    view, totals = episode.view, episode.totals
+    for name, value in reference.view().items():
+        assert getattr(view, RENAMED.get(name, name)) == value, (*where, name)
+    assert max(0, view.last_due - view.decodes) == max([0, *reference.expected]), where
+    expected = {
+        "busy_client_ns": reference.busy_client_ns(),
+        "request_ns": reference.request_ns(),
+        "jump_ns": reference.jump_ns,
+        "idle_client_decodes": reference.idle_client_decodes,
+        "invalid_actions": reference.invalid_actions,
+        "preemptions": reference.preemptions,
+        "recomputed_tokens": reference.recomputed,
+        "swapped_tokens": reference.swapped,
+        "kv_peak": reference.kv_peak,
+        "steals": reference.steals,
+        "migrations": reference.migrations,
+        "moved_tokens": reference.moved,
+    }
+    for name, value in expected.items():
+        assert getattr(totals, name) == value, (*where, name)
+    if episode.slo.enabled:
+        broken = reference.broken_ttft(), reference.broken_tpot()
+        assert (totals.lost_ttft, totals.lost_tpot, totals.lost) == (*map(len, broken), len(set.union(*broken))), where
+
+
+def assert_same_record(episode, reference):
+    recorder = episode.recorder
+    log = np.asarray(recorder.log)[: recorder.logged, :4]
+    assert log.tolist() == [list(entry) for entry in reference.log]
+    served = np.asarray(recorder.served)[np.asarray(episode.problem.position_of)]
+    for request, (client, start_ns, first_ns, end_ns) in enumerate(served[:, :4].tolist()):
+        assert client == reference.client[request]
+        assert start_ns == reference.prefill_start_ns[request]
+        assert first_ns == reference.first_token_ns[request]
+        assert end_ns == reference.completion_ns[request]
+
+
+def test_engine_equals_reference_for_every_pair_of_mechanisms():
+    met, gave_way = Counter(), Counter()
+    for seed in range(CASES):
+        case = combined_case(seed)
+        instance = problem_of(case)
+        episode, reference = instance.episode(record=True), Reference(case)
+        assert instance.num_actions == case.num_actions
+        actions, step = combined_actions(seed), 0
+        assert_same(episode, reference, (seed, step))
+        while not reference.done:
+            action = case.number(*actions[step % len(actions)])
+            episode.step(action)
+            reference.step(action)
+            step += 1
+            assert_same(episode, reference, (seed, step))
+        assert_same_record(episode, reference)
+        met.update(pairs_of(case))
+        if case.kv_cache is not None:
+            gave_way[case.kv_cache.rule, case.mixed is not None] += reference.preemptions > 0
+    rare = [pair for pair in PAIRS if met[pair] < 3]
+    assert not rare, f"hardly tested: {rare}"
+    assert len(gave_way) == 5
+    assert min(gave_way.values()) > 5, gave_way
