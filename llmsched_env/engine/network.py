@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cython
 import numpy as np
@@ -91,6 +93,22 @@ class Network(Rule):
         self._here = view_of(np.zeros(widest))
         self._there = view_of(np.zeros(widest))
         self._straight = view_of(np.zeros(outputs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = functools.partial(
+            Network,
+            np.asarray(self.places).tolist(),
+            np.asarray(self.widths).tolist(),
+            int(self.outputs),
+            np.array(self.numbers),
+            relu=bool(self.relu),
+            scores_prefill=bool(self.scores_prefill),
+            masked=bool(self.masked),
+            base=int(self.base),
+            base_values=(float(self.base_first), float(self.base_second)),
+            base_limit=float(self.base_limit),
+        )
+        return made, ()
 
     def act(self, view: View) -> cython.int:
         """The action that it scores best."""
