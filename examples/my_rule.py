@@ -1,8 +1,8 @@
 """A rule of one's own, compiled: as fast inside the loop as the shipped ones.
 
-It is a Python file with types, and runs as it stands. ``cythonize -i my_rule.py`` compiles it against the installed
-package, and from then on the same import finds the compiled one. Rules that are not worth a file are Python functions:
-`llmsched_env.policy.FunctionRule`.
+``cythonize -i my_rule.py`` compiles it against the installed package; then `import my_rule` finds the compiled one.
+``my_rule.pxd`` beside it declares its fields and ``act``. Both files run uncompiled with ``LLMSCHED_UNCOMPILED=1``, to
+debug. A rule that need not be fast is a Python function: `llmsched_env.policy.FunctionRule`.
 """
 
 import cython

@@ -52,6 +52,7 @@ class Foresight:
         plan: list[int] = []
         self.episode.set_forecast(self.rule.reads_forecast)
         self.trial.set_forecast(self.rule.reads_forecast)
+        self.rule.check()
         self.rule.begin()
         while self.find_choice():
             action = self.best()

@@ -131,6 +131,7 @@ def follow(start: Episode, trial: Episode, rule: Rule, prefix: Iterable[int] = (
         found = Schedule(most)
         trial.restart(start)
         trial.set_forecast(rule.reads_forecast)
+        rule.check()
         rule.begin()
         with cython.nogil:
             whole = found.play(trial, rule, planned)
