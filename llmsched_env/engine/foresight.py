@@ -111,7 +111,9 @@ class Foresight:
     def usual(self, e: Episode, rule: Rule) -> cython.int:
         """The rule's action, with the prefill that stands for its own."""
         action: cython.int = e.choose(rule)
-        return action if action == codes.DECODE or self.prefill == 0 else self.prefill
+        if action <= codes.DECODE:  # where the rule has raised, too
+            return codes.DECODE
+        return action if self.prefill == 0 else self.prefill
 
 
 def chooses_cap(problem: Problem) -> cython.bint:
