@@ -37,7 +37,7 @@ class Rule:
 
     def decide(self, view: View) -> int:
         """:meth:`act` for Python."""
-        return self.act(view)
+        return int(self.act(view))
 
     def check(self) -> None:
         """A compiled loop does not find an ``act`` that is not compiled.

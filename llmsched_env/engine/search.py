@@ -343,9 +343,7 @@ class Beam:
                 target.assign(parent)
                 target.advance(1)
 
-    def finish(
-        self, e: Episode, v: View, t: Totals, rule: Rule, limit: cython.longlong
-    ) -> cython.longlong:
+    def finish(self, e: Episode, v: View, t: Totals, rule: Rule, limit: cython.longlong) -> cython.longlong:
         """Loss at the end of the episode under ``rule``; given up once it is not below ``limit``."""
         last: cython.longlong = e.problem.num_requests
         binary: cython.bint = e.problem.num_actions == 2
@@ -412,8 +410,7 @@ def loss_drained(e: Episode, v: View, t: Totals) -> cython.longlong:
         if position >= 0:
             left = e.problem.requests[position, codes.OUTPUT] + e.clients[client, codes.BASE] - v.decodes
             work += left
-            if left > longest:
-                longest = left
+            longest = max(longest, left)
     return reward.excess(v, t, e.problem) + e.problem.believed.alpha_decode_ns * (v.num_clients * longest - work)
 
 

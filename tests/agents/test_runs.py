@@ -265,8 +265,8 @@ def test_a_resume_under_other_versions_says_so(stopped, caplog):
     train(recorded(stopped.out), resume=True)
     (said,) = warned(caplog)
     assert re.search(
-        r"was begun with Python 3\.9\.1, now 3[^;]+; gymnasium not installed, now [^;]+; numpy 1\.0, now [^;]+: from here "
-        "on it need not be, bit for bit, the one that was never stopped",
+        r"was begun with Python 3\.9\.1, now 3[^;]+; gymnasium not installed, now [^;]+; numpy 1\.0, now [^;]+: "
+        "from here on it need not be, bit for bit, the one that was never stopped",
         said,
     )
 
