@@ -398,10 +398,13 @@ def test_plans_of_other_searches_are_other_files(plans):
     assert len([*plans.iterdir()]) == 6
 
 
+EIGHT = {"num_requests": 60, "num_clients": 8}
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "width", "prefills", "loss", "digest"),
     [
-        ("GSM8K-Smooth", {"num_requests": 60, "num_clients": 8, "queue": "shared"}, 10, 32, 16367650000, "3fd46c511f48"),
+        ("GSM8K-Smooth", {"queue": "shared"} | EIGHT, 10, 32, 16367650000, "3fd46c511f48"),
         ("KVMemory", {"num_requests": 200, "num_clients": 30}, 20, 41, 1951519317000, "b313bc2ea1d2"),
     ],
 )  # fmt: skip
