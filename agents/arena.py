@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,13 +51,16 @@ class Arena:
             and the iterations of all episodes.
         """
         assert len({*cases}) == len(cases), "a case has one episode"
+        own = threading.local()  # a rule computes in room of its own, so each thread has its own ones
 
         def one(case: int) -> tuple[list[float], int]:
             episode, made = self._episodes[case], self._instances[case]
             losses, iterations = [], 0
-            for network in networks:
+            if not hasattr(own, "rules"):
+                own.rules = [network.rule() for network in networks]
+            for rule in own.rules:
                 episode.restart(made.start)
-                iterations += episode.run(network.rule())
+                iterations += episode.run(rule)
                 if self.scenario.serving:
                     losses.append(episode.totals.lost / (episode.slo.last - episode.slo.first))
                 else:

@@ -17,6 +17,7 @@ from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.engine import search
+from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.engine.rules import FollowPrefills
 from llmsched_env.errors import ConfigError
@@ -225,16 +226,18 @@ class Beam:
         schedules = [_schedule(simulator, rule) for rule in rules]
         base = min(range(len(rules)), key=lambda i: schedules[i].loss)
         best = schedules[base]
+        count = self.width + SIFTED_PER_STATE * self.width + 1
+        pool = [simulator.instance.episode() for _ in range(count)]
         for _ in range(self.rounds):
-            found = _schedule(simulator, rules[base], self._search(simulator, rules[base], best))
+            found = _schedule(simulator, rules[base], self._search(simulator, pool, rules[base], best))
             if found.loss >= best.loss:
                 break
             best = found
         return best
 
-    def _search(self, simulator: Simulator, rule: EngineRule, reference: search.Schedule) -> NDArray[np.int64]:
-        count = self.width + SIFTED_PER_STATE * self.width + 1
-        pool = [simulator.instance.episode() for _ in range(count)]
+    def _search(
+        self, simulator: Simulator, pool: list[Episode], rule: EngineRule, reference: search.Schedule
+    ) -> NDArray[np.int64]:
         return search.Beam(simulator.episode, pool, rule, self.width, reference).search()
 
 

@@ -158,6 +158,7 @@ class Episode(Transition):
         """:meth:`play` for Python: without the GIL, with a log that grows."""
         iterations: cython.longlong = 0
         self.set_forecast(rule.reads_forecast)
+        rule.check()
         rule.begin()
         while True:
             with cython.nogil:

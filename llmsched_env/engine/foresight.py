@@ -52,6 +52,7 @@ class Foresight:
         plan: list[int] = []
         self.episode.set_forecast(self.rule.reads_forecast)
         self.trial.set_forecast(self.rule.reads_forecast)
+        self.rule.check()
         self.rule.begin()
         while self.find_choice():
             action = self.best()
@@ -110,7 +111,9 @@ class Foresight:
     def usual(self, e: Episode, rule: Rule) -> cython.int:
         """The rule's action, with the prefill that stands for its own."""
         action: cython.int = e.choose(rule)
-        return action if action == codes.DECODE or self.prefill == 0 else self.prefill
+        if action <= codes.DECODE:  # where the rule has raised, too
+            return codes.DECODE
+        return action if self.prefill == 0 else self.prefill
 
 
 def chooses_cap(problem: Problem) -> cython.bint:

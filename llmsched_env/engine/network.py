@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cython
 import numpy as np
@@ -17,7 +19,7 @@ from llmsched_env.engine.view import View
 ROOM = 64
 """Places of an observation."""
 
-BLOCK = 4
+BLOCK = 8
 """Sums that are kept in registers side by side."""
 
 FORECAST_PLACES = (*range(15, 24), 32, 35)
@@ -92,6 +94,22 @@ class Network(Rule):
         self._there = view_of(np.zeros(widest))
         self._straight = view_of(np.zeros(outputs))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = functools.partial(
+            Network,
+            np.asarray(self.places).tolist(),
+            np.asarray(self.widths).tolist(),
+            int(self.outputs),
+            np.array(self.numbers),
+            relu=bool(self.relu),
+            scores_prefill=bool(self.scores_prefill),
+            masked=bool(self.masked),
+            base=int(self.base),
+            base_values=(float(self.base_first), float(self.base_second)),
+            base_limit=float(self.base_limit),
+        )
+        return made, ()
+
     def act(self, view: View) -> cython.int:
         """The action that it scores best."""
         first: cython.int = 0
@@ -154,24 +172,40 @@ class Network(Rule):
         b: cython.double
         c: cython.double
         d: cython.double
+        e: cython.double
+        f: cython.double
+        g: cython.double
+        h: cython.double
         x: cython.double
-        for first in range(0, size + self.outputs, 4):
+        for first in range(0, size + self.outputs, 8):
             a = w[at]
             b = w[at + 1]
             c = w[at + 2]
             d = w[at + 3]
-            at += 4
+            e = w[at + 4]
+            f = w[at + 5]
+            g = w[at + 6]
+            h = w[at + 7]
+            at += 8
             for i in range(inputs):
                 x = observed[0, places[i]]
                 a += x * w[at]
                 b += x * w[at + 1]
                 c += x * w[at + 2]
                 d += x * w[at + 3]
-                at += 4
+                e += x * w[at + 4]
+                f += x * w[at + 5]
+                g += x * w[at + 6]
+                h += x * w[at + 7]
+                at += 8
             self._here[first] = a
             self._here[first + 1] = b
             self._here[first + 2] = c
             self._here[first + 3] = d
+            self._here[first + 4] = e
+            self._here[first + 5] = f
+            self._here[first + 6] = g
+            self._here[first + 7] = h
         for j in range(self.outputs):
             self._straight[j] = self._here[size + j]
         for layer in range(1, widths.shape[0]):
@@ -207,10 +241,10 @@ def squash(values: cython.double[::1], size: cython.Py_ssize_t) -> cython.void:
     y: cython.double
     half: cython.double
     for j in range(size):
-        x = values[j]
-        x = 9.0 if x > 9.0 else x
-        x = -9.0 if x < -9.0 else x
-        x = 0.5 * x
+        x = values[j] if values[j] < 9.0 else 9.0
+        values[j] = x if x > -9.0 else -9.0
+    for j in range(size):  # by itself, so that compilers compute several at a time
+        x = 0.5 * values[j]
         y = x * x
         half = x * (135135.0 + y * (17325.0 + y * (378.0 + y))) / (135135.0 + y * (62370.0 + y * (3150.0 + y * 28.0)))
         values[j] = 2.0 * half / (1.0 + half * half)

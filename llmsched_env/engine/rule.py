@@ -10,6 +10,7 @@ import cython
 
 from llmsched_env.engine import codes
 from llmsched_env.engine.view import View
+from llmsched_env.extensions import compiled
 
 MOST_ACTIONS = 2**16
 """No scenario has so many."""
@@ -36,7 +37,19 @@ class Rule:
 
     def decide(self, view: View) -> int:
         """:meth:`act` for Python."""
-        return self.act(view)
+        return int(self.act(view))
+
+    def check(self) -> None:
+        """A compiled loop does not find an ``act`` that is not compiled.
+
+        Raises:
+            TypeError: this rule has one.
+        """
+        if compiled and hasattr(self, "act"):
+            raise TypeError(
+                f"{type(self).__name__}.act is not compiled, but the engine is: compile its file as "
+                "examples/my_rule.py says, or give a function to FunctionRule."
+            )
 
     def twin(self) -> Rule:
         """Another rule, which goes on from what this one has kept."""

@@ -131,6 +131,7 @@ def follow(start: Episode, trial: Episode, rule: Rule, prefix: Iterable[int] = (
         found = Schedule(most)
         trial.restart(start)
         trial.set_forecast(rule.reads_forecast)
+        rule.check()
         rule.begin()
         with cython.nogil:
             whole = found.play(trial, rule, planned)
@@ -158,6 +159,8 @@ class Beam:
         ends: (width,) loss at the end of each state chosen for the next stage.
         chosen: (width,) number of its extension.
         count: number of those.
+        ruled: (width,) decode count of the rule's next prefill in each state, -1 where it is not known,
+        known: and the loss at the end under the rule.
     """
 
     pool: list[Episode]
@@ -173,6 +176,9 @@ class Beam:
     chosen: cython.longlong[::1]
     kept: cython.int
     count: cython.int
+    ruled: cython.longlong[::1]
+    known: cython.longlong[::1]
+    _forgets: cython.bint
 
     def __init__(self, start: Episode, pool: list[Episode], rule: Rule, width: int, reference: Schedule) -> None:
         self.pool = pool
@@ -188,6 +194,9 @@ class Beam:
         self.chosen = int64s(width)
         self.kept = 0
         self.count = 1
+        self.ruled = int64s(width)
+        self.known = int64s(width, -1)
+        self._forgets = type(rule).begin is Rule.begin
         for episode in pool:
             episode.restart(start)
             episode.set_forecast(rule.reads_forecast)
@@ -217,10 +226,12 @@ class Beam:
             self.count = 0
             for child in range(self.kept):
                 episode = self.pool[self.width + child]
-                self.rule.begin()
-                with cython.nogil:
-                    spare.assign(episode)
-                    end = self.finish(spare, self.rule, self.limit())
+                end = self.known_end(child)
+                if end < 0:
+                    self.rule.begin()
+                    with cython.nogil:
+                        spare.assign(episode)
+                        end = self.finish(spare, spare.view, spare.totals, self.rule, self.limit())
                 if end < best:
                     best = end
                     best_stage = stage
@@ -228,6 +239,7 @@ class Beam:
                 self.choose(episode.view, episode.totals, episode.problem.num_requests, child, end)
             tree.append([(int(self.origin[i]), int(self.moment[i])) for i in self.chosen[: self.count]])
             for row in range(self.count):
+                self.known[row] = self.ends[row]
                 child = self.width + cython.cast(cython.int, self.chosen[row])
                 self.pool[row], self.pool[child] = self.pool[child], self.pool[row]
             stage += 1
@@ -243,18 +255,28 @@ class Beam:
         """Sift the moments of the next prefill from a copy of state ``parent`` on."""
         horizon: cython.longlong = e.problem.ring_mask + e.view.decodes + 1
         seen: cython.longlong = -1
+        self.ruled[parent] = -1
         least: cython.double = 0.0
         if e.problem.affine:
             least = self.reference.to_go(progress_of(e.view, e.totals) + work_left(e))
         while e.view.active > 0 or e.view.ready > 0:
+            if e.view.ready == 0 and e.view.waiting == 0 and is_draining(e):
+                return
             if e.view.ready > 0 and e.view.ready > seen:
                 seen = e.view.ready
                 self.sift(e.view, e.totals, e, parent)
                 if self.kept == self.sifted and self.is_hopeless(e, least):
                     return
+            if self._forgets and self.ruled[parent] < 0 and e.choose(self.rule) != 0:
+                self.ruled[parent] = e.view.decodes
             if e.view.active == 0 or (e.view.ready > 0 and e.view.decodes >= horizon):
                 return
             e.advance(0)
+
+    def known_end(self, child: cython.int) -> cython.longlong:
+        """Loss at the end of an extension that is what the rule does; -1 where it has to be played."""
+        parent: cython.Py_ssize_t = self.origin[child]
+        return self.known[parent] if self.moment[child] == self.ruled[parent] else -1
 
     def is_hopeless(self, e: Episode, least: cython.double) -> cython.bint:
         """Whether no later moment can be among the best: each loses this and, behind what is active now, ``least``."""
@@ -321,15 +343,25 @@ class Beam:
                 target.assign(parent)
                 target.advance(1)
 
-    def finish(self, e: Episode, rule: Rule, limit: cython.longlong) -> cython.longlong:
+    def finish(self, e: Episode, v: View, t: Totals, rule: Rule, limit: cython.longlong) -> cython.longlong:
         """Loss at the end of the episode under ``rule``; given up once it is not below ``limit``."""
+        last: cython.longlong = e.problem.num_requests
+        binary: cython.bint = e.problem.num_actions == 2
         action: cython.int
-        while not e.done():
-            action = e.choose(rule)
-            e.advance(action)
-            if action != 0 and reward.excess(e.view, e.totals, e.problem) >= limit:
+        while v.completed < last:
+            if not binary:
+                action = e.choose(rule)
+                action = action if action > 0 else 0
+            elif v.ready > 0:
+                action = 1 if v.active == 0 or rule.act(v) == 1 else 0
+            elif v.waiting == 0 and is_draining(e):
+                return loss_drained(e, v, t)
+            else:
+                action = 0
+            e.run_iteration(v, t, action, e.problem.kinds[action])
+            if action != 0 and reward.excess(v, t, e.problem) >= limit:
                 return not_done()
-        return reward.excess(e.view, e.totals, e.problem)
+        return reward.excess(v, t, e.problem)
 
     def choose(
         self, v: View, t: Totals, num_requests: cython.longlong, child: cython.int, end: cython.longlong
@@ -359,6 +391,27 @@ def not_done() -> cython.longlong:
     """More than any loss."""
     one: cython.longlong = 1
     return one << 62
+
+
+def is_draining(e: Episode) -> cython.bint:
+    """Where nobody waits: whether nothing is left but decodes, whose loss is known."""
+    return e.problem.affine and e.line.next_release == e.problem.num_requests
+
+
+def loss_drained(e: Episode, v: View, t: Totals) -> cython.longlong:
+    """Loss at the end where nothing is left but decodes: all clients but those that still run are idle in them."""
+    client: cython.int
+    position: cython.int
+    left: cython.longlong
+    longest: cython.longlong = 0
+    work: cython.longlong = 0
+    for client in range(e.problem.num_clients):
+        position = e.clients[client, codes.RUNNING]
+        if position >= 0:
+            left = e.problem.requests[position, codes.OUTPUT] + e.clients[client, codes.BASE] - v.decodes
+            work += left
+            longest = max(longest, left)
+    return reward.excess(v, t, e.problem) + e.problem.believed.alpha_decode_ns * (v.num_clients * longest - work)
 
 
 def work_left(e: Episode) -> cython.longlong:

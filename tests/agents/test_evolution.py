@@ -286,7 +286,7 @@ def test_the_best_mean_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_mean_is_tried_on_the_whole_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents.evolution, "TRIED_EVERY", 2)
     learner = learn(evolution(), 2)
-    losses, _ = Arena(SMALL, range(6)).losses(learner.genome.parameters([learner.numbers]), range(6))
+    losses, _ = Arena(SMALL, range(6)).losses(learner.genome.networks([learner.numbers]), range(6))
     assert learner.figures()["least_training_loss"] == pytest.approx(losses.mean() / learner._rule_losses[0])
 
 
@@ -353,7 +353,7 @@ def test_promises_that_are_not_made() -> None:
 
 
 def test_observations_lie_within_the_room_for_them() -> None:
-    from agents.network import ROW
+    from llmsched_env.engine.network import ROOM
     from llmsched_env.instances import instance
 
-    assert len(features(Simulator(instance(PROMISED, 0)).view)) <= ROW
+    assert len(features(Simulator(instance(PROMISED, 0)).view)) <= ROOM

@@ -261,12 +261,12 @@ def test_the_best_checkpoint_on_resume(stopped, best, caplog):
 
 
 def test_a_resume_under_other_versions_says_so(stopped, caplog):
-    changed(stopped.out, lambda c: (c.update(python="3.9.1"), c["packages"].update(numpy="1.0", numba=None)))
+    changed(stopped.out, lambda c: (c.update(python="3.9.1"), c["packages"].update(numpy="1.0", gymnasium=None)))
     train(recorded(stopped.out), resume=True)
     (said,) = warned(caplog)
     assert re.search(
-        r"was begun with Python 3\.9\.1, now 3[^;]+; numpy 1\.0, now [^;]+; numba not installed, now [^;]+: from here "
-        "on it need not be, bit for bit, the one that was never stopped",
+        r"was begun with Python 3\.9\.1, now 3[^;]+; gymnasium not installed, now [^;]+; numpy 1\.0, now [^;]+: "
+        "from here on it need not be, bit for bit, the one that was never stopped",
         said,
     )
 

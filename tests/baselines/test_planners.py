@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import logging
 import pickle
@@ -15,6 +16,7 @@ from strategies import Case, seeded_case
 from baselines import make_policy, planners, shelf
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
+from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine.codes import OUTPUT
@@ -394,6 +396,25 @@ def test_plans_of_other_searches_are_other_files(plans):
     assert len([*plans.iterdir()]) == 6
     play(Beam(2), SHARED.replace(reward="latency"), 0)  # rewards do not change an episode
     assert len([*plans.iterdir()]) == 6
+
+
+EIGHT = {"num_requests": 60, "num_clients": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "width", "prefills", "loss", "digest"),
+    [
+        ("GSM8K-Smooth", {"queue": "shared"} | EIGHT, 10, 32, 16367650000, "3fd46c511f48"),
+        ("KVMemory", {"num_requests": 200, "num_clients": 30}, 20, 41, 1951519317000, "b313bc2ea1d2"),
+    ],
+)  # fmt: skip
+def test_the_plan_that_was_found_is_found_again(name, changes, width, prefills, loss, digest):
+    """Recorded with an earlier implementation: what makes the search quicker must not change what it finds."""
+    scenario = make_scenario(f"LLMSched/{name}-v0", **changes)
+    simulator = Simulator(instance(scenario, 0))
+    found = Beam(width)._search_all(simulator, start_of(scenario, mean_output_tokens=345.0, simulator=simulator))
+    assert (found.last, found.loss) == (prefills, loss)
+    assert hashlib.sha256(found.prefills.tobytes()).hexdigest()[:12] == digest
 
 
 @pytest.mark.parametrize("name", ["beam", "beam_1", "always_worst"])
