@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from kernels import Episodes, plain_episode
+from llmsched_env.core import layout
+from llmsched_env.core.instance import Instance
+from llmsched_env.jit import jit
 from measuring import Figure, repeat
 
 from baselines.iteration import threshold
 from llmsched_env.config import Scenario
-from llmsched_env.core import layout
-from llmsched_env.core.instance import Instance
 from llmsched_env.cost import PRESETS
 from llmsched_env.instances import instance
-from llmsched_env.jit import jit
 from llmsched_env.policy import CompiledRule, Start
 from llmsched_env.workload import Requests
 

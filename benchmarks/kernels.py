@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from llmsched_env.core.episode import Block
 from llmsched_env.core.features import NUM_FEATURES, observe
 from llmsched_env.core.fleet import (
@@ -26,6 +24,8 @@ from llmsched_env.core.loops import OVER, choose, finished, run_rule
 from llmsched_env.core.memory import copy_episode
 from llmsched_env.core.transition import advance
 from llmsched_env.jit import jit
+from numpy.typing import NDArray
+
 from llmsched_env.policy import CompiledRule
 
 __all__ = ["CompiledFleet", "Episodes", "plain_episode"]

@@ -10,14 +10,14 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from kernels import CompiledFleet
+from llmsched_env.core.fleet import Fleet, Steps, step_copies
+from llmsched_env.core.layout import SETUP, STATE, VIEW
 from measuring import Figure, repeat
 from numpy.typing import NDArray
 
 import llmsched_env  # noqa: F401  # registers the environments
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
-from llmsched_env.core.fleet import Fleet, Steps, step_copies
-from llmsched_env.core.layout import SETUP, STATE, VIEW
 from llmsched_env.instances import instance, pool_size
 
 __all__ = ["CopiesPoint", "copies_points", "learning_figures", "size_points", "vector_figures"]

@@ -155,7 +155,7 @@ class Scenario:
             1) in the mean. Needs ``straggler_probability``.
         believed_cost: a preset's name or a `CostModel` that schedulers are shown and plan with in place of the true
             one; ``None`` for the truth. It has the same cap.
-        reward: "excess", "makespan", "idle", "latency" or "goodput" (see llmsched_env.core.reward).
+        reward: "excess", "makespan", "idle", "latency" or "goodput" (see llmsched_env.engine.reward).
         skip_forced: a step goes on through iterations that offer no choice.
         max_iterations: truncate an episode there; ``None`` for no horizon.
 
