@@ -1,0 +1,105 @@
+"""What is served: the requests of a case, when they come, and what is known of their output lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmsched_env.config.checks import check_names, keep, number, real, whole
+from llmsched_env.errors import ConfigError
+from llmsched_env.units import percent_hint
+from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
+from llmsched_env.workload.predictors import check_sd_weight
+
+if TYPE_CHECKING:
+    from llmsched_env.config.scenario import Scenario
+
+__all__ = ["LENGTHS", "MAX_LOAD", "CaseOptions", "check"]
+
+LENGTHS = ("known", "predicted", "hidden")
+MAX_LOAD = 10.0
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """Requests.
+
+    Attributes:
+        workload: a name ("gsm8k", "gsm8k-smooth", "lognormal", ...), the path of a CSV file, or a `Workload`.
+        split: "train", "validation" or "test": disjoint pools of cases.
+        num_requests: requests of a case; ``None`` for the workload's own number, else drawn with replacement.
+        load: rate of arrivals as a share of what the clients can take at most, for the case's own lengths; ``None``
+            for the workload's own times.
+        lengths: what a scheduler knows of output lengths. "known": the truth. "predicted": what ``predictor`` says.
+            "hidden": nothing but the population's mean. Assignment, order, stealing and the observation all use the
+            same estimate.
+        predictor: "population", "prompt", "noisy", "noisy:0.8", ..., or a `Predictor`; ``None`` for the workload's own
+            ``predicted_tokens`` (lengths "predicted" only).
+        sd_weight: k: a predictor's mean + k standard deviations is the estimate.
+    """
+
+    workload: str | Path | Workload = "gsm8k"
+    split: str = "train"
+    num_requests: int | None = None
+    load: float | None = None
+    lengths: str = "known"
+    predictor: str | Predictor | None = None
+    sd_weight: float = 0.0
+
+    @property
+    def source(self) -> Workload:
+        """The workload itself."""
+        return workload(self.workload)
+
+    @property
+    def shows_lengths(self) -> bool:
+        """Whether a scheduler is given the true output lengths, be it as a prediction without error."""
+        exact = self.predictor is not None and getattr(predictor(self.predictor), "exact", False)
+        return self.lengths == "known" or exact
+
+
+def check(scenario: Scenario) -> None:
+    """Check them.
+
+    Raises:
+        ConfigError: a value out of range, or one that nobody would read.
+        UnknownNameError: a name that does not exist.
+    """
+    check_names(scenario, split=SPLITS, lengths=LENGTHS)
+    if scenario.num_requests is not None:
+        keep(scenario, "num_requests", whole("num_requests", scenario.num_requests, 1, 2**24))
+    if scenario.load is not None:
+        if number("load", scenario.load) > MAX_LOAD:
+            hint = percent_hint(float(scenario.load), MAX_LOAD)
+            raise ConfigError(f"load = {scenario.load} is out of range: it is above 0 and at most {MAX_LOAD:g}.{hint}")
+        keep(scenario, "load", real("load", scenario.load, 0.0, MAX_LOAD))
+        if not scenario.cost_model.is_affine:
+            raise ConfigError(
+                f"load = {scenario.load} with cost model {scenario.cost_model.name!r}, which has prefill levels or a "
+                "context term: the capacity that a load is a share of is known for affine models. Take one, or leave "
+                "out load."
+            )
+    _check_prediction(scenario)
+    try:
+        hash(scenario.source)
+    except TypeError:
+        raise ConfigError(
+            f"workload {scenario.source!r} cannot be hashed, but its cases are kept by it: make it a frozen dataclass."
+        ) from None
+
+
+def _check_prediction(scenario: Scenario) -> None:
+    keep(scenario, "sd_weight", check_sd_weight(scenario.sd_weight))
+    if scenario.predictor is not None:
+        predictor(scenario.predictor)
+        if scenario.lengths != "predicted":
+            raise ConfigError(
+                f"predictor = {scenario.predictor!r} but lengths = {scenario.lengths!r}: nobody would read what it "
+                "says. Set lengths='predicted', or leave it out."
+            )
+    elif scenario.sd_weight != 0:
+        raise ConfigError(
+            f"sd_weight = {scenario.sd_weight} but there is no predictor to state a standard deviation: give one "
+            "(predictor='prompt'), or leave it out."
+        )
