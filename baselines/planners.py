@@ -15,7 +15,7 @@ from baselines.lagrangian import lagrangian
 from baselines.rule import Rule
 from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
-from llmsched_env.config import Scenario, kv_cache_of
+from llmsched_env.config import Scenario
 from llmsched_env.engine import search
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import Rule as EngineRule
@@ -146,7 +146,7 @@ class _Lengths:
         estimates = outlook.estimates.astype(np.float64)
         sample = _population(scenario, getattr(scenario.source, "version", None))
         most = np.full(len(estimates), MAX_TOKENS, np.int64)
-        cache = kv_cache_of(scenario)
+        cache = scenario.kv_cache()
         if cache is not None:
             most = np.minimum(most, cache.longest_request_tokens - outlook.prompts)
         return cls(sample, estimates if scenario.lengths == "predicted" else np.ones_like(estimates), most)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from baselines.registry import Entry
-from llmsched_env.config import promises_of
 from llmsched_env.evaluation import play, request_metrics
 from llmsched_env.evaluation.comparison import Comparison, Row
 from llmsched_env.evaluation.report import serving_table
@@ -113,7 +112,7 @@ def _latencies(comparison: Comparison, item: Entry) -> tuple[str, np.ndarray, np
     """TTFT and TPOT in s of the counted requests of the first case."""
     case = int(comparison.cases[0])
     episode = play(item.policy, item.scenario, case, seed=episode_seed(comparison.seed, case), record=True)
-    counted = promises_of(item.scenario, episode.instance.num_requests)
+    counted = item.scenario.promises(episode.instance.num_requests)
     assert counted is not None
     found = request_metrics(episode)
     return item.name, found["ttft_s"][counted.first : counted.last], found["tpot_s"][counted.first : counted.last]

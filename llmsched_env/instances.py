@@ -19,11 +19,6 @@ from llmsched_env.config import (
     Moves,
     Promises,
     Scenario,
-    disturbance_of,
-    kv_cache_of,
-    mixed_of,
-    moves_of,
-    promises_of,
 )
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
@@ -101,8 +96,8 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         queues = stored_assignment(
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
-    promised = promises_of(scenario, len(requests))
-    moved, mixed, cache = moves_of(scenario), mixed_of(scenario), kv_cache_of(scenario)
+    promised = scenario.promises(len(requests))
+    moved, mixed, cache = scenario.migration(), scenario.mixed_iterations(), scenario.kv_cache()
     lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)
     built = Instance.build(
         requests,
@@ -121,7 +116,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         kv_cache=cache,
         mixed=mixed,
         moves=moved,
-        disturbance=disturbance_of(scenario, case),
+        disturbance=scenario.disturbance(case),
     )
     if promised is not None:
         _warn_of(promised, scenario, case, requests)

@@ -2,7 +2,7 @@
 
 from llmsched_env.config.cases import LENGTHS, MAX_LOAD
 from llmsched_env.config.checks import LARGEST, MAX_KV_TOKENS, MAX_SEED, checked_options, number, real, whole
-from llmsched_env.config.chunked import Mixed, mixed_of
+from llmsched_env.config.chunked import Mixed
 from llmsched_env.config.episodes import REWARDS
 from llmsched_env.config.kv_cache import (
     ADMISSIONS,
@@ -10,14 +10,13 @@ from llmsched_env.config.kv_cache import (
     KV_RULES,
     LLAMA_65B_BYTES_PER_TOKEN,
     KVCache,
-    kv_cache_of,
 )
 from llmsched_env.config.machine import MAX_CLIENTS
-from llmsched_env.config.migration import STEALS, Moves, moves_of
-from llmsched_env.config.noise import Disturbance, disturbance_of
+from llmsched_env.config.migration import STEALS, Moves
+from llmsched_env.config.noise import Disturbance
 from llmsched_env.config.queues import ASSIGNMENTS, DEADLINE_ORDERS, ORDER_CODES, ORDERS, QUEUES
 from llmsched_env.config.scenario import Scenario, read_arguments
-from llmsched_env.config.slo import Promises, promises_of
+from llmsched_env.config.slo import Promises
 
 __all__ = [
     "ADMISSIONS",
@@ -44,12 +43,7 @@ __all__ = [
     "Promises",
     "Scenario",
     "checked_options",
-    "disturbance_of",
-    "kv_cache_of",
-    "mixed_of",
-    "moves_of",
     "number",
-    "promises_of",
     "read_arguments",
     "real",
     "whole",

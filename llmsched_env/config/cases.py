@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import check_names, keep, number, real, whole
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
 from llmsched_env.workload.predictors import check_sd_weight
-
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
 
 __all__ = ["LENGTHS", "MAX_LOAD", "CaseOptions", "check"]
 
@@ -59,47 +55,41 @@ class CaseOptions:
         return self.lengths == "known" or exact
 
 
-def check(scenario: Scenario) -> None:
+def check(options: CaseOptions) -> None:
     """Check them.
 
     Raises:
         ConfigError: a value out of range, or one that nobody would read.
         UnknownNameError: a name that does not exist.
     """
-    check_names(scenario, split=SPLITS, lengths=LENGTHS)
-    if scenario.num_requests is not None:
-        keep(scenario, "num_requests", whole("num_requests", scenario.num_requests, 1, 2**24))
-    if scenario.load is not None:
-        if number("load", scenario.load) > MAX_LOAD:
-            hint = percent_hint(float(scenario.load), MAX_LOAD)
-            raise ConfigError(f"load = {scenario.load} is out of range: it is above 0 and at most {MAX_LOAD:g}.{hint}")
-        keep(scenario, "load", real("load", scenario.load, 0.0, MAX_LOAD))
-        if not scenario.cost_model.is_affine:
-            raise ConfigError(
-                f"load = {scenario.load} with cost model {scenario.cost_model.name!r}, which has prefill levels or a "
-                "context term: the capacity that a load is a share of is known for affine models. Take one, or leave "
-                "out load."
-            )
-    _check_prediction(scenario)
+    check_names(options, split=SPLITS, lengths=LENGTHS)
+    if options.num_requests is not None:
+        keep(options, "num_requests", whole("num_requests", options.num_requests, 1, 2**24))
+    if options.load is not None:
+        if number("load", options.load) > MAX_LOAD:
+            hint = percent_hint(float(options.load), MAX_LOAD)
+            raise ConfigError(f"load = {options.load} is out of range: it is above 0 and at most {MAX_LOAD:g}.{hint}")
+        keep(options, "load", real("load", options.load, 0.0, MAX_LOAD))
+    _check_prediction(options)
     try:
-        hash(scenario.source)
+        hash(options.source)
     except TypeError:
         raise ConfigError(
-            f"workload {scenario.source!r} cannot be hashed, but its cases are kept by it: make it a frozen dataclass."
+            f"workload {options.source!r} cannot be hashed, but its cases are kept by it: make it a frozen dataclass."
         ) from None
 
 
-def _check_prediction(scenario: Scenario) -> None:
-    keep(scenario, "sd_weight", check_sd_weight(scenario.sd_weight))
-    if scenario.predictor is not None:
-        predictor(scenario.predictor)
-        if scenario.lengths != "predicted":
+def _check_prediction(options: CaseOptions) -> None:
+    keep(options, "sd_weight", check_sd_weight(options.sd_weight))
+    if options.predictor is not None:
+        predictor(options.predictor)
+        if options.lengths != "predicted":
             raise ConfigError(
-                f"predictor = {scenario.predictor!r} but lengths = {scenario.lengths!r}: nobody would read what it "
+                f"predictor = {options.predictor!r} but lengths = {options.lengths!r}: nobody would read what it "
                 "says. Set lengths='predicted', or leave it out."
             )
-    elif scenario.sd_weight != 0:
+    elif options.sd_weight != 0:
         raise ConfigError(
-            f"sd_weight = {scenario.sd_weight} but there is no predictor to state a standard deviation: give one "
+            f"sd_weight = {options.sd_weight} but there is no predictor to state a standard deviation: give one "
             "(predictor='prompt'), or leave it out."
         )

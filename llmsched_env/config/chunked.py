@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import changed, check_flags, keep, whole
-from llmsched_env.cost import MixedCost, mixed_cost
+from llmsched_env.cost import MixedCost
 from llmsched_env.errors import ConfigError
 
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
-
-__all__ = ["Mixed", "MixedOptions", "check", "mixed_of"]
+__all__ = ["Mixed", "MixedOptions", "check"]
 
 
 @dataclass(frozen=True)
@@ -57,41 +53,18 @@ class Mixed:
     believed_cost: MixedCost | None = None
 
 
-def check(scenario: Scenario) -> None:
+def check(options: MixedOptions) -> None:
     """Check them.
 
     Raises:
         ConfigError: a value out of range, or one that nobody would read.
-        UnknownNameError: a cost that does not exist.
     """
-    check_flags(scenario, "mixed_counts_active", "mixed_whole_prompts")
-    if scenario.mixed_tokens is None:
-        for name in changed(scenario, MixedOptions):
+    check_flags(options, "mixed_counts_active", "mixed_whole_prompts")
+    if options.mixed_tokens is None:
+        for name in changed(options, MixedOptions):
             raise ConfigError(
-                f"{name} = {getattr(scenario, name)!r} without mixed iterations: nobody would read it. Give "
+                f"{name} = {getattr(options, name)!r} without mixed iterations: nobody would read it. Give "
                 "mixed_tokens, or leave it out."
             )
         return
-    keep(scenario, "mixed_tokens", whole("mixed_tokens", scenario.mixed_tokens, 1, 2**31 - 1))
-    mixed_cost(scenario.mixed_cost, scenario.cost_model)
-    for name, wrong, remedy in (
-        ("queue", scenario.queue != "shared", "it needs queue='shared'"),
-        (
-            "kv_rule",
-            scenario.kv_rule == "vllm_v0",
-            "vLLM's V0 scheduler runs a prefill or a decode, never both; take kv_rule='vllm_v1'",
-        ),
-    ):
-        if wrong:
-            raise ConfigError(
-                f"mixed_tokens = {scenario.mixed_tokens} with {name} = {getattr(scenario, name)!r}: {remedy}."
-            )
-
-
-def mixed_of(scenario: Scenario) -> Mixed | None:
-    """What mixed iterations of the scenario read, and last; ``None`` where there are none."""
-    cost = scenario.mixed_cost_model
-    if cost is None or scenario.mixed_tokens is None:
-        return None
-    believed = None if scenario.believed_cost is None else scenario.believed_mixed_cost
-    return Mixed(scenario.mixed_tokens, scenario.mixed_counts_active, scenario.mixed_whole_prompts, cost, believed)
+    keep(options, "mixed_tokens", whole("mixed_tokens", options.mixed_tokens, 1, 2**31 - 1))

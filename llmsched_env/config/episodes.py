@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import check_flags, check_names, keep, whole
-
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
 
 __all__ = ["REWARDS", "EpisodeOptions", "check"]
 
@@ -30,14 +26,14 @@ class EpisodeOptions:
     max_iterations: int | None = None
 
 
-def check(scenario: Scenario) -> None:
+def check(options: EpisodeOptions) -> None:
     """Check them.
 
     Raises:
         ConfigError: a value out of range.
         UnknownNameError: a reward that does not exist.
     """
-    check_names(scenario, reward=REWARDS)
-    check_flags(scenario, "skip_forced")
-    if scenario.max_iterations is not None:
-        keep(scenario, "max_iterations", whole("max_iterations", scenario.max_iterations, 1, 2**62))
+    check_names(options, reward=REWARDS)
+    check_flags(options, "skip_forced")
+    if options.max_iterations is not None:
+        keep(options, "max_iterations", whole("max_iterations", options.max_iterations, 1, 2**62))

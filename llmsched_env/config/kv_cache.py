@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import (
     LARGEST,
     MAX_KV_TOKENS,
-    changed,
     check_flags,
     check_names,
     keep,
@@ -20,9 +18,6 @@ from llmsched_env.config.checks import (
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
-
 __all__ = [
     "ADMISSIONS",
     "CAP_LEVELS",
@@ -31,7 +26,6 @@ __all__ = [
     "KVCache",
     "KVOptions",
     "check",
-    "kv_cache_of",
 ]
 
 ADMISSIONS = ("fits", "reserve", "predicted")
@@ -86,6 +80,28 @@ class KVOptions:
         """Whether the KV cache is a budget."""
         return self.kv_budget_tokens is not None
 
+    def kv_cache(self) -> KVCache | None:
+        """What the engine takes; ``None`` where it is no limit."""
+        if self.kv_budget_tokens is None:
+            return None
+        bandwidth = self.kv_swap_gb_per_s  # 10^9 bytes/s are one byte/ns
+        block_tokens = self.kv_block_tokens
+        headroom_tokens = math.ceil(self.kv_watermark * self.kv_budget_tokens)
+        if self.kv_rule != "keep_growth":
+            apart = self.kv_rule == "vllm_v1"  # V1's pool counts a block that it never gives out
+            blocks = self.kv_budget_tokens // block_tokens + apart
+            headroom_tokens = int(self.kv_watermark * blocks) * block_tokens
+        return KVCache(
+            self.kv_budget_tokens,
+            block_tokens,
+            headroom_tokens,
+            self.kv_admission,
+            self.kv_reserve_tokens or 0,
+            0 if bandwidth is None else max(1, round(self.kv_bytes_per_token / bandwidth)),
+            CAP_LEVELS if self.choose_cap else 0,
+            self.kv_rule,
+        )
+
 
 @dataclass(frozen=True)
 class KVCache:
@@ -124,100 +140,59 @@ class KVCache:
         return whole - never_used + self.uncached_tokens
 
 
-def check(scenario: Scenario) -> None:
+def check(options: KVOptions) -> None:
     """Check it.
 
     Raises:
         ConfigError: a value out of range, or one that nobody would read.
         UnknownNameError: a name that does not exist.
     """
-    check_names(scenario, kv_rule=KV_RULES, kv_admission=ADMISSIONS)
-    check_flags(scenario, "choose_cap")
+    check_names(options, kv_rule=KV_RULES, kv_admission=ADMISSIONS)
+    check_flags(options, "choose_cap")
     for name, most in (
         ("kv_budget_tokens", MAX_KV_TOKENS),
         ("kv_block_tokens", 2**16),
         ("kv_reserve_tokens", MAX_KV_TOKENS),
         ("kv_bytes_per_token", 2**40),
     ):
-        if getattr(scenario, name) is not None or name in ("kv_block_tokens", "kv_bytes_per_token"):
-            keep(scenario, name, whole(name, getattr(scenario, name), 1, most))
-    watermark = number("kv_watermark", scenario.kv_watermark)
+        if getattr(options, name) is not None or name in ("kv_block_tokens", "kv_bytes_per_token"):
+            keep(options, name, whole(name, getattr(options, name), 1, most))
+    watermark = number("kv_watermark", options.kv_watermark)
     if not 0 <= watermark < 1:
         raise ConfigError(
-            f"kv_watermark = {scenario.kv_watermark!r} is out of range: it lies in [0, 1).{percent_hint(watermark, 1)}"
+            f"kv_watermark = {options.kv_watermark!r} is out of range: it lies in [0, 1).{percent_hint(watermark, 1)}"
         )
-    keep(scenario, "kv_watermark", watermark)
-    if scenario.kv_swap_gb_per_s is not None:
-        found = real("kv_swap_gb_per_s", scenario.kv_swap_gb_per_s, 1e-6, LARGEST["kv_swap_gb_per_s"])
-        keep(scenario, "kv_swap_gb_per_s", found)
-    if scenario.kv_budget_tokens is None:
-        _check_unread(scenario)
-    else:
-        _check_together(scenario, scenario.kv_budget_tokens)
+    keep(options, "kv_watermark", watermark)
+    if options.kv_swap_gb_per_s is not None:
+        found = real("kv_swap_gb_per_s", options.kv_swap_gb_per_s, 1e-6, LARGEST["kv_swap_gb_per_s"])
+        keep(options, "kv_swap_gb_per_s", found)
+    if options.kv_budget_tokens is not None:
+        _check_together(options, options.kv_budget_tokens)
 
 
-def _check_unread(scenario: Scenario) -> None:
-    for name in changed(scenario, KVOptions):
-        if name == "kv_bytes_per_token" and scenario.move_gb_per_s is not None:
-            continue
+def _check_together(options: KVOptions, budget_tokens: int) -> None:
+    if options.kv_block_tokens > budget_tokens:
         raise ConfigError(
-            f"{name} = {getattr(scenario, name)!r} without a budget: nobody would read it. Give "
-            f"kv_budget_tokens{' or move_gb_per_s' * (name == 'kv_bytes_per_token')}, or leave it out."
-        )
-
-
-def _check_together(scenario: Scenario, budget_tokens: int) -> None:
-    if scenario.queue != "shared":
-        raise ConfigError(
-            f"kv_budget_tokens = {budget_tokens} with queue = {scenario.queue!r}: it needs queue='shared'."
-        )
-    if scenario.kv_block_tokens > budget_tokens:
-        raise ConfigError(
-            f"kv_block_tokens = {scenario.kv_block_tokens} exceeds kv_budget_tokens = {budget_tokens}: "
+            f"kv_block_tokens = {options.kv_block_tokens} exceeds kv_budget_tokens = {budget_tokens}: "
             "not one block would fit."
         )
-    if scenario.kv_reserve_tokens is not None and scenario.kv_admission != "reserve":
+    if options.kv_reserve_tokens is not None and options.kv_admission != "reserve":
         raise ConfigError(
-            f"kv_reserve_tokens = {scenario.kv_reserve_tokens} with kv_admission = {scenario.kv_admission!r}: only "
+            f"kv_reserve_tokens = {options.kv_reserve_tokens} with kv_admission = {options.kv_admission!r}: only "
             "'reserve' sets anything aside."
         )
-    if scenario.kv_reserve_tokens is not None and scenario.kv_reserve_tokens > budget_tokens:
+    if options.kv_reserve_tokens is not None and options.kv_reserve_tokens > budget_tokens:
         raise ConfigError(
-            f"kv_reserve_tokens = {scenario.kv_reserve_tokens} exceeds kv_budget_tokens = {budget_tokens}: "
+            f"kv_reserve_tokens = {options.kv_reserve_tokens} exceeds kv_budget_tokens = {budget_tokens}: "
             "no two requests would ever run side by side."
         )
-    if scenario.kv_rule != "keep_growth":
+    if options.kv_rule != "keep_growth":
         for name, usual, remedy in (
             ("kv_admission", "fits", "it lets in whoever fits now"),
             ("kv_swap_gb_per_s", None, "what it preempts is computed again"),
         ):
-            if getattr(scenario, name) != usual:
+            if getattr(options, name) != usual:
                 raise ConfigError(
-                    f"{name} = {getattr(scenario, name)!r} with kv_rule = {scenario.kv_rule!r}: {remedy}. Leave out "
+                    f"{name} = {getattr(options, name)!r} with kv_rule = {options.kv_rule!r}: {remedy}. Leave out "
                     f"{name}, or set kv_rule='keep_growth'."
                 )
-    if scenario.choose_cap and scenario.choose_order:
-        raise ConfigError("choose_cap=True with choose_order=True: an action says the one or the other.")
-
-
-def kv_cache_of(scenario: Scenario) -> KVCache | None:
-    """What the KV cache of the scenario holds; ``None`` where it is no limit."""
-    if scenario.kv_budget_tokens is None:
-        return None
-    bandwidth = scenario.kv_swap_gb_per_s  # 10^9 bytes/s are one byte/ns
-    block_tokens = scenario.kv_block_tokens
-    headroom_tokens = math.ceil(scenario.kv_watermark * scenario.kv_budget_tokens)
-    if scenario.kv_rule != "keep_growth":
-        apart = scenario.kv_rule == "vllm_v1"  # V1's pool counts a block that it never gives out
-        blocks = scenario.kv_budget_tokens // block_tokens + apart
-        headroom_tokens = int(scenario.kv_watermark * blocks) * block_tokens
-    return KVCache(
-        scenario.kv_budget_tokens,
-        block_tokens,
-        headroom_tokens,
-        scenario.kv_admission,
-        scenario.kv_reserve_tokens or 0,
-        0 if bandwidth is None else max(1, round(scenario.kv_bytes_per_token / bandwidth)),
-        CAP_LEVELS if scenario.choose_cap else 0,
-        scenario.kv_rule,
-    )

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import keep, whole
 from llmsched_env.cost import CostModel, cost_model
-
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
 
 __all__ = ["MAX_CLIENTS", "MachineOptions", "check"]
 
@@ -37,15 +33,15 @@ class MachineOptions:
         return model if self.prefill_token_cap is None else model.with_cap(self.prefill_token_cap)
 
 
-def check(scenario: Scenario) -> None:
+def check(options: MachineOptions) -> None:
     """Check it: the preset and the cap now, not at the first reset.
 
     Raises:
         ConfigError: a value out of range.
         UnknownNameError: a preset that does not exist.
     """
-    keep(scenario, "num_clients", whole("num_clients", scenario.num_clients, 1, MAX_CLIENTS))
-    if scenario.prefill_token_cap is not None:
-        cap = whole("prefill_token_cap", scenario.prefill_token_cap, 1, 2**31 - 1)
-        keep(scenario, "prefill_token_cap", cap)
-    scenario.cost_model  # noqa: B018
+    keep(options, "num_clients", whole("num_clients", options.num_clients, 1, MAX_CLIENTS))
+    if options.prefill_token_cap is not None:
+        cap = whole("prefill_token_cap", options.prefill_token_cap, 1, 2**31 - 1)
+        keep(options, "prefill_token_cap", cap)
+    options.cost_model  # noqa: B018

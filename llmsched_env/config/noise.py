@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import keep, number
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
-from llmsched_env.workload.draws import Stream, raw_words
 
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
-
-__all__ = ["Disturbance", "NoiseOptions", "check", "disturbance_of"]
+__all__ = ["Disturbance", "NoiseOptions", "check"]
 
 MAX_NOISE_SD = 2.0
 MAX_STRAGGLER_FACTOR = 1e4
@@ -64,7 +59,7 @@ class Disturbance:
     key: int = 0
 
 
-def check(scenario: Scenario) -> None:
+def check(options: NoiseOptions) -> None:
     """Check it.
 
     Raises:
@@ -76,35 +71,14 @@ def check(scenario: Scenario) -> None:
         ("straggler_probability", 0.0, 1.0, "[0, 1)"),
         ("straggler_factor", 1.0, MAX_STRAGGLER_FACTOR, f"[1, {MAX_STRAGGLER_FACTOR:g}]"),
     ):
-        found = number(name, getattr(scenario, name))
+        found = number(name, getattr(options, name))
         if not least <= found <= most or (name == "straggler_probability" and found == most):
             hint = "" if name == "straggler_factor" else percent_hint(found, most)
-            raise ConfigError(f"{name} = {getattr(scenario, name)!r} is out of range: it lies in {limits}.{hint}")
-        keep(scenario, name, found)
-    if (scenario.straggler_probability > 0) != (scenario.straggler_factor > 1):
+            raise ConfigError(f"{name} = {getattr(options, name)!r} is out of range: it lies in {limits}.{hint}")
+        keep(options, name, found)
+    if (options.straggler_probability > 0) != (options.straggler_factor > 1):
         raise ConfigError(
-            f"straggler_probability = {scenario.straggler_probability} with straggler_factor = "
-            f"{scenario.straggler_factor}: there are stragglers where the one is above 0 and the other above 1. Give "
+            f"straggler_probability = {options.straggler_probability} with straggler_factor = "
+            f"{options.straggler_factor}: there are stragglers where the one is above 0 and the other above 1. Give "
             "both, or leave both out."
         )
-    believed, actual = scenario.believed_model, scenario.cost_model
-    if believed.prefill_token_cap != actual.prefill_token_cap:
-        raise ConfigError(
-            f"believed_cost = {believed.name!r} has a prefill_token_cap of {believed.prefill_token_cap}, the cost "
-            f"model one of {actual.prefill_token_cap}: the cap bounds a prefill whatever is believed. Give "
-            "prefill_token_cap, which holds for both."
-        )
-
-
-def disturbance_of(scenario: Scenario, case: int) -> Disturbance | None:
-    """Why iterations of a case do not last what schedulers are told; ``None`` where they do."""
-    if not scenario.disturbed:
-        return None
-    word = raw_words(scenario.source.name, scenario.split, case, Stream.JITTER, 1)[0]
-    return Disturbance(
-        None if scenario.believed_cost is None else scenario.believed_model,
-        scenario.noise_sd,
-        scenario.straggler_probability,
-        scenario.straggler_factor,
-        int(word) >> 32,
-    )

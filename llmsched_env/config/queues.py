@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import check_flags, check_names
-
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
 
 __all__ = ["ASSIGNMENTS", "DEADLINE_ORDERS", "ORDERS", "ORDER_CODES", "QUEUES", "QueueOptions", "check"]
 
@@ -53,12 +49,12 @@ class QueueOptions:
     stealing: bool = True
 
 
-def check(scenario: Scenario) -> None:
+def check(options: QueueOptions) -> None:
     """Check them.
 
     Raises:
         ConfigError: a value of the wrong type.
         UnknownNameError: a name that does not exist.
     """
-    check_names(scenario, queue=QUEUES, assignment=ASSIGNMENTS, order=ORDERS + DEADLINE_ORDERS)
-    check_flags(scenario, "stealing")
+    check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=ORDERS + DEADLINE_ORDERS)
+    check_flags(options, "stealing")

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llmsched_env.config.checks import LARGEST, check_flags, keep, number, real
-from llmsched_env.config.queues import DEADLINE_ORDERS
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 
-if TYPE_CHECKING:
-    from llmsched_env.config.scenario import Scenario
-
-__all__ = ["Promises", "SLOOptions", "check", "promises_of"]
+__all__ = ["Promises", "SLOOptions", "check"]
 
 MIN_PROMISE_S = 1e-9
 
@@ -46,6 +41,19 @@ class SLOOptions:
         """The metric that policies are tuned and scored by: ``goodput`` with promises, else ``makespan_s``."""
         return "goodput" if self.serving else "makespan_s"
 
+    def promises(self, num_requests: int) -> Promises | None:
+        """What the requests of a case are promised, and which of them count; ``None`` where nothing is promised."""
+        if self.ttft_s is None or self.tpot_s is None:
+            return None
+        left_out = int(num_requests * self.uncounted_share)
+        return Promises(
+            round(self.ttft_s * 1e9),
+            round(self.tpot_s * 1e9),
+            left_out,
+            num_requests - left_out,
+            self.choose_order,
+        )
+
 
 @dataclass(frozen=True)
 class Promises:
@@ -66,50 +74,22 @@ class Promises:
     choose_order: bool = False
 
 
-def check(scenario: Scenario) -> None:
+def check(options: SLOOptions) -> None:
     """Check them.
 
     Raises:
         ConfigError: a value out of range, or one that nobody would read.
     """
-    check_flags(scenario, "choose_order")
+    check_flags(options, "choose_order")
     for name in ("ttft_s", "tpot_s"):
-        if getattr(scenario, name) is not None:
-            keep(scenario, name, real(name, getattr(scenario, name), MIN_PROMISE_S, LARGEST[name]))
-    share = number("uncounted_share", scenario.uncounted_share)
+        if getattr(options, name) is not None:
+            keep(options, name, real(name, getattr(options, name), MIN_PROMISE_S, LARGEST[name]))
+    share = number("uncounted_share", options.uncounted_share)
     if not 0 <= share < 0.5:
         raise ConfigError(
-            f"uncounted_share = {scenario.uncounted_share!r} is out of range: it lies in [0, 0.5), at each end."
+            f"uncounted_share = {options.uncounted_share!r} is out of range: it lies in [0, 0.5), at each end."
             f"{percent_hint(share, 0.5)}"
         )
-    keep(scenario, "uncounted_share", share)
-    if (scenario.ttft_s is None) != (scenario.tpot_s is None):
-        raise ConfigError(f"ttft_s = {scenario.ttft_s}, tpot_s = {scenario.tpot_s}: promise both or none.")
-    if scenario.queue != "shared" and (scenario.order in DEADLINE_ORDERS or scenario.choose_order):
-        which = "choose_order = True" if scenario.choose_order else f"order = {scenario.order!r}"
-        raise ConfigError(
-            f"{which} with queue = {scenario.queue!r}: orders by deadline are orders of one line. Set "
-            "queue='shared', or leave it out."
-        )
-    if not scenario.serving:
-        for name, value in (("order", DEADLINE_ORDERS), ("choose_order", (True,)), ("reward", ("goodput",))):
-            if getattr(scenario, name) in value:
-                raise ConfigError(f"{name} = {getattr(scenario, name)!r} needs promises: give ttft_s and tpot_s.")
-    elif scenario.choose_order and scenario.order != "fcfs":
-        raise ConfigError(
-            f"order = {scenario.order!r} with choose_order=True: the order is the action's; set order='fcfs'."
-        )
-
-
-def promises_of(scenario: Scenario, num_requests: int) -> Promises | None:
-    """What the requests of a case are promised, and which of them count; ``None`` where nothing is promised."""
-    if scenario.ttft_s is None or scenario.tpot_s is None:
-        return None
-    left_out = int(num_requests * scenario.uncounted_share)
-    return Promises(
-        round(scenario.ttft_s * 1e9),
-        round(scenario.tpot_s * 1e9),
-        left_out,
-        num_requests - left_out,
-        scenario.choose_order,
-    )
+    keep(options, "uncounted_share", share)
+    if (options.ttft_s is None) != (options.tpot_s is None):
+        raise ConfigError(f"ttft_s = {options.ttft_s}, tpot_s = {options.tpot_s}: promise both or none.")

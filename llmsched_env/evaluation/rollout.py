@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.config import Scenario, promises_of
+from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownFieldError, UnknownNameError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
@@ -299,7 +299,7 @@ def _measure_latencies(
     ttft_s, tpot_s = scenario.ttft_s, scenario.tpot_s
 
     def metrics(simulator: Simulator) -> dict[str, Any]:
-        counted = promises_of(scenario, simulator.instance.num_requests)
+        counted = scenario.promises(simulator.instance.num_requests)
         assert counted is not None
         latencies = serving_metrics(simulator, ttft_s=ttft_s, tpot_s=tpot_s, first=counted.first, last=counted.last)
         return {**_metrics(simulator), **latencies}

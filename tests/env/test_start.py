@@ -1,4 +1,4 @@
-"""A gate: the first step of a fresh process with an empty cache folder comes at once, beside what Gymnasium itself takes.
+"""A gate: the first step of a fresh process with an empty cache folder comes at once, beside what Gymnasium takes.
 
 CPU seconds of both, in the same run. What compiles at use, or imports a solver or a learning library, takes many times
 as long.
@@ -15,7 +15,7 @@ import pytest
 from llmsched_env import ENVIRONMENTS
 
 LIMIT = 9.0
-"""Of `import gymnasium`, beyond it: it takes 1 to 2 for one environment, 1 to 4 for 64 copies, whose cases are drawn."""
+"""Of `import gymnasium`, beyond it: one environment takes 1 to 2, 64 copies 1 to 4, whose cases are drawn."""
 
 TRIES = 3
 STEPS = """
