@@ -103,9 +103,9 @@ def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
     code = "\n".join(blocks).replace("total_timesteps=4_000", "total_timesteps=64").replace("n_steps=128", "n_steps=4")
     done = run_python(code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    agent, stepped, compiled = (line for line in done.stdout.splitlines() if line.startswith("Estimate"))
+    agent, stepped, in_the_loop = (line for line in done.stdout.splitlines() if line.startswith("Estimate"))
     assert agent.startswith("Estimate(mean=0.00"), "the agent of the README is not within 1 % of the bound"
-    assert stepped.startswith(compiled), "the compiled policy of the README is not the other one"
+    assert stepped.startswith(in_the_loop), "the two forms of the policy in the README play differently"
 
 
 def test_the_own_policy_of_the_readme_runs_in_the_comparison(tmp_path: Path) -> None:
