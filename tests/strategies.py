@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, STEALS
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.instances import bounds_ns
-from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
+from llmsched_env.config import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 
