@@ -59,7 +59,7 @@ def rows_of(policy, simulator, prompts):
         before, start_ns = simulator.emitted, int(simulator.view.clock_ns)
         ran, was_read = holders(simulator)
         simulator.step(action)
-        run, is_read = holders(simulator)
+        _, is_read = holders(simulator)
         emitted = simulator.emitted
         served = [i for i in range(len(prompts)) if emitted[i] > before[i]]
         reads = {i: prompts[i] + before[i] - was_read.get(i, 0) for i in served if i not in ran}
