@@ -6,7 +6,8 @@ import pytest
 from combinations import combined_case
 from test_combinations import problem_of
 
-from llmsched_env.engine.rule import FunctionRule, PythonRule, Threshold
+from llmsched_env.engine.rule import FunctionRule, PythonRule
+from llmsched_env.engine.rules import ReadyThreshold
 
 CASE = next(
     case
@@ -23,7 +24,7 @@ def test_a_function_plays_as_the_compiled_rule_does():
         decisions.append(view.ready)
         return int(view.ready >= 2)
 
-    assert asked.run(PythonRule(threshold)) == compiled.run(Threshold(2)) > 0
+    assert asked.run(PythonRule(threshold)) == compiled.run(ReadyThreshold(2)) > 0
     assert asked.view.clock_ns == compiled.view.clock_ns > 0
     assert len(decisions) > 3
 
@@ -53,5 +54,5 @@ def test_an_error_ends_the_episode_there_and_is_raised():
         episode.run(PythonRule(fails))
     assert episode.view.prefills == 1
     assert episode.view.completed < len(CASE.prompts)
-    episode.run(Threshold(1))  # it can be gone on with
+    episode.run(ReadyThreshold(1))  # it can be gone on with
     assert episode.view.completed == len(CASE.prompts)
