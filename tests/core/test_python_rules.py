@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from combinations import combined_case
-from test_combinations import problem_of
 
 from llmsched_env.engine.rule import FunctionRule, PythonRule
 from llmsched_env.engine.rules import ReadyThreshold
@@ -17,7 +16,7 @@ CASE = next(
 
 
 def test_a_function_plays_as_the_compiled_rule_does():
-    compiled, asked = problem_of(CASE).episode(record=True), problem_of(CASE).episode(record=True)
+    compiled, asked = CASE.instance().episode(record=True), CASE.instance().episode(record=True)
     decisions = []
 
     def threshold(view):
@@ -34,7 +33,7 @@ def test_what_a_function_keeps_begins_anew_with_each_episode():
         memory[0] += 1
         return int(memory[0] % parameters[0] == 0)
 
-    rule, instance, clocks = FunctionRule(every_third, (3,), (1,)), problem_of(CASE), []
+    rule, instance, clocks = FunctionRule(every_third, (3,), (1,)), CASE.instance(), []
     for _ in range(3):
         episode = instance.episode()
         episode.run(rule)
@@ -49,7 +48,7 @@ def test_an_error_ends_the_episode_there_and_is_raised():
             raise LookupError("no idea")
         return 1
 
-    episode = problem_of(CASE).episode()
+    episode = CASE.instance().episode()
     with pytest.raises(LookupError, match="no idea"):
         episode.run(PythonRule(fails))
     assert episode.view.prefills == 1
