@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,17 @@ SCRATCH_OF_A_CACHE = {"ending", "ending_context", "batch", "batch_growth", "batc
 SCRATCH_OF_A_CACHE |= {"this_growth", "next_growth", "later"}
 """What an iteration writes before it reads it, and recordings, which begin anew."""
 
+SHARED = {"queues.clients", "queues.tournament.clients", "queues.tournament.queues", "kv.clients"}
+"""Tables that are named once more elsewhere."""
+
 Values = dict[str, Any]
 
 
 def fields(view: View) -> dict[str, float]:
     """All fields of a view."""
-    return {name: getattr(view, name) for name in FIELDS}
+    found = {name: getattr(view, name) for name in FIELDS}
+    found["last_due"] = max(view.last_due, view.decodes)  # which of the decodes before makes no difference
+    return found
 
 
 def state_of(episode: Episode | Simulator, *, order: bool = True) -> Values:
@@ -30,39 +36,41 @@ def state_of(episode: Episode | Simulator, *, order: bool = True) -> Values:
 
     Args:
         episode: where it stands.
-        order: with the order in which clients are found that finish at one decode. It makes no difference but to the
-            rounding of a sum of TPOTs, and depends on whether the episode was moved to other lengths.
+        order: with the order in which clients are found that finish at one decode, which makes no difference but to the
+            rounding of a sum of TPOTs, and with when nobody was expected any more. Both depend on whether the episode
+            was moved to other lengths.
     """
     inner = episode.episode if isinstance(episode, Simulator) else episode
     found = dict(_flat(snapshot(inner)))
     if not order:
         found["ending"] = _together(inner)
-        found["clients"] = np.delete(np.array(found["clients"]), codes.NEXT, axis=1).tolist()
-        found["totals.tpot_sum_ns"] = f"{found['totals.tpot_sum_ns']:.9g}"
+        found["clients"] = np.delete(np.asarray(inner.clients), codes.NEXT, axis=1).tobytes()
+        found["view.last_due"] = max(found["view.last_due"], inner.view.decodes)
+        found["totals.tpot_sum_ns"] = f"{inner.totals.tpot_sum_ns:.9g}"
     return found
 
 
-def _flat(state: State, path: str = "") -> Any:
+def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in state.items():
         if isinstance(value, dict):
             if name not in SCRATCH:
                 yield from _flat(value, f"{path}{name}.")
-        elif path == "kv." and name in SCRATCH_OF_A_CACHE:
+        elif path + name in SHARED or (path == "kv." and name in SCRATCH_OF_A_CACHE):
             continue
-        elif path.startswith("next_"):  # rows beyond the last are left over, and clients are known when it is run
-            if name != "client":
-                yield path + name, value[: state["rows"]].tolist() if isinstance(value, np.ndarray) else value
+        elif path in ("next_prefill.", "next_mixed."):  # rows beyond the last are left over
+            if name != "client":  # known when it is run
+                yield path + name, value[: state["rows"]].tobytes() if isinstance(value, np.ndarray) else value
         else:
-            yield path + name, value.tolist() if isinstance(value, np.ndarray) else value
+            yield path + name, value.tobytes() if isinstance(value, np.ndarray) else value
 
 
 def _together(episode: Episode) -> list[list[int]]:
     """Clients that finish at each decode of the ring."""
-    chains = []
+    chains, following = [], np.asarray(episode.clients)[:, codes.NEXT].tolist()
     for first in np.asarray(episode.ending).tolist():
-        chain, client = [], first
-        while client >= 0:
-            chain.append(client)
-            client = int(episode.clients[client, codes.NEXT])
+        chain = []
+        while first >= 0:
+            chain.append(first)
+            first = following[first]
         chains.append(sorted(chain))
     return chains

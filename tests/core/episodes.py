@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -204,6 +205,25 @@ def run_digest(seed: int, *, kind: str = "plain") -> str:
     return hashlib.sha256(written(simulator) + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
 
 
+def forked_digest(seed: int) -> str:
+    """An episode that is gone on with under other lengths."""
+    simulator, rng = Simulator(seeded_case(seed).instance()), np.random.default_rng(seed)
+    for action in rng.integers(0, 2, 20 + seed).tolist():
+        if not simulator.done:
+            simulator.step(action)
+    emitted = simulator.emitted
+    longer = rng.integers(1, 90, len(emitted))
+    twin = simulator.fork(record=True, outputs=emitted + longer, arrivals=seed % 4 < 2)
+    digest = hashlib.sha256(emitted.tobytes() + written(twin))
+    for action in itertools.cycle([1, 0, 0]):
+        if twin.done:
+            break
+        twin.step(action)
+        digest.update(features(twin.view).tobytes())
+    digest.update(written(twin) + twin.log.tobytes() + twin.served.tobytes())
+    return digest.hexdigest()
+
+
 def fleet_digest(seed: int) -> str:
     """Twelve copies stepped together, each begun anew with the next case where it is over."""
     cases = [
@@ -260,6 +280,7 @@ def digests() -> dict[str, Any]:
         "compiled": compiled,
         "combined": [combined_digest(seed) for seed in range(COMBINED)],
         "stepped": [episode_digest(seed) for seed in range(16)],
+        "forked": [forked_digest(seed) for seed in range(12)],
         "fleet": [fleet_digest(seed) for seed in range(4)],
         "run": [run_digest(seed) for seed in range(12)],
         "promised": [episode_digest(seed, kind="promised") for seed in range(10)],
