@@ -50,8 +50,6 @@ $(BIN)/pip:
 $(VENV)/.installed-run: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
 	$(COMPILING)
 	$(INSTALL) -e '.[viz]'
-	@echo 'Compiling the simulator, once.'
-	@$(BIN)/python -c 'import gymnasium; gymnasium.make("llmsched_env:LLMSched/GSM8K-v0").reset(seed=0)'
 	@touch $@ $(FRESH)
 
 $(VENV)/.installed-dev: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip

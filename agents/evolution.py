@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,13 @@ from agents.agent import Agent
 from agents.arena import Arena
 from agents.genome import FIRST_CASES, FIRST_VALUES, Genome, first_genome
 from agents.hyperparameters import Check, one_of, real_number, whole_number
+from agents.learner import Task
 from agents.network import BASES, NEVER, Network
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine.features import ALL_FEATURES
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, MissingExtraError, UnknownNameError
 from llmsched_env.instances import instance, pool_size
 from llmsched_env.policy import Policy
-
-if TYPE_CHECKING:
-    from agents.training import Training
 
 __all__ = ["Evolution", "EvolutionSettings"]
 
@@ -188,12 +186,12 @@ class Evolution:
         ]
 
     @classmethod
-    def begin(cls, training: Training) -> Evolution:
+    def begin(cls, training: Task) -> Evolution:
         """The learner of a new run; raises as the class and `EvolutionSettings`."""
         return cls(training.training_scenario, _settings(training), training.seed, threads=_threads())
 
     @classmethod
-    def resume(cls, training: Training, folder: Path) -> Evolution:
+    def resume(cls, training: Task, folder: Path) -> Evolution:
         """The learner of a run as it was when :meth:`save` wrote ``folder``; raises as :meth:`resumed`."""
         arguments = training.training_scenario, _settings(training), training.seed, folder
         return cls.resumed(*arguments, threads=_threads())
@@ -344,7 +342,7 @@ MOST_THREADS = 8
 """More hardly help: a generation plays some dozens of cases."""
 
 
-def _settings(training: Training) -> EvolutionSettings:
+def _settings(training: Task) -> EvolutionSettings:
     said = {field.name: training.settings[field.name] for field in dataclasses.fields(EvolutionSettings)}
     lists = {name: tuple(said[name]) for name in ("features", "orders", "sizes")}
     return EvolutionSettings(**{**said, **lists})

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmsched_env import __version__
 from llmsched_env.config import Scenario
 from llmsched_env.engine.features import features_of
-
-if TYPE_CHECKING:
-    from agents.training import Training
 
 __all__ = ["changed_versions", "difference", "fingerprint"]
 
 PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "cmaes", "gymnasium", "numpy")
 
 
-def fingerprint(training: Training) -> dict[str, Any]:
-    """All of it, as plain JSON values."""
-    where = training.training_scenario
+def fingerprint(asked: dict[str, Any], where: Scenario) -> dict[str, Any]:
+    """All of it, as plain JSON values.
+
+    Args:
+        asked: what the run is asked to do.
+        where: the agent learns.
+    """
     return {
         "version": __version__,
-        "training": training.as_json(),
+        "training": asked,
         "scenario": where.describe(),
         "workload": _version_of(where),
         "observation": [feature.name for feature in features_of(where)],

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from agents.hyperparameters import Check
 from agents.network import Network
+from llmsched_env.config import Scenario
 from llmsched_env.policy import Policy
 
-if TYPE_CHECKING:
-    from agents.training import Training
+__all__ = ["Learner", "Task"]
 
-__all__ = ["Learner"]
+
+class Task(Protocol):
+    """What a learner is asked to do. `agents.training.Training` is one.
+
+    Attributes:
+        algo: the algorithm's name.
+        seed: of the network, the exploration and the order of cases.
+        settings: of the algorithm, all of them, checked.
+        training_scenario: where it learns.
+    """
+
+    @property
+    def algo(self) -> str: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def settings(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def training_scenario(self) -> Scenario: ...  # noqa: D102
 
 
 class Learner(Protocol):
@@ -31,8 +49,8 @@ class Learner(Protocol):
         """Iterations or decisions done so far, in the algorithm's own count."""
 
     @classmethod
-    def begin(cls, training: Training) -> Self:
-        """A learner that has learnt nothing; ``training.settings`` holds the algorithm's settings, checked.
+    def begin(cls, training: Task) -> Self:
+        """A learner that has learnt nothing.
 
         Raises:
             ConfigError: settings that contradict each other or the scenario.
@@ -40,7 +58,7 @@ class Learner(Protocol):
         """
 
     @classmethod
-    def resume(cls, training: Training, folder: Path) -> Self:
+    def resume(cls, training: Task, folder: Path) -> Self:
         """A learner as it was when :meth:`save` wrote ``folder``, whose files are those that were written.
 
         Raises:

@@ -7,7 +7,7 @@ import pickle
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,15 +18,13 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
 
 from agents.export import export
 from agents.hyperparameters import Check, flag, one_of, real_number, whole_number, widths
+from agents.learner import Task
 from agents.libraries import LIBRARIES, algorithm
 from agents.network import Network
 from agents.sb3_policy import SB3Policy
 from agents.vec_env import SB3VecEnv
 from llmsched_env.errors import ConfigError, FileFormatError
 from llmsched_env.policy import Policy
-
-if TYPE_CHECKING:
-    from agents.training import Training
 
 __all__ = ["SB3Learner"]
 
@@ -93,7 +91,7 @@ class SB3Learner:
         model.set_logger(Logger(None, [self._latest]))
 
     @classmethod
-    def begin(cls, training: Training) -> SB3Learner:
+    def begin(cls, training: Task) -> SB3Learner:
         """An untrained network.
 
         Raises:
@@ -116,7 +114,7 @@ class SB3Learner:
         return cls(training.algo, model, copies, {})
 
     @classmethod
-    def resume(cls, training: Training, folder: Path) -> SB3Learner:
+    def resume(cls, training: Task, folder: Path) -> SB3Learner:
         """A learner as it was when :meth:`save` wrote ``folder``.
 
         Raises:

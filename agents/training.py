@@ -107,6 +107,10 @@ class Training:
             "out": str(self.out),
         }
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What a run of it depends on."""
+        return fingerprint(self.as_json(), self.training_scenario)
+
 
 @dataclass(frozen=True)
 class Rivals:
@@ -180,7 +184,7 @@ def recorded(folder: Path | str) -> Training:
         training = Training(**{**config["training"], "out": folder})
     except (KeyError, TypeError) as error:
         raise FileFormatError(folder / "config.json", f"damaged ({error}): begin the run again elsewhere.") from error
-    now = json.loads(json.dumps(fingerprint(training)))
+    now = json.loads(json.dumps(training.fingerprint()))
     for name, what in (
         ("version", "llmsched-env"),
         ("observation", "the observation"),
@@ -201,7 +205,7 @@ def _train(training: Training, rivals: Rivals, command: str, resume: bool, progr
     instance(training.validation, int(cases[-1]))  # says now that there are not so many
     if resume:
         run = Run.open(training.out)
-        asked = json.loads(json.dumps(fingerprint(training)))["training"]
+        asked = json.loads(json.dumps(training.fingerprint()))["training"]
         if {**run.config["training"], "out": asked["out"]} != asked:
             raise ConfigError(
                 f"the run in {training.out} was begun with other options "
@@ -224,7 +228,7 @@ def _train(training: Training, rivals: Rivals, command: str, resume: bool, progr
             learner = kind.resume(training, last.folder)
     else:
         learner, last = kind.begin(training), None
-        run = Run.create(training.out, {"command": command, **fingerprint(training)})
+        run = Run.create(training.out, {"command": command, **training.fingerprint()})
     last = _Driver(training, run, learner, last, progress).drive()
     best = kind.resume(training, run.at(last.best.timesteps).folder)
     agents = [Candidate(policy.name, policy, training.validation) for policy in best.policies()]

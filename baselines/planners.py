@@ -21,7 +21,7 @@ from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.engine.rules import FollowPrefills
 from llmsched_env.errors import ConfigError
-from llmsched_env.instances import estimates, kv_cache
+from llmsched_env.instances import estimates
 from llmsched_env.policy import Policy, Start, View
 from llmsched_env.simulator import Outlook, Simulator
 from llmsched_env.workload.requests import MAX_TOKENS
@@ -146,7 +146,7 @@ class _Lengths:
         estimates = outlook.estimates.astype(np.float64)
         sample = _population(scenario, getattr(scenario.source, "version", None))
         most = np.full(len(estimates), MAX_TOKENS, np.int64)
-        cache = kv_cache(scenario)
+        cache = scenario.kv_cache()
         if cache is not None:
             most = np.minimum(most, cache.longest_request_tokens - outlook.prompts)
         return cls(sample, estimates if scenario.lengths == "predicted" else np.ones_like(estimates), most)

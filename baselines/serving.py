@@ -13,7 +13,6 @@ from llmsched_env.evaluation.comparison import Comparison, Row
 from llmsched_env.evaluation.report import serving_table
 from llmsched_env.evaluation.rollout import episode_seed
 from llmsched_env.evaluation.serving_pictures import LoadCurve, goodput_against_load, latency_distributions
-from llmsched_env.instances import promises
 
 __all__ = ["draw_serving", "show_serving"]
 
@@ -113,7 +112,7 @@ def _latencies(comparison: Comparison, item: Entry) -> tuple[str, np.ndarray, np
     """TTFT and TPOT in s of the counted requests of the first case."""
     case = int(comparison.cases[0])
     episode = play(item.policy, item.scenario, case, seed=episode_seed(comparison.seed, case), record=True)
-    counted = promises(item.scenario, episode.instance.num_requests)
+    counted = item.scenario.promises(episode.instance.num_requests)
     assert counted is not None
     found = request_metrics(episode)
     return item.name, found["ttft_s"][counted.first : counted.last], found["tpot_s"][counted.first : counted.last]

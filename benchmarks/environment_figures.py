@@ -15,7 +15,7 @@ from llmsched_env.engine.features import FEATURES
 __all__ = ["environment_figures"]
 
 SECTION = "One environment through gymnasium.make, resets included"
-TARGET_RATIO = 2.0
+TARGET_RATIO = 3.0
 
 
 def _drive(env: gymnasium.Env[Any, Any], actions: Sequence[int]) -> Callable[[], None]:

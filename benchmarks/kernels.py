@@ -1,206 +1,86 @@
-"""Compiled loops that only benchmarks need, and the plain simulator that they are measured against."""
+"""Loops that only benchmarks need, and the plain simulator that they are measured against.
+
+``building.compiled()`` gives them compiled. As it stands, this file has `plain_episode` in plain Python.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import cython
 
-from llmsched_env.core.episode import Block
-from llmsched_env.core.features import NUM_FEATURES, observe
-from llmsched_env.core.fleet import (
-    Fleet,
-    Steps,
-    flags_at,
-    load_copy,
-    look_ahead,
-    setups_at,
-    states_at,
-    step_copies,
-    views_at,
-)
-from llmsched_env.core.instance import Instance
-from llmsched_env.core.loops import OVER, choose, finished, run_rule
-from llmsched_env.core.memory import copy_episode
-from llmsched_env.core.transition import advance
-from llmsched_env.jit import jit
-from llmsched_env.policy import CompiledRule
-
-__all__ = ["CompiledFleet", "Episodes", "plain_episode"]
-
-ROWS = 64
-"""Observations go to a buffer of so many rows in turn, as a rollout buffer would take them."""
+from llmsched_env.engine import features
+from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.rule import Rule
+from llmsched_env.engine.step import Copies, Steps
+from llmsched_env.engine.view import View
 
 
-@jit
-def run_episodes(views: Any, states: Any, setups: Any, rule: Any, parameters: Any, memory: Any) -> int:
-    """Reset and run each pair (start, running) of episodes under ``rule``; returns the iterations."""
-    total = 0
-    for pair in range(len(views) // 2):
-        copy_episode(views, states, setups, 2 * pair, 2 * pair + 1)
-        row = 2 * pair + 1
-        total += run_rule(views[row : row + 1], states[row : row + 1], setups[row : row + 1], rule, parameters, memory)
-    return total
-
-
-@jit
-def run_observed(
-    views: Any, states: Any, setups: Any, rule: Any, parameters: Any, memory: Any, out: NDArray[np.float32]
-) -> int:
-    """The same with the observation computed before each iteration."""
-    total = 0
-    for pair in range(len(views) // 2):
-        copy_episode(views, states, setups, 2 * pair, 2 * pair + 1)
-        v = views[2 * pair + 1]
-        s = states[2 * pair + 1]
-        k = setups[2 * pair + 1]
-        while not finished(v, k):
-            observe(v, out[total % ROWS])
-            advance(v, s, k, choose(v, k, rule, parameters, memory))
-            total += 1
-    return total
-
-
-@jit
-def reset_episodes(views: Any, states: Any, setups: Any) -> int:
-    """Only the resets."""
-    for pair in range(len(views) // 2):
-        copy_episode(views, states, setups, 2 * pair, 2 * pair + 1)
-    return len(views) // 2
-
-
-class Episodes:
-    """Several cases, each with the memory that it starts from and the memory that it runs in.
+class Watched:
+    """Episodes with an observation before each iteration.
 
     Args:
-        instances: the cases.
+        out: (rows, num_features) float32, contiguous: the rows are written in turn, as a rollout buffer would be.
     """
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self._blocks = [Block(case.start, 2) for case in instances]  # kept alive for their addresses
-        self._arrays = tuple(
-            np.concatenate([getattr(block, name) for block in self._blocks]) for name in ("views", "states", "setups")
-        )
-        self._out = np.zeros((ROWS, NUM_FEATURES), np.float32)
+    out: cython.float[:, ::1]
+    rows: cython.int
+    row: cython.int
 
-    def run(self, rule: CompiledRule) -> int:
-        """Whole episodes under a rule; returns their iterations."""
-        call = run_episodes
-        return call(*self._arrays, rule.function.handle, rule.parameters, rule.memory.copy())
+    def __init__(self, out: Any) -> None:
+        self.out = out
+        self.rows = len(out)
+        self.row = 0
 
-    def run_observed(self, rule: CompiledRule) -> int:
-        """The same with an observation at each iteration."""
-        call = run_observed
-        return call(*self._arrays, rule.function.handle, rule.parameters, rule.memory.copy(), self._out)
+    def play(self, e: Episode, v: View, rule: Rule) -> cython.longlong:
+        """Run to the end; returns the iterations."""
+        action: cython.int
+        before: cython.longlong = v.prefills + v.decodes
+        while not e.finished():
+            features.observe(v, self.out, self.row)
+            self.row = (self.row + 1) % self.rows
+            action = e.choose(rule)
+            e.run_iteration(v, e.totals, action, e.problem.kinds[action])
+        return v.prefills + v.decodes - before
 
-    def reset(self) -> int:
-        """Only reset; returns the number of episodes."""
-        return reset_episodes(*self._arrays)
-
-    def clocks_ns(self) -> list[int]:
-        """(cases,) the clock where each episode stands: after a run, its makespan."""
-        return [int(view["clock_ns"]) for view in self._arrays[0][1::2]]
-
-    def steals(self) -> int:
-        """Requests taken from another client's queue, over all cases."""
-        return int(self._arrays[1]["steals"][1::2].sum())
-
-    @property
-    def requests(self) -> int:
-        """Requests of all cases in sum."""
-        return int(self._arrays[2]["num_requests"][1::2].sum())
+    def run(self, e: Episode, rule: Rule) -> int:
+        """:meth:`play` for Python."""
+        iterations: cython.longlong
+        e.set_forecast(True)
+        rule.begin()
+        with cython.nogil:
+            iterations = self.play(e, e.view, rule)
+        return int(iterations)
 
 
-@jit
-def run_fleet(fleet: int, out: int, sources: Any, actions: Any, steps: int) -> int:
-    """Step every copy ``steps`` times and begin anew where an episode ends; returns the episodes that ended."""
-    flags = flags_at(fleet)
-    ended = 0
-    for step in range(steps):
-        if step_copies(fleet, out, 0, len(flags), actions[step % len(actions)]):
-            for i in range(len(flags)):
-                if flags[i] & OVER:
-                    load_copy(fleet, out, i, sources[ended % len(sources)])
-                    ended += 1
-    return ended
+class Bare(Copies):
+    """One copy of an environment that is advanced and not looked at."""
 
+    episode: Episode
+    row: cython.int
 
-@jit
-def advance_fleet(fleet: int, out: int, sources: Any, actions: Any, steps: int) -> int:
-    """The same without observation, reward and mask: transitions only."""
-    views, states, setups = views_at(fleet), states_at(fleet), setups_at(fleet)
-    ended = 0
-    for step in range(steps):
-        for i in range(len(views)):
-            look_ahead(views, setups, i, len(views))
-            advance(views[i], states[i], setups[i], actions[step % len(actions), i])
-            if finished(views[i], setups[i]):
-                load_copy(fleet, out, i, sources[ended % len(sources)])
-                ended += 1
-    return ended
+    def __init__(self, episode: Episode, row: int) -> None:
+        self.episode = episode
+        self.row = row
 
+    def step_all(self, out: Steps) -> cython.int:
+        """One iteration with the action in its row; returns whether the episode is over."""
+        return self.advance(self.episode, cython.cast(cython.int, out.actions[self.row]), out)
 
-@jit
-def run_to_share(fleet: int, actions: Any, shares: Any) -> None:
-    """Step each copy, alone, until that share of its requests is complete."""
-    views, states, setups = views_at(fleet), states_at(fleet), setups_at(fleet)
-    for i in range(len(shares)):
-        step = 0
-        while views[i].completed < shares[i] * setups[i].num_requests:
-            advance(views[i], states[i], setups[i], actions[step % len(actions), i])
-            step += 1
-
-
-class CompiledFleet:
-    """``count`` copies in a loop without Python: the ceiling of the vector environment.
-
-    Args:
-        instances: cases that the copies take in turn.
-        count: copies.
-    """
-
-    def __init__(self, instances: Sequence[Instance], count: int) -> None:
-        self._instances = instances  # kept alive for their addresses
-        self._fleet, self._out = Fleet(count), Steps(count)
-        largest = max(instances, key=lambda instance: instance.start.queue_bytes)
-        for i in range(count):
-            # The largest first: compiled code cannot make a copy's block grow.
-            for instance in (largest, instances[i % len(instances)]):
-                self._fleet.load(i, instance, self._out)
-        self._sources = np.array([instance.start.setup_address for instance in instances])
-
-    def _arguments(self, actions: NDArray[np.int64], steps: int) -> tuple[Any, ...]:
-        return self._fleet.address, self._out.address, self._sources, actions, steps
-
-    def scatter(self, actions: NDArray[np.int64]) -> None:
-        """Bring every copy to a random depth of an episode, however long those are; up to nine tenths of it."""
-        count = self._fleet.count
-        depths = np.random.default_rng(0).random(count) * 0.9
-        run_to_share(self._fleet.address, actions, depths)
-
-    def spread(self, actions: NDArray[np.int64], steps: int) -> None:
-        """``steps`` steps of every copy, each begun anew after some of them: copies then stand all over an episode."""
-        begun_at = np.random.default_rng(0).integers(steps, size=self._fleet.count)
-        for step in range(steps):
-            for i in np.flatnonzero(begun_at == step).tolist():
-                self._fleet.load(i, self._instances[(i + 1) % len(self._instances)], self._out)
-            self.run(actions[step % len(actions)][np.newaxis], 1)
-
-    def run(self, actions: NDArray[np.int64], steps: int) -> int:
-        """``steps`` steps of every copy, with everything that a vector environment returns; the episodes ended."""
-        call = run_fleet
-        return call(*self._arguments(actions, steps))
-
-    def advance(self, actions: NDArray[np.int64], steps: int) -> int:
-        """Only transitions."""
-        call = advance_fleet
-        return call(*self._arguments(actions, steps))
+    def advance(self, e: Episode, action: cython.int, out: Steps) -> cython.int:
+        """The same, of the episode."""
+        e.run_iteration(e.view, e.totals, action, out.kind_of(action))
+        return 1 if e.finished() else 0
 
 
 def plain_episode(
-    prompts: Any, outputs: Any, finish_at: Any, clients: int, threshold: int, cap: int, cost: Any
+    prompts: cython.longlong[::1],
+    outputs: cython.longlong[::1],
+    finish_at: cython.longlong[::1],
+    clients: cython.longlong,
+    threshold: cython.longlong,
+    cap: cython.longlong,
+    prices: tuple[int, int, int, int],
 ) -> tuple[int, int]:
     """The paper's system in as few lines as it takes: one shared queue, known costs, the threshold rule.
 
@@ -215,16 +95,25 @@ def plain_episode(
         clients: J.
         threshold: idle clients that make a prefill worth while.
         cap: most prompt tokens in a prefill.
-        cost: alpha_prefill, beta_prefill, alpha_decode, beta_decode in ns.
+        prices: alpha_prefill, beta_prefill, alpha_decode, beta_decode in ns.
 
     Returns:
         makespan in ns, iterations.
     """
-    alpha_prefill_ns, beta_prefill_ns, alpha_decode_ns, beta_decode_ns = cost
-    mask = len(finish_at) - 1
-    n = len(prompts)
-    clock_ns = 0
-    head = active = decodes = prefills = 0
+    alpha_prefill_ns: cython.longlong = prices[0]
+    beta_prefill_ns: cython.longlong = prices[1]
+    alpha_decode_ns: cython.longlong = prices[2]
+    beta_decode_ns: cython.longlong = prices[3]
+    mask: cython.longlong = len(finish_at) - 1
+    n: cython.longlong = len(prompts)
+    clock_ns: cython.longlong = 0
+    head: cython.longlong = 0
+    active: cython.longlong = 0
+    decodes: cython.longlong = 0
+    prefills: cython.longlong = 0
+    idle: cython.longlong
+    tokens: cython.longlong
+    first: cython.longlong
     while active > 0 or head < n:
         idle = clients - active
         if head < n and (active == 0 or (idle > 0 and (idle >= threshold or idle >= n - head))):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from core_figures import LENGTHS
-from kernels import Episodes
+from episode_figures import LENGTHS
+from episodes import Episodes
 from measuring import Figure, repeat
 
 from baselines.iteration import threshold

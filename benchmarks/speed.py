@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from core_figures import ScalingPoint, episode_figures, scaling_figures, scaling_points
 from environment_figures import environment_figures
+from episode_figures import ScalingPoint, episode_figures, scaling_figures, scaling_points
 from measuring import Figure, as_json, pin, table
 from profile_figures import profile_figures
 from serving_figures import serving_figures

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,10 +17,10 @@ from measuring import Figure
 
 from baselines.planners import Beam, Rollout
 from baselines.registry import METHODS, POLICIES, entry
+from llmsched_env import ENVIRONMENTS
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import decision_times, evaluate, play
 from llmsched_env.instances import instance
-from llmsched_env.storage import cache_dir
 from studies.machine import child, peak_memory_bytes
 
 __all__ = ["large_figures", "planner_figures", "start_figures", "study_figures"]
@@ -27,7 +28,12 @@ __all__ = ["large_figures", "planner_figures", "start_figures", "study_figures"]
 SCRIPT = Path(__file__)
 STUDY_TARGET_S = 10.0
 """Our reading of 'a matter of seconds'."""
-START_TARGET_S, BEAM_TARGET_MS, DECISION_TARGET_MS, MEMORY_TARGET_GIB = 2.0, 20.0, 5.0, 1.0
+START_TARGET_S, BEAM_TARGET_MS, DECISION_TARGET_MS, MEMORY_TARGET_GIB = 1.5, 20.0, 5.0, 1.0
+STARTS = 3
+FIRST_STEPS = {
+    "one": "e = gymnasium.make('llmsched_env:{}'); e.reset(seed=0); e.step(1)",
+    "64 copies": "e = gymnasium.make_vec('llmsched_env:{}', num_envs=64); e.reset(seed=0); e.step([1] * 64)",
+}
 LARGE = {"workload": "gsm8k-smooth", "split": "test", "num_clients": 5_000, "num_requests": 100_000}
 LARGE_QUEUES: dict[str, dict[str, Any]] = {
     "shared queue": {"queue": "shared"},
@@ -41,7 +47,7 @@ def study_figures(*, cases: int) -> Iterator[Figure]:
     scenario = Scenario(split="test")
     compiled_rules = [name for name in POLICIES if entry(name, scenario).kind == "rule"]
     for names, text in ((list(METHODS), "methods"), (compiled_rules, "rules, cases in memory")):
-        for name in names:  # compile, and read tuned constants, before the clock runs
+        for name in names:  # read tuned constants before the clock runs
             item = entry(name, scenario)
             play(item.policy, item.scenario, cases)
         start = time.perf_counter()
@@ -55,10 +61,8 @@ def study_figures(*, cases: int) -> Iterator[Figure]:
 
 
 def planner_figures(*, cases: int) -> Iterator[Figure]:
-    """Planners, in a process whose cache holds compiled code and no plans."""
+    """Planners, in a process whose cache holds no plans."""
     with tempfile.TemporaryDirectory() as folder:
-        if (cache_dir() / "compiled").is_dir():
-            shutil.copytree(cache_dir() / "compiled", Path(folder) / "compiled")
         found = child(SCRIPT, "planners", str(cases), environment={"LLMSCHED_CACHE_DIR": folder})
     section = f"Planners (LLMSched/GSM8K-v0 and its smooth form, {cases} test cases each)"
     for name, value in found["beam_ms"].items():
@@ -114,7 +118,6 @@ def _large(queues: str) -> dict[str, Any]:
     start = time.perf_counter()
     instance(scenario, 0)
     build_s = time.perf_counter() - start
-    play(threshold(350), Scenario(split="test", queue="shared"), 0)  # load the compiled code
     start = time.perf_counter()
     simulator = play(threshold(350), scenario, 0)
     run_s = time.perf_counter() - start
@@ -130,29 +133,33 @@ def _large(queues: str) -> dict[str, Any]:
 
 
 def start_figures() -> Iterator[Figure]:
-    """The life of a process that makes the environment and resets it, with an empty cache folder and again."""
-    section = "A fresh process: start Python, import, make, first reset"
+    """CPU seconds of a process until the first step, with an empty cache folder, beside one that imports Gymnasium."""
+    section = "A fresh process, empty cache: until the first step, in CPU seconds"
+    alone = min(_cpu_s("import gymnasium") for _ in range(STARTS))
+    for identity in ENVIRONMENTS:
+        for kind, code in FIRST_STEPS.items():
+            taken = min(_cpu_s(f"import gymnasium; {code.format(identity)}") for _ in range(STARTS))
+            yield Figure(
+                section, f"{identity}, {kind}, beyond import gymnasium", taken - alone, "s", alone, "import gymnasium",
+                START_TARGET_S, at_least=False,
+            )  # fmt: skip
+
+
+def _cpu_s(code: str) -> float:
+    """CPU seconds of a Python process of its own that runs this."""
+    said = "import resource; u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
     with tempfile.TemporaryDirectory() as folder:
-        runs = [child(SCRIPT, "first", environment={"LLMSCHED_CACHE_DIR": folder}) for _ in range(4)]
-    warm = min(runs[1:], key=lambda run: run["wall_s"])
-    yield Figure(
-        section, "compiled code cached", warm["wall_s"], "s",
-        runs[0]["wall_s"], "empty cache (once after an install)", START_TARGET_S, at_least=False,
-    )  # fmt: skip
-    yield Figure(section, "of which make and reset", warm["make_and_reset_s"], "s", warm["wall_s"], "all of it")
-
-
-def _first() -> dict[str, Any]:
-    import gymnasium
-
-    import llmsched_env  # noqa: F401
-
-    start = time.perf_counter()
-    gymnasium.make("LLMSched/GSM8K-v0").reset(seed=0)
-    return {"make_and_reset_s": time.perf_counter() - start}
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}; {said}"],
+            env={**os.environ, "LLMSCHED_CACHE_DIR": folder},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return float(done.stdout.split()[-1])
 
 
 if __name__ == "__main__":
     task, *arguments = sys.argv[1:]
-    run = {"planners": lambda: _planners(int(arguments[0])), "large": lambda: _large(arguments[0]), "first": _first}
+    run = {"planners": lambda: _planners(int(arguments[0])), "large": lambda: _large(arguments[0])}
     print(json.dumps(run[task]()))

@@ -6,7 +6,6 @@ without an import of one's own, ``gymnasium.make("llmsched_env:LLMSched/GSM8K-v0
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["ENVIRONMENTS", "Scenario", "__version__", "make_scenario", "register_environments"]
 
 __version__ = "0.1.0"
-
-IMPORTED_AT_S = time.time()
-"""A file that is edited later need not be what was imported (:mod:`llmsched_env.sources`)."""
 
 _SERVING: dict[str, Any] = {
     "workload": "serving",

@@ -321,7 +321,7 @@ def _described(documented: type) -> dict[str, str]:
 
 
 def _specification(template: str) -> str:
-    described = _described(Scenario)
+    described = {name: text for group in Scenario.__mro__ for name, text in _described(group).items()}
     features, promised, memory, mixed = (
         [(f"`{f.name}`", f.formula, 0, 1) for f in table]
         for table in (FEATURES, SLO_FEATURES, MEMORY_FEATURES, MIXED_FEATURES)

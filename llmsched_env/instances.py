@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import warnings
@@ -12,18 +11,24 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.config import CAP_LEVELS, LARGEST, MAX_KV_TOKENS, Scenario
+from llmsched_env.config import (
+    LARGEST,
+    MAX_KV_TOKENS,
+    KVCache,
+    Mixed,
+    Moves,
+    Promises,
+    Scenario,
+)
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
-from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
 from llmsched_env.problem import Instance
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
-from llmsched_env.workload.draws import Stream, raw_words
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["PromiseWarning", "draw_case", "estimates", "instance", "pool_size", "promises"]
+__all__ = ["PromiseWarning", "draw_case", "estimates", "instance", "pool_size"]
 
 BYTES_KEPT = 2**29
 """Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -91,8 +96,8 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         queues = stored_assignment(
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
-    promised = promises(scenario, len(requests))
-    moved, mixed, cache = moves(scenario), mixed_iterations(scenario), kv_cache(scenario)
+    promised = scenario.promises(len(requests))
+    moved, mixed, cache = scenario.migration(), scenario.mixed_iterations(), scenario.kv_cache()
     lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)
     built = Instance.build(
         requests,
@@ -111,7 +116,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         kv_cache=cache,
         mixed=mixed,
         moves=moved,
-        disturbance=disturbance(scenario, case),
+        disturbance=scenario.disturbance(case),
     )
     if promised is not None:
         _warn_of(promised, scenario, case, requests)
@@ -227,52 +232,6 @@ def _at_load(scenario: Scenario, requests: Requests) -> Requests:
         raise ConfigError(f"load = {scenario.load}: {error}") from None
 
 
-def promises(scenario: Scenario, num_requests: int) -> Promises | None:
-    """What the requests of a case are promised, and which of them count; ``None`` where nothing is promised."""
-    if scenario.ttft_s is None or scenario.tpot_s is None:
-        return None
-    left_out = int(num_requests * scenario.uncounted_share)
-    return Promises(
-        round(scenario.ttft_s * 1e9),
-        round(scenario.tpot_s * 1e9),
-        left_out,
-        num_requests - left_out,
-        scenario.choose_order,
-    )
-
-
-def kv_cache(scenario: Scenario) -> KVCache | None:
-    """What the KV cache of the scenario holds; ``None`` where it is no limit."""
-    if scenario.kv_budget_tokens is None:
-        return None
-    bandwidth = scenario.kv_swap_gb_per_s  # 10^9 bytes/s are one byte/ns
-    block_tokens = scenario.kv_block_tokens
-    headroom_tokens = math.ceil(scenario.kv_watermark * scenario.kv_budget_tokens)
-    if scenario.kv_rule != "keep_growth":
-        apart = scenario.kv_rule == "vllm_v1"  # V1's pool counts a block that it never gives out
-        blocks = scenario.kv_budget_tokens // block_tokens + apart
-        headroom_tokens = int(scenario.kv_watermark * blocks) * block_tokens
-    return KVCache(
-        scenario.kv_budget_tokens,
-        block_tokens,
-        headroom_tokens,
-        scenario.kv_admission,
-        scenario.kv_reserve_tokens or 0,
-        0 if bandwidth is None else max(1, round(scenario.kv_bytes_per_token / bandwidth)),
-        CAP_LEVELS if scenario.choose_cap else 0,
-        scenario.kv_rule,
-    )
-
-
-def mixed_iterations(scenario: Scenario) -> Mixed | None:
-    """What mixed iterations of the scenario read, and last; ``None`` where there are none."""
-    cost = scenario.mixed_cost_model
-    if cost is None or scenario.mixed_tokens is None:
-        return None
-    believed = None if scenario.believed_cost is None else scenario.believed_mixed_cost
-    return Mixed(scenario.mixed_tokens, scenario.mixed_counts_active, scenario.mixed_whole_prompts, cost, believed)
-
-
 def bounds_ns(
     requests: Requests,
     clients: int,
@@ -314,32 +273,6 @@ def bounds_ns(
     if changes:
         return first, lb2_ns(requests, clients, cost, cached_tokens=cached, changes_clients=True)
     return first, lb3_ns(requests, clients, cost, cached_tokens=cached)
-
-
-def moves(scenario: Scenario) -> Moves | None:
-    """What lies with clients and what thieves move; ``None`` where stealing is free."""
-    if not scenario.moves:
-        return None
-    bandwidth = scenario.move_gb_per_s
-    return Moves(
-        min(999_999, round(scenario.cached_share * 10**6)),
-        scenario.steal,
-        0 if bandwidth is None else max(1, round(scenario.kv_bytes_per_token / bandwidth)),
-    )
-
-
-def disturbance(scenario: Scenario, case: int) -> Disturbance | None:
-    """Why iterations of a case do not last what schedulers are told; ``None`` where they do."""
-    if not scenario.disturbed:
-        return None
-    word = raw_words(scenario.source.name, scenario.split, case, Stream.JITTER, 1)[0]
-    return Disturbance(
-        None if scenario.believed_cost is None else scenario.believed_model,
-        scenario.noise_sd,
-        scenario.straggler_probability,
-        scenario.straggler_factor,
-        int(word) >> 32,
-    )
 
 
 def estimates(scenario: Scenario, case: int, requests: Requests) -> NDArray[np.int32]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from llmsched_env.config import Scenario
 from llmsched_env.engine.features import features
 from llmsched_env.engine.rule import FunctionRule, PythonRule, Rule
 from llmsched_env.engine.view import View
 from llmsched_env.errors import ConfigError
-
-if TYPE_CHECKING:
-    from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Outlook, Simulator
 
 __all__ = [
     "Action",

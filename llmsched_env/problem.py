@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
-from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS
+from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS, Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
@@ -21,7 +21,6 @@ from llmsched_env.engine.features import feature_table
 from llmsched_env.engine.problem import Problem
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
-from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["Instance"]

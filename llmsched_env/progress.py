@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -16,7 +15,7 @@ LINE = "{desc}{n:,} of {total:,} {unit}s after {elapsed}, about {remaining} to g
 
 
 class Progress(tqdm):  # type: ignore[misc]
-    """A bar of tqdm on stderr. Its clock stands still while this process compiles, so that rates are those of the work.
+    """A bar of tqdm on stderr.
 
     Where stderr is no terminal it writes a plain line after ten seconds and then every half minute, and none where less
     than that is to do.
@@ -33,7 +32,6 @@ class Progress(tqdm):  # type: ignore[misc]
     """
 
     disable: bool
-    _time: Callable[[], float]
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ def cache_dir() -> Path:
             else f"it cannot be written ({error.strerror or error})"
         )
         _log.warning(
-            "cache folder %s: %s. Compiled code and assignments are kept in %s. Set %s to a writable folder.",
+            "cache folder %s: %s. Assignments and plans are kept in %s. Set %s to a writable folder.",
             named or "of the user",
             why,
             found,

@@ -181,7 +181,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             type(actions) is np.ndarray
             and actions.dtype == np.int64
             and actions.shape == (self.num_envs,)
-            and actions.flags.carray  # else compiled code would be compiled once more
+            and actions.flags.carray
         ):
             actions = _checked(actions, self.num_envs, self._names)
         out, over = batch.step(actions)

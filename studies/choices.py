@@ -13,7 +13,7 @@ from baselines.planners import Beam, Rollout
 from baselines.rule import Rule
 from baselines.tuned import tuned_value
 from llmsched_env.config import Scenario
-from llmsched_env.core.layout import OUTPUT, PROMPT
+from llmsched_env.engine.codes import OUTPUT, PROMPT
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import play, start
 from llmsched_env.instances import instance

@@ -25,7 +25,7 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy", "gymnasium"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "gymnasium"))
     return f"{os.cpu_count()} cores, {gigabytes:.0f} GB, {model}, Python {platform.python_version()}, {packages}"
 
 

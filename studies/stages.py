@@ -3,7 +3,7 @@
 Time is CPU time, which other processes on the machine hardly add to, and the reference is timed in the same process.
 
 ``python -m studies.stages NAME FILE`` is that process. The file holds two pickles, a small case and the case itself,
-each as the stage takes it over from the one before. The small one loads libraries and compiled code. What the process
+each as the stage takes it over from the one before. The small one loads libraries. What the process
 holds then is idle; what it holds at most beyond that, the arrays of the case included, is the stage's memory.
 """
 
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from baselines.lagrangian import lagrangian
 from llmsched_env.config import Scenario
-from llmsched_env.core.instance import Instance
 from llmsched_env.instances import instance
 from llmsched_env.metrics import final_metrics
 from llmsched_env.offline import Assignment, Budget, assign, lb1_ns, naive_model
@@ -31,6 +30,7 @@ from llmsched_env.offline.assignment import MOVES_PER_REQUEST
 from llmsched_env.offline.polish import polish
 from llmsched_env.offline.resplit import resplit
 from llmsched_env.policy import Start
+from llmsched_env.problem import Instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import Requests
 from studies.machine import child, machine, peak_memory_bytes, reset_peak_memory
@@ -176,7 +176,7 @@ def _laid_out(queues: str) -> Callable[[Point], Instance]:
 
 def _play(given: Instance) -> Simulator:
     simulator = Simulator(given)
-    simulator.run(lagrangian().compiled(Start(Scenario(), given.start.view[0].mean_output_tokens)))
+    simulator.run(lagrangian().compiled(Start(Scenario(), given.start.view.mean_output_tokens)))
     return simulator
 
 
@@ -242,7 +242,6 @@ def stage(name: str, lengths: str, clients: int, requests: int, cases: int, mode
     """
     this, point = STAGES[name], Point(lengths, clients, requests, models=models)
     small = this.given(SMALL)
-    this.work(small)  # compiles here what the other process then finds compiled
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case"
         with path.open("wb") as file:

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any, NamedTuple
 import joblib
 
 import baselines
-from llmsched_env.compiling import wait_silently
 from llmsched_env.config import MAX_CLIENTS, whole
 from llmsched_env.errors import ConfigError
 from llmsched_env.progress import Progress
@@ -130,7 +128,7 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
     results = {key: kept[key] for key in jobs if key in kept}
     missing = [(key, job) for key, job in jobs.items() if key not in results]
     work = joblib.Parallel(n_jobs=min(workers, len(missing)) or 1, return_as="generator_unordered")
-    calls = (joblib.delayed(_do)(os.getpid(), key, job.function, job.arguments) for key, job in missing)
+    calls = (joblib.delayed(_do)(key, job.function, job.arguments) for key, job in missing)
     with Progress(
         total=len(jobs), initial=len(results), desc=study.name, unit="job", leave=True, hidden=not progress
     ) as bar:
@@ -147,9 +145,7 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
     return found
 
 
-def _do(parent: int, key: str, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, Any]:
-    if os.getpid() != parent:
-        wait_silently()
+def _do(key: str, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, Any]:
     return key, function(**arguments)
 
 

@@ -34,7 +34,7 @@ PROMISE_METRICS = (
     "longest_wait_s",
     "served_requests_per_s",
 )
-PACKAGES = ("llmsched-env", "gymnasium", "numpy", "numba", "pulp", "highspy", "scipy")
+PACKAGES = ("llmsched-env", "gymnasium", "numpy", "pulp", "highspy", "scipy")
 
 
 class Contestant(Protocol):

@@ -17,7 +17,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownFieldError, UnknownNameError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
-from llmsched_env.instances import instance, promises
+from llmsched_env.instances import instance
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, serving_metrics
 from llmsched_env.policy import Policy, Start, check_policy
 from llmsched_env.simulator import Outlook, Simulator
@@ -299,7 +299,7 @@ def _measure_latencies(
     ttft_s, tpot_s = scenario.ttft_s, scenario.tpot_s
 
     def metrics(simulator: Simulator) -> dict[str, Any]:
-        counted = promises(scenario, simulator.instance.num_requests)
+        counted = scenario.promises(simulator.instance.num_requests)
         assert counted is not None
         latencies = serving_metrics(simulator, ttft_s=ttft_s, tpot_s=tpot_s, first=counted.first, last=counted.last)
         return {**_metrics(simulator), **latencies}

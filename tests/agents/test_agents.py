@@ -11,7 +11,6 @@ from small_runs import SMALL
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
-from agents.fingerprint import fingerprint
 from agents.libraries import algorithm
 from agents.runs import Run
 from agents.sb3_learner import SB3Learner
@@ -61,7 +60,7 @@ def test_a_run_finds_its_file_from_another_folder(small, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     training = small(arguments={**SMALL, "workload": f"{prefix}mine.csv"})
     assert training.arguments["workload"] == f"{prefix}{tmp_path.resolve() / 'mine.csv'}"
-    Run.create(training.out, {"command": "", **fingerprint(training)})
+    Run.create(training.out, {"command": "", **training.fingerprint()})
     monkeypatch.chdir(elsewhere)
     assert recorded(training.out) == training
 

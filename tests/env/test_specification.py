@@ -87,6 +87,13 @@ def test_argument_table(sections):
         assert f"`{name}" in sections["Arguments"]
 
 
+def test_the_scenario_names_its_arguments_by_group():
+    entries = next(part for part in inspect.getdoc(Scenario).split("\n\n") if part.startswith("- "))
+    listed = [re.findall(r"\w+", entry) for entry in entries.split("- ")[1:]]
+    groups = [kind for kind in reversed(Scenario.__mro__) if dataclasses.is_dataclass(kind) and kind is not Scenario]
+    assert listed == [[kind.__name__, *(field.name for field in dataclasses.fields(kind))] for kind in groups]
+
+
 def test_version_table(sections):
     assert [name for name, *_ in rows(sections["Version History"])] == [f"`{name}`" for name in ENVIRONMENTS]
     assert {name for name in gymnasium.registry if name.startswith("LLMSched/")} == set(ENVIRONMENTS)

@@ -1,4 +1,4 @@
-"""Figures of compiled code: whole episodes, and what their cost depends on."""
+"""Figures of whole episodes, and what their cost depends on."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from kernels import Episodes, plain_episode
+from building import compiled
+from episodes import Episodes
+from kernels import plain_episode
 from measuring import Figure, repeat
 
 from baselines.iteration import threshold
 from llmsched_env.config import Scenario
-from llmsched_env.core import layout
-from llmsched_env.core.instance import Instance
-from llmsched_env.cost import PRESETS
+from llmsched_env.cost import PRESETS, CostModel
+from llmsched_env.engine.codes import OUTPUT, PROMPT
+from llmsched_env.engine.rule import Rule
 from llmsched_env.instances import instance
-from llmsched_env.jit import jit
-from llmsched_env.policy import CompiledRule, Start
+from llmsched_env.policy import Start
+from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 
 __all__ = ["ScalingPoint", "episode_figures", "scaling_figures", "scaling_points"]
 
 IDLE_CLIENTS = 14
-TARGET_M_PER_S, TARGET_OBSERVED_M_PER_S = 40.0, 10.0
+TARGET_M_PER_S, TARGET_OBSERVED_M_PER_S = 50.0, 25.0
 SIZES = (50, 100, 200, 500, 1_000, 2_000, 5_000)
 REQUESTS_PER_CLIENT = 7
 DECODES = "a decode in which nothing ends"
@@ -37,17 +39,16 @@ QUEUES: dict[str, dict[str, Any]] = {
 LENGTHS = {"gsm8k": "GSM8K", "gsm8k-smooth": "smooth"}
 
 
-def _rule(clients: int = 200) -> CompiledRule:
+def _rule(clients: int = 200) -> Rule:
     idle_clients = max(1, round(IDLE_CLIENTS * clients / 200))
     return threshold(idle_clients).compiled(Start(Scenario(), 1.0))
 
 
-def _plain_arguments(case: Instance) -> tuple[Any, ...]:
-    cost = case.setup[0]
-    prices = tuple(int(cost[f"{name}_ns"]) for name in ("alpha_prefill", "beta_prefill", "alpha_decode", "beta_decode"))
-    ring = np.zeros(int(cost["ring_mask"]) + 1, np.int64)
-    prompts, outputs = (case.requests[:, column].astype(np.int64) for column in (layout.PROMPT, layout.OUTPUT))
-    return prompts, outputs, ring, case.num_clients, IDLE_CLIENTS, int(cost["token_cap"]), prices
+def _plain_arguments(case: Instance, cost: CostModel) -> tuple[Any, ...]:
+    prices = (cost.alpha_prefill_ns, cost.beta_prefill_ns, cost.alpha_decode_ns, cost.beta_decode_ns)
+    prompts, outputs = (case.requests[:, column].astype(np.int64) for column in (PROMPT, OUTPUT))
+    ring = np.zeros(case.problem.ring_mask + 1, np.int64)
+    return prompts, outputs, ring, case.num_clients, IDLE_CLIENTS, cost.prefill_token_cap, prices
 
 
 def _as_lists(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -58,9 +59,9 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
     """Iterations per second of whole episodes, resets included, beside the plain simulator as Python and compiled.
 
     Raises:
-        AssertionError: the plain simulator and the core disagree on a makespan.
+        AssertionError: the plain simulator and the engine disagree on a makespan.
     """
-    compiled_plain = jit(plain_episode)
+    compiled_plain = compiled().plain_episode
     for workload, lengths in LENGTHS.items():
         for queues, changes in QUEUES.items():
             section = f"Whole episodes, threshold rule, {lengths} lengths (1,319 requests, 200 clients)"
@@ -76,29 +77,29 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
                 rate = iterations / observed.best_s / 1e6
                 yield Figure(section, f"{queues}, observation at each iteration", rate, "M iterations/s")
                 continue
-            arrays = [_plain_arguments(case) for case in instances]
+            arrays = [_plain_arguments(case, scenario.cost_model) for case in instances]
             lists = _as_lists(arrays[0])
             expected = [compiled_plain(*arguments) for arguments in arrays]
             assert [clock_ns for clock_ns, _ in expected] == episodes.clocks_ns(), "the two simulators disagree"
             assert plain_episode(*lists) == expected[0]
 
-            def compiled(arrays: list[tuple[Any, ...]] = arrays) -> None:
+            def least(arrays: list[tuple[Any, ...]] = arrays) -> None:
                 for arguments in arrays:
                     compiled_plain(*arguments)
 
             single = Episodes(instances[:1])
             single_iterations = single.run(rule)
-            run, again, observed, reset, least, python = repeat(
+            run, again, observed, reset, ceiling, python = repeat(
                 lambda e=episodes, r=rule: e.run(r),
                 lambda e=single, r=rule: [e.run(r) for _ in range(cases)],
                 lambda e=episodes, r=rule: e.run_observed(r),
                 lambda e=episodes: e.reset(),
-                compiled,
+                least,
                 lambda arguments=lists: plain_episode(*arguments),
                 repeats=repeats,
             )
             rate, python_rate = iterations / run.best_s / 1e6, expected[0][1] / python.best_s / 1e6
-            least_rate = iterations / least.best_s / 1e6
+            least_rate = iterations / ceiling.best_s / 1e6
             unit = "M iterations/s"
             yield Figure(
                 section, f"{queues}, {cases} cases in turn", rate, unit, python_rate, "plain Python", TARGET_M_PER_S

@@ -1,0 +1,50 @@
+"""Scenarios: one file for each group of arguments, with what they mean, what is checked, and what the engine takes."""
+
+from llmsched_env.config.cases import LENGTHS, MAX_LOAD
+from llmsched_env.config.checks import LARGEST, MAX_KV_TOKENS, MAX_SEED, checked_options, number, real, whole
+from llmsched_env.config.chunked import Mixed
+from llmsched_env.config.episodes import REWARDS
+from llmsched_env.config.kv_cache import (
+    ADMISSIONS,
+    CAP_LEVELS,
+    KV_RULES,
+    LLAMA_65B_BYTES_PER_TOKEN,
+    KVCache,
+)
+from llmsched_env.config.machine import MAX_CLIENTS
+from llmsched_env.config.migration import STEALS, Moves
+from llmsched_env.config.noise import Disturbance
+from llmsched_env.config.queues import ASSIGNMENTS, DEADLINE_ORDERS, ORDER_CODES, ORDERS, QUEUES
+from llmsched_env.config.scenario import Scenario, read_arguments
+from llmsched_env.config.slo import Promises
+
+__all__ = [
+    "ADMISSIONS",
+    "ASSIGNMENTS",
+    "CAP_LEVELS",
+    "DEADLINE_ORDERS",
+    "KV_RULES",
+    "LARGEST",
+    "LENGTHS",
+    "LLAMA_65B_BYTES_PER_TOKEN",
+    "MAX_CLIENTS",
+    "MAX_KV_TOKENS",
+    "MAX_LOAD",
+    "MAX_SEED",
+    "ORDERS",
+    "ORDER_CODES",
+    "QUEUES",
+    "REWARDS",
+    "STEALS",
+    "Disturbance",
+    "KVCache",
+    "Mixed",
+    "Moves",
+    "Promises",
+    "Scenario",
+    "checked_options",
+    "number",
+    "read_arguments",
+    "real",
+    "whole",
+]

@@ -1,0 +1,70 @@
+"""Mixed iterations: a decode beside which prompts are read, in chunks where they are long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsched_env.config.checks import changed, check_flags, keep, whole
+from llmsched_env.cost import MixedCost
+from llmsched_env.errors import ConfigError
+
+__all__ = ["Mixed", "MixedOptions", "check"]
+
+
+@dataclass(frozen=True)
+class MixedOptions:
+    """Chunked prefill.
+
+    Attributes:
+        mixed_tokens: b: action 2 is a mixed iteration, a decode beside which at most b prompt tokens are read; a prompt
+            may be read in parts (chunked prefill). ``None`` for no such action. Needs one shared queue.
+        mixed_counts_active: each active client takes a token of b (the token budget of Sarathi-Serve and vLLM v1).
+        mixed_whole_prompts: prompts are not read in parts (Orca); the first one may exceed b.
+        mixed_cost: "sum", "overlap", "fitted" or a `MixedCost`: what such an iteration lasts.
+    """
+
+    mixed_tokens: int | None = None
+    mixed_counts_active: bool = False
+    mixed_whole_prompts: bool = False
+    mixed_cost: str | MixedCost = "sum"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether there are mixed iterations."""
+        return self.mixed_tokens is not None
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The same as the engine takes it.
+
+    Attributes:
+        tokens: most prompt tokens beside a decode.
+        counts_active: whether each active client takes one of them.
+        whole_prompts: whether prompts are never read in part.
+        cost: what they last.
+        believed_cost: what schedulers believe that they last; ``None`` for the truth.
+    """
+
+    tokens: int
+    counts_active: bool
+    whole_prompts: bool
+    cost: MixedCost
+    believed_cost: MixedCost | None = None
+
+
+def check(options: MixedOptions) -> None:
+    """Check them.
+
+    Raises:
+        ConfigError: a value out of range, or one that nobody would read.
+    """
+    check_flags(options, "mixed_counts_active", "mixed_whole_prompts")
+    if options.mixed_tokens is None:
+        for name in changed(options, MixedOptions):
+            raise ConfigError(
+                f"{name} = {getattr(options, name)!r} without mixed iterations: nobody would read it. Give "
+                "mixed_tokens, or leave it out."
+            )
+        return
+    keep(options, "mixed_tokens", whole("mixed_tokens", options.mixed_tokens, 1, 2**31 - 1))

@@ -1,0 +1,39 @@
+"""What an episode pays, and where it stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsched_env.config.checks import check_flags, check_names, keep, whole
+
+__all__ = ["REWARDS", "EpisodeOptions", "check"]
+
+REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """Episodes.
+
+    Attributes:
+        reward: "excess", "makespan", "idle", "latency" or "goodput" (see llmsched_env.engine.reward).
+        skip_forced: a step goes on through iterations that offer no choice.
+        max_iterations: truncate an episode there; ``None`` for no horizon.
+    """
+
+    reward: str = "excess"
+    skip_forced: bool = False
+    max_iterations: int | None = None
+
+
+def check(options: EpisodeOptions) -> None:
+    """Check them.
+
+    Raises:
+        ConfigError: a value out of range.
+        UnknownNameError: a reward that does not exist.
+    """
+    check_names(options, reward=REWARDS)
+    check_flags(options, "skip_forced")
+    if options.max_iterations is not None:
+        keep(options, "max_iterations", whole("max_iterations", options.max_iterations, 1, 2**62))

@@ -1,0 +1,84 @@
+"""Iterations that last something else than schedulers believe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsched_env.config.checks import keep, number
+from llmsched_env.cost import CostModel
+from llmsched_env.errors import ConfigError
+from llmsched_env.units import percent_hint
+
+__all__ = ["Disturbance", "NoiseOptions", "check"]
+
+MAX_NOISE_SD = 2.0
+MAX_STRAGGLER_FACTOR = 1e4
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """Noise.
+
+    Attributes:
+        noise_sd: standard deviation of the logarithm of the factor, lognormal with mean 1, by which an iteration lasts
+            longer than its cost model says; 0 for none. A case fixes its factors as it fixes its requests.
+        straggler_probability: chance of an iteration to be a straggler, in [0, 1).
+        straggler_factor: what a straggler lasts, in times of what it would: durations grow by probability * (factor -
+            1) in the mean. Needs ``straggler_probability``.
+        believed_cost: a preset's name or a `CostModel` that schedulers are shown and plan with in place of the true
+            one; ``None`` for the truth. It has the same cap.
+    """
+
+    noise_sd: float = 0.0
+    straggler_probability: float = 0.0
+    straggler_factor: float = 1.0
+    believed_cost: str | CostModel | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether iterations may last something else than schedulers are told."""
+        return self.noise_sd > 0 or self.straggler_probability > 0 or self.believed_cost is not None
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """The same of one case, as the engine takes it.
+
+    Attributes:
+        believed: the cost model that schedulers are shown; ``None`` for the true one.
+        noise_sd: standard deviation of the logarithm of the factors.
+        straggler_probability: chance of an iteration to be a straggler.
+        straggler_factor: what such a one lasts, in times of what it would.
+        key: 32 bits that fix all factors of a case.
+    """
+
+    believed: CostModel | None = None
+    noise_sd: float = 0.0
+    straggler_probability: float = 0.0
+    straggler_factor: float = 1.0
+    key: int = 0
+
+
+def check(options: NoiseOptions) -> None:
+    """Check it.
+
+    Raises:
+        ConfigError: a value out of range, or one that nobody would read.
+        UnknownNameError: a cost model that does not exist.
+    """
+    for name, least, most, limits in (
+        ("noise_sd", 0.0, MAX_NOISE_SD, f"[0, {MAX_NOISE_SD:g}]"),
+        ("straggler_probability", 0.0, 1.0, "[0, 1)"),
+        ("straggler_factor", 1.0, MAX_STRAGGLER_FACTOR, f"[1, {MAX_STRAGGLER_FACTOR:g}]"),
+    ):
+        found = number(name, getattr(options, name))
+        if not least <= found <= most or (name == "straggler_probability" and found == most):
+            hint = "" if name == "straggler_factor" else percent_hint(found, most)
+            raise ConfigError(f"{name} = {getattr(options, name)!r} is out of range: it lies in {limits}.{hint}")
+        keep(options, name, found)
+    if (options.straggler_probability > 0) != (options.straggler_factor > 1):
+        raise ConfigError(
+            f"straggler_probability = {options.straggler_probability} with straggler_factor = "
+            f"{options.straggler_factor}: there are stragglers where the one is above 0 and the other above 1. Give "
+            "both, or leave both out."
+        )

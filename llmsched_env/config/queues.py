@@ -1,0 +1,60 @@
+"""Where requests wait, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from llmsched_env.config.checks import check_flags, check_names
+
+__all__ = ["ASSIGNMENTS", "DEADLINE_ORDERS", "ORDERS", "ORDER_CODES", "QUEUES", "QueueOptions", "check"]
+
+QUEUES = ("client", "shared")
+ASSIGNMENTS = ("mip", "lpt", "round_robin")
+ORDERS = ("fcfs", "longest_first", "shortest_first")
+"""Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
+
+DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
+"""The same where requests are promised a time to first token, with those behind all others that cannot keep it."""
+
+ORDER_CODES = MappingProxyType(
+    {
+        "fcfs": 0,
+        "late_last": 1,
+        "shortest_first": 2,
+        "late_last_shortest": 3,
+        "longest_first": 4,
+        "late_last_longest": 5,
+    }
+)
+"""Orders that an action may choose: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """Queues.
+
+    Attributes:
+        queue: "client" for a queue at each client, filled by ``assignment``; "shared" for one queue.
+        assignment: "mip", "lpt" or "round_robin" (client queues only).
+        order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue. With promises also
+            "late_last", "late_last_longest" and "late_last_shortest": behind all others goes who cannot have the first
+            token in time any more.
+        stealing: idle clients with an empty queue take waiting requests of others (client queues only).
+    """
+
+    queue: str = "client"
+    assignment: str = "mip"
+    order: str = "longest_first"
+    stealing: bool = True
+
+
+def check(options: QueueOptions) -> None:
+    """Check them.
+
+    Raises:
+        ConfigError: a value of the wrong type.
+        UnknownNameError: a name that does not exist.
+    """
+    check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=ORDERS + DEADLINE_ORDERS)
+    check_flags(options, "stealing")
