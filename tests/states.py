@@ -18,8 +18,8 @@ SCRATCH_OF_A_CACHE = {"ending", "ending_context", "batch", "batch_growth", "batc
 SCRATCH_OF_A_CACHE |= {"this_growth", "next_growth", "later"}
 """What an iteration writes before it reads it, and recordings, which begin anew."""
 
-SHARED = {"queues.clients", "queues.tournament.clients", "queues.tournament.queues", "kv.clients"}
-"""Tables that are named once more elsewhere."""
+ELSEWHERE = {"records", "queues.clients", "queues.tournament.clients", "queues.tournament.queues", "kv.clients"}
+"""Whether it is recorded, and tables that have another name, too."""
 
 Values = dict[str, Any]
 
@@ -55,7 +55,7 @@ def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             if name not in SCRATCH:
                 yield from _flat(value, f"{path}{name}.")
-        elif path + name in SHARED or (path == "kv." and name in SCRATCH_OF_A_CACHE):
+        elif path + name in ELSEWHERE or (path == "kv." and name in SCRATCH_OF_A_CACHE):
             continue
         elif path in ("next_prefill.", "next_mixed."):  # rows beyond the last are left over
             if name != "client":  # known when it is run
@@ -67,10 +67,10 @@ def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
 def _together(episode: Episode) -> list[list[int]]:
     """Clients that finish at each decode of the ring."""
     chains, following = [], np.asarray(episode.clients)[:, codes.NEXT].tolist()
-    for first in np.asarray(episode.ending).tolist():
-        chain = []
-        while first >= 0:
-            chain.append(first)
-            first = following[first]
+    for client in np.asarray(episode.ending).tolist():
+        chain, left = [], client
+        while left >= 0:
+            chain.append(left)
+            left = following[left]
         chains.append(sorted(chain))
     return chains

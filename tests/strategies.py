@@ -10,10 +10,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, STEALS
+from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, STEALS, Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.instances import bounds_ns
-from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 

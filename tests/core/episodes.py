@@ -14,13 +14,12 @@ from combined_digests import CASES as COMBINED
 from combined_digests import combined_digest
 from strategies import Case, seeded_case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS
+from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS, Disturbance, KVCache, Mixed, Moves
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes, compiled
 from llmsched_env.engine.batch import Batch
 from llmsched_env.engine.features import FEATURES, SLO_FEATURES
 from llmsched_env.engine.step import Copy, Steps
-from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves
 from llmsched_env.policy import FunctionRule, features
 from llmsched_env.problem import Instance
 from llmsched_env.simulator import Simulator

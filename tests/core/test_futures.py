@@ -18,6 +18,7 @@ from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.simulator import Outlook, Simulator
 
+
 def halfway(case, actions, **options):
     """An episode after the actions, or as much of them as there is to do, and the iterations that it took."""
     simulator, taken = Simulator(case.instance(**options)), 0

@@ -18,13 +18,12 @@ from test_promises import assert_same_promises
 
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from baselines.registry import make_policy
-from llmsched_env.config import Scenario
+from llmsched_env.config import Disturbance, KVCache, Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine.noise import ONE, QUANTILES, factor_table
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError, WorkloadError
 from llmsched_env.evaluation import play
 from llmsched_env.instances import instance
-from llmsched_env.mechanisms import Disturbance, KVCache
 from llmsched_env.metrics import final_metrics
 from llmsched_env.offline import lb1_ns
 from llmsched_env.simulator import Simulator

@@ -14,11 +14,9 @@ from strategies import ORDERED_ACTIONS, REPEATABLE, Case, memory_cases
 from test_equivalence import assert_same_history, assert_same_state
 from test_promises import assert_same_promises
 
-from llmsched_env.config import Scenario
+from llmsched_env.config import KVCache, Scenario
 from llmsched_env.engine.view import FIELDS
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
-from llmsched_env.instances import kv_cache
-from llmsched_env.mechanisms import KVCache
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.simulator import Simulator
 
@@ -374,4 +372,4 @@ def test_vllm_rounds_the_watermark_down_to_whole_blocks(rule, tokens):
     """A share of 0.0635 of 800 tokens, of 50 blocks of 16, and of 51 with the one that vLLM V1's pool sets apart."""
     where = {"queue": "shared", "order": "fcfs", "kv_budget_tokens": 800, "kv_block_tokens": 16}
     scenario = Scenario(**where, kv_watermark=0.0785 if rule == "vllm_v1" else 0.0635, kv_rule=rule)
-    assert kv_cache(scenario).headroom_tokens == tokens
+    assert scenario.kv_cache().headroom_tokens == tokens

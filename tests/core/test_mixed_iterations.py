@@ -14,11 +14,10 @@ from strategies import ACTIONS, DECODE, MIXED, MIXED_ACTIONS, PREFILL, REPEATABL
 from test_equivalence import assert_same_history, assert_same_state
 from test_promises import assert_same_promises
 
-from llmsched_env.config import Scenario
+from llmsched_env.config import Mixed, Scenario
 from llmsched_env.cost import MIXED_FITS, PRESETS, MixedCost, mixed_cost
 from llmsched_env.engine.view import FIELDS, TOTALS
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
-from llmsched_env.mechanisms import Mixed
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.offline import mixed_bound_ns
 from llmsched_env.simulator import Simulator
@@ -255,12 +254,8 @@ def test_costs_by_name():
         ({"mixed_tokens": 2.5}, "mixed_tokens = 2.5 is not a whole number"),
         ({"mixed_tokens": 64, "queue": "client"}, "mixed_tokens = 64 with queue = 'client': it needs queue='shared'"),
         (
-            {"mixed_tokens": 64, "kv_budget_tokens": 9000},
-            "with kv_budget_tokens = 9000: leave out the one or the other",
-        ),
-        (
-            {"mixed_tokens": 64, "choose_order": True, "ttft_s": 1.0, "tpot_s": 1.0},
-            "with choose_order = True: an action says the one or the other",
+            {"mixed_tokens": 64, "kv_budget_tokens": 9000, "kv_rule": "vllm_v0"},
+            "with kv_rule = 'vllm_v0': vLLM's V0 scheduler runs a prefill or a decode, never both",
         ),
         ({"mixed_counts_active": True}, "mixed_counts_active = True without mixed iterations: nobody would read it"),
         ({"mixed_tokens": 64, "mixed_counts_active": 1}, "mixed_counts_active = 1 is neither True nor False"),

@@ -14,10 +14,9 @@ from states import state_of
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, Case, cases, moving_cases
 from test_equivalence import assert_same_history, assert_same_state
 
-from llmsched_env.config import STEALS, Scenario
+from llmsched_env.config import STEALS, Moves, Scenario
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
-from llmsched_env.mechanisms import Moves
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.simulator import Simulator
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmsched_env.config import KVCache, Mixed
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine.rule import PythonRule
-from llmsched_env.mechanisms import KVCache, Mixed
 from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 import numba
 import numpy as np
 import pytest
+from llmsched_env.core.episode import Memory
+from llmsched_env.core.instance import Instance
+from llmsched_env.jit import jit
 
 from baselines.iteration import prefill_first
 from llmsched_env.config import Scenario
-from llmsched_env.core.episode import Memory
-from llmsched_env.core.instance import Instance
 from llmsched_env.cost import PRESETS
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError
 from llmsched_env.evaluation import CoverageWarning, begin, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.instances import instance
-from llmsched_env.jit import jit
 from llmsched_env.metrics import info_metrics
 from llmsched_env.offline import lpt
 from llmsched_env.policy import CompiledRule, Policy, compile_rule, features

@@ -10,11 +10,10 @@ import pytest
 from strategies import Case
 
 from baselines.lagrangian import lagrangian
-from llmsched_env.config import Scenario
+from llmsched_env.config import KVCache, Mixed, Moves, Scenario
 from llmsched_env.cost import MixedCost
 from llmsched_env.evaluation import evaluate
 from llmsched_env.instances import bounds_ns, instance
-from llmsched_env.mechanisms import KVCache, Mixed, Moves
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, lower_bounds
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import LognormalWorkload, Requests

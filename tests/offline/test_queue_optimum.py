@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
-from oracles import least_makespan_ns
-
 from llmsched_env.core.instance import Instance
 from llmsched_env.core.layout import OUTPUT
+from oracles import least_makespan_ns
+
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.offline import QueueOptimum, lower_bounds, stage_model

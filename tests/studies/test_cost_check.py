@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from llmsched_env.core.layout import OUTPUT, PROMPT
 
 from baselines.iteration import decode_first, prefill_first, threshold
 from baselines.lagrangian import lagrangian
 from llmsched_env.config import Scenario
-from llmsched_env.core.layout import OUTPUT, PROMPT
 from llmsched_env.cost import CostModel
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import play

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from llmsched_env.core.layout import OUTPUT, PROMPT
 
 from baselines import iteration
 from baselines import lagrangian as readings
-from llmsched_env.core.layout import OUTPUT, PROMPT
 from llmsched_env.cost import cost_model
 from llmsched_env.evaluation import evaluate
 from llmsched_env.instances import instance

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-
 from llmsched_env.core.layout import RUNNING
+
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import instance
 from llmsched_env.metrics import final_metrics
