@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -16,6 +17,9 @@ from llmsched_env.engine.view import FIELDS, View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.metrics import EPISODE_METRICS, info_metrics
+
+ENTRY = r"^    (\w+): (.+(?:\n     .+)*)"
+"""Of an attribute in a docstring."""
 
 HEADINGS = [
     "Description",
@@ -139,3 +143,10 @@ def test_every_field_of_a_view_is_described():
         r"^    (\w+): \S", inspect.getdoc(View).partition("Attributes:\n")[2].partition("\n\n")[0], re.MULTILINE
     )
     assert described == list(FIELDS)
+
+
+def test_docs_list_the_fields_of_a_view():
+    section = inspect.getdoc(View).partition("Attributes:\n")[2].partition("\n\n")[0]
+    said = {name: " ".join(text.split()) for name, text in re.findall(ENTRY, section, re.MULTILINE)}
+    text = (Path(__file__).parents[2] / "docs" / "view.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE)) == said
