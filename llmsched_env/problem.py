@@ -115,7 +115,7 @@ class Instance:
             h.update(np.ascontiguousarray(array).tobytes())
         world = (
             p.num_clients, bool(p.shared), bool(p.stealing), p.token_cap, p.mean_output_tokens, p.max_iterations,
-            p.believed.model, p.believed.mixed, p.actual.model, p.actual.mixed, self.lb1_ns,
+            _nameless(p.believed.model), p.believed.mixed, _nameless(p.actual.model), p.actual.mixed, self.lb1_ns,
             sorted(self.options.items()),
         )  # fmt: skip
         h.update(repr(world).encode())
@@ -274,6 +274,11 @@ class Instance:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+def _nameless(model: CostModel) -> CostModel:
+    """The numbers of a cost model, whatever it is called and was fitted on."""
+    return replace(model, name="", covers_prefill_tokens=None, covers_active_clients=None)
 
 
 @functools.lru_cache(64)

@@ -11,9 +11,8 @@ import numpy as np
 from hypothesis import strategies as st
 from strategies import Case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, ORDERS, STEALS
+from llmsched_env.config import ADMISSIONS, ORDER_CODES, ORDERS, STEALS, Disturbance, KVCache, Mixed, Moves
 from llmsched_env.cost import CostModel, MixedCost
-from llmsched_env.config import Disturbance, KVCache, Mixed, Moves
 
 MIXED_COSTS = (
     MixedCost(overlaps=True),

@@ -1,4 +1,4 @@
-"""Small cases: how tests write them down, how Hypothesis draws them, and what the core makes of them."""
+"""Small cases: how tests write them down, how Hypothesis draws them, and what the simulator makes of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, STEALS
+from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, STEALS, Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.instances import bounds_ns
-from llmsched_env.config import Disturbance, KVCache, Mixed, Moves, Promises
 from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 
@@ -136,7 +135,7 @@ class Case:
         return Requests.of(list(self.prompts), list(self.outputs), release_ns=list(self.releases_ns))
 
     def instance(self, **options: Any) -> Instance:
-        """The case as the core reads it; ``options`` as those of `Instance.build` (reward, skip_forced, ...)."""
+        """The case as the engine reads it; ``options`` as those of `Instance.build` (reward, skip_forced, ...)."""
         lb1, best = bounds_ns(self.requests, self.num_clients, self.cost, self.moves, self.mixed, self.kv_cache)
         return Instance.build(
             self.requests,
@@ -150,7 +149,7 @@ class Case:
             lb1_ns=lb1,
             promises=self.promises,
             kv_cache=self.kv_cache,
-            mixed=self.mixed,
+            mixed=self.mixed and replace(self.mixed, believed_cost=self.believed_mixed),
             moves=self.moves,
             disturbance=self.disturbance,
             **options,

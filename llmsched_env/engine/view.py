@@ -73,7 +73,7 @@ class View:
         reading_tokens: left to read of the prompt that has been read in part; 0 where none has.
 
     Raises:
-        UnknownFieldError: a field that does not exist is given, read or written.
+        UnknownFieldError: a field that does not exist is given or read.
     """
 
     clock_ns: cython.longlong

@@ -41,7 +41,6 @@ def folder(tmp_path, monkeypatch):
     """The current folder of a user; what is imported from it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("llmsched_env.jit.cache_dir", lambda: tmp_path / "compiled")
     known = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - known:

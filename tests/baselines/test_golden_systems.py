@@ -15,7 +15,6 @@ from strategies import Case
 from baselines import iteration
 from baselines.mixed import MIXED_SYSTEMS, mixed_first
 from llmsched_env.engine import codes
-from llmsched_env.instances import kv_cache, mixed_iterations
 from llmsched_env.simulator import Simulator
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,7 +64,7 @@ def policy_and_case(name, recorded):
         beta_prefill_ns=cost["beta_p"],
         alpha_decode_ns=cost["alpha_d"],
         beta_decode_ns=cost["beta_d"],
-        mixed=mixed_iterations(scenario),
+        mixed=scenario.mixed_iterations(),
     )
     return policy, case, start_of(scenario)
 
@@ -137,7 +136,7 @@ def test_a_rule_of_memory_does_what_its_system_does(name, recorded):
     case = Case(
         prompts, outputs, capacity["clients"], releases_ns=releases, token_cap=capacity.get("token_cap", NO_CAP),
         alpha_prefill_ns=cost["alpha_p"], beta_prefill_ns=cost["beta_p"],
-        alpha_decode_ns=cost["alpha_d"], beta_decode_ns=cost["beta_d"], kv_cache=kv_cache(scenario),
+        alpha_decode_ns=cost["alpha_d"], beta_decode_ns=cost["beta_d"], kv_cache=scenario.kv_cache(),
     )  # fmt: skip
     simulator = Simulator(case.instance(), record=True)
     rows, had_tokens = [], set()

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from combined_digests import CASES as COMBINED
+from combined_digests import combined_digest
 from strategies import Case, seeded_case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS
+from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS, Disturbance, KVCache, Mixed, Moves
 from llmsched_env.cost import CostModel, MixedCost
-from llmsched_env.engine import codes
+from llmsched_env.engine import codes, compiled
 from llmsched_env.engine.batch import Batch
 from llmsched_env.engine.features import FEATURES, SLO_FEATURES
 from llmsched_env.engine.step import Copy, Steps
-from llmsched_env.mechanisms import Disturbance, KVCache, Mixed, Moves
 from llmsched_env.policy import FunctionRule, features
 from llmsched_env.problem import Instance
 from llmsched_env.simulator import Simulator
-from llmsched_env.snapshot import snapshot
+from llmsched_env.snapshot import State, snapshot
 
 OVER = codes.TERMINATED | codes.TRUNCATED
 
@@ -139,15 +143,21 @@ class Stepped:
         return self.flags & OVER != 0
 
 
-def state_of(simulator: Simulator) -> bytes:
+def written(simulator: Simulator) -> bytes:
     """Every field of the episode."""
+    return b"".join(_written(snapshot(simulator.episode)))
 
-    def written(state: object) -> object:
-        if isinstance(state, dict):
-            return {name: written(value) for name, value in sorted(state.items())}
-        return state.tolist() if isinstance(state, np.ndarray) else state
 
-    return repr(written(snapshot(simulator.episode))).encode()
+def _written(state: State) -> Iterator[bytes]:
+    numbers = []
+    for name, value in state.items():
+        if isinstance(value, dict):
+            yield from _written(value)
+        elif isinstance(value, np.ndarray):
+            yield value.tobytes()
+        else:
+            numbers.append((name, value))
+    yield repr(numbers).encode()
 
 
 def episode_digest(seed: int, *, kind: str = "plain") -> str:
@@ -165,14 +175,17 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
     simulator = Simulator(instance, record=True)
     digest = hashlib.sha256()
     rng = np.random.default_rng(seed)
-    stepped = Stepped(simulator)
+    stepped, steps = Stepped(simulator), 0
     while True:
-        digest.update(repr((stepped.reward, stepped.flags, simulator.charge)).encode() + state_of(simulator))
+        digest.update(repr((stepped.reward, stepped.flags, simulator.charge)).encode())
+        if steps % 3 == 0 or stepped.over:
+            digest.update(written(simulator))
         for part in (stepped.observation, features(simulator.view)):
             digest.update(part.tobytes())
         if stepped.over:
             break
         stepped.step(int(rng.integers(0, instance.num_actions)))
+        steps += 1
     if promised:
         assert simulator.totals.lost > 0, "no promise was broken"
     if kind == "memory" and case.kv_cache.admission == "fits" and not case.kv_cache.cap_levels:
@@ -188,7 +201,26 @@ def run_digest(seed: int, *, kind: str = "plain") -> str:
     case = replace(CASES[kind](seed), choose_order=False)
     simulator = Simulator(case.instance(), record=True)
     simulator.run(FunctionRule(busiest, [0.7], [0]))
-    return hashlib.sha256(state_of(simulator) + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
+    return hashlib.sha256(written(simulator) + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
+
+
+def forked_digest(seed: int) -> str:
+    """An episode that is gone on with under other lengths."""
+    simulator, rng = Simulator(seeded_case(seed).instance()), np.random.default_rng(seed)
+    for action in rng.integers(0, 2, 20 + seed).tolist():
+        if not simulator.done:
+            simulator.step(action)
+    emitted = simulator.emitted
+    longer = rng.integers(1, 90, len(emitted))
+    twin = simulator.fork(record=True, outputs=emitted + longer, arrivals=seed % 4 < 2)
+    digest = hashlib.sha256(emitted.tobytes() + written(twin))
+    for action in itertools.cycle([1, 0, 0]):
+        if twin.done:
+            break
+        twin.step(action)
+        digest.update(features(twin.view).tobytes())
+    digest.update(written(twin) + twin.log.tobytes() + twin.served.tobytes())
+    return digest.hexdigest()
 
 
 def fleet_digest(seed: int) -> str:
@@ -241,9 +273,13 @@ def promised_fleet_digest(orders: bool) -> str:
     return digest
 
 
-def digests() -> dict[str, list[str]]:
+def digests() -> dict[str, Any]:
+    """All of them, by kind; and whether the engine is compiled here."""
     return {
+        "compiled": compiled,
+        "combined": [combined_digest(seed) for seed in range(COMBINED)],
         "stepped": [episode_digest(seed) for seed in range(16)],
+        "forked": [forked_digest(seed) for seed in range(12)],
         "fleet": [fleet_digest(seed) for seed in range(4)],
         "run": [run_digest(seed) for seed in range(12)],
         "promised": [episode_digest(seed, kind="promised") for seed in range(10)],

@@ -60,23 +60,6 @@ def lengths(rng: np.random.Generator, n: int) -> Any:
     return rng.integers(1, int(rng.choice([2, 9, 60])), n)
 
 
-def requests(self, split: str, case: int, *, num_requests: int | None = None) -> Requests:
-    """It."""
-    return self.held
-
-
-def lengths(rng: np.random.Generator, n: int) -> Any:
-    """Token counts: short ones, equal ones, a few huge ones, or what is none."""
-    kind = rng.integers(8)
-    if kind == 0:
-        return rng.integers(-2, 4, n)
-    if kind == 1:
-        return np.full(n, int(rng.choice([1, 1, 2, 64, 2**12, 2**31 - 1])))
-    if kind == 2:
-        return rng.random(n) * 9
-    return rng.integers(1, int(rng.choice([2, 9, 60, 3000])), n)
-
-
 def drawn(rng: np.random.Generator) -> Requests:
     """A case, or an error."""
     n = 0 if rng.random() < 0.02 else int(rng.choice([1, 2, 7, 40, 40]))

@@ -1,4 +1,4 @@
-"""The core against a plain simulator of the same system, after every iteration of random episodes."""
+"""The engine against a plain simulator of the same system, after every iteration of random episodes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def assert_same_history(simulator, reference):
         assert totals.min_active == min(reference.active_at_decodes)
 
 
-def test_core_equals_reference_after_every_iteration():
+def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=300)

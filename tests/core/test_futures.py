@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import os
 import pickle
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from reference import Reference
+from states import fields, state_of
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, Case, cases, seeded_case
 
-from llmsched_env.core.layout import OUTPUT
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.simulator import Outlook, Simulator
-
-STATES = ("view", "state", "bits", "tournament")
-"""Arrays that are equal bit by bit in equal states; in a bucket of the ring, clients may stand in another order."""
 
 
 def halfway(case, actions, **options):
@@ -41,15 +32,17 @@ def halfway(case, actions, **options):
 
 def truth(simulator):
     outputs = np.empty(simulator.instance.num_requests, np.int32)
-    outputs[simulator.instance.request_of] = simulator.instance.requests[:, OUTPUT]
+    outputs[simulator.instance.request_of] = simulator.instance.requests[:, codes.OUTPUT]
     return outputs
 
 
 def course(simulator, actions):
-    """Everything that is seen of an episode from here to its end."""
+    """What is seen of an episode from here to its end, after every iteration; its whole state after some of them."""
     seen = []
-    for action in itertools.cycle(actions):
-        seen.append([getattr(simulator.memory, name).tobytes() for name in STATES])
+    for step, action in enumerate(itertools.cycle(actions)):
+        seen.append(fields(simulator.view))
+        if step in (0, 1, 2, 10, 100) or simulator.done:
+            seen.append(state_of(simulator, order=False))
         if simulator.done:
             return seen, simulator.log.tobytes(), simulator.served.tobytes()
         simulator.step(action)
@@ -63,8 +56,8 @@ def test_the_true_lengths_change_nothing():
     def check(case, actions, rest):
         simulator, _ = halfway(case, actions)
         twin = simulator.fork(record=True, outputs=truth(simulator))
-        ring = simulator.memory.ring.shape
-        assert twin.memory.ring.shape == ring
+        ring = len(simulator.episode.ending)
+        assert len(twin.episode.ending) == ring
         assert course(twin, rest) == course(simulator.fork(record=True), rest)
         started = simulator.view.completed + simulator.view.active
         seen["running"] += simulator.view.active > 0
@@ -73,7 +66,7 @@ def test_the_true_lengths_change_nothing():
         seen["to come"] += started + simulator.view.waiting < len(case.prompts)
         seen["shared" if case.queues is None else "stealing" if case.stealing else "client"] += 1
         seen["noisy"] += case.estimates != case.outputs
-        seen["far"] += ring[0] > 64
+        seen["far"] += ring > 64
 
     check()
     assert min(seen.values()) > 5, seen
@@ -94,12 +87,15 @@ def test_other_lengths_are_those_of_a_case_that_has_them():
         outputs = np.where(emitted < true, emitted + longer, true)
         other = replace(case, outputs=tuple(outputs.tolist()), estimates=case.estimates)
         whole, _ = halfway(other, actions[:taken])
-        whole.memory.view["mean_output_tokens"] = simulator.view.mean_output_tokens  # the population's, known before
-        twin = simulator.fork(record=True, outputs=outputs)
-        assert course(twin, rest) == course(whole.fork(record=True), rest)
+        twin, whole = simulator.fork(record=True, outputs=outputs), whole.fork(record=True)
+        found, expected = course(twin, rest), course(whole, rest)
+        for seen_of_one in (*found[0], *expected[0]):  # the mean of the population was known before
+            seen_of_one.pop("mean_output_tokens", None)
+            seen_of_one.pop("view.mean_output_tokens", None)
+        assert found == expected
         assert truth(twin).tolist() == outputs.tolist()
         assert truth(simulator).tolist() == true.tolist()
-        seen["longer than the ring held"] += outputs.max() > len(simulator.memory.ring)
+        seen["longer than the ring held"] += outputs.max() > len(simulator.episode.ending)
         seen["shorter"] += outputs.max() < true.max()
         seen["running"] += bool(((emitted > 0) & (emitted < true)).any())
 
@@ -138,33 +134,6 @@ def test_on_paper():
     assert "".join("DP"[kind] for kind in twin.log["prefill"]) == "DPDD"
     assert twin.view.clock_ns - simulator.view.clock_ns == 52 + 110 + 52 + 51
     assert simulator.view.active == 2
-
-
-def digests() -> list[str]:
-    """Episodes gone on with under other lengths, one digest each."""
-    found = []
-    for seed in range(12):
-        simulator, _ = halfway(seeded_case(seed), np.random.default_rng(seed).integers(0, 2, 20 + seed).tolist())
-        emitted = simulator.emitted
-        outputs = emitted + np.random.default_rng(seed).integers(1, 90, len(emitted))
-        twin = simulator.fork(record=True, outputs=outputs, arrivals=seed % 4 < 2)
-        digest = hashlib.sha256(emitted.tobytes() + b"".join(array.tobytes() for array in twin.memory.arrays))
-        digest.update(repr(course(twin, [1, 0, 0])).encode())
-        found.append(digest.hexdigest())
-    return found
-
-
-@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled in this process")
-def test_compiled_equals_interpreted():
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", "import json, test_futures; print(json.dumps(test_futures.digests()))"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    compiled = digests()
-    assert json.loads(ran.stdout) == compiled
-    assert len(set(compiled)) == len(compiled)
 
 
 def test_without_arrivals_only_what_is_there_is_served():
@@ -244,4 +213,4 @@ def test_an_outlook_keeps_what_is_hidden():
         hidden.future()
     assert course(known.future(), [1, 0])[0] == course(simulator.fork(), [1, 0])[0]
     imagined = hidden.imagine(simulator.emitted + 3)
-    assert imagined.totals.next_release == simulator.instance.num_requests
+    assert imagined.episode.line.next_release == simulator.instance.num_requests

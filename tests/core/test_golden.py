@@ -13,7 +13,7 @@ import pytest
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.instances import instance
-from llmsched_env.policy import CompiledRule, compile_rule
+from llmsched_env.policy import FunctionRule
 from llmsched_env.simulator import Simulator
 
 # clock in ns, prefills, decodes, steals, busy client-ns, request-ns, digest of who was served when
@@ -89,7 +89,7 @@ PROMISED = {
 def outcome(name):
     scenario, rule = {**SCENARIOS, **PROMISED}[name]
     simulator = Simulator(instance(scenario, 0), record=True)
-    simulator.run(CompiledRule(compile_rule(rule), np.zeros(1), np.zeros(1, np.int64)))
+    simulator.run(FunctionRule(rule, [0.0], [0]))
     view, totals, served = simulator.view, simulator.totals, simulator.served
     table = np.array([served[field] for field in ("client", "prefill_start_ns", "first_token_ns", "completion_ns")])
     digest = hashlib.sha256(table.astype("<i8").tobytes()).hexdigest()[:16]

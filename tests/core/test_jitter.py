@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from reference import Reference, factors, mixed
+from states import fields
 from strategies import ORDERED_ACTIONS, REPEATABLE, Case, cases, disturbed_cases
 from test_equivalence import assert_same_history, assert_same_state
 from test_promises import assert_same_promises
 
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from baselines.registry import make_policy
-from llmsched_env.config import Scenario
-from llmsched_env.core.noise import ONE, QUANTILES, factor_table
+from llmsched_env.config import Disturbance, KVCache, Scenario
 from llmsched_env.cost import CostModel
+from llmsched_env.engine.noise import ONE, QUANTILES, factor_table
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError, WorkloadError
 from llmsched_env.evaluation import play
 from llmsched_env.instances import instance
-from llmsched_env.mechanisms import Disturbance, KVCache
 from llmsched_env.metrics import final_metrics
 from llmsched_env.offline import lb1_ns
 from llmsched_env.simulator import Simulator
@@ -35,7 +35,7 @@ def in_space(simulator, action):
     return min(action, simulator.instance.num_actions - 1)
 
 
-def test_core_equals_reference_after_every_iteration():
+def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=400)
@@ -88,7 +88,7 @@ def test_a_belief_in_the_truth_without_noise_changes_no_iteration(case, actions)
     run(told, actions)
     assert (plain.log == told.log).all()
     assert (plain.served == told.served).all()
-    assert plain.view.tolist() == told.view.tolist()
+    assert fields(plain.view) == fields(told.view)
     assert plain.totals.lost == told.totals.lost
 
 
@@ -108,9 +108,7 @@ def test_the_believed_world_is_the_one_without_disturbance(case, actions):
 
 def told_with_bounds(case, there):
     made = case.instance()
-    setup = made.setup.copy()
-    setup[0].bound_ns = there.bound_ns
-    return replace(made, setup=setup, start=made.start.copy(setup=setup), lb1_ns=there.lb1_ns)
+    return replace(made.with_bound(there.bound_ns), lb1_ns=there.lb1_ns)
 
 
 @settings(REPEATABLE, max_examples=40)
@@ -125,7 +123,7 @@ def test_forks_go_on_as_the_episode_does(case, actions):
             twins.append(pickle.loads(pickle.dumps(simulator)))
             for one in (simulator, *twins):
                 run(one, actions)
-            assert all(twin.view.tolist() == simulator.view.tolist() for twin in twins)
+            assert all(fields(twin.view) == fields(simulator.view) for twin in twins)
             return
         simulator.step(in_space(simulator, action))
 
@@ -258,10 +256,10 @@ CASE_COEFFICIENTS = ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "
 
 def test_a_case_fixes_its_noise():
     scenario = Scenario(split="test", num_clients=20, num_requests=60, assignment="lpt", noise_sd=0.3)
-    keys = [int(instance(scenario, case).setup[0]["noise_key"]) for case in range(20)]
+    keys = [instance(scenario, case).options["noise"]["key"] for case in range(20)]
     assert len(set(keys)) == 20
-    assert keys[3] == instance(scenario.replace(noise_sd=0.5, num_clients=10), 3).setup[0]["noise_key"]
-    assert keys[3] != instance(scenario.replace(split="train"), 3).setup[0]["noise_key"]
+    assert keys[3] == instance(scenario.replace(noise_sd=0.5, num_clients=10), 3).options["noise"]["key"]
+    assert keys[3] != instance(scenario.replace(split="train"), 3).options["noise"]["key"]
     digests = {instance(scenario.replace(noise_sd=sd), 0).digest() for sd in (0.0, 0.1, 0.3)}
     assert len(digests) == 3
     plain = instance(scenario.replace(noise_sd=0.0), 0)

@@ -1,4 +1,4 @@
-"""The KV cache as a budget: the core against the plain simulator, laws, instances done on paper, bad input."""
+"""The KV cache as a budget: the engine against the plain simulator, laws, instances done on paper, bad input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from strategies import ORDERED_ACTIONS, REPEATABLE, Case, memory_cases
 from test_equivalence import assert_same_history, assert_same_state
 from test_promises import assert_same_promises
 
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import VIEW
+from llmsched_env.config import KVCache, Scenario
+from llmsched_env.engine.view import FIELDS
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
-from llmsched_env.instances import kv_cache
-from llmsched_env.mechanisms import KVCache
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.simulator import Simulator
 
@@ -41,7 +39,7 @@ def assert_same_memory(simulator, reference):
 
 
 @pytest.mark.parametrize(("rule", "examples"), [("keep_growth", 500), ("vllm_v0", 250), ("vllm_v1", 250)])
-def test_core_equals_reference_after_every_iteration(rule, examples):
+def test_it_equals_the_reference_after_every_iteration(rule, examples):
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=examples)
@@ -209,7 +207,7 @@ def test_memory_is_conserved_and_never_exceeded(case, actions):
         assert simulator.can_decode or simulator.can_prefill
         simulator.step(in_space(instance, action))
     assert view.kv_used == 0
-    assert simulator.totals.kv_reserved == 0
+    assert simulator.episode.kv.reserved == 0
 
 
 @settings(REPEATABLE, max_examples=60)
@@ -220,7 +218,7 @@ def test_a_cache_that_holds_everybody_changes_nothing(case, actions):
     instance = roomy.instance()
     limited, free = Simulator(instance), Simulator(replace(case, kv_cache=None).instance())
     for action in itertools.cycle(actions):
-        for name in set(VIEW.names) - {"kv_budget_tokens", "kv_used", "kv_growth", "prefill_ns", "oldest_release_ns"}:
+        for name in set(FIELDS) - {"kv_budget_tokens", "kv_used", "kv_growth", "prefill_ns", "oldest_release_ns"}:
             assert getattr(limited.view, name) == getattr(free.view, name), name
         if free.done:
             break
@@ -374,4 +372,4 @@ def test_vllm_rounds_the_watermark_down_to_whole_blocks(rule, tokens):
     """A share of 0.0635 of 800 tokens, of 50 blocks of 16, and of 51 with the one that vLLM V1's pool sets apart."""
     where = {"queue": "shared", "order": "fcfs", "kv_budget_tokens": 800, "kv_block_tokens": 16}
     scenario = Scenario(**where, kv_watermark=0.0785 if rule == "vllm_v1" else 0.0635, kv_rule=rule)
-    assert kv_cache(scenario).headroom_tokens == tokens
+    assert scenario.kv_cache().headroom_tokens == tokens

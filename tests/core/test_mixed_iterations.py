@@ -1,4 +1,4 @@
-"""Mixed iterations: the core against the plain simulator, laws, instances done on paper, bad input."""
+"""Mixed iterations: the engine against the plain simulator, laws, instances done on paper, bad input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from strategies import ACTIONS, DECODE, MIXED, MIXED_ACTIONS, PREFILL, REPEATABL
 from test_equivalence import assert_same_history, assert_same_state
 from test_promises import assert_same_promises
 
-from llmsched_env.config import Scenario
-from llmsched_env.core.layout import STATE, VIEW
+from llmsched_env.config import Mixed, Scenario
 from llmsched_env.cost import MIXED_FITS, PRESETS, MixedCost, mixed_cost
+from llmsched_env.engine.view import FIELDS, TOTALS
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
-from llmsched_env.mechanisms import Mixed
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.offline import mixed_bound_ns
 from llmsched_env.simulator import Simulator
@@ -27,7 +26,7 @@ SUM = MixedCost(alpha_ns=100, beta_prompt_ns=10, beta_active_ns=1)
 OVERLAP = MixedCost(overlaps=True)
 
 
-def test_core_equals_reference_after_every_iteration():
+def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=300)
@@ -186,8 +185,8 @@ def test_without_a_mixed_iteration_nothing_is_different(case, actions):
     own = {"mixed_tokens", "mixed", "chunk_tokens", "mixed_ns", "late", "in_time_release_ns"}  # least times differ
     of_somebody = {"prefill_ns": "batch_requests", "oldest_release_ns": "waiting"}
     for action in itertools.cycle(actions):
-        for name in set(VIEW.names) - own:
-            if name not in of_somebody or plain.view[of_somebody[name]] > 0:
+        for name in set(FIELDS) - own:
+            if name not in of_somebody or getattr(plain.view, of_somebody[name]) > 0:
                 assert getattr(mixed.view, name) == getattr(plain.view, name), name
         if plain.done:
             break
@@ -200,9 +199,9 @@ def test_one_chunk_for_everything_is_a_prefill():
     cost = MixedCost(alpha_ns=100, beta_prompt_ns=10)
     case = paper(Mixed(1000, False, False, cost))
     one, other = play(case, [MIXED]), play(case, [PREFILL])
-    for name in set(VIEW.names) - {"mixed"}:
+    for name in set(FIELDS) - {"mixed"}:
         assert getattr(one.view, name) == getattr(other.view, name), name
-    assert [getattr(one.totals, name) for name in STATE.names] == [getattr(other.totals, name) for name in STATE.names]
+    assert [getattr(one.totals, name) for name in TOTALS] == [getattr(other.totals, name) for name in TOTALS]
 
 
 @pytest.mark.parametrize("name", MIXED_FITS)
@@ -255,12 +254,8 @@ def test_costs_by_name():
         ({"mixed_tokens": 2.5}, "mixed_tokens = 2.5 is not a whole number"),
         ({"mixed_tokens": 64, "queue": "client"}, "mixed_tokens = 64 with queue = 'client': it needs queue='shared'"),
         (
-            {"mixed_tokens": 64, "kv_budget_tokens": 9000},
-            "with kv_budget_tokens = 9000: leave out the one or the other",
-        ),
-        (
-            {"mixed_tokens": 64, "choose_order": True, "ttft_s": 1.0, "tpot_s": 1.0},
-            "with choose_order = True: an action says the one or the other",
+            {"mixed_tokens": 64, "kv_budget_tokens": 9000, "kv_rule": "vllm_v0"},
+            "with kv_rule = 'vllm_v0': vLLM's V0 scheduler runs a prefill or a decode, never both",
         ),
         ({"mixed_counts_active": True}, "mixed_counts_active = True without mixed iterations: nobody would read it"),
         ({"mixed_tokens": 64, "mixed_counts_active": 1}, "mixed_counts_active = 1 is neither True nor False"),

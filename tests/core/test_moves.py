@@ -1,4 +1,4 @@
-"""What stealing costs where caches lie with clients: the core against the plain simulator, laws, paper, bad input."""
+"""What stealing costs where caches lie with clients: the engine against the plain simulator, laws, paper, bad input."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from reference import Reference
+from states import state_of
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, Case, cases, moving_cases
 from test_equivalence import assert_same_history, assert_same_state
 
-from llmsched_env.config import STEALS, Scenario
-from llmsched_env.core.layout import RUNNING
+from llmsched_env.config import STEALS, Moves, Scenario
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
-from llmsched_env.mechanisms import Moves
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.simulator import Simulator
 
@@ -28,14 +28,14 @@ def assert_same_moves(simulator, reference):
     assert totals.recomputed_tokens == reference.recomputed
     assert totals.move_ns == reference.move_ns
     order = simulator.instance.request_of
-    running = [None if i < 0 else int(order[i]) for i in simulator.memory.clients[:, RUNNING]]
+    running = [None if i < 0 else int(order[i]) for i in np.asarray(simulator.episode.clients)[:, codes.RUNNING]]
     assert running == [None if held is None else held.request for held in reference.running]
     emitted = simulator.emitted
     for held in reference.active:
         assert emitted[held.request] == held.emitted
 
 
-def test_core_equals_reference_after_every_iteration():
+def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=600)
@@ -99,21 +99,21 @@ def test_what_holds_in_every_episode(case, actions):
     simulator = Simulator(case.instance(), record=True)
     n, recompute = len(case.prompts), case.moves.token_ns == 0
     for action in itertools.cycle(actions):
-        view, totals = simulator.view, simulator.totals
+        view, queues = simulator.view, simulator.episode.queues
         released = sum(release <= view.clock_ns for release in case.releases_ns)
         assert view.completed + view.active + view.waiting == released
         assert view.active + view.idle == case.num_clients
-        running = simulator.memory.clients[:, RUNNING]
+        running = np.asarray(simulator.episode.clients)[:, codes.RUNNING]
         held = running[running >= 0]
         assert len(held) == len(set(held.tolist())) == view.active
         assert view.batch_tokens >= 0
-        assert totals.moves_ahead >= 0
-        assert min(totals.own_cached, totals.waiting_cached - totals.own_cached) >= 0
+        assert queues.moves_ahead >= 0
+        assert min(queues.own_cached, queues.waiting_cached - queues.own_cached) >= 0
         if simulator.done:
             break
         simulator.step(action)
     totals, log = simulator.totals, simulator.log
-    assert totals.own_cached == totals.waiting_cached == 0
+    assert queues.own_cached == queues.waiting_cached == 0
     started = n + totals.migrations
     assert log["clients"][log["prefill"] == PREFILL].sum() == started
     decoded = log["clients"][log["prefill"] == DECODE].sum()
@@ -129,13 +129,12 @@ def test_what_holds_in_every_episode(case, actions):
 @settings(REPEATABLE, max_examples=60)
 @given(case=cases(), actions=ACTIONS)
 def test_nothing_to_move_changes_nothing(case, actions):
-    """No share cached and waiting requests taken, at whatever bandwidth: every array is that of today's stealing."""
+    """No share cached and waiting requests taken, at whatever bandwidth: every field is that of today's stealing."""
     case = replace(case, queues=case.queues or (0,) * len(case.prompts))
     free = Simulator(case.instance())
     idle = Simulator(replace(case, moves=Moves(0, "waiting", 15)).instance())
     for action in itertools.cycle(actions):
-        for mine, theirs in zip(free.memory.arrays, idle.memory.arrays, strict=True):
-            assert mine.tobytes() == theirs.tobytes()
+        assert state_of(free) == state_of(idle)
         if free.done:
             break
         free.step(action)

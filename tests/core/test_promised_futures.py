@@ -12,28 +12,24 @@ import pytest
 from episodes import promised_case
 from hypothesis import given, settings
 from reference import Reference
+from states import state_of
 from strategies import ORDERED_ACTIONS, REPEATABLE, promised_cases
 from test_equivalence import assert_same_state
 from test_futures import halfway, truth
 from test_promises import assert_same_promises, in_space
 
-from llmsched_env.core.episode import Block, Memory
+from llmsched_env.engine import codes
 from llmsched_env.engine.batch import Batch
-from llmsched_env.core.loops import advance_once
-from llmsched_env.core.memory import copy_episode
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import features
 from llmsched_env.simulator import Outlook, Simulator
-
-STATES = ("view", "state", "bits", "clients", "started")
 
 
 def course(simulator, actions):
     """Everything that is seen of an episode from here to its end."""
     seen = []
     for action in itertools.cycle(actions):
-        seen.append([getattr(simulator.memory, name).tobytes() for name in STATES])
-        seen.append(features(simulator.view).tobytes())
+        seen += [state_of(simulator, order=False), features(simulator.view).tobytes()]
         if simulator.done:
             return seen
         simulator.step(action % simulator.instance.num_actions)
@@ -136,15 +132,8 @@ def test_forked_restored_and_pickled_it_goes_on_alike(seed):
     ]
     rest = [0, 2, 6, 0, 1]
     expected = course(simulator, rest)
-    clients = STATES.index("clients")
-    for number, other in enumerate(others):
-        found = course(other, rest)
-        if number == 1:  # a refilled ring may hold the clients of a bucket in another order
-            found, same = ([row for row in rows if isinstance(row, list)] for rows in (found, expected))
-            for one, two in zip(found, same, strict=True):
-                assert [x for i, x in enumerate(one) if i != clients] == [x for i, x in enumerate(two) if i != clients]
-        else:
-            assert found == expected
+    for other in others:
+        assert course(other, rest) == expected
     assert simulator.totals.lost > 0
 
 
@@ -165,46 +154,43 @@ def test_promises_are_part_of_what_an_instance_is():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_blocks_are_copies(seed):
+def test_copies_are_independent(seed):
     simulator, _ = halfway(promised_case(seed), [1, 0, 0] * 12)
-    block = Block(simulator.memory, 3)
-    arrays = [block.views[1:2], block.states[1:2], block.setups[1:2]]
-    twin, before = simulator.fork(), simulator.memory.view.tobytes()
+    before, (kept, stepped) = state_of(simulator), (simulator.instance.episode() for _ in range(2))
+    for episode in (kept, stepped):
+        episode.restart(simulator.episode)
+    twin = simulator.fork()
     actions = [0, min(3, simulator.instance.num_actions - 1), 0, 1] * 8
     for action in actions:
         if not twin.done:
-            advance_once(*arrays, action)
+            stepped.step(action)
             twin.step(action)
-    assert block.views[1] == twin.memory.view[0]
-    assert block.states[1] == twin.memory.state[0]
-    assert simulator.memory.view.tobytes() == block.views[0].tobytes() == block.views[2].tobytes() == before
-    copy_episode(block.views, block.states, block.setups, 1, 2)
-    copy_episode(block.views, block.states, block.setups, 0, 1)
-    assert block.views[1].tobytes() == before
+    assert state_of(stepped) == state_of(twin) != before
+    assert state_of(simulator) == state_of(kept) == before
+    kept.restart(stepped)
+    stepped.restart(simulator.episode)
+    assert state_of(stepped) == before
     for action in actions:
         if not simulator.done:
-            advance_once(*arrays, action)
+            stepped.step(action)
             simulator.step(action)
         if not twin.done:
-            advance_once(block.views[2:3], block.states[2:3], block.setups[2:3], action)
+            kept.step(action)
             twin.step(action)
-    assert block.views[1] == simulator.memory.view[0]
-    assert block.states[1] == simulator.memory.state[0]
-    assert block.states[2] == twin.memory.state[0]
+    assert state_of(stepped) == state_of(simulator)
+    assert state_of(kept) == state_of(twin)
 
 
-def test_a_pickled_memory_owns_its_arrays():
+def test_a_pickled_episode_owns_its_arrays():
     simulator, _ = halfway(promised_case(1), [4, 0, 0] * 9)
-    kept: Memory = pickle.loads(pickle.dumps(simulator.memory))
-    for one, other in zip(kept.arrays, simulator.memory.arrays, strict=True):
-        assert one.tobytes() == other.tobytes()
-    assert len(kept.started) == 7
-    assert kept.ranking.tobytes() == simulator.memory.ranking.tobytes()
-    assert kept.setup_address != simulator.memory.setup_address
-    state = kept.started.tobytes(), kept.bits.tobytes()
+    kept = pickle.loads(pickle.dumps(simulator))
+    assert len(np.asarray(kept.episode.slo.started_ns)) == 7
+    assert np.array(kept.episode.problem.ranking).tobytes() == np.array(simulator.episode.problem.ranking).tobytes()
+    state = state_of(kept)
+    assert state == state_of(simulator)
     for _ in range(20):
         simulator.step(2)
-    assert (kept.started.tobytes(), kept.bits.tobytes()) == state
+    assert state_of(kept) == state != state_of(simulator)
 
 
 def test_a_copy_of_a_batch_goes_from_ranked_orders_to_none_and_back():

@@ -17,7 +17,7 @@ from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, WorkloadError
 from llmsched_env.evaluation import evaluate
-from llmsched_env.instances import PromiseWarning, instance, promises
+from llmsched_env.instances import PromiseWarning, instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.vector_env import LLMSchedVectorEnv
 from llmsched_env.workload import Requests
@@ -44,7 +44,8 @@ CONTEXT = CostModel("context", 50, 3, 10, 1, gamma_decode_ns=2)
         ({"cost": CONTEXT}, r"load = 0.9 with cost model 'context', which .*leave out load"),
         ({"tpot_s": None}, r"ttft_s = 2.0, tpot_s = None: promise both or none"),
         ({"ttft_s": None}, r"ttft_s = None, tpot_s = 0.1: promise both or none"),
-        ({"queue": "client"}, r"ttft_s = 2.0 with queue = 'client': promises need queue='shared'"),
+        ({"queue": "client", "choose_order": True}, r"choose_order = True with queue = 'client': orders by deadline"),
+        ({"queue": "client", "order": "late_last"}, r"order = 'late_last' with queue = 'client': .*'shared'"),
         *(
             ({**PLAIN, name: value}, rf"{name} = {value!r} needs promises: give ttft_s and tpot_s")
             for name, value in (("order", "late_last"), ("reward", "goodput"), ("choose_order", True))
@@ -93,10 +94,10 @@ def test_some_request_is_always_counted(share):
     scenario = SERVED.replace(uncounted_share=share)
     assert type(scenario.uncounted_share) is float
     for n in (*range(1, 60), 2**24 - 1, 2**24):
-        counted = promises(scenario, n)
+        counted = scenario.promises(n)
         assert 0 <= counted.first < counted.last <= n
         assert counted.first == n - counted.last <= share * n
-    assert promises(SERVED.replace(**PLAIN), 5) is None
+    assert SERVED.replace(**PLAIN).promises(5) is None
 
 
 def test_numbers_of_numpy_are_numbers():

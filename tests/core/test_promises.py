@@ -1,4 +1,4 @@
-"""Promises, orders and goodput: the core against the plain simulator, laws, and instances done on paper."""
+"""Promises, orders and goodput: the engine against the plain simulator, laws, and instances done on paper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from strategies import ORDERED_ACTIONS, REPEATABLE, Case, promised_cases
 from test_equivalence import assert_same_history, assert_same_state
 
 from llmsched_env.config import DEADLINE_ORDERS, ORDER_CODES, ORDERS
-from llmsched_env.core.features import PROMISE_FEATURES
+from llmsched_env.engine.features import FEATURES, SLO_FEATURES
 from llmsched_env.metrics import final_metrics
 from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator
@@ -33,17 +33,17 @@ def assert_same_promises(simulator, reference):
     assert totals.lost == len(ttft | tpot)
     started = [i for i in reference.counted() if i in reference.first_token_ns]
     assert totals.counted_started == len(started)
-    assert totals.ttft_ns == sum(reference.first_token_ns[i] - case.releases_ns[i] for i in started)
+    assert totals.ttft_sum_ns == sum(reference.first_token_ns[i] - case.releases_ns[i] for i in started)
     paces = [
         (reference.completion_ns[i] - reference.first_token_ns[i]) / (case.outputs[i] - 1)
         for i in started
         if i in reference.completion_ns and case.outputs[i] > 1
     ]
     assert totals.counted_decoded == len(paces)
-    assert totals.tpot_ns == pytest.approx(math.fsum(paces), rel=1e-12)
+    assert totals.tpot_sum_ns == pytest.approx(math.fsum(paces), rel=1e-12)
 
 
-def test_core_equals_reference_after_every_iteration():
+def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=400)
@@ -153,7 +153,7 @@ def test_features_lie_in_the_box(case, actions):
     simulator = Simulator(case.instance())
     for action in itertools.cycle(actions):
         row = features(simulator.view)
-        assert len(row) == 26 + len(PROMISE_FEATURES)
+        assert len(row) == len(FEATURES) + len(SLO_FEATURES)
         assert np.isfinite(row).all()
         assert row.min() >= 0
         assert row.max() <= 1

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from reference import Reference
 from strategies import DECODE, MIXED, PREFILL, REPEATABLE, Case
 
+from llmsched_env.config import Disturbance, KVCache, Mixed
 from llmsched_env.cost import CostModel, MixedCost
-from llmsched_env.mechanisms import Disturbance, KVCache, Mixed
 
 GOLDEN = Path(__file__).parents[1] / "baselines" / "golden"
 NO_CAP = 2**31 - 1

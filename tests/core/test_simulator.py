@@ -9,13 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from states import state_of
 from strategies import Case, seeded_case
 
-from llmsched_env.config import Scenario
-from llmsched_env.core.episode import FIRST_LOG_CAPACITY
+from llmsched_env.config import Disturbance, Scenario
+from llmsched_env.cost import CostModel
+from llmsched_env.engine import compiled
+from llmsched_env.engine.recorder import FIRST_CAPACITY
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
 from llmsched_env.instances import instance
-from llmsched_env.policy import CompiledRule, compile_rule
+from llmsched_env.policy import FunctionRule, Rule
 from llmsched_env.simulator import Simulator
 
 SEEDS = range(6)
@@ -28,7 +31,7 @@ def refill_when(view, parameters, memory):
 
 
 def threshold(ready):
-    return CompiledRule(compile_rule(refill_when), np.array([float(ready)]), np.zeros(1, np.int64))
+    return FunctionRule(refill_when, [float(ready)], [0])
 
 
 def actions_of(seed):
@@ -40,14 +43,6 @@ def advance(simulator, actions, count=None):
         if simulator.done:
             break
         simulator.step(action)
-
-
-def state_of(simulator):
-    """Everything that decides how an episode goes on; how much of it was recorded does not."""
-    view, state, *rest = simulator.memory.arrays
-    state = state.copy()
-    state["logged"] = 0
-    return [array.tobytes() for array in (view, state, *rest)]
 
 
 def history_of(simulator):
@@ -110,8 +105,8 @@ def test_a_fork_that_records_begins_its_own_recording():
 
 def test_a_long_recording_does_not_reach_into_a_copy():
     # The original recorded more iterations than the log of a fresh copy holds.
-    original = Simulator(Case((1,), (3 * FIRST_LOG_CAPACITY,), 1).instance(), record=True)
-    advance(original, itertools.cycle([0]), 2 * FIRST_LOG_CAPACITY + 10)
+    original = Simulator(Case((1,), (3 * FIRST_CAPACITY,), 1).instance(), record=True)
+    advance(original, itertools.cycle([0]), 2 * FIRST_CAPACITY + 10)
     restored = Simulator(original.instance, record=True)
     restored.restore(original)
     for twin in (original.fork(record=True), restored):
@@ -135,11 +130,11 @@ def test_reset_forgets_everything(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_compiled_rule_runs_as_if_stepped(seed):
+def test_a_rule_runs_as_if_stepped(seed):
     rule = threshold(3)
     ran = Simulator(seeded_case(seed).instance(), record=True)
     ran.run(rule)
-    stepped, kept = Simulator(ran.instance, record=True), np.zeros(1, np.int64)
+    stepped, kept = Simulator(ran.instance, record=True), [0]
     while not stepped.done:
         choice = stepped.can_decode and stepped.can_prefill
         action = rule.function(stepped.view, rule.parameters, kept) if choice else int(stepped.can_prefill)
@@ -147,12 +142,13 @@ def test_a_compiled_rule_runs_as_if_stepped(seed):
     assert history_of(ran) == history_of(stepped)
     assert state_of(ran) == state_of(stepped)
     assert 0 < kept[0] < len(ran.log), "asked always or never"
-    assert rule.memory[0] == 0, "the rule's initial memory was written to"
+    assert rule.memory == kept
+    assert rule.first == (0,), "the rule's initial memory was written to"
 
 
 def long_case():
     # One client, one request of many tokens, then short ones: more iterations than the first log holds.
-    return Case((1, 1, 1), (FIRST_LOG_CAPACITY + 500, FIRST_LOG_CAPACITY, 5), 2)
+    return Case((1, 1, 1), (FIRST_CAPACITY + 500, FIRST_CAPACITY, 5), 2)
 
 
 @pytest.mark.parametrize("how", ["step", "run"])
@@ -165,7 +161,7 @@ def test_the_log_grows(how):
         else:
             episode.run(threshold(1))
     log = simulator.log
-    assert len(log) == simulator.view.prefills + simulator.view.decodes > FIRST_LOG_CAPACITY
+    assert len(log) == simulator.view.prefills + simulator.view.decodes > FIRST_CAPACITY
     assert (log["start_ns"][1:] == log["end_ns"][:-1]).all()
     assert log["end_ns"][-1] == simulator.view.clock_ns == plain.view.clock_ns
     assert len(plain.log) == 0
@@ -180,18 +176,24 @@ def test_the_horizon_ends_a_run_but_not_a_step():
     assert simulator.view.prefills + simulator.view.decodes == 18
 
 
+@pytest.mark.skipif(not compiled, reason="plain classes let anybody write")
 def test_the_view_is_read_only():
     simulator = Simulator(seeded_case(0).instance())
-    with pytest.raises((ValueError, AttributeError)):
-        simulator.view.clock_ns = 5
+    for name in ("clock_ns", "clocks"):
+        with pytest.raises(AttributeError):
+            setattr(simulator.view, name, 5)
 
 
 def test_the_instance_is_read_only():
     instance = seeded_case(0).instance()
-    with pytest.raises(ValueError, match="read-only"):
-        instance.requests[0, 0] = 5
-    with pytest.raises(ValueError, match="read-only"):
-        instance.start.view["clock_ns"] = 5
+    for array in (instance.requests, instance.request_of, instance.release_ns):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5
+    start = state_of(instance.start)
+    for simulator in (Simulator(instance), Simulator(instance)):
+        simulator.run(Rule())
+    simulator.reset()
+    assert state_of(instance.start) == start, "the start that all episodes share was advanced"
 
 
 def test_a_digest_covers_what_an_episode_depends_on():
@@ -213,6 +215,8 @@ def test_a_digest_covers_what_an_episode_depends_on():
     digests = [other.instance().digest() for other in (case, *others)]
     assert len(set(digests)) == len(digests)
     assert case.instance(reward="idle", skip_forced=True).digest() == digests[0]
+    named = CostModel("another name", 100, 10, 50, 1, 0, 1000, covers_active_clients=(1, 2))
+    assert replace(case, disturbance=Disturbance(named)).instance().believed.digest() == digests[0]
 
 
 def test_a_step_after_the_end():

@@ -1,4 +1,4 @@
-"""The tournament of the thieves against a plain scan, with more clients than one block of it holds."""
+"""Whom thieves rob, against a plain scan, with more clients than one block of the tournament holds."""
 
 from __future__ import annotations
 
@@ -7,19 +7,34 @@ from collections import Counter
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import PREFILL, REPEATABLE, Case
 
-from llmsched_env.core.layout import DUE, QUEUE_WORK
-from llmsched_env.core.stealing import victim
+from llmsched_env.engine import codes
 from llmsched_env.simulator import Simulator
-from tests.strategies import REPEATABLE, Case
 
 BLOCK = 8
 
 
-def _scanned_victim(simulator: Simulator) -> int:
-    clients = simulator.memory.clients.astype(np.int64)
-    left = np.maximum(0, clients[:, DUE] - simulator.view.decodes)
-    return int(np.argmax(np.where(clients[:, QUEUE_WORK] > 0, clients[:, QUEUE_WORK] + left, -1)))
+def _takes(simulator: Simulator, case: Case) -> list[tuple[int, int, int]]:
+    """(client, whose queue, request) of each start in a prefill now, by a scan of all clients for each."""
+    episode, order = simulator.episode, simulator.instance.request_of
+    clients = np.array(episode.clients)
+    work = np.array(episode.queues.queues)[:, codes.WORK]
+    left = np.maximum(0, clients[:, codes.DUE] - simulator.view.decodes)
+    begun = simulator.served["first_token_ns"] > 0
+    waiting: dict[int, list[int]] = {client: [] for client in range(case.num_clients)}
+    for request in order.tolist():
+        if not begun[request] and case.releases_ns[request] <= simulator.view.clock_ns:
+            waiting[case.queues[request]].append(request)
+    takes = []
+    for client in np.flatnonzero(clients[:, codes.RUNNING] < 0).tolist():
+        source = client if waiting[client] else int(np.argmax(np.where(work > 0, work + left, -1)))
+        if waiting[source]:
+            request = waiting[source].pop(0)
+            work[source] -= case.estimates[request]
+            left[client] = case.estimates[request] - 1
+            takes.append((client, source, request))
+    return takes
 
 
 def test_the_victim_is_the_one_that_a_scan_finds() -> None:
@@ -35,13 +50,21 @@ def test_the_victim_is_the_one_that_a_scan_finds() -> None:
     )
     def law(seed: int, num_clients: int, estimates: str, arrivals: bool, eagerness: float) -> None:
         rng = np.random.default_rng(seed)
-        simulator = Simulator(_robbers(rng, num_clients, estimates, arrivals).instance())
+        case = _robbers(rng, num_clients, estimates, arrivals)
+        simulator = Simulator(case.instance(), record=True)
         while not simulator.done:
-            if simulator.view.waiting and rng.random() < 0.5:
-                found = int(victim(simulator.view, simulator.memory.setup[0]))
-                assert found == _scanned_victim(simulator)
-                robbed[found // BLOCK] += 1
-            simulator.step(int(rng.random() < eagerness))
+            action = int(rng.random() < eagerness)
+            if action == PREFILL and simulator.can_prefill:
+                start_ns, takes = simulator.view.clock_ns, _takes(simulator, case)
+                simulator.step(action)
+                served = simulator.served
+                taken = np.flatnonzero((served["prefill_start_ns"] == start_ns) & (served["first_token_ns"] > 0))
+                assert {request: client for client, _, request in takes} == {
+                    request: served["client"][request] for request in taken.tolist()
+                }
+                robbed.update(source // BLOCK for client, source, _ in takes if source != client)
+            else:
+                simulator.step(action)
 
     law()
     assert sum(count for block, count in robbed.items() if block > 0) > 100

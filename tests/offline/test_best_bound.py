@@ -10,11 +10,10 @@ import pytest
 from strategies import Case
 
 from baselines.lagrangian import lagrangian
-from llmsched_env.config import Scenario
+from llmsched_env.config import KVCache, Mixed, Moves, Scenario
 from llmsched_env.cost import MixedCost
 from llmsched_env.evaluation import evaluate
 from llmsched_env.instances import bounds_ns, instance
-from llmsched_env.mechanisms import KVCache, Mixed, Moves
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, lower_bounds
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import LognormalWorkload, Requests
@@ -174,8 +173,8 @@ def test_rewards_stay_those_of_lb1():
     case = Case((1, 1, 1), (10, 2, 2), 3)
     made = case.instance()
     assert made.bound_ns > made.lb1_ns
-    assert made.setup[0]["reward_scale"] == made.lb1_ns * 3
-    assert case.instance(reward="makespan").setup[0]["reward_scale"] == made.lb1_ns
-    plain = replace(made, setup=made.setup.copy())
-    plain.setup[0]["bound_ns"] += 1
-    assert plain.digest() == made.digest(), "plans are kept by what an episode is, not by what is known of it"
+    assert made.problem.reward_scale == made.lb1_ns * 3
+    assert case.instance(reward="makespan").problem.reward_scale == made.lb1_ns
+    better = made.with_bound(made.bound_ns + 1)
+    assert better.bound_ns == made.bound_ns + 1
+    assert better.digest() == made.digest(), "plans are kept by what an episode is, not by what is known of it"

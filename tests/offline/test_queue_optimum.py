@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from oracles import least_makespan_ns
 
-from llmsched_env.core.instance import Instance
-from llmsched_env.core.layout import OUTPUT
 from llmsched_env.cost import CostModel
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.offline import QueueOptimum, lower_bounds, stage_model
+from llmsched_env.problem import Instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload.requests import Requests
 
@@ -35,7 +35,7 @@ def episode(requests: Requests, clients: int, cost: CostModel) -> Simulator:
 
 def state(simulator: Simulator) -> tuple[int, tuple[int, ...]]:
     emitted = simulator.emitted
-    left = simulator.instance.requests[:, OUTPUT] - emitted
+    left = simulator.instance.requests[:, codes.OUTPUT] - emitted
     return int((emitted > 0).sum()), tuple(sorted(left[(emitted > 0) & (left > 0)].tolist()))
 
 

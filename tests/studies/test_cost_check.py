@@ -11,8 +11,8 @@ import pytest
 from baselines.iteration import decode_first, prefill_first, threshold
 from baselines.lagrangian import lagrangian
 from llmsched_env.config import Scenario
-from llmsched_env.core.layout import OUTPUT, PROMPT
 from llmsched_env.cost import CostModel
+from llmsched_env.engine import codes
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import play
 from llmsched_env.instances import instance
@@ -47,12 +47,17 @@ def half(monkeypatch):
     monkeypatch.setattr(choices, "tuned_value", lambda name, scenario: SimpleNamespace(values=(0.5,)))
 
 
+def optimum_of(scenario: Scenario, simulator: Simulator) -> QueueOptimum:
+    rows = simulator.instance.requests
+    requests = Requests.of(rows[:, codes.PROMPT], rows[:, codes.OUTPUT])
+    return QueueOptimum(requests, scenario.num_clients, scenario.cost_model)
+
+
 def small(case: int = 0, **changes) -> tuple[Scenario, Simulator, QueueOptimum]:
     law = GammaWorkload(num_requests=14, output_mean_tokens=12.0, output_sd_tokens=6.0)
     scenario = Scenario(workload=law, num_clients=3, queue="shared", split="test", **changes)
     simulator = Simulator(instance(scenario, case))
-    rows = simulator.instance.requests
-    return scenario, simulator, QueueOptimum(Requests.of(rows[:, PROMPT], rows[:, OUTPUT]), 3, scenario.cost_model)
+    return scenario, simulator, optimum_of(scenario, simulator)
 
 
 @pytest.mark.parametrize(("alpha_prefill_ns", "right"), [(9, PREFILL), (10, LEVEL), (11, DECODE)])
@@ -61,8 +66,7 @@ def test_on_paper(alpha_prefill_ns, right, tmp_path):
     # two decodes follow a prefill now, one prefill and three decodes follow waiting until the first request ends.
     scenario = written(tmp_path, "1,4\n1,2\n1,2\n1,2\n", alpha_prefill_ns)
     simulator = Simulator(instance(scenario, 0))
-    rows = simulator.instance.requests
-    optimum = QueueOptimum(Requests.of(rows[:, PROMPT], rows[:, OUTPUT]), 2, scenario.cost_model)
+    optimum = optimum_of(scenario, simulator)
     # Prompts and decodes: 4 * 1 + 6 * 1; the first prefill and decode; then the better of the two.
     shortest = 10 + alpha_prefill_ns + 10 + min(2 * alpha_prefill_ns + 20, alpha_prefill_ns + 30)
     assert optimum.makespan_ns == shortest
@@ -111,8 +115,7 @@ def test_prefills_later_than_need_be_on_paper(tmp_path):
     # Decodes needed 9, 1 | 2. After one decode the second client is idle, and nobody else will be for eight more.
     scenario = written(tmp_path, "1,10\n1,2\n1,3\n", 25)
     simulator = Simulator(instance(scenario, 0))
-    rows = simulator.instance.requests
-    optimum = QueueOptimum(Requests.of(rows[:, PROMPT], rows[:, OUTPUT]), 2, scenario.cost_model)
+    optimum = optimum_of(scenario, simulator)
     # Charge 10 a decode against 25 * 1: the rule decodes three times, then prefills, with one idle client as before.
     row = choices.against_the_optimum(lagrangian(), scenario, simulator, optimum)
     assert np.sum(row["counts"], axis=0).tolist() == [1, 3]

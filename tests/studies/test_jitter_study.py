@@ -7,8 +7,8 @@ import pytest
 
 from baselines import iteration
 from baselines import lagrangian as readings
-from llmsched_env.core.layout import OUTPUT, PROMPT
 from llmsched_env.cost import cost_model
+from llmsched_env.engine import codes
 from llmsched_env.evaluation import evaluate
 from llmsched_env.instances import instance
 from studies import jitter
@@ -59,7 +59,7 @@ def test_all_worlds_have_the_same_requests_at_the_same_times():
     for changes in WORLDS.values():
         made = instance(serving(0.9, **changes), 0)
         assert (made.release_ns == usual.release_ns).all()
-        assert (made.requests[:, [PROMPT, OUTPUT]] == usual.requests[:, [PROMPT, OUTPUT]]).all()
+        assert (made.requests[:, [codes.PROMPT, codes.OUTPUT]] == usual.requests[:, [codes.PROMPT, codes.OUTPUT]]).all()
     slower = serving(0.9, **WORLDS[SLOWER]).cost_model
     assert slower.alpha_decode_ns == round(1.09 * cost_model(PRESET).alpha_decode_ns)
 

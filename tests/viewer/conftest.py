@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from llmsched_env.core.instance import Instance
 from llmsched_env.cost import CostModel
+from llmsched_env.problem import Instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.viewer import frame as _frame  # noqa: F401  # load before a test hides libraries
 from llmsched_env.workload import Requests

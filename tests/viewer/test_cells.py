@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from llmsched_env.core.layout import RUNNING
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import instance
 from llmsched_env.metrics import final_metrics
@@ -71,7 +71,7 @@ def test_against_a_replay(random_episode, num_clients, seed):
     begin = 0
     jumped = 0
     while not episode.done:
-        running = episode.memory.clients[:, RUNNING].copy()
+        running = np.array(episode.episode.clients)[:, codes.RUNNING]
         start_ns = int(episode.view.clock_ns)
         jumped += start_ns > begin
         spent[IDLE] += overlap(edges, begin, start_ns)
@@ -105,7 +105,7 @@ def test_time_is_conserved_at_any_size(random_episode, rows, columns):
     cells = shares(episode, np.linspace(0, now, columns + 1), rows)
     weight = np.bincount(np.arange(9) * rows // 9) / 9
     busy = weight @ (cells[PREFILL] + cells[DECODE]).mean(axis=1)
-    assert busy == pytest.approx(float(episode.totals["busy_client_ns"]) / (9 * now), rel=1e-5)
+    assert busy == pytest.approx(float(episode.totals.busy_client_ns) / (9 * now), rel=1e-5)
     assert cells.sum(axis=0) == pytest.approx(1, abs=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 from llmsched_env import viewer
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, MissingExtraError
+from llmsched_env.snapshot import snapshot
 from llmsched_env.viewer.cells import COLOURS
 from llmsched_env.viewer.scales import round_step, round_up, ticks, time_unit
 
@@ -57,13 +59,13 @@ def test_a_frame_shows_each_kind_for_its_time(by_hand):
 
 def test_a_frame_does_not_change_the_episode_or_a_frame_before(by_hand):
     before = viewer.frame(by_hand)
-    kept, state = before.copy(), [array.tobytes() for array in by_hand.memory.arrays]
+    kept, state = before.copy(), pickle.dumps(snapshot(by_hand.episode))
     after = viewer.frame(by_hand)
     assert (after == kept).all()
     after[:] = 0
     assert (before == kept).all()
     assert (viewer.frame(by_hand) == kept).all()
-    assert [array.tobytes() for array in by_hand.memory.arrays] == state
+    assert pickle.dumps(snapshot(by_hand.episode)) == state
 
 
 def test_the_start_is_empty(by_hand):

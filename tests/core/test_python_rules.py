@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from combinations import combined_case
-from test_combinations import problem_of
 
-from llmsched_env.engine.rule import FunctionRule, PythonRule, Threshold
+from llmsched_env.engine.rule import FunctionRule, PythonRule
+from llmsched_env.engine.rules import ReadyThreshold
 
 CASE = next(
     case
@@ -16,14 +16,14 @@ CASE = next(
 
 
 def test_a_function_plays_as_the_compiled_rule_does():
-    compiled, asked = problem_of(CASE).episode(record=True), problem_of(CASE).episode(record=True)
+    compiled, asked = CASE.instance().episode(record=True), CASE.instance().episode(record=True)
     decisions = []
 
     def threshold(view):
         decisions.append(view.ready)
         return int(view.ready >= 2)
 
-    assert asked.run(PythonRule(threshold)) == compiled.run(Threshold(2)) > 0
+    assert asked.run(PythonRule(threshold)) == compiled.run(ReadyThreshold(2)) > 0
     assert asked.view.clock_ns == compiled.view.clock_ns > 0
     assert len(decisions) > 3
 
@@ -33,7 +33,7 @@ def test_what_a_function_keeps_begins_anew_with_each_episode():
         memory[0] += 1
         return int(memory[0] % parameters[0] == 0)
 
-    rule, instance, clocks = FunctionRule(every_third, (3,), (1,)), problem_of(CASE), []
+    rule, instance, clocks = FunctionRule(every_third, (3,), (1,)), CASE.instance(), []
     for _ in range(3):
         episode = instance.episode()
         episode.run(rule)
@@ -48,10 +48,10 @@ def test_an_error_ends_the_episode_there_and_is_raised():
             raise LookupError("no idea")
         return 1
 
-    episode = problem_of(CASE).episode()
+    episode = CASE.instance().episode()
     with pytest.raises(LookupError, match="no idea"):
         episode.run(PythonRule(fails))
     assert episode.view.prefills == 1
     assert episode.view.completed < len(CASE.prompts)
-    episode.run(Threshold(1))  # it can be gone on with
+    episode.run(ReadyThreshold(1))  # it can be gone on with
     assert episode.view.completed == len(CASE.prompts)

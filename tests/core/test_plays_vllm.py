@@ -1,4 +1,4 @@
-"""Recorded schedules of vLLM's two schedulers, with all the memory they want and with little, against the engine."""
+"""Recorded schedules of vLLM's two schedulers, with all the memory they want and with little, against the simulator."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmsched_env.config import KVCache, Mixed
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine.rule import PythonRule
-from llmsched_env.mechanisms import KVCache, Mixed
 from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 
@@ -51,7 +51,7 @@ def instance(name: str, case: dict) -> Instance:
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_engine_schedules_as_vllm_did(name, case):
+def test_it_schedules_as_vllm_did(name, case):
     made = instance(name, case)
     episode = made.episode(record=True)
     episode.run(PythonRule(lambda view: 2 if name.startswith("vllm_v1") else 1))  # mixed, or prefill first

@@ -1,0 +1,76 @@
+"""States of episodes and fields of views as plain values, to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llmsched_env.engine import codes
+from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.view import FIELDS, View
+from llmsched_env.simulator import Simulator
+from llmsched_env.snapshot import State, snapshot
+
+SCRATCH = {"chosen", "recorder"}
+SCRATCH_OF_A_CACHE = {"ending", "ending_context", "batch", "batch_growth", "batch_reserved", "company"}
+SCRATCH_OF_A_CACHE |= {"this_growth", "next_growth", "later"}
+"""What an iteration writes before it reads it, and recordings, which begin anew."""
+
+ELSEWHERE = {"records", "queues.clients", "queues.tournament.clients", "queues.tournament.queues", "kv.clients"}
+"""Whether it is recorded, and tables that have another name, too."""
+
+Values = dict[str, Any]
+
+
+def fields(view: View) -> dict[str, float]:
+    """All fields of a view."""
+    found = {name: getattr(view, name) for name in FIELDS}
+    found["last_due"] = max(view.last_due, view.decodes)  # which of the decodes before makes no difference
+    return found
+
+
+def state_of(episode: Episode | Simulator, *, order: bool = True) -> Values:
+    """Everything that decides how an episode goes on; how much of it was recorded does not.
+
+    Args:
+        episode: where it stands.
+        order: with the order in which clients are found that finish at one decode, which makes no difference but to the
+            rounding of a sum of TPOTs, and with when nobody was expected any more. Both depend on whether the episode
+            was moved to other lengths.
+    """
+    inner = episode.episode if isinstance(episode, Simulator) else episode
+    found = dict(_flat(snapshot(inner)))
+    if not order:
+        found["ending"] = _together(inner)
+        found["clients"] = np.delete(np.asarray(inner.clients), codes.NEXT, axis=1).tobytes()
+        found["view.last_due"] = max(found["view.last_due"], inner.view.decodes)
+        found["totals.tpot_sum_ns"] = f"{inner.totals.tpot_sum_ns:.9g}"
+    return found
+
+
+def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in state.items():
+        if isinstance(value, dict):
+            if name not in SCRATCH:
+                yield from _flat(value, f"{path}{name}.")
+        elif path + name in ELSEWHERE or (path == "kv." and name in SCRATCH_OF_A_CACHE):
+            continue
+        elif path in ("next_prefill.", "next_mixed."):  # rows beyond the last are left over
+            if name != "client":  # known when it is run
+                yield path + name, value[: state["rows"]].tobytes() if isinstance(value, np.ndarray) else value
+        else:
+            yield path + name, value.tobytes() if isinstance(value, np.ndarray) else value
+
+
+def _together(episode: Episode) -> list[list[int]]:
+    """Clients that finish at each decode of the ring."""
+    chains, following = [], np.asarray(episode.clients)[:, codes.NEXT].tolist()
+    for client in np.asarray(episode.ending).tolist():
+        chain, left = [], client
+        while left >= 0:
+            chain.append(left)
+            left = following[left]
+        chains.append(sorted(chain))
+    return chains
