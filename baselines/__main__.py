@@ -25,7 +25,7 @@ from llmsched_env import make_scenario
 from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDER_CODES, ORDERS, QUEUES, Scenario, read_arguments
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
-from llmsched_env.evaluation import CoverageWarning, Estimate, PromiseWarning, evaluate, pictures, play
+from llmsched_env.evaluation import CoverageWarning, Estimate, SLOWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.parallel import Sharing
@@ -200,7 +200,7 @@ def run(options: argparse.Namespace, command: str) -> None:
     workers = 1 if options.workers is None else options.workers
     Sharing(workers, options.engine)  # complains now, before the long work
     with warnings.catch_warnings(record=True) as said:
-        for kind in (PromiseWarning, UnitWarning):
+        for kind in (SLOWarning, UnitWarning):
             warnings.simplefilter("always", kind)
         for place in places:
             instance(place, int(cases[0]))
@@ -334,7 +334,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
             for row in comparison.rows
         ],
     )
-    admitted = not (comparison.scenario.kv_limited or comparison.scenario.mixes or comparison.scenario.moves)
+    admitted = not (comparison.scenario.kv_limited or comparison.scenario.mixes or comparison.scenario.migrates)
     if admitted:
         shown = [entry(name, comparison.scenario) for name in PICTURED]
     else:  # whose queues are not those of the methods: the first and the last row

@@ -149,7 +149,7 @@ def _check_method(name: str, scenario: Scenario) -> None:
         (scenario.serving, "minimises the makespan of a batch: leave it out where promises are made"),
         (scenario.kv_limited, "brings queues of its own: leave it out where the KV cache is a budget"),
         (scenario.mixes, "knows no mixed iterations: leave it out where mixed_tokens is given"),
-        (scenario.moves, "brings queues of its own: leave it out where caches lie with clients, or requests move"),
+        (scenario.migrates, "brings queues of its own: leave it out where caches lie with clients, or requests move"),
     ):
         if given:
             raise ConfigError(f"policy {name!r} {why}.")
@@ -177,7 +177,7 @@ def default_names(scenario: Scenario) -> list[str]:
     added = [*(MEMORY_POLICIES if scenario.kv_limited else ()), *(_mixed_names(scenario) if scenario.mixes else ())]
     if not scenario.serving:
         # Their queues need a fixed number of clients, and are not those that caches lie with.
-        methods = [] if scenario.kv_limited or scenario.mixes or scenario.moves else METHODS
+        methods = [] if scenario.kv_limited or scenario.mixes or scenario.migrates else METHODS
         left_out = EXCLUSIVE_PLANNERS if scenario.mixes else ("beam",) if scenario.kv_limited else ()
         rules = [name for name in POLICIES if name not in left_out]
         return [*methods, *rules, *added, *agents]

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from llmsched_env.config import (
     LARGEST,
     MAX_KV_TOKENS,
+    SLO,
     KVCache,
+    Migration,
     Mixed,
-    Moves,
-    Promises,
     Scenario,
 )
 from llmsched_env.cost import CostModel, capacity_requests_per_s
@@ -28,7 +28,7 @@ from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["PromiseWarning", "draw_case", "estimates", "instance", "pool_size"]
+__all__ = ["SLOWarning", "draw_case", "estimates", "instance", "pool_size"]
 
 BYTES_KEPT = 2**29
 """Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -47,7 +47,7 @@ _instances: LRUCache[Any, Instance] = LRUCache(BYTES_KEPT, getsizeof=lambda kept
 _said: set[Any] = set()
 
 
-class PromiseWarning(UserWarning):
+class SLOWarning(UserWarning):
     """A promise that no schedule keeps for any request; said once a process for each promise, workload and cost."""
 
 
@@ -65,7 +65,7 @@ def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = Non
         WorkloadError: lengths that the workload does not predict.
 
     Warns:
-        PromiseWarning: a promise that no schedule can keep.
+        SLOWarning: a promise that no schedule can keep.
         UnitWarning: a promise, a bandwidth, a budget or an origin of times that looks as if another was meant.
     """
     # Before the cache, to which True and 1.0 are 1.
@@ -96,7 +96,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         queues = stored_assignment(
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
-    promised = scenario.promises(len(requests))
+    promised = scenario.slo(len(requests))
     moved, mixed, cache = scenario.migration(), scenario.mixed_iterations(), scenario.kv_cache()
     lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)
     built = Instance.build(
@@ -112,11 +112,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         reward=scenario.reward,
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
-        promises=promised,
-        kv_cache=cache,
-        mixed=mixed,
-        moves=moved,
-        disturbance=scenario.disturbance(case),
+        mechanisms=scenario.mechanisms(case, len(requests)),
     )
     if promised is not None:
         _warn_of(promised, scenario, case, requests)
@@ -146,9 +142,9 @@ def _checked(client_of: NDArray[Any], scenario: Scenario, num_requests: int) -> 
     return client_of.astype(np.int32)
 
 
-def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Requests) -> None:
+def _warn_of(promised: SLO, scenario: Scenario, case: int, requests: Requests) -> None:
     """Say which promise is broken for every counted request, even for one that comes alone."""
-    if scenario.disturbed:
+    if scenario.noisy:
         return  # nobody can say for certain
     cost, counted = scenario.cost_model, slice(promised.first, promised.last)
     prompts, outputs = requests.prompt_tokens[counted], requests.output_tokens[counted]
@@ -173,7 +169,7 @@ def _warn_of(promised: Promises, scenario: Scenario, case: int, requests: Reques
             f"{name} = {getattr(scenario, name):g}: no schedule keeps this promise in case {case} of workload "
             f"{scenario.source.name!r}{rest}, since {what} {shortest_ns / 1e9:.4g} s under cost model {cost.name!r}. "
             f"Promise more than that, or take a faster cost model.",
-            PromiseWarning,
+            SLOWarning,
             stacklevel=4,
         )
         _said.add(key)
@@ -236,7 +232,7 @@ def bounds_ns(
     requests: Requests,
     clients: int,
     cost: CostModel,
-    moved: Moves | None = None,
+    moved: Migration | None = None,
     mixed: Mixed | None = None,
     cache: KVCache | None = None,
 ) -> tuple[int, int]:

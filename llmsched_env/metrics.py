@@ -65,9 +65,9 @@ def running_metrics(scenario: Scenario) -> tuple[str, ...]:
     fixed = {"makespan_s", "gap_to_bound", "ttft_s", "tpot_s", "bound_s"}
     if not scenario.kv_limited:
         fixed |= {"preemptions"}
-    if not scenario.moves:
+    if not scenario.migrates:
         fixed |= {"migrations", "moved_tokens", "transfer_s"}
-    if not scenario.kv_limited and not scenario.moves:
+    if not scenario.kv_limited and not scenario.migrates:
         fixed |= {"recomputed_tokens"}
     if not scenario.mixes:
         fixed |= {"mixed_iterations"}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
-from llmsched_env.config import ADMISSIONS, KV_RULES, REWARDS, STEALS, Disturbance, KVCache, Mixed, Moves, Promises
+from llmsched_env.config import KV_RULES, REWARDS, SLO, KVCache, Mechanism, Mixed, Noise, World
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
@@ -26,6 +27,8 @@ from llmsched_env.workload.requests import Requests
 __all__ = ["Instance"]
 
 Options = dict[str, dict[str, Any]]
+
+_M = TypeVar("_M", bound=Mechanism)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +140,7 @@ class Instance:
         reward: str = "excess",
         skip_forced: bool = False,
         max_iterations: int = 0,
-        promises: Promises | None = None,
-        kv_cache: KVCache | None = None,
-        mixed: Mixed | None = None,
-        moves: Moves | None = None,
-        disturbance: Disturbance | None = None,
+        mechanisms: Iterable[Mechanism] = (),
     ) -> Instance:
         """Lay a case out.
 
@@ -158,12 +157,9 @@ class Instance:
             reward: one of `llmsched_env.config.REWARDS`.
             skip_forced: whether a step goes on to the next choice.
             max_iterations: horizon, 0 for none.
-            promises: the service-level objectives; with one shared queue ``order`` may also be one of those in which
-                late ones go last.
-            kv_cache: what the KV cache holds; ``None`` where it is no limit. With one shared queue only.
-            mixed: what mixed iterations read, and last; ``None`` where there are none. With one shared queue only.
-            moves: what lies where, and what a thief has to move; ``None`` where stealing is free. Client queues only.
-            disturbance: why iterations do not last what schedulers are told; ``None`` where they do.
+            mechanisms: those that are on, as `Scenario.mechanisms` has them: with an `SLO` and one shared queue
+                ``order`` may also be one of those in which late ones go last; `KVCache` and `Mixed` need one shared
+                queue, `Migration` queues of clients.
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
@@ -173,7 +169,9 @@ class Instance:
         check_sum(max(int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))))
         shared = client_of is None
         queue = np.zeros(n, np.int32) if client_of is None else client_of
-        chosen = promises is not None and shared  # orders are then chosen at each prefill, by the engine
+        on = {one.name: one for one in mechanisms}
+        slo, mixed, noise, kv_cache = _one(on, SLO), _one(on, Mixed), _one(on, Noise), _one(on, KVCache)
+        chosen = slo is not None and shared  # orders are then chosen at each prefill, by the engine
         number = np.arange(n)
         keys: dict[str, NDArray[Any]] = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}
         by_position = np.lexsort((number, keys["fcfs" if chosen else order], queue)).astype(np.int32)
@@ -182,22 +180,22 @@ class Instance:
         rows[:, codes.OUTPUT] = requests.output_tokens[by_position]
         rows[:, codes.ESTIMATE] = estimates[by_position]
         rows[:, codes.QUEUE] = queue[by_position]
-        shown = disturbance.believed or cost if disturbance else cost
+        shown = noise.believed or cost if noise else cost
         for model in {shown, cost}:
             _check_levels(requests, model)
         believed = _costs(shown, mixed.believed_cost or mixed.cost if mixed else None)
-        actual = _costs(cost, mixed.cost if mixed else None) if disturbance else believed
-        options = _options(
-            num_clients, believed, promises, kv_cache, mixed, moves, disturbance, stealing and not shared
-        )
-        _check_memory(kv_cache, rows)
-        _check_recompute(kv_cache, rows, shown)
-        if disturbance:
-            _check_recompute(kv_cache, rows, cost)
+        actual = _costs(cost, mixed.cost if mixed else None) if noise else believed
+        world = World(believed.least_prefill_ns, noise is not None, stealing and not shared)
+        made = {name: one.engine_options(world) for name, one in on.items()}
+        options: Options = {name: values for name, values in made.items() if values}
+        if "kv" in options:
+            _check_longest(options["kv"], rows)
+            for model in {shown, cost}:
+                _check_recompute(options["kv"], rows, model)
         check_clock(rows, requests.release_ns, num_clients, believed, actual, options)
         variants = Variants(
             order if chosen else "fcfs",
-            bool(promises and promises.choose_order),
+            bool(slo and slo.choose_order),
             kv_cache.cap_levels if kv_cache else 0,
             mixed is not None,
         )
@@ -205,8 +203,8 @@ class Instance:
         ranked = any(action.order > 1 for action in table)
         scale_ns = bound_ns if lb1_ns is None else lb1_ns
         scale = float(scale_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
-        if promises is not None and reward == "goodput":
-            scale = float(promises.last - promises.first)
+        if slo is not None and reward == "goodput":
+            scale = float(slo.last - slo.first)
         for array in (rows, by_position):
             array.setflags(write=False)
         problem = Problem(
@@ -296,59 +294,11 @@ def _affine(cost: CostModel, options: Options) -> bool:
     return cost.is_affine and not options.keys() & {"kv", "chunked", "migration", "noise"}
 
 
-def _options(
-    num_clients: int,
-    believed: Costs,
-    promises: Promises | None,
-    kv_cache: KVCache | None,
-    mixed: Mixed | None,
-    moves: Moves | None,
-    disturbance: Disturbance | None,
-    stealing: bool,
-) -> Options:
-    """What each mechanism that is on is made with."""
-    options: Options = {}
-    if kv_cache is not None:
-        options["kv"] = {
-            "budget": kv_cache.budget_tokens,
-            "block": kv_cache.block_tokens,
-            "headroom": kv_cache.headroom_tokens,
-            "rule": KV_RULES.index(kv_cache.rule),
-            "admission": ADMISSIONS.index(kv_cache.admission),
-            "reserve_tokens": kv_cache.reserve_tokens,
-            "swap_token_ns": kv_cache.swap_token_ns,
-        }
-    if mixed is not None:
-        options["chunked"] = {
-            "budget": mixed.tokens,
-            "counts_active": mixed.counts_active,
-            "whole_prompts": mixed.whole_prompts,
-        }
-    if moves is not None and (moves.cached_millionths > 0 or (moves.steal != "waiting" and stealing)):
-        options["migration"] = {
-            "enabled": True,
-            "cached_millionths": moves.cached_millionths,
-            "steal": STEALS.index(moves.steal),
-            "token_ns": moves.token_ns,
-        }
-    if disturbance is not None:
-        options["noise"] = {
-            "enabled": True,
-            "noise_sd": disturbance.noise_sd,
-            "straggler_probability": disturbance.straggler_probability,
-            "straggler_factor": disturbance.straggler_factor,
-            "key": disturbance.key,
-        }
-    if promises is not None:
-        options["slo"] = {
-            "ttft_ns": promises.ttft_ns,
-            "tpot_ns": promises.tpot_ns,
-            "least_prefill_ns": believed.least_prefill_ns,
-            "first": promises.first,
-            "last": promises.last,
-            "certain": disturbance is None,
-        }
-    return options
+def _one(on: dict[str, Mechanism], kind: type[_M]) -> _M | None:
+    """The mechanism of this class, where it is on."""
+    found = on.get(kind.name)
+    assert found is None or isinstance(found, kind)
+    return found
 
 
 def _ranking(estimates: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -360,19 +310,6 @@ def _ranking(estimates: NDArray[np.int32]) -> NDArray[np.int32]:
         table[:, codes.RANKINGS + ranking] = by_rank
     table.setflags(write=False)
     return table
-
-
-def _check_memory(cache: KVCache | None, rows: NDArray[np.int32]) -> None:
-    if cache is not None:
-        _check_longest(
-            {
-                "budget": cache.budget_tokens,
-                "block": cache.block_tokens,
-                "headroom": cache.headroom_tokens,
-                "rule": KV_RULES.index(cache.rule),
-            },
-            rows,
-        )
 
 
 def _check_longest(kv: dict[str, Any], rows: NDArray[np.int32]) -> None:
@@ -389,9 +326,9 @@ def _check_longest(kv: dict[str, Any], rows: NDArray[np.int32]) -> None:
         )
 
 
-def _check_recompute(cache: KVCache | None, rows: NDArray[np.int32], cost: CostModel) -> None:
+def _check_recompute(kv: dict[str, Any], rows: NDArray[np.int32], cost: CostModel) -> None:
     """Raise where no prefill level holds what a preempted request has to compute again."""
-    if cache is None or cache.swap_token_ns or not cost.prefill_levels:
+    if kv["swap_token_ns"] or not cost.prefill_levels:
         return
     again = int((rows[:, codes.PROMPT].astype(np.int64) + rows[:, codes.OUTPUT]).max()) - 1
     if again > cost.prefill_levels[-1][0]:

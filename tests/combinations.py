@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from strategies import Case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, ORDERS, STEALS, Disturbance, KVCache, Mixed, Moves
+from llmsched_env.config import ADMISSIONS, ORDER_CODES, ORDERS, STEALS, KVCache, Migration, Mixed, Noise
 from llmsched_env.cost import CostModel, MixedCost
 
 MIXED_COSTS = (
@@ -128,9 +128,9 @@ def _on_client_queues(case: Case, pick: Pick) -> Case:
     stealing = pick((False, True, True, True))
     moves = None
     if pick((False, True, True)):
-        moves = Moves(pick((0, 300_000, 900_000)), pick(STEALS) if stealing else "waiting", pick((0, 0, 1, 15)))
+        moves = Migration(pick((0, 300_000, 900_000)), pick(STEALS) if stealing else "waiting", pick((0, 0, 1, 15)))
     queues = tuple(pick(busy) for _ in case.prompts)
-    return replace(case, num_clients=num_clients, queues=queues, stealing=stealing, moves=moves)
+    return replace(case, num_clients=num_clients, queues=queues, stealing=stealing, migration=moves)
 
 
 def _disturbed(case: Case, pick: Pick) -> Case:
@@ -143,8 +143,8 @@ def _disturbed(case: Case, pick: Pick) -> Case:
             case = replace(case, believed_mixed=pick((None, MixedCost(False, 90, 4, 1, 40))))
     probability = pick((0.0, 0.05, 0.4))
     factor = pick((2.5, 40.0)) if probability else 1.0
-    disturbance = Disturbance(believed, pick((0.0, 0.3, 1.5)), probability, factor, pick(range(2**16)))
-    return replace(case, disturbance=disturbance)
+    noise = Noise(believed, pick((0.0, 0.3, 1.5)), probability, factor, pick(range(2**16)))
+    return replace(case, noise=noise)
 
 
 def _rule(name: str) -> Callable[[Case], bool]:
@@ -167,11 +167,11 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "choose_order": lambda case: case.choose_order,
     "client queues": lambda case: case.queues is not None,
     "stealing": lambda case: case.stealing,
-    "cached prompts": lambda case: case.moves is not None and case.moves.cached_millionths > 0,
-    "migration": lambda case: case.moves is not None and case.moves.steal != "waiting",
-    "noise": lambda case: case.disturbance is not None and case.disturbance.noise_sd > 0,
-    "stragglers": lambda case: case.disturbance is not None and case.disturbance.straggler_probability > 0,
-    "believed cost": lambda case: case.disturbance is not None and case.disturbance.believed is not None,
+    "cached prompts": lambda case: case.migration is not None and case.migration.cached_millionths > 0,
+    "migration": lambda case: case.migration is not None and case.migration.steal != "waiting",
+    "noise": lambda case: case.noise is not None and case.noise.noise_sd > 0,
+    "stragglers": lambda case: case.noise is not None and case.noise.straggler_probability > 0,
+    "believed cost": lambda case: case.noise is not None and case.noise.believed is not None,
     "levels": lambda case: bool(case.levels),
     "context": lambda case: case.gamma_decode_ns > 0,
     "arrivals": lambda case: case.releases_ns[-1] > 0,

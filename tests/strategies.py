@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, STEALS, Disturbance, KVCache, Mixed, Moves, Promises
+from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, SLO, STEALS, KVCache, Mechanism, Migration, Mixed, Noise
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.instances import bounds_ns
 from llmsched_env.problem import Instance
@@ -51,8 +51,8 @@ class Case:
     choose_order: bool = False
     kv_cache: KVCache | None = None
     mixed: Mixed | None = None
-    moves: Moves | None = None
-    disturbance: Disturbance | None = None
+    migration: Migration | None = None
+    noise: Noise | None = None
     believed_mixed: MixedCost | None = None  # beside a believed cost model; None: what `mixed` says
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Case:
     @property
     def told(self) -> Case:
         """The case with the cost model that schedulers believe in."""
-        model = self.disturbance.believed if self.disturbance else None
+        model = self.noise.believed if self.noise else None
         if model is None:
             return self
         return replace(
@@ -124,11 +124,17 @@ class Case:
         return (kind, *self.variants[(number - 1) % len(self.variants) if number else 0])
 
     @property
-    def promises(self) -> Promises | None:
+    def slo(self) -> SLO | None:
         if not self.ttft_ns:
             return None
         last = len(self.prompts) - self.uncounted
-        return Promises(self.ttft_ns, self.tpot_ns, self.uncounted, last, self.choose_order)
+        return SLO(self.ttft_ns, self.tpot_ns, self.uncounted, last, self.choose_order)
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        mixed = self.mixed and replace(self.mixed, believed_cost=self.believed_mixed)
+        found = (self.slo, self.kv_cache, mixed, self.migration, self.noise)
+        return tuple(one for one in found if one is not None)
 
     @property
     def requests(self) -> Requests:
@@ -136,7 +142,7 @@ class Case:
 
     def instance(self, **options: Any) -> Instance:
         """The case as the engine reads it; ``options`` as those of `Instance.build` (reward, skip_forced, ...)."""
-        lb1, best = bounds_ns(self.requests, self.num_clients, self.cost, self.moves, self.mixed, self.kv_cache)
+        lb1, best = bounds_ns(self.requests, self.num_clients, self.cost, self.migration, self.mixed, self.kv_cache)
         return Instance.build(
             self.requests,
             np.array(self.estimates, np.int32),
@@ -147,11 +153,7 @@ class Case:
             stealing=self.stealing,
             bound_ns=best,
             lb1_ns=lb1,
-            promises=self.promises,
-            kv_cache=self.kv_cache,
-            mixed=self.mixed and replace(self.mixed, believed_cost=self.believed_mixed),
-            moves=self.moves,
-            disturbance=self.disturbance,
+            mechanisms=self.mechanisms,
             **options,
         )
 
@@ -266,7 +268,7 @@ def moving_cases(draw: st.DrawFn) -> Case:
     busy = draw(st.integers(1, min(3, num_clients)))  # the others begin as thieves
     steal = draw(st.sampled_from([*STEALS, "running", "cheaper", "cheaper"]))
     share = draw(st.sampled_from([0, 300_000, 500_000, 900_000, 999_999][3 * (steal == "cheaper") :]))
-    moves = Moves(share, steal, draw(st.sampled_from([0, 0, 1, 15])))
+    moves = Migration(share, steal, draw(st.sampled_from([0, 0, 1, 15])))
     return replace(
         case,
         num_clients=num_clients,
@@ -275,7 +277,7 @@ def moving_cases(draw: st.DrawFn) -> Case:
         token_cap=draw(st.sampled_from([1, 15, 60, 1000, 1000, 1000])),
         levels=((5, 90), (13, 140), (1007, 260)) if case.levels else (),
         stealing=draw(st.integers(0, 3)) > 0,
-        moves=moves,
+        migration=moves,
     )
 
 
@@ -297,14 +299,14 @@ def disturbed_cases(draw: st.DrawFn) -> Case:
             draw(st.sampled_from([(), ((9, 70), (most, 300))])) if most > 9 else (),
         )
     probability = draw(st.sampled_from([0.0, 0.05, 0.4]))
-    disturbance = Disturbance(
+    noise = Noise(
         believed,
         draw(st.sampled_from([0.0, 0.3, 1.5])),
         probability,
         1.0 if probability == 0 else draw(st.sampled_from([2.5, 40.0])),
         draw(st.integers(0, 2**32 - 1)),
     )
-    return replace(case, disturbance=disturbance)
+    return replace(case, noise=noise)
 
 
 def seeded_case(seed: int, **changes: Any) -> Case:

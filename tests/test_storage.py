@@ -91,9 +91,7 @@ def test_without_a_home_the_cache_is_the_users_own_temporary_folder(tmp_path, mo
     assert found == tmp_path / "temporary" / f"llmsched_env-{os.getuid()}"
     assert found.stat().st_mode & 0o777 == 0o700
     assert not (tmp_path / "~").exists()
-    assert re.search(
-        r"no home folder for this user id\. Assign.* kept in .*Set LLMSCHED_CACHE_DIR to", caplog.text
-    )
+    assert re.search(r"no home folder for this user id\. Assign.* kept in .*Set LLMSCHED_CACHE_DIR to", caplog.text)
     storage.cache_dir.cache_clear()
     assert storage.cache_dir() == found, "the next process begins anew"
 

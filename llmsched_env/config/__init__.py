@@ -12,11 +12,12 @@ from llmsched_env.config.kv_cache import (
     KVCache,
 )
 from llmsched_env.config.machine import MAX_CLIENTS
-from llmsched_env.config.migration import STEALS, Moves
-from llmsched_env.config.noise import Disturbance
+from llmsched_env.config.mechanism import Mechanism, World
+from llmsched_env.config.migration import STEALS, Migration
+from llmsched_env.config.noise import Noise
 from llmsched_env.config.queues import ASSIGNMENTS, DEADLINE_ORDERS, ORDER_CODES, ORDERS, QUEUES
 from llmsched_env.config.scenario import Scenario, read_arguments
-from llmsched_env.config.slo import Promises
+from llmsched_env.config.slo import SLO
 
 __all__ = [
     "ADMISSIONS",
@@ -35,13 +36,15 @@ __all__ = [
     "ORDER_CODES",
     "QUEUES",
     "REWARDS",
+    "SLO",
     "STEALS",
-    "Disturbance",
     "KVCache",
+    "Mechanism",
+    "Migration",
     "Mixed",
-    "Moves",
-    "Promises",
+    "Noise",
     "Scenario",
+    "World",
     "checked_options",
     "number",
     "read_arguments",

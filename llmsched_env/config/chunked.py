@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from llmsched_env.config.checks import changed, check_flags, keep, whole
+from llmsched_env.config.mechanism import World
 from llmsched_env.cost import MixedCost
 from llmsched_env.errors import ConfigError
 
@@ -46,11 +48,16 @@ class Mixed:
         believed_cost: what schedulers believe that they last; ``None`` for the truth.
     """
 
+    name: ClassVar[str] = "chunked"
     tokens: int
     counts_active: bool
     whole_prompts: bool
     cost: MixedCost
     believed_cost: MixedCost | None = None
+
+    def engine_options(self, world: World) -> dict[str, Any]:
+        """Arguments of `llmsched_env.engine.chunked.Chunked`."""
+        return {"budget": self.tokens, "counts_active": self.counts_active, "whole_prompts": self.whole_prompts}
 
 
 def check(options: MixedOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from llmsched_env.config.checks import (
     LARGEST,
@@ -15,6 +16,7 @@ from llmsched_env.config.checks import (
     real,
     whole,
 )
+from llmsched_env.config.mechanism import World
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 
@@ -118,6 +120,7 @@ class KVCache:
         rule: one of `KV_RULES`.
     """
 
+    name: ClassVar[str] = "kv"
     budget_tokens: int
     block_tokens: int = 1
     headroom_tokens: int = 0
@@ -126,6 +129,18 @@ class KVCache:
     swap_token_ns: int = 0
     cap_levels: int = 0
     rule: str = "keep_growth"
+
+    def engine_options(self, world: World) -> dict[str, Any]:
+        """Arguments of `llmsched_env.engine.kv_cache.KVCache`."""
+        return {
+            "budget": self.budget_tokens,
+            "block": self.block_tokens,
+            "headroom": self.headroom_tokens,
+            "rule": KV_RULES.index(self.rule),
+            "admission": ADMISSIONS.index(self.admission),
+            "reserve_tokens": self.reserve_tokens,
+            "swap_token_ns": self.swap_token_ns,
+        }
 
     @property
     def uncached_tokens(self) -> int:

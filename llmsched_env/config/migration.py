@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from llmsched_env.config.checks import LARGEST, check_names, keep, number, real
+from llmsched_env.config.mechanism import World
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 
-__all__ = ["STEALS", "MigrationOptions", "Moves", "check"]
+__all__ = ["STEALS", "Migration", "MigrationOptions", "check"]
 
 STEALS = ("waiting", "running", "cheaper")
 """What a thief takes of its victim: the head of its queue, the request that it runs, or where fewer tokens move."""
@@ -32,13 +34,13 @@ class MigrationOptions:
     move_gb_per_s: float | None = None
 
     @property
-    def moves(self) -> bool:
+    def migrates(self) -> bool:
         """Whether stealing is anything but free and of waiting requests, or prompts are cached in part."""
         return self.cached_share > 0 or self.steal != "waiting"
 
 
 @dataclass(frozen=True)
-class Moves:
+class Migration:
     """The same as the engine takes it.
 
     Attributes:
@@ -47,9 +49,21 @@ class Moves:
         token_ns: time to copy a token's cache to the thief; 0: it is computed again.
     """
 
+    name: ClassVar[str] = "migration"
     cached_millionths: int = 0
     steal: str = "waiting"
     token_ns: int = 0
+
+    def engine_options(self, world: World) -> dict[str, Any]:
+        """Arguments of `llmsched_env.engine.migration.Migration`."""
+        if self.cached_millionths == 0 and (self.steal == "waiting" or not world.stealing):
+            return {}
+        return {
+            "enabled": True,
+            "cached_millionths": self.cached_millionths,
+            "steal": STEALS.index(self.steal),
+            "token_ns": self.token_ns,
+        }
 
 
 def check(options: MigrationOptions) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from llmsched_env.config.checks import keep, number
+from llmsched_env.config.mechanism import World
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 
-__all__ = ["Disturbance", "NoiseOptions", "check"]
+__all__ = ["Noise", "NoiseOptions", "check"]
 
 MAX_NOISE_SD = 2.0
 MAX_STRAGGLER_FACTOR = 1e4
@@ -35,13 +37,13 @@ class NoiseOptions:
     believed_cost: str | CostModel | None = None
 
     @property
-    def disturbed(self) -> bool:
+    def noisy(self) -> bool:
         """Whether iterations may last something else than schedulers are told."""
         return self.noise_sd > 0 or self.straggler_probability > 0 or self.believed_cost is not None
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class Noise:
     """The same of one case, as the engine takes it.
 
     Attributes:
@@ -52,11 +54,22 @@ class Disturbance:
         key: 32 bits that fix all factors of a case.
     """
 
+    name: ClassVar[str] = "noise"
     believed: CostModel | None = None
     noise_sd: float = 0.0
     straggler_probability: float = 0.0
     straggler_factor: float = 1.0
     key: int = 0
+
+    def engine_options(self, world: World) -> dict[str, Any]:
+        """Arguments of `llmsched_env.engine.noise.Noise`."""
+        return {
+            "enabled": True,
+            "noise_sd": self.noise_sd,
+            "straggler_probability": self.straggler_probability,
+            "straggler_factor": self.straggler_factor,
+            "key": self.key,
+        }
 
 
 def check(options: NoiseOptions) -> None:

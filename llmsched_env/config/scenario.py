@@ -15,8 +15,9 @@ from llmsched_env.config.chunked import Mixed, MixedOptions
 from llmsched_env.config.episodes import EpisodeOptions
 from llmsched_env.config.kv_cache import CAP_LEVELS, KVOptions
 from llmsched_env.config.machine import MachineOptions
-from llmsched_env.config.migration import MigrationOptions, Moves
-from llmsched_env.config.noise import Disturbance, NoiseOptions
+from llmsched_env.config.mechanism import Mechanism
+from llmsched_env.config.migration import Migration, MigrationOptions
+from llmsched_env.config.noise import Noise, NoiseOptions
 from llmsched_env.config.queues import DEADLINE_ORDERS, ORDER_CODES, QueueOptions
 from llmsched_env.config.slo import SLOOptions
 from llmsched_env.cost import CostModel, MixedCost, cost_model, mixed_cost
@@ -137,7 +138,7 @@ class Scenario(
                     f"{name} = {value!r} with queue = {self.queue!r}: caches lie with clients that have queues of "
                     "their own. Set queue='client', or leave it out."
                 )
-            if name == "move_gb_per_s" and not self.moves:
+            if name == "move_gb_per_s" and not self.migrates:
                 raise ConfigError(
                     f"move_gb_per_s = {value!r} where nothing is moved: nobody would read it. Give cached_share or "
                     "steal, or leave it out."
@@ -165,29 +166,40 @@ class Scenario(
         believed = None if self.believed_cost is None else self.believed_mixed_cost
         return Mixed(self.mixed_tokens, self.mixed_counts_active, self.mixed_whole_prompts, cost, believed)
 
-    def migration(self) -> Moves | None:
+    def migration(self) -> Migration | None:
         """What lies with clients and what thieves move, as the engine takes it; ``None`` where stealing is free."""
-        if not self.moves:
+        if not self.migrates:
             return None
         bandwidth = self.move_gb_per_s
-        return Moves(
+        return Migration(
             min(999_999, round(self.cached_share * 10**6)),
             self.steal,
             0 if bandwidth is None else max(1, round(self.kv_bytes_per_token / bandwidth)),
         )
 
-    def disturbance(self, case: int) -> Disturbance | None:
+    def noise(self, case: int) -> Noise | None:
         """Why iterations of a case do not last what is believed, as the engine takes it; ``None`` where they do."""
-        if not self.disturbed:
+        if not self.noisy:
             return None
         word = raw_words(self.source.name, self.split, case, Stream.JITTER, 1)[0]
-        return Disturbance(
+        return Noise(
             None if self.believed_cost is None else self.believed_model,
             self.noise_sd,
             self.straggler_probability,
             self.straggler_factor,
             int(word) >> 32,
         )
+
+    def mechanisms(self, case: int, num_requests: int) -> tuple[Mechanism, ...]:
+        """What the engine is told of a case of so many requests: the mechanisms that are on."""
+        found = (
+            self.slo(num_requests),
+            self.kv_cache(),
+            self.mixed_iterations(),
+            self.migration(),
+            self.noise(case),
+        )
+        return tuple(one for one in found if one is not None)
 
     @property
     def num_actions(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from llmsched_env.config.checks import LARGEST, check_flags, keep, number, real
+from llmsched_env.config.mechanism import World
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 
-__all__ = ["Promises", "SLOOptions", "check"]
+__all__ = ["SLO", "SLOOptions", "check"]
 
 MIN_PROMISE_S = 1e-9
 
@@ -41,12 +43,12 @@ class SLOOptions:
         """The metric that policies are tuned and scored by: ``goodput`` with promises, else ``makespan_s``."""
         return "goodput" if self.serving else "makespan_s"
 
-    def promises(self, num_requests: int) -> Promises | None:
+    def slo(self, num_requests: int) -> SLO | None:
         """What the requests of a case are promised, and which of them count; ``None`` where nothing is promised."""
         if self.ttft_s is None or self.tpot_s is None:
             return None
         left_out = int(num_requests * self.uncounted_share)
-        return Promises(
+        return SLO(
             round(self.ttft_s * 1e9),
             round(self.tpot_s * 1e9),
             left_out,
@@ -56,7 +58,7 @@ class SLOOptions:
 
 
 @dataclass(frozen=True)
-class Promises:
+class SLO:
     """The same for the requests of one case, as the engine takes them.
 
     Attributes:
@@ -67,11 +69,23 @@ class Promises:
         choose_order: whether each order is an action of its own.
     """
 
+    name: ClassVar[str] = "slo"
     ttft_ns: int
     tpot_ns: int
     first: int
     last: int
     choose_order: bool = False
+
+    def engine_options(self, world: World) -> dict[str, Any]:
+        """Arguments of `llmsched_env.engine.slo.Slo`."""
+        return {
+            "ttft_ns": self.ttft_ns,
+            "tpot_ns": self.tpot_ns,
+            "least_prefill_ns": world.least_prefill_ns,
+            "first": self.first,
+            "last": self.last,
+            "certain": not world.noisy,
+        }
 
 
 def check(options: SLOOptions) -> None:

@@ -3,7 +3,7 @@
 from llmsched_env.errors import WorkerError
 from llmsched_env.evaluation.rollout import CoverageWarning, Evaluation, begin, decision_times, evaluate, play
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, runs_estimate, score_estimate
-from llmsched_env.instances import PromiseWarning
+from llmsched_env.instances import SLOWarning
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, request_metrics, serving_metrics
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "CoverageWarning",
     "Estimate",
     "Evaluation",
-    "PromiseWarning",
+    "SLOWarning",
     "WorkerError",
     "begin",
     "decision_times",

@@ -299,7 +299,7 @@ def _measure_latencies(
     ttft_s, tpot_s = scenario.ttft_s, scenario.tpot_s
 
     def metrics(simulator: Simulator) -> dict[str, Any]:
-        counted = scenario.promises(simulator.instance.num_requests)
+        counted = scenario.slo(simulator.instance.num_requests)
         assert counted is not None
         latencies = serving_metrics(simulator, ttft_s=ttft_s, tpot_s=tpot_s, first=counted.first, last=counted.last)
         return {**_metrics(simulator), **latencies}

@@ -26,8 +26,8 @@ SCENARIOS = {
 }
 
 
-def names(promises=False):
-    return tuple(feature.name for feature in feature_table(promises))
+def names(slo=False):
+    return tuple(feature.name for feature in feature_table(slo))
 
 
 PLAIN = names()
@@ -52,7 +52,7 @@ def zero_network(features=("active",), **fields):
 
 def scores(network, view):
     """(outputs,): what the last layer says, by matrices."""
-    observed = dict(zip(names(promises=True), features(view).astype(np.float64), strict=False))
+    observed = dict(zip(names(slo=True), features(view).astype(np.float64), strict=False))
     x = np.array([observed[name] for name in network.features])
     out = x
     for number, (weight, bias) in enumerate(network.layers):

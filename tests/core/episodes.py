@@ -14,7 +14,7 @@ from combined_digests import CASES as COMBINED
 from combined_digests import combined_digest
 from strategies import Case, seeded_case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS, Disturbance, KVCache, Mixed, Moves
+from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS, KVCache, Migration, Mixed, Noise
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes, compiled
 from llmsched_env.engine.batch import Batch
@@ -83,7 +83,7 @@ def mixed_case(seed: int, **changes: object) -> Case:
 def moving_case(seed: int, **changes: object) -> Case:
     """The seeded case on the queues of three of its clients, whose caches the other four move."""
     queues = tuple(np.random.default_rng(2000 + seed).integers(0, 3, 40).tolist())
-    moves = Moves((0, 500_000, 900_000)[seed % 3], STEALS[(seed + 1) % 3], (0, 3)[seed // 2 % 2])
+    moves = Migration((0, 500_000, 900_000)[seed % 3], STEALS[(seed + 1) % 3], (0, 3)[seed // 2 % 2])
     return seeded_case(seed, **{"queues": queues, "stealing": True, "moves": moves, **changes})
 
 
@@ -97,7 +97,7 @@ def disturbed_case(seed: int, **changes: object) -> Case:
     believed = CostModel("believed", 120, 8, 60, 2, 1, case.token_cap) if seed % 2 and case.mixed is None else None
     noise_sd = (0.4, 0.0, 1.1)[seed % 5 // 2]
     stragglers = (0.1, 7.5) if noise_sd == 0 or seed % 4 > 1 else (0.0, 1.0)
-    return replace(case, disturbance=Disturbance(believed, noise_sd, *stragglers, 12345 + seed))
+    return replace(case, noise=Noise(believed, noise_sd, *stragglers, 12345 + seed))
 
 
 CASES = {
@@ -190,7 +190,7 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
         assert simulator.totals.lost > 0, "no promise was broken"
     if kind == "memory" and case.kv_cache.admission == "fits" and not case.kv_cache.cap_levels:
         assert simulator.totals.preemptions > 0
-    if kind == "moving" and case.moves.steal == "running" and not instance.max_iterations:
+    if kind == "moving" and case.migration.steal == "running" and not instance.max_iterations:
         assert simulator.totals.migrations > 0
     digest.update(simulator.log.tobytes() + simulator.served.tobytes())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from test_promises import assert_same_promises
 
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from baselines.registry import make_policy
-from llmsched_env.config import Disturbance, KVCache, Scenario
+from llmsched_env.config import KVCache, Noise, Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine.noise import ONE, QUANTILES, factor_table
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError, WorkloadError
@@ -52,13 +52,13 @@ def test_it_equals_the_reference_after_every_iteration():
             if case.ttft_ns:
                 assert_same_promises(simulator, reference)
         assert_same_history(simulator, reference)
-        disturbance, kind = case.disturbance, "promised" if case.ttft_ns else "plain"
+        noise, kind = case.noise, "promised" if case.ttft_ns else "plain"
         for name in ("kv_cache", "mixed", "moves"):
             kind = name if getattr(case, name) else kind
-        seen["noise", kind] += disturbance.noise_sd > 0
+        seen["noise", kind] += noise.noise_sd > 0
         seen["stragglers", kind] += reference.stragglers > 0
         if not case.mixed:
-            seen["belief", kind] += disturbance.believed is not None
+            seen["belief", kind] += noise.believed is not None
         seen["belief in levels"] += bool(case.told.levels) and not case.levels
         seen["levels, belief in none"] += bool(case.levels) and not case.told.levels
         seen["levels, belief in others"] += bool(case.levels) and case.told.levels not in ((), case.levels)
@@ -82,8 +82,8 @@ def run(simulator, actions):
 @given(case=disturbed_cases(), actions=ORDERED_ACTIONS)
 def test_a_belief_in_the_truth_without_noise_changes_no_iteration(case, actions):
     """But for who is late, which is not counted before the first token: nothing else differs."""
-    plain = Simulator(replace(case, disturbance=None).instance(), record=True)
-    told = Simulator(replace(case, disturbance=Disturbance(case.cost)).instance(), record=True)
+    plain = Simulator(replace(case, noise=None).instance(), record=True)
+    told = Simulator(replace(case, noise=Noise(case.cost)).instance(), record=True)
     run(plain, actions)
     run(told, actions)
     assert (plain.log == told.log).all()
@@ -97,7 +97,7 @@ def test_a_belief_in_the_truth_without_noise_changes_no_iteration(case, actions)
 def test_the_believed_world_is_the_one_without_disturbance(case, actions):
     """Its instance is that of the believed cost model, bound apart; and a fork goes on in it."""
     there = case.instance().believed
-    told = replace(case.told, disturbance=None)
+    told = replace(case.told, noise=None)
     assert there.digest() == told_with_bounds(told, there).digest()
     assert there.believed is there
     forked = run(Simulator(case.instance(), record=True).fork(record=True, believed=True), actions)
@@ -155,7 +155,7 @@ def test_on_paper():
     told 150 + 20 a token and 40 + 2 a client.
     """
     always = 1 - 2**-33
-    case = Case((3, 4), (2, 3), 2, disturbance=Disturbance(BELIEVED, 0.0, always, 3.0))
+    case = Case((3, 4), (2, 3), 2, noise=Noise(BELIEVED, 0.0, always, 3.0))
     simulator = Simulator(case.instance(), record=True)
     view = simulator.view
     assert (view.alpha_prefill_ns, view.alpha_decode_ns, view.beta_decode_ns) == (150, 40, 2)
@@ -173,7 +173,7 @@ def test_on_paper():
 def test_copying_of_the_cache_is_stretched_like_the_rest():
     case = Case((3, 3), (6, 6), 2, kv_cache=KVCache(10, swap_token_ns=2))
     always = 1 - 2**-33
-    stretched = Simulator(replace(case, disturbance=Disturbance(None, 0.0, always, 2.0)).instance(), record=True)
+    stretched = Simulator(replace(case, noise=Noise(None, 0.0, always, 2.0)).instance(), record=True)
     plain = Simulator(case.instance(), record=True)
     for one in (stretched, plain):
         run(one, (1, 0))
@@ -183,8 +183,8 @@ def test_copying_of_the_cache_is_stretched_like_the_rest():
 
 
 def test_factors_belong_to_kind_and_count_not_to_the_policy():
-    case = Case((3,) * 30, (20,) * 30, 5, disturbance=Disturbance(None, 0.5, 0.1, 5.0, 7))
-    plain = replace(case, disturbance=None)
+    case = Case((3,) * 30, (20,) * 30, 5, noise=Noise(None, 0.5, 0.1, 5.0, 7))
+    plain = replace(case, noise=None)
     found = {}
     for actions in ((1,), (0,), (0, 0, 1), (0,) * 9 + (1,)):
         noisy, quiet = (run(Simulator(one.instance(), record=True), actions).log for one in (case, plain))
@@ -233,7 +233,7 @@ def test_lb1_holds_in_the_mean_and_not_case_by_case():
     bound = lb1_ns(case.requests, 4, case.cost)
     gaps = []
     for key in range(400):
-        noisy = replace(case, disturbance=Disturbance(None, 0.5, 0.0, 1.0, 1000 + key))
+        noisy = replace(case, noise=Noise(None, 0.5, 0.0, 1.0, 1000 + key))
         gaps.append(final_metrics(run(Simulator(noisy.instance()), (1,)))["gap_to_bound"])
     assert min(gaps) < 0 < max(gaps)
     assert np.mean(gaps) == pytest.approx(run(Simulator(case.instance()), (1,)).view.clock_ns / bound - 1, abs=0.03)
@@ -244,8 +244,8 @@ def test_lb1_holds_in_the_mean_and_not_case_by_case():
 def test_a_longer_world_of_the_same_shape_is_no_noise(case, actions):
     """Every iteration twice as long (a straggler in all but one of 2^33) is the world of twice the coefficients."""
     case = replace(case, releases_ns=(0,) * len(case.prompts))
-    always = Disturbance(None, 0.0, 1 - 2**-33, 2.0)
-    one = run(Simulator(replace(case, disturbance=always).instance()), actions)
+    always = Noise(None, 0.0, 1 - 2**-33, 2.0)
+    one = run(Simulator(replace(case, noise=always).instance()), actions)
     twice = {name: 2 * getattr(case, name) for name in CASE_COEFFICIENTS}
     other = run(Simulator(replace(case, **twice).instance()), actions)
     assert one.view.clock_ns == other.view.clock_ns
@@ -304,7 +304,7 @@ def test_what_the_clock_or_the_levels_do_not_hold_is_refused():
     case = Case((3, 4), (300, 300), 2, alpha_prefill_ns=large, beta_decode_ns=large)
     case.instance()
     with pytest.raises(WorkloadError, match="beyond the 4e\\+09 s of the clock"):
-        replace(case, disturbance=Disturbance(None, 0.0, 0.1, 1e4, 0), alpha_decode_ns=large).instance()
+        replace(case, noise=Noise(None, 0.0, 0.1, 1e4, 0), alpha_decode_ns=large).instance()
     short = CostModel("short", 1, 1, 1, 1, 0, 3, ((3, 10),))
     with pytest.raises(ConfigError, match="a prompt of 4 tokens exceeds the largest prefill level, 3"):
-        Case((3, 4), (2, 2), 2, token_cap=3, disturbance=Disturbance(short)).instance()
+        Case((3, 4), (2, 2), 2, token_cap=3, noise=Noise(short)).instance()

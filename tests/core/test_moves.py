@@ -14,7 +14,7 @@ from states import state_of
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, Case, cases, moving_cases
 from test_equivalence import assert_same_history, assert_same_state
 
-from llmsched_env.config import STEALS, Moves, Scenario
+from llmsched_env.config import STEALS, Migration, Scenario
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, LLMSchedError, WorkloadError
 from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
@@ -55,8 +55,8 @@ def test_it_equals_the_reference_after_every_iteration():
         for request, times in reference.token_ns.items():
             assert len(times) == case.outputs[request], "a token was lost, or given twice"
             assert gaps[request] == max(np.diff(times), default=0)
-        how = "copied" if case.moves.token_ns else "recomputed"
-        seen["migrated", how, case.moves.steal] += reference.migrations > 0
+        how = "copied" if case.migration.token_ns else "recomputed"
+        seen["migrated", how, case.migration.steal] += reference.migrations > 0
         seen["migrated often", how] += reference.migrations > 1
         seen["prefix moved", how] += reference.migrations == 0 < reference.moved + reference.recomputed
         seen["running and waiting"] += reference.migrations > 0 and reference.steals > 0
@@ -97,7 +97,7 @@ def test_preview_is_exact_without_stealing(case, actions):
 def test_what_holds_in_every_episode(case, actions):
     """Conservation, one request a client, the preview within its limits, and the bound."""
     simulator = Simulator(case.instance(), record=True)
-    n, recompute = len(case.prompts), case.moves.token_ns == 0
+    n, recompute = len(case.prompts), case.migration.token_ns == 0
     for action in itertools.cycle(actions):
         view, queues = simulator.view, simulator.episode.queues
         released = sum(release <= view.clock_ns for release in case.releases_ns)
@@ -119,7 +119,7 @@ def test_what_holds_in_every_episode(case, actions):
     decoded = log["clients"][log["prefill"] == DECODE].sum()
     assert decoded == sum(case.outputs) - n - (totals.migrations if recompute else 0)
     assert totals.migrations < n, "each comes with the start of another request, and none with the first"
-    assert totals.move_ns == totals.moved_tokens * case.moves.token_ns
+    assert totals.move_ns == totals.moved_tokens * case.migration.token_ns
     assert min(totals.moved_tokens, totals.recomputed_tokens) == 0
     assert simulator.view.clock_ns >= simulator.instance.bound_ns
     tokens = final_metrics(simulator)["throughput_tokens_per_s"] * simulator.view.clock_ns / 1e9
@@ -132,7 +132,7 @@ def test_nothing_to_move_changes_nothing(case, actions):
     """No share cached and waiting requests taken, at whatever bandwidth: every field is that of today's stealing."""
     case = replace(case, queues=case.queues or (0,) * len(case.prompts))
     free = Simulator(case.instance())
-    idle = Simulator(replace(case, moves=Moves(0, "waiting", 15)).instance())
+    idle = Simulator(replace(case, migration=Migration(0, "waiting", 15)).instance())
     for action in itertools.cycle(actions):
         assert state_of(free) == state_of(idle)
         if free.done:
@@ -148,8 +148,8 @@ def test_dearer_copies_take_exactly_their_time(case, actions):
     case = replace(case, releases_ns=(0,) * len(case.prompts))
     runs = {}
     for token_ns in (1, 1000):
-        moves = replace(case.moves, token_ns=token_ns)
-        simulator = runs[token_ns] = Simulator(replace(case, moves=moves).instance())
+        moves = replace(case.migration, token_ns=token_ns)
+        simulator = runs[token_ns] = Simulator(replace(case, migration=moves).instance())
         for action in itertools.cycle(actions):
             if simulator.done:
                 break
@@ -184,16 +184,16 @@ def test_a_thief_brings_the_prefix_on_paper():
 
     The thief takes 20 + 3 in the same prefill: it computes 10 and copies 10 at 7 ns, or computes 20.
     """
-    copied = play(paper(moves=Moves(500_000, "waiting", 7)))
+    copied = play(paper(migration=Migration(500_000, "waiting", 7)))
     assert log_of(copied)[0] == (0, 100 + 10 * (5 + 10) + 7 * 10, 1, 2)
     found = final_metrics(copied)
     assert (found["moved_tokens"], found["recomputed_tokens"], found["migrations"]) == (10, 0, 0)
     assert found["transfer_s"] == 70e-9
-    computed = play(paper(moves=Moves(500_000, "waiting", 0)))
+    computed = play(paper(migration=Migration(500_000, "waiting", 0)))
     assert log_of(computed)[0] == (0, 100 + 10 * (5 + 20), 1, 2)
     found = final_metrics(computed)
     assert (found["moved_tokens"], found["recomputed_tokens"], found["transfer_s"]) == (0, 10, 0.0)
-    alone = play(paper(moves=Moves(500_000), stealing=False))
+    alone = play(paper(migration=Migration(500_000), stealing=False))
     assert log_of(alone)[0] == (0, 150, 1, 1)
     assert [entry for entry in log_of(alone) if entry[2]][1][1:] == (150 + 7 * 51 + 100 + 100, 1, 1)
 
@@ -205,7 +205,7 @@ def test_a_running_request_moves_on_paper():
     second client takes it over: 13 tokens at 7 ns, while the first computes 10 of its next. Nobody has gained a token
     but the new one. 5 decodes end the first, 2 of which end the second.
     """
-    case = paper(moves=Moves(500_000, "running", 7), token_cap=10)
+    case = paper(migration=Migration(500_000, "running", 7), token_cap=10)
     simulator = play(case, [PREFILL, DECODE, DECODE])
     assert log_of(simulator)[:4] == [
         (0, 150, 1, 1), (150, 201, 0, 1), (201, 252, 0, 1), (252, 252 + 100 + 100 + 91, 1, 2),
@@ -223,7 +223,7 @@ def test_a_running_request_moves_on_paper():
 def test_a_running_request_is_computed_again_on_paper():
     """13 + 10 tokens are computed, which gives the fourth token; where no prefill holds them, the waiting 20 are."""
     for cap, migrations in ((23, 1), (22, 0)):
-        case = paper(moves=Moves(500_000, "running", 0), token_cap=cap, prompts=(10, 20))
+        case = paper(migration=Migration(500_000, "running", 0), token_cap=cap, prompts=(10, 20))
         case = replace(case, releases_ns=(0, 201))
         simulator = play(case, [PREFILL, DECODE, DECODE])
         assert simulator.totals.migrations == migrations
@@ -236,7 +236,7 @@ def test_a_running_request_is_computed_again_on_paper():
 def test_the_cheaper_of_the_two_on_paper():
     """Context 13 after two decodes; 10 or 14 of the next prompt's 20 are cached at home."""
     for share, migrations, moved in ((500_000, 0, 10), (700_000, 1, 13)):
-        case = paper(moves=Moves(share, "cheaper", 7), releases_ns=(0, 201))
+        case = paper(migration=Migration(share, "cheaper", 7), releases_ns=(0, 201))
         simulator = play(case, [PREFILL, DECODE, DECODE])
         assert (simulator.totals.migrations, simulator.totals.moved_tokens) == (migrations, moved)
 
@@ -244,14 +244,14 @@ def test_the_cheaper_of_the_two_on_paper():
 def test_the_preview_expects_an_average_theft():
     """Two requests of 10 and 20 tokens run nowhere: own head 5 tokens, and one theft of the other's 10."""
     for moves, tokens, ahead in (
-        (Moves(500_000, "waiting", 7), 5 + 10, 10),
-        (Moves(500_000, "waiting", 0), 5 + 20, 0),
+        (Migration(500_000, "waiting", 7), 5 + 10, 10),
+        (Migration(500_000, "waiting", 0), 5 + 20, 0),
     ):
-        simulator = Simulator(paper(moves=moves).instance())
+        simulator = Simulator(paper(migration=moves).instance())
         view = simulator.view
         assert (view.ready, view.batch_tokens) == (2, tokens)
         assert view.prefill_ns == 100 + 10 * tokens + 7 * ahead
-    simulator = Simulator(paper(moves=Moves(500_000, "running", 7), releases_ns=(0, 201)).instance())
+    simulator = Simulator(paper(migration=Migration(500_000, "running", 7), releases_ns=(0, 201)).instance())
     for action in (PREFILL, DECODE, DECODE):
         simulator.step(action)
     assert simulator.view.prefill_ns == 100 + 10 * 10 + 7 * 13, "the only one that runs, and its head"
@@ -261,17 +261,17 @@ def test_the_bound_where_prefills_give_tokens():
     """Decodes are dear, prefills next to free: LB1 counts a decode for each token but the first, and is too large."""
     case = Case(
         (1, 1), (2, 2), 2, queues=(0, 0), stealing=True, releases_ns=(0, 1), alpha_prefill_ns=0, beta_prefill_ns=1,
-        alpha_decode_ns=1000, beta_decode_ns=1, moves=Moves(0, "running", 0),
+        alpha_decode_ns=1000, beta_decode_ns=1, migration=Migration(0, "running", 0),
     )  # fmt: skip
     simulator = play(case)
     assert simulator.totals.migrations == 1
     # 1 ns; then context 2 and head 1 in one prefill, which completes the first; one decode for the second.
     assert log_of(simulator) == [(0, 1, 1, 1), (1, 4, 1, 2), (4, 1005, 0, 1)]
     assert simulator.instance.bound_ns <= 1005
-    plain = replace(case, moves=None).instance().bound_ns
+    plain = replace(case, migration=None).instance().bound_ns
     assert plain == 2 + 2 * 1 + 1000 * 1
     three = replace(case, prompts=(1,) * 3, outputs=(2,) * 3, estimates=(), queues=(0,) * 3, releases_ns=(0, 1, 4))
-    assert play(three).view.clock_ns < replace(three, moves=None).instance().bound_ns, "the plain one is too large"
+    assert play(three).view.clock_ns < replace(three, migration=None).instance().bound_ns, "the plain one is too large"
     assert play(three).view.clock_ns >= three.instance().bound_ns
 
 
@@ -299,20 +299,20 @@ def test_no_sequence_of_decisions_beats_the_bound():
             stealing=True, releases_ns=(0, *([1] * (n - 1))), alpha_prefill_ns=int(rng.integers(0, 30)),
             beta_prefill_ns=int(rng.integers(1, 4)), alpha_decode_ns=int(rng.choice([1, 40, 400])),
             gamma_decode_ns=int(rng.choice([0, 0, 3])), token_cap=int(rng.choice([6, 1000])),
-            moves=Moves(int(rng.choice([0, 500_000, 900_000])), STEALS[seed % 3], int(rng.choice([0, 0, 2]))),
+            migration=Migration(int(rng.choice([0, 500_000, 900_000])), STEALS[seed % 3], int(rng.choice([0, 0, 2]))),
         )  # fmt: skip
         best, instance = shortest_ns(Simulator(case.instance())), case.instance()
         assert best >= instance.bound_ns, seed
         tight += best == instance.bound_ns
         moved += play(case).totals.migrations > 0
-        above_plain += best < replace(case, moves=None).instance().bound_ns
+        above_plain += best < replace(case, migration=None).instance().bound_ns
     assert tight > 3, "no bound was ever met: the instances say little"
     assert min(moved, above_plain) > 3, "the plain bound would have done"
 
 
 def test_a_clock_that_copies_would_overflow():
     with pytest.raises(WorkloadError, match="beyond the 4e"):
-        paper(moves=Moves(500_000, "running", 10**18)).instance()
+        paper(migration=Migration(500_000, "running", 10**18)).instance()
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,6 @@ def test_options_that_make_no_sense_are_refused(arguments, message):
 
 def test_bytes_of_a_token_go_with_a_bandwidth():
     scenario = Scenario(move_gb_per_s=64.0, kv_bytes_per_token=131_072, cached_share=0.5)
-    assert (scenario.moves, scenario.kv_limited) == (True, False)
+    assert (scenario.migrates, scenario.kv_limited) == (True, False)
     with pytest.raises(ConfigError, match="is out of range"):
         scenario.replace(kv_bytes_per_token=0)

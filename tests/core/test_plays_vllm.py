@@ -45,8 +45,7 @@ def instance(name: str, case: dict) -> Instance:
         order="fcfs",
         stealing=False,
         bound_ns=1,
-        kv_cache=cache,
-        mixed=mixed,
+        mechanisms=[one for one in (cache, mixed) if one is not None],
     )
 
 

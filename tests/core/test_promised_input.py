@@ -17,7 +17,7 @@ from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, WorkloadError
 from llmsched_env.evaluation import evaluate
-from llmsched_env.instances import PromiseWarning, instance
+from llmsched_env.instances import SLOWarning, instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.vector_env import LLMSchedVectorEnv
 from llmsched_env.workload import Requests
@@ -94,10 +94,10 @@ def test_some_request_is_always_counted(share):
     scenario = SERVED.replace(uncounted_share=share)
     assert type(scenario.uncounted_share) is float
     for n in (*range(1, 60), 2**24 - 1, 2**24):
-        counted = scenario.promises(n)
+        counted = scenario.slo(n)
         assert 0 <= counted.first < counted.last <= n
         assert counted.first == n - counted.last <= share * n
-    assert SERVED.replace(**PLAIN).promises(5) is None
+    assert SERVED.replace(**PLAIN).slo(5) is None
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -191,7 +191,7 @@ def tight(**changes):
     ],
 )  # fmt: skip
 def test_promises_that_no_schedule_keeps(nothing_said, changes, words):
-    with pytest.warns(PromiseWarning, match=words) as seen:
+    with pytest.warns(SLOWarning, match=words) as seen:
         instance(tight(**changes), 0)
     assert len(seen) == 1
     name = "ttft_s" if "ttft_s" in changes else "tpot_s"
@@ -240,17 +240,17 @@ def test_it_is_said_once(nothing_said, tmp_path):
         for case in range(100, 130):
             single.reset(options={"case": case})
 
-    with pytest.warns(PromiseWarning, match="ttft_s = 1e-06") as seen:
+    with pytest.warns(SLOWarning, match="ttft_s = 1e-06") as seen:
         much()
     assert len(seen) == 1
     # Another promise is another message.
-    with pytest.warns(PromiseWarning, match="ttft_s = 9e-07") as seen:
+    with pytest.warns(SLOWarning, match="ttft_s = 9e-07") as seen:
         evaluate(Waits(), scenario.replace(ttft_s=9e-7), 3)
     assert len(seen) == 1
 
 
 def test_it_is_said_here_where_workers_run_the_cases(nothing_said):
-    with pytest.warns(PromiseWarning, match="no schedule keeps this promise in case 5") as seen:
+    with pytest.warns(SLOWarning, match="no schedule keeps this promise in case 5") as seen:
         evaluate(Waits(), tight(ttft_s=1e-6), range(5, 9), workers=2, chunk=2)
     assert len(seen) == 1
 
@@ -259,7 +259,7 @@ def test_as_an_error_it_stays_one(nothing_said):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
-            with pytest.raises(PromiseWarning):
+            with pytest.raises(SLOWarning):
                 instance(tight(ttft_s=1e-6), 0)
 
 

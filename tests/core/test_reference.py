@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from reference import Reference
 from strategies import DECODE, MIXED, PREFILL, REPEATABLE, Case
 
-from llmsched_env.config import Disturbance, KVCache, Mixed
+from llmsched_env.config import KVCache, Mixed, Noise
 from llmsched_env.cost import CostModel, MixedCost
 
 GOLDEN = Path(__file__).parents[1] / "baselines" / "golden"
@@ -168,7 +168,7 @@ def feasible(case, view, kind):
 @given(case=combined_cases(), actions=COMBINED_ACTIONS)
 def test_the_view_shows_what_comes(case, actions):
     """A decode, and the prefill and the mixed iteration that are previewed, last what is said, and read as much."""
-    case = replace(case, disturbance=None, queues=None, moves=None, stealing=False)
+    case = replace(case, noise=None, queues=None, migration=None, stealing=False)
     reference = Reference(case)
     for kind, _ in itertools.cycle(actions):
         if reference.done:
@@ -192,7 +192,7 @@ def same_course(one, other):
 @pytest.mark.parametrize("rule", ["keep_growth", "vllm_v0", "vllm_v1"])
 def test_a_budget_that_is_never_reached_changes_nothing(rule, case, actions):
     mixed = None if rule == "vllm_v0" else case.mixed
-    case = replace(case, queues=None, moves=None, stealing=False, mixed=mixed)
+    case = replace(case, queues=None, migration=None, stealing=False, mixed=mixed)
     limited = replace(case, kv_cache=KVCache(10**6, 4, rule=rule))
     same_course(play(limited, actions), play(replace(case, kv_cache=None), actions))
 
@@ -211,8 +211,8 @@ def test_promises_that_decide_nothing_change_nothing(case, actions):
 def test_a_belief_changes_no_iteration_by_itself(case, actions):
     """What is believed shows in the view, and in who is late; first come, first served does not ask."""
     case = replace(case, order="fcfs", choose_order=False)
-    told = case.disturbance and replace(case.disturbance, believed=None)
-    same_course(play(case, actions), play(replace(case, disturbance=told, believed_mixed=None), actions))
+    told = case.noise and replace(case.noise, believed=None)
+    same_course(play(case, actions), play(replace(case, noise=told, believed_mixed=None), actions))
 
 
 # Instances on paper. Alpha and beta are 100 and 10 ns of a prefill, 50 and 1 of a decode, 100, 10 and 1 of a mixed one.
@@ -299,7 +299,7 @@ def test_copies_beside_a_decode_on_paper():
 def test_late_is_who_is_late_as_believed_on_paper():
     """After 110 ns a prefill believed to take 200 is too late for a TTFT of 300; a mixed iteration of 150 is not."""
     believed = CostModel("believed", 200, 10, 40, 2, 0, 1000)
-    case = Case((1, 1), (5, 5), 1, ttft_ns=300, tpot_ns=100, disturbance=Disturbance(believed))
+    case = Case((1, 1), (5, 5), 1, ttft_ns=300, tpot_ns=100, noise=Noise(believed))
     plain, mixing = (
         Reference(case),
         Reference(

@@ -12,7 +12,7 @@ import pytest
 from states import state_of
 from strategies import Case, seeded_case
 
-from llmsched_env.config import Disturbance, Scenario
+from llmsched_env.config import Noise, Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import compiled
 from llmsched_env.engine.recorder import FIRST_CAPACITY
@@ -216,7 +216,7 @@ def test_a_digest_covers_what_an_episode_depends_on():
     assert len(set(digests)) == len(digests)
     assert case.instance(reward="idle", skip_forced=True).digest() == digests[0]
     named = CostModel("another name", 100, 10, 50, 1, 0, 1000, covers_active_clients=(1, 2))
-    assert replace(case, disturbance=Disturbance(named)).instance().believed.digest() == digests[0]
+    assert replace(case, noise=Noise(named)).instance().believed.digest() == digests[0]
 
 
 def test_a_step_after_the_end():

@@ -10,7 +10,7 @@ import pytest
 from strategies import Case
 
 from baselines.lagrangian import lagrangian
-from llmsched_env.config import KVCache, Mixed, Moves, Scenario
+from llmsched_env.config import KVCache, Migration, Mixed, Scenario
 from llmsched_env.cost import MixedCost
 from llmsched_env.evaluation import evaluate
 from llmsched_env.instances import bounds_ns, instance
@@ -31,8 +31,8 @@ def _released(case: Case, rng: Draw) -> Case:
 
 def _moving(share: int, steal: str, token_ns: int) -> Callable[[Case, Draw], Case]:
     def changed(case: Case, rng: Draw) -> Case:
-        moves = Moves(share, steal, token_ns)
-        return replace(_queued(case, rng), stealing=True, moves=moves)
+        moves = Migration(share, steal, token_ns)
+        return replace(_queued(case, rng), stealing=True, migration=moves)
 
     return changed
 
@@ -116,7 +116,7 @@ def test_no_sequence_of_decisions_beats_it(world):
 
 
 def of(case: Case) -> tuple[int, int]:
-    return bounds_ns(case.requests, case.num_clients, case.cost, case.moves, case.mixed, case.kv_cache)
+    return bounds_ns(case.requests, case.num_clients, case.cost, case.migration, case.mixed, case.kv_cache)
 
 
 def test_on_paper():
@@ -124,13 +124,13 @@ def test_on_paper():
     case = Case((1, 1, 1), (10, 2, 2), 3)
     once, tokens, decoding = 100, 3 * 10, 11 * 1
     assert of(case) == (once + tokens + decoding + 4 * 50, once + tokens + decoding + 9 * 50)
-    assert of(replace(case, queues=(0, 0, 0), stealing=True, moves=Moves(0, "running", 2))) == of(case)
+    assert of(replace(case, queues=(0, 0, 0), stealing=True, migration=Migration(0, "running", 2))) == of(case)
     assert of(replace(case, kv_cache=KVCache(30, swap_token_ns=1))) == of(case)
     # Two of 6 and one of 4 decodes on two clients, S = 16: a request that stays makes it 10, one that moves need not.
     case = Case((1, 1, 1), (7, 7, 5), 2)
     twice, decoding = 2 * 100, 16 * 1
     assert of(case) == (twice + tokens + decoding + 8 * 50, twice + tokens + decoding + 10 * 50)
-    moved = replace(case, queues=(0, 0, 1), stealing=True, moves=Moves(0, "running", 2))
+    moved = replace(case, queues=(0, 0, 1), stealing=True, migration=Migration(0, "running", 2))
     assert of(moved) == (of(case)[0],) * 2
     # A mixed iteration of 20 + 5 a prompt token + 2 a client: 20 for the first, 20 for each of 8 or 10 others.
     mixed = replace(case, mixed=Mixed(4, False, False, MixedCost(False, 20, 5, 2)))

@@ -21,7 +21,7 @@ class ClientQueues(Durations):
 
     @property
     def moves(self) -> Any:
-        return self.case.moves or NothingMoves
+        return self.case.migration or NothingMoves
 
     def cached(self, request: int) -> int:
         """Tokens of its prompt that its own client need not compute."""

@@ -58,7 +58,7 @@ class Durations(State):
 
     def lasts(self, ns: int, kind: int) -> int:
         """What an iteration lasts that would last ``ns`` without noise."""
-        noise = self.case.disturbance
+        noise = self.case.noise
         if noise is None:
             return ns
         count = sum(1 for entry in self.log if entry[2] == kind)

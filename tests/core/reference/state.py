@@ -169,7 +169,7 @@ class State:
         case = self.case
         started = {i for i, at in self.first_token_ns.items() if at - case.releases_ns[i] > case.ttft_ns}
         read_late = [self.reading.request] if self.reading is not None and self.reading.late else []
-        given_up = [] if case.disturbance else [*read_late, *(i for i in self.waiting if self.late(i))]
+        given_up = [] if case.noise else [*read_late, *(i for i in self.waiting if self.late(i))]
         return {i for i in self.counted() if i in started or i in given_up}
 
     def broken_tpot(self) -> set[int]:
