@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -74,7 +75,7 @@ class Case:
             self.levels,
         )
 
-    @property
+    @cached_property
     def told(self) -> Case:
         """The case with the cost model that schedulers believe in."""
         model = self.noise.believed if self.noise else None
@@ -91,7 +92,7 @@ class Case:
             mixed=self.mixed and replace(self.mixed, cost=self.believed_mixed or self.mixed.cost),
         )
 
-    @property
+    @cached_property
     def variants(self) -> tuple[tuple[str, int], ...]:
         """Orders and most active clients among which the actions of one kind choose."""
         if self.choose_order:
@@ -100,12 +101,12 @@ class Case:
         caps = tuple(-(-level * self.num_clients // levels) for level in range(levels, 0, -1))
         return tuple((self.order, cap) for cap in caps or (self.num_clients,))
 
-    @property
+    @cached_property
     def num_actions(self) -> int:
         """A decode, a prefill in each variant and, where there are any, a mixed iteration in each variant."""
         return 1 + len(self.variants) * (2 if self.mixed else 1)
 
-    @property
+    @cached_property
     def first_mixed(self) -> int:
         """The action that is a mixed iteration in the variant of action 1."""
         return 1 + len(self.variants)
@@ -117,11 +118,19 @@ class Case:
         first = self.first_mixed if kind == MIXED and self.mixed else 1
         return first + variant % len(self.variants)
 
+    @cached_property
+    def actions(self) -> tuple[tuple[int, str, int], ...]:
+        """Of each action: kind of its iteration, order, and most clients that are active after it.
+
+        One request may start in any case.
+        """
+        kinds = (PREFILL, MIXED) if self.mixed else (PREFILL,)
+        return ((DECODE, *self.variants[0]), *((kind, *variant) for kind in kinds for variant in self.variants))
+
     def action(self, number: int) -> tuple[int, str, int]:
-        """Kind of its iteration, order, and most clients that are active after it (unless one starts alone)."""
+        """That of this number."""
         assert 0 <= number < self.num_actions, f"there are {self.num_actions} actions, and no {number}"
-        kind = DECODE if number == 0 else PREFILL if number < self.first_mixed else MIXED
-        return (kind, *self.variants[(number - 1) % len(self.variants) if number else 0])
+        return self.actions[number]
 
     @property
     def slo(self) -> SLO | None:

@@ -19,16 +19,17 @@ def assert_same_state(simulator, reference):
         assert getattr(view, name) == value, name
     # The latest expected end: only the active clients' decide it.
     assert max(0, view.last_due - view.decodes) == max([0, *reference.expected])
-    assert totals.busy_client_ns == reference.busy_client_ns()
-    assert totals.request_ns == reference.request_ns()
     assert totals.jump_ns == reference.jump_ns
-    assert totals.prefill_time_ns == sum(end - start for start, end, prefill, _ in reference.log if prefill)
     assert totals.idle_client_decodes == reference.idle_client_decodes
     assert totals.invalid_actions == reference.invalid_actions
     assert totals.steals == reference.steals
     assert simulator.done == reference.done
     assert simulator.can_decode == bool(reference.active)
     assert simulator.can_prefill == (reference.ready > 0)
+    if len(reference.log) % 4 == 0 or reference.done:  # the reference adds them up anew; what goes wrong stays wrong
+        assert totals.busy_client_ns == reference.busy_client_ns()
+        assert totals.request_ns == reference.request_ns()
+        assert totals.prefill_time_ns == sum(end - start for start, end, prefill, _ in reference.log if prefill)
 
 
 def assert_same_history(simulator, reference):

@@ -29,7 +29,7 @@ OVERLAP = MixedCost(overlaps=True)
 def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
-    @settings(REPEATABLE, max_examples=300)
+    @settings(REPEATABLE, max_examples=200)
     @given(case=mixed_cases(), actions=MIXED_ACTIONS)
     def check(case, actions):
         simulator, reference = Simulator(case.instance(), record=True), Reference(case)

@@ -46,7 +46,7 @@ def assert_same_promises(simulator, reference):
 def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
-    @settings(REPEATABLE, max_examples=400)
+    @settings(REPEATABLE, max_examples=250)
     @given(case=promised_cases(), actions=ORDERED_ACTIONS)
     def check(case, actions):
         simulator, reference = Simulator(case.instance(), record=True), Reference(case)

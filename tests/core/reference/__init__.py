@@ -61,7 +61,7 @@ class Reference(SharedQueue, ClientQueues):
     # What is seen.
 
     def view(self) -> dict[str, int]:
-        """The fields of the core's view that have one exact value."""
+        """The fields of a view that have one exact value."""
         case, expected = self.case, self.expected
         on_time = [left for left in expected if left > 0]
         kinds = [kind for _, _, kind, _ in self.log]
