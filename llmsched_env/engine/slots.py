@@ -49,7 +49,7 @@ class Slots:
         gamma_decode_ns: of the believed costs, as the problem has it.
         has_queues: whether clients have queues of their own.
         records: whether the episode is recorded.
-        clients: (J, CLIENT_COLUMNS) int32.
+        clients: (J, CLIENT_COLUMNS) int32; (J, QUEUE_COLUMNS) where they have queues of their own.
         idle: the set of idle clients that hold no request.
         ending: (ring_mask + 1,) int32: first client that finishes at a decode, -1 for none.
     """
@@ -90,8 +90,12 @@ class Slots:
         )
         self.totals = Totals()
         self.totals.reset(problem.num_clients)
-        clients = np.zeros((problem.num_clients, codes.CLIENT_COLUMNS), np.int32)
+        columns = codes.CLIENT_COLUMNS if problem.shared else codes.QUEUE_COLUMNS
+        clients = np.zeros((problem.num_clients, columns), np.int32)
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
+        if not problem.shared:
+            clients[:, codes.HEAD] = -1
+            clients[:, codes.END] = problem.queue_end
         self.clients = table_of(clients)
         self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
@@ -122,7 +126,7 @@ class Slots:
         self.view.assign(other.view)
         self.totals.assign(other.totals)
         for i in range(self.problem.num_clients):
-            for column in range(codes.CLIENT_COLUMNS):
+            for column in range(self.clients.shape[1]):
                 self.clients[i, column] = other.clients[i, column]
         for i in range(self.idle.shape[0]):
             self.idle[i] = other.idle[i]
