@@ -31,6 +31,11 @@ HEAD_PROMPT = 8  # prompt tokens of the head
 HEAD_ESTIMATE = 9  # its estimated output tokens
 QUEUE_COLUMNS = 16
 
+# Columns of the ring of decodes to come.
+ENDING = 0  # first client that finishes then, -1 for none
+EXPECTED = 1  # clients that are expected to
+RING_COLUMNS = 2
+
 # Rankings of requests, each with an order in which late ones go last: order = 2 * ranking + late last.
 BY_RELEASE = 0
 SHORTEST = 1
