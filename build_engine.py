@@ -2,6 +2,7 @@
 
 - A class becomes an extension type and its annotated fields C fields. From Python, those of `View` are read-only, and a
   leading underscore hides one. Classes that are decorated, or derive from something else, stay Python's.
+- A method that no class of the folder redefines is final: a call of it in its own file is a plain one.
 - A function or method whose return annotation is a ``cython`` type becomes a C function without the GIL. Any other
   stays what it is, and is not in the .pxd.
 - ``import math`` becomes C's.
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +150,15 @@ class _File:
                 raise NotCompilableError(f"{self.path}: {name} = {value!r} is no integer of 32 bits.")
             yield f"    {name} = {int(value)}"
 
+    def redefined(self, node: ast.ClassDef, method: str) -> bool:
+        """Whether another class of the folder, which derives from this one or the other way round, defines it too."""
+        lines = _definitions(self.path.parent)
+        return any(
+            method in methods and (node.name in _line(lines, name) or name in _line(lines, node.name))
+            for name, (_, methods) in lines.items()
+            if name != node.name
+        )
+
     def class_body(self, node: ast.ClassDef) -> Iterator[str]:
         for part in node.body:
             if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
@@ -157,6 +168,8 @@ class _File:
                 shown = "" if name.startswith("_") else "readonly " if node.name == "View" else "public "
                 yield f"    cdef {shown}{self.declaration(part.annotation)} {name}"
             elif isinstance(part, ast.FunctionDef) and self.is_c_function(part):
+                if not self.redefined(node, part.name):
+                    yield "    @cython.final"
                 yield f"    cdef {self.signature(part)}"
 
     def declarations(self) -> Iterator[str]:
@@ -174,6 +187,28 @@ class _File:
                 if inline:
                     for part in node.body:
                         yield "    " + ast.unparse(part).replace("\n", "\n    ")
+
+
+@functools.cache
+def _definitions(folder: Path) -> dict[str, tuple[str, frozenset[str]]]:
+    """The base and the methods of each class of a folder."""
+    found = {}
+    for file in sorted(folder.glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                base = ast.unparse(node.bases[0]) if node.bases else ""
+                methods = frozenset(part.name for part in node.body if isinstance(part, ast.FunctionDef))
+                found[node.name] = base, methods
+    return found
+
+
+def _line(classes: dict[str, tuple[str, frozenset[str]]], name: str) -> list[str]:
+    """What a class derives from."""
+    found: list[str] = []
+    while name in classes and classes[name][0] not in (*found, ""):
+        name = classes[name][0]
+        found.append(name)
+    return found
 
 
 def pxd(path: Path, package: str) -> str:

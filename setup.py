@@ -50,6 +50,13 @@ DIRECTIVES = {
     "cdivision": True,
 }
 
+CYTHON = """
+from Cython.Compiler import Options
+from Cython.Compiler.Main import main
+Options.buffer_max_dims = 3
+main(command_line=1)
+"""
+
 # No fused multiply-add: sums are the same to the bit on every machine, compiled or not.
 UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-w"]
 SANITIZE_FLAGS = ["-O1", "-g", "-ffp-contract=off", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -129,7 +136,7 @@ class BuildEngine(build_ext):
 
     @staticmethod
     def _cython(name: str, target: Path) -> None:
-        command = [sys.executable, "-m", "cython", "-3", "--module-name", name]
+        command = [sys.executable, "-c", CYTHON, "-3", "--module-name", name]
         if name == SHARED:
             command += [f"--generate-shared={target}"]
         else:
@@ -145,6 +152,7 @@ class BuildEngine(build_ext):
             Cython.__version__,
             sys.version,
             DIRECTIVES,
+            CYTHON,
             ext.extra_compile_args,
             ext.extra_link_args,
         ]

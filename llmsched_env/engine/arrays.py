@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LINE_BYTES = 64
+LINE_BYTES, WORD_BYTES = 64, 8
 
 
 class Region:
@@ -43,17 +43,20 @@ class Region:
 
     def end_part(self) -> None:
         """The next episode begins an odd number of cache lines after the last: in another part of a cache."""
+        self.taken += -self.taken % LINE_BYTES
         if (self.taken - self.begun) // LINE_BYTES % 2 == 0:
             self.taken += LINE_BYTES
         self.begun = self.taken
 
     def array(self, shape: tuple[int, ...], kind: Any) -> Any:
-        """An array in it, or elsewhere where it is full."""
+        """An array in it, or elsewhere where it is full. Short ones share a line of memory."""
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         start = self.taken
+        if start % LINE_BYTES + size > LINE_BYTES:
+            start += -start % LINE_BYTES
         if start + size > len(self.block):
             return np.empty(shape, kind)
-        self.taken = start - (-size // LINE_BYTES) * LINE_BYTES
+        self.taken = start - (-size // WORD_BYTES) * WORD_BYTES
         return np.ndarray(shape, kind, self.block, start)
 
 

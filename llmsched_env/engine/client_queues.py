@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import cython
-import numpy as np
 
 from llmsched_env.engine import bitset, codes
-from llmsched_env.engine.arrays import table_of, zero_words
+from llmsched_env.engine.arrays import zero_words
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.migration import Migration
 from llmsched_env.engine.problem import Problem
@@ -23,8 +22,7 @@ class ClientQueues:
         problem: the case.
         enabled: whether clients have queues of their own.
         migration: the options of stealing.
-        clients: the episode's table of clients.
-        queues: (J, QUEUE_COLUMNS) int32.
+        clients: the episode's table of clients, which has their queues.
         ready: the set of idle clients whose own queue is not empty.
         own_ready: how many there are.
         own_tokens: prompt tokens of the heads of their queues.
@@ -39,7 +37,6 @@ class ClientQueues:
     enabled: cython.bint
     migration: Migration
     clients: cython.int[:, ::1]
-    queues: cython.int[:, ::1]
     ready: cython.ulonglong[::1]
     own_ready: cython.longlong
     own_tokens: cython.longlong
@@ -54,10 +51,6 @@ class ClientQueues:
         self.enabled = not problem.shared
         self.migration = migration
         self.clients = clients
-        queues = np.full((problem.num_clients if self.enabled else 1, codes.QUEUE_COLUMNS), -1, np.int32)
-        queues[:, codes.END] = np.asarray(problem.queue_end)[: len(queues)]
-        queues[:, codes.WORK] = 0
-        self.queues = table_of(queues)
         self.ready = zero_words(bitset.words_needed(problem.num_clients))
         self.own_ready = 0
         self.own_tokens = 0
@@ -65,17 +58,13 @@ class ClientQueues:
         self.own_cached = 0
         self.waiting_cached = 0
         self.moves_ahead = 0
-        self.tournament = Tournament(problem.stealing, problem.num_clients, clients, self.queues)
+        self.tournament = Tournament(problem.stealing, problem.num_clients, clients)
 
     def assign(self, other: ClientQueues) -> cython.void:
-        """Take over another one's state, of the same problem."""
+        """Take over another one's state, of the same problem, but for the table of clients."""
         i: cython.int
         if not self.enabled:
             return
-        for i in range(self.queues.shape[0]):
-            self.queues[i, codes.HEAD] = other.queues[i, codes.HEAD]
-            self.queues[i, codes.END] = other.queues[i, codes.END]
-            self.queues[i, codes.WORK] = other.queues[i, codes.WORK]
         for i in range(self.ready.shape[0]):
             self.ready[i] = other.ready[i]
         self.own_ready = other.own_ready
@@ -90,69 +79,74 @@ class ClientQueues:
         """Tokens of a request's prompt that are cached at home."""
         return self.migration.cached(self.problem.requests[position, codes.PROMPT])
 
-    def count_head(self, position: cython.int, by: cython.int) -> cython.void:
+    def count_head(self, client: cython.int, by: cython.int) -> cython.void:
         """Count the head of an idle client's queue among what is ready (1), or no more (-1)."""
-        client: cython.int = self.problem.requests[position, codes.QUEUE]
+        prompt: cython.longlong = self.clients[client, codes.HEAD_PROMPT]
         if by > 0:
             bitset.insert(self.ready, 0, self.problem.num_clients, client)
         else:
             bitset.remove(self.ready, 0, self.problem.num_clients, client)
         self.own_ready += by
-        self.own_tokens += by * self.problem.requests[position, codes.PROMPT]
-        self.own_work += by * self.problem.requests[position, codes.ESTIMATE]
+        self.own_tokens += by * prompt
+        self.own_work += by * self.clients[client, codes.HEAD_ESTIMATE]
         if self.migration.enabled:
-            self.own_cached += by * self.cached(position)
+            self.own_cached += by * self.migration.cached(prompt)
+
+    def set_head(self, queue: cython.int, position: cython.int) -> cython.void:
+        """This one, or none (-1), is the first that waits there. Who falls idle need not look for what it is then."""
+        self.clients[queue, codes.HEAD] = position
+        if position >= 0:
+            self.clients[queue, codes.HEAD_PROMPT] = self.problem.requests[position, codes.PROMPT]
+            self.clients[queue, codes.HEAD_ESTIMATE] = self.problem.requests[position, codes.ESTIMATE]
 
     def arrive(self, position: cython.int) -> cython.void:
         """The request waits in its queue from now on."""
         queue: cython.int = self.problem.requests[position, codes.QUEUE]
-        head: cython.int = self.queues[queue, codes.HEAD]
-        self.queues[queue, codes.WORK] += self.problem.requests[position, codes.ESTIMATE]
+        head: cython.int = self.clients[queue, codes.HEAD]
+        idle: cython.bint = self.clients[queue, codes.RUNNING] < 0
+        self.clients[queue, codes.WORK] += self.problem.requests[position, codes.ESTIMATE]
         if self.migration.enabled:
             self.waiting_cached += self.cached(position)
         self.tournament.changed(queue)
         if 0 <= head < position:
             return
-        if self.clients[queue, codes.RUNNING] < 0:
-            if head >= 0:
-                self.count_head(head, -1)
-            self.count_head(position, 1)
-        self.queues[queue, codes.HEAD] = position
+        if idle and head >= 0:
+            self.count_head(queue, -1)
+        self.set_head(queue, position)
+        if idle:
+            self.count_head(queue, 1)
 
     def source(self, v: View, client: cython.int) -> cython.int:
         """Whose queue an idle client takes from: its own, or where that is empty the victim's."""
-        if self.queues[client, codes.HEAD] >= 0:
+        if self.clients[client, codes.HEAD] >= 0:
             return client
         return self.tournament.victim(v.decodes)
 
-    def take(self, line: Line, t: Totals, queue: cython.int, client: cython.int) -> cython.int:
-        """Remove the head of ``queue`` for ``client``, which is idle till then; returns its position."""
-        position: cython.int = self.queues[queue, codes.HEAD]
+    def take(self, line: Line, t: Totals, queue: cython.int, client: cython.int) -> cython.void:
+        """Remove the head of ``queue`` for ``client``, which is idle till then."""
+        position: cython.int = self.clients[queue, codes.HEAD]
+        counted: cython.bint = queue == client or self.clients[queue, codes.RUNNING] < 0
         head: cython.int
         line.leave(position)
         head = line.first(position + 1)
-        if head >= self.queues[queue, codes.END]:
+        if head >= self.clients[queue, codes.END]:
             head = -1
-        self.queues[queue, codes.WORK] -= self.problem.requests[position, codes.ESTIMATE]
+        self.clients[queue, codes.WORK] -= self.clients[queue, codes.HEAD_ESTIMATE]
         self.tournament.changed(queue)
-        if queue == client:
-            self.count_head(position, -1)
-        else:
-            t.steals += 1
-            if self.clients[queue, codes.RUNNING] < 0:
-                # A robbed idle client offers its next request instead.
-                self.count_head(position, -1)
-                if head >= 0:
-                    self.count_head(head, 1)
-        self.queues[queue, codes.HEAD] = head
         if self.migration.enabled:
-            self.waiting_cached -= self.cached(position)
-        return position
+            self.waiting_cached -= self.migration.cached(self.clients[queue, codes.HEAD_PROMPT])
+        if counted:
+            self.count_head(queue, -1)
+        self.set_head(queue, head)
+        if queue != client:
+            t.steals += 1
+            if counted and head >= 0:
+                self.count_head(queue, 1)  # a robbed idle client offers its next request instead
 
     def fall_idle(self, client: cython.int) -> cython.void:
         """The client has nothing to run any more."""
-        if self.queues[client, codes.HEAD] >= 0:
-            self.count_head(self.queues[client, codes.HEAD], 1)
+        if self.clients[client, codes.HEAD] >= 0:
+            self.count_head(client, 1)
             self.tournament.changed(client)
 
     def preview(self, v: View) -> cython.void:

@@ -15,19 +15,26 @@ ESTIMATE = 2
 QUEUE = 3
 REQUEST_COLUMNS = 4
 
-# Columns of the clients.
+# Columns of the clients. Rows are 32 or 64 bytes long: none lies in two lines of memory.
 RUNNING = 0  # position of the running request, -1 when idle
 BASE = 1  # decode count less the tokens that it has emitted
 DUE = 2  # decode count at which it is expected to finish (0 when idle)
 HELD = 3  # its context tokens at its end (0 while the prefill that starts it is composed)
 NEXT = 4  # next client that finishes at the same decode, -1 at the end
-CLIENT_COLUMNS = 5
+CLIENT_COLUMNS = 8
 
-# Columns of the client queues.
-HEAD = 0  # position of the first that waits, -1 where none does
-END = 1  # position after the last of the queue
-WORK = 2  # estimated output tokens that wait
-QUEUE_COLUMNS = 3
+# ... and, where clients have queues of their own, of those.
+HEAD = 5  # position of the first that waits, -1 where none does
+END = 6  # position after the last of the queue
+WORK = 7  # estimated output tokens that wait
+HEAD_PROMPT = 8  # prompt tokens of the head
+HEAD_ESTIMATE = 9  # its estimated output tokens
+QUEUE_COLUMNS = 16
+
+# Columns of the ring of decodes to come.
+ENDING = 0  # first client that finishes then, -1 for none
+EXPECTED = 1  # clients that are expected to
+RING_COLUMNS = 2
 
 # Rankings of requests, each with an order in which late ones go last: order = 2 * ranking + late last.
 BY_RELEASE = 0

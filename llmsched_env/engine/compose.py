@@ -280,6 +280,8 @@ class Composer(Slots):
         queue: cython.int
         starter: cython.int
         position: cython.int
+        prompt: cython.longlong
+        estimate: cython.longlong
         tokens: cython.longlong
         cached: cython.longlong
         moving: cython.longlong  # tokens that a thief brings over
@@ -299,16 +301,18 @@ class Composer(Slots):
             if client < 0:
                 return
             queue = self.queues.source(v, client)
-            position = self.queues.queues[queue, codes.HEAD]
+            position = self.clients[queue, codes.HEAD]
+            prompt = self.clients[queue, codes.HEAD_PROMPT]
+            estimate = self.clients[queue, codes.HEAD_ESTIMATE]
             cached = 0
             moving = 0
             context = 0
             if self.migration.enabled:
-                cached = self.queues.cached(position)
+                cached = self.migration.cached(prompt)
                 if queue != client:
                     context = self.context_to_move(v, queue, position, cached)
                     moving = context if context > 0 else cached
-            tokens = self.problem.requests[position, codes.PROMPT] - cached
+            tokens = prompt - cached
             if self.migration.token_ns == 0:
                 tokens += moving
             if it.rows > 0 and it.computed + tokens > self.problem.token_cap:
@@ -328,15 +332,13 @@ class Composer(Slots):
                 self.slo.leave_queue(v, self.line, position)
             bitset.remove(self.idle, 0, self.problem.num_clients, starter)
             self.clients[starter, codes.RUNNING] = position
-            self.clients[starter, codes.DUE] = cython.cast(
-                cython.int, v.decodes + self.problem.requests[position, codes.ESTIMATE] - 1
-            )
+            self.clients[starter, codes.DUE] = cython.cast(cython.int, v.decodes + estimate - 1)
             self.clients[starter, codes.HELD] = 0
             it.client[it.rows] = starter
-            it.add(position, tokens, self.problem.requests[position, codes.ESTIMATE])
+            it.add(position, tokens, estimate)
             v.waiting -= 1
-            v.waiting_tokens -= self.problem.requests[position, codes.PROMPT]
-            v.waiting_work -= self.problem.requests[position, codes.ESTIMATE]
+            v.waiting_tokens -= prompt
+            v.waiting_work -= estimate
             client += 1
 
     def context_to_move(

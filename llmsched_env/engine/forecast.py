@@ -7,8 +7,10 @@ Rules that read none of it need not pay for it: then it is counted anew when som
 from __future__ import annotations
 
 import cython
+import numpy as np
 
-from llmsched_env.engine.arrays import int32s
+from llmsched_env.engine import codes, ring
+from llmsched_env.engine.arrays import table_of
 from llmsched_env.engine.view import View
 
 
@@ -17,32 +19,31 @@ class Forecast:
 
     Attributes:
         current: whether the view's fields (``due_1`` ... ``last_due``) are up to date.
-        mask: size of the ring less 1; the size is a power of two above the longest estimate.
-        expected: (mask + 1,) int32: clients expected to finish, by decode count modulo the size.
+        mask: size of the ring less 1; the size is a power of two above the longest output and estimate.
+        ring: ((mask + 1) * RING_COLUMNS,) int32: who finishes, and is expected to, by decode count modulo the size.
     """
 
     current: cython.bint
     mask: cython.int
-    expected: cython.int[::1]
+    ring: cython.int[::1]
 
     def __init__(self, mask: int) -> None:
         self.current = True
         self.mask = mask
-        self.expected = int32s(mask + 1)
+        self.ring = table_of(np.tile(np.array([-1, 0], np.int32), mask + 1))
 
     def assign(self, other: Forecast) -> cython.void:
         """Take over another one's state, of the same size."""
         i: cython.int
         self.current = other.current
-        if other.current:
-            for i in range(self.mask + 1):
-                self.expected[i] = other.expected[i]
+        for i in range((self.mask + 1) * codes.RING_COLUMNS):
+            self.ring[i] = other.ring[i]
 
     def clear(self, v: View) -> cython.void:
         """Nothing is expected."""
         i: cython.int
         for i in range(self.mask + 1):
-            self.expected[i] = 0
+            self.ring[ring.expected(self.mask, i)] = 0
         v.due_1 = v.due_4 = v.due_16 = v.due_64 = v.due_256 = 0
         v.overdue = v.remaining = v.remaining_squared = 0
         v.last_due = 0
@@ -52,13 +53,13 @@ class Forecast:
         """One decode has passed: ``v.decodes`` is its count, ``active`` clients took part."""
         now: cython.longlong = v.decodes
         mask: cython.longlong = self.mask
-        reached: cython.int = self.expected[now & mask]
+        reached: cython.int = self.ring[ring.expected(mask, now)]
         on_time: cython.longlong = active - v.overdue
-        at_1: cython.int = self.expected[(now + 1) & mask]
-        at_4: cython.int = self.expected[(now + 4) & mask] if mask > 4 else 0
-        at_16: cython.int = self.expected[(now + 16) & mask] if mask > 16 else 0
-        at_64: cython.int = self.expected[(now + 64) & mask] if mask > 64 else 0
-        at_256: cython.int = self.expected[(now + 256) & mask] if mask > 256 else 0
+        at_1: cython.int = self.ring[ring.expected(mask, now + 1)]
+        at_4: cython.int = self.ring[ring.expected(mask, now + 4)] if mask > 4 else 0
+        at_16: cython.int = self.ring[ring.expected(mask, now + 16)] if mask > 16 else 0
+        at_64: cython.int = self.ring[ring.expected(mask, now + 64)] if mask > 64 else 0
+        at_256: cython.int = self.ring[ring.expected(mask, now + 256)] if mask > 256 else 0
         v.remaining_squared += on_time - 2 * v.remaining
         v.remaining -= on_time
         v.due_1 += at_1 - reached
@@ -67,7 +68,7 @@ class Forecast:
         v.due_64 += at_64 - at_16
         v.due_256 += at_256 - at_64
         v.overdue += reached
-        self.expected[now & mask] = 0
+        self.ring[ring.expected(mask, now)] = 0
 
     def start(self, v: View, due: cython.longlong) -> cython.void:
         """A client has started that is expected to finish at decode ``due``."""
@@ -75,7 +76,7 @@ class Forecast:
         if left <= 0:
             v.overdue += 1
             return
-        self.expected[due & self.mask] += 1
+        self.ring[ring.expected(self.mask, due)] += 1
         v.last_due = max(v.last_due, due)
         self.count(v, left, 1)
 
@@ -85,8 +86,8 @@ class Forecast:
         if left <= 0:
             v.overdue -= 1
             return
-        self.expected[due & self.mask] -= 1
-        while v.last_due > v.decodes and self.expected[v.last_due & self.mask] == 0:
+        self.ring[ring.expected(self.mask, due)] -= 1
+        while v.last_due > v.decodes and self.ring[ring.expected(self.mask, v.last_due)] == 0:
             v.last_due -= 1
         self.count(v, left, -1)
 

@@ -10,8 +10,8 @@ from typing import Any
 import cython
 import numpy as np
 
-from llmsched_env.engine import bitset, codes
-from llmsched_env.engine.arrays import int32s, table_of, zero_words
+from llmsched_env.engine import bitset, codes, ring
+from llmsched_env.engine.arrays import table_of, zero_words
 from llmsched_env.engine.chunked import Chunked
 from llmsched_env.engine.client_queues import ClientQueues
 from llmsched_env.engine.forecast import Forecast
@@ -49,9 +49,9 @@ class Slots:
         gamma_decode_ns: of the believed costs, as the problem has it.
         has_queues: whether clients have queues of their own.
         records: whether the episode is recorded.
-        clients: (J, CLIENT_COLUMNS) int32.
+        clients: (J, CLIENT_COLUMNS) int32; (J, QUEUE_COLUMNS) where they have queues of their own.
         idle: the set of idle clients that hold no request.
-        ending: (ring_mask + 1,) int32: first client that finishes at a decode, -1 for none.
+        ring: the forecast's, which has who finishes in a decode.
     """
 
     problem: Problem
@@ -73,7 +73,7 @@ class Slots:
     has_mixed: cython.bint
     records: cython.bint
     gamma_decode_ns: cython.longlong
-    ending: cython.int[::1]
+    ring: cython.int[::1]
     clients: cython.int[:, ::1]
     idle: cython.ulonglong[::1]
 
@@ -90,14 +90,18 @@ class Slots:
         )
         self.totals = Totals()
         self.totals.reset(problem.num_clients)
-        clients = np.zeros((problem.num_clients, codes.CLIENT_COLUMNS), np.int32)
+        columns = codes.CLIENT_COLUMNS if problem.shared else codes.QUEUE_COLUMNS
+        clients = np.zeros((problem.num_clients, columns), np.int32)
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
+        if not problem.shared:
+            clients[:, codes.HEAD] = -1
+            clients[:, codes.END] = problem.queue_end
         self.clients = table_of(clients)
         self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
             bitset.insert(self.idle, 0, problem.num_clients, client)
-        self.ending = int32s(problem.ring_mask + 1, -1)
         self.forecast = Forecast(problem.ring_mask)
+        self.ring = self.forecast.ring
         self.kv = KVCache(problem, self.clients, **options.get("kv", {}))
         self.chunked = Chunked(**options.get("chunked", {}))
         self.slo = Slo(problem, **options.get("slo", {}))
@@ -122,7 +126,7 @@ class Slots:
         self.view.assign(other.view)
         self.totals.assign(other.totals)
         for i in range(self.problem.num_clients):
-            for column in range(codes.CLIENT_COLUMNS):
+            for column in range(self.clients.shape[1]):
                 self.clients[i, column] = other.clients[i, column]
         for i in range(self.idle.shape[0]):
             self.idle[i] = other.idle[i]
@@ -134,9 +138,6 @@ class Slots:
 
     def assign_rings(self, other: Slots) -> cython.void:
         """Take over when clients finish, and are expected to."""
-        i: cython.int
-        for i in range(self.problem.ring_mask + 1):
-            self.ending[i] = other.ending[i]
         self.forecast.assign(other.forecast)
 
     def fill_ending(self) -> cython.void:
@@ -145,7 +146,7 @@ class Slots:
         position: cython.int
         slot: cython.longlong
         for client in range(self.problem.ring_mask + 1):
-            self.ending[client] = -1
+            self.ring[ring.ending(self.forecast.mask, client)] = -1
         for client in range(self.problem.num_clients):
             position = self.clients[client, codes.RUNNING]
             if position < 0:
@@ -154,9 +155,9 @@ class Slots:
                 self.problem.requests[position, codes.PROMPT] + self.problem.requests[position, codes.OUTPUT]
             )
             slot = self.clients[client, codes.BASE] + self.problem.requests[position, codes.OUTPUT]
-            slot = slot & self.problem.ring_mask
-            self.clients[client, codes.NEXT] = self.ending[slot]
-            self.ending[slot] = client
+            slot = ring.ending(self.forecast.mask, slot)
+            self.clients[client, codes.NEXT] = self.ring[slot]
+            self.ring[slot] = client
         self.forecast.current = False
         self.count_forecast()
 
@@ -210,9 +211,9 @@ class Slots:
         if tokens == output:
             self.complete(v, client)
             return True
-        slot = (base + output) & self.problem.ring_mask
-        self.clients[client, codes.NEXT] = self.ending[slot]
-        self.ending[slot] = client
+        slot = ring.ending(self.forecast.mask, base + output)
+        self.clients[client, codes.NEXT] = self.ring[slot]
+        self.ring[slot] = client
         if self.forecast.current:
             self.forecast.start(v, base + estimate)
         return False
@@ -247,10 +248,10 @@ class Slots:
         """Take an active client out of what will finish and what is expected."""
         position: cython.int = self.clients[client, codes.RUNNING]
         at: cython.longlong = self.clients[client, codes.BASE] + self.problem.requests[position, codes.OUTPUT]
-        slot: cython.longlong = at & self.problem.ring_mask
-        other: cython.int = self.ending[slot]
+        slot: cython.longlong = ring.ending(self.forecast.mask, at)
+        other: cython.int = self.ring[slot]
         if other == client:
-            self.ending[slot] = self.clients[client, codes.NEXT]
+            self.ring[slot] = self.clients[client, codes.NEXT]
         else:
             while self.clients[other, codes.NEXT] != client:
                 other = self.clients[other, codes.NEXT]

@@ -26,8 +26,7 @@ class Tournament:
         enabled: whether clients steal.
         num_clients: J.
         leaves: blocks of eight clients.
-        clients: the episode's table of clients.
-        queues: its table of client queues.
+        clients: the episode's table of clients, which has their queues.
         stale: the set of blocks that must be weighed again.
         nodes: (2 * leaves, 3) int64: the client with the most work, counted from decode 0, of those that run and keep
             to their estimate; that of the others; first decode at which one of the former joins the latter. Work and
@@ -38,16 +37,14 @@ class Tournament:
     num_clients: cython.int
     leaves: cython.int
     clients: cython.int[:, ::1]
-    queues: cython.int[:, ::1]
     stale: cython.ulonglong[::1]
     nodes: cython.longlong[:, ::1]
 
-    def __init__(self, enabled: bool, num_clients: int, clients: Any, queues: Any) -> None:
+    def __init__(self, enabled: bool, num_clients: int, clients: Any) -> None:
         self.enabled = enabled
         self.num_clients = num_clients
         self.leaves = ((num_clients - 1) >> 3) + 1
         self.clients = clients
-        self.queues = queues
         self.stale = zero_words(bitset.words_needed(self.leaves))
         self.nodes = table_of(np.zeros((2 * self.leaves if enabled else 1, 3), np.int64))
         if enabled:
@@ -106,7 +103,7 @@ class Tournament:
         end: cython.int = (block + 1) << 3
         end = min(end, self.num_clients)
         for client in range(block << 3, end):
-            work = self.queues[client, codes.WORK]
+            work = self.clients[client, codes.WORK]
             if work <= 0:
                 continue
             index = self.num_clients - 1 - client

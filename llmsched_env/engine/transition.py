@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import cython
 
-from llmsched_env.engine import codes
+from llmsched_env.engine import codes, ring
 from llmsched_env.engine.compose import Composer
 from llmsched_env.engine.iteration import Iteration
 from llmsched_env.engine.view import Totals, View
@@ -108,12 +108,12 @@ class Transition(Composer):
             t.kv_peak = max(t.kv_peak, v.kv_used)
         if self.forecast.current:
             self.forecast.decode(v, active)
-        slot = v.decodes & self.forecast.mask
-        client = self.ending[slot]
+        slot = ring.ending(self.forecast.mask, v.decodes)
+        client = self.ring[slot]
         if client < 0:
             v.decode_ns += self.gamma_decode_ns * active
             return False
-        self.ending[slot] = -1
+        self.ring[slot] = -1
         while client >= 0:
             if self.forecast.current:
                 self.forecast.stop(v, self.clients[client, codes.DUE])
