@@ -137,7 +137,7 @@ class FunctionRule(PythonRule):
         parameters: Sequence[float] = (),
         memory: Sequence[int] = (),
     ) -> None:
-        PythonRule.__init__(self, function)  # asked with more
+        PythonRule.__init__(self, function)  # type: ignore[arg-type]  # asked with more
         self.parameters = tuple(parameters)
         self.first = tuple(memory)
         self.memory = list(memory)
