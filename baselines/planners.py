@@ -16,7 +16,7 @@ from baselines.rule import Rule
 from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import Scenario
-from llmsched_env.engine import search
+from llmsched_env.engine import schedule, search
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.engine.rules import FollowPrefills
@@ -221,24 +221,30 @@ class Beam:
             lambda plan: _schedule(simulator, FollowPrefills(plan)).loss,
         )
 
-    def _search_all(self, simulator: Simulator, start: Start) -> search.Schedule:
+    def _search_all(self, simulator: Simulator, start: Start) -> schedule.Schedule:
         rules = [rule.compiled(start) for rule in _references(start)]
         schedules = [_schedule(simulator, rule) for rule in rules]
         base = min(range(len(rules)), key=lambda i: schedules[i].loss)
         best = schedules[base]
         count = self.width + SIFTED_PER_STATE * self.width + 1
         pool = [simulator.instance.episode() for _ in range(count)]
+        finished = search.Ends()
         for _ in range(self.rounds):
-            found = _schedule(simulator, rules[base], self._search(simulator, pool, rules[base], best))
+            found = _schedule(simulator, rules[base], self._search(simulator, pool, rules[base], best, finished))
             if found.loss >= best.loss:
                 break
             best = found
         return best
 
     def _search(
-        self, simulator: Simulator, pool: list[Episode], rule: EngineRule, reference: search.Schedule
+        self,
+        simulator: Simulator,
+        pool: list[Episode],
+        rule: EngineRule,
+        reference: schedule.Schedule,
+        finished: search.Ends,
     ) -> NDArray[np.int64]:
-        return search.Beam(simulator.episode, pool, rule, self.width, reference).search()
+        return search.Beam(simulator.episode, pool, rule, self.width, reference, finished).search()
 
 
 class AlwaysWorst:
@@ -273,9 +279,9 @@ def _charge_at_end(simulator: Simulator, rule: EngineRule) -> int:
     return trial.charge
 
 
-def _schedule(simulator: Simulator, rule: EngineRule, prefix: Iterable[int] = ()) -> search.Schedule:
+def _schedule(simulator: Simulator, rule: EngineRule, prefix: Iterable[int] = ()) -> schedule.Schedule:
     """Play ``prefix``, then ``rule``, in a copy of the episode."""
-    return search.follow(simulator.episode, simulator.instance.episode(), rule, prefix)
+    return schedule.follow(simulator.episode, simulator.instance.episode(), rule, prefix)
 
 
 def _simulator(policy: Policy, start: Start) -> Simulator:

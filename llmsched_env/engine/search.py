@@ -5,139 +5,52 @@ turn. A *stage* is the decodes before one prefill, and that prefill. At each sta
 moment at which its next prefill could hold more than before. Extensions are sifted by an estimate (loss so far, plus
 what a reference schedule still lost from the same progress on), the survivors are finished with a base rule, and those
 that end best are kept. Every finish is a whole schedule, so the search never does worse than its base rule.
-
-*Loss* is the part of the makespan that decisions control (`llmsched_env.engine.reward.excess`), *progress* the
-client-decodes done: the sum over decodes of the active clients.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import cython
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.engine import codes, reward
+from llmsched_env.engine import codes, reward, schedule
 from llmsched_env.engine.arrays import int64s, view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import Rule
+from llmsched_env.engine.schedule import Schedule
 from llmsched_env.engine.view import Totals, View
 
 
-class Schedule:
-    """A whole schedule, written while it is played.
+class Ends:
+    """Losses at the end of plans that a rule has finished: searches that follow each other finish many of them again.
+
+    A plan is a path in a tree: its first prefills, then one more.
 
     Attributes:
-        plan: (most,) decode count of each prefill.
-        progress: (most,) progress after each prefill and, behind these, at the end.
-        lost: (most,) loss there.
-        last: number of prefills.
+        numbers: of plans, by the number of the plan without the last prefill and the decode count of that; the empty
+            plan has number 0.
+        ends: (loss at the end, whether that is it) by number; else what it loses at least.
     """
 
-    plan: cython.longlong[::1]
-    progress: cython.longlong[::1]
-    lost: cython.longlong[::1]
-    last: cython.Py_ssize_t
+    numbers: dict[tuple[int, int], int]
+    ends: dict[int, tuple[int, bool]]
 
-    def __init__(self, most: int) -> None:
-        self.plan = int64s(most)
-        self.progress = int64s(most)
-        self.lost = int64s(most)
-        self.last = 0
+    def __init__(self) -> None:
+        self.numbers = {}
+        self.ends = {}
 
-    @property
-    def loss(self) -> int:
-        """Loss at its end."""
-        return int(self.lost[self.last])
+    def number(self, plan: int, moment: int) -> int:
+        """The number of ``plan`` and a prefill at ``moment``."""
+        return self.numbers.setdefault((plan, moment), len(self.numbers) + 1)
 
-    @property
-    def prefills(self) -> NDArray[np.int64]:
-        """(prefills,): the plan."""
-        return np.array(self.plan, np.int64)[: self.last]
+    def known(self, plan: int, limit: int) -> int:
+        """What a finish with such a limit comes to; -1 where it has to be played."""
+        end, exact = self.ends.get(plan, (-1, True))
+        return end if exact else not_done() if end >= limit else -1
 
-    def play(self, e: Episode, rule: Rule, prefix: cython.longlong[::1]) -> cython.bint:
-        """Play an episode to its end: the first prefills as in ``prefix``, the rest by ``rule``.
-
-        Returns whether there was room for all prefills: requests that give way come back by prefills of their own.
-        """
-        prefill: cython.bint
-        number: cython.Py_ssize_t
-        while not e.done():
-            number = cython.cast(cython.Py_ssize_t, e.view.prefills)
-            prefill = e.view.ready > 0
-            if prefill and e.view.active > 0:
-                if number < prefix.shape[0]:
-                    prefill = e.view.decodes >= prefix[number]
-                else:
-                    prefill = rule.act(e.view) == codes.PREFILL
-            if prefill:
-                if number + 1 >= self.plan.shape[0]:
-                    return False
-                self.plan[number] = e.view.decodes
-            e.advance(1 if prefill else 0)
-            if prefill:
-                self.note(e.view, e.totals, e, number)
-        self.last = cython.cast(cython.Py_ssize_t, e.view.prefills)
-        self.note(e.view, e.totals, e, self.last)
-        return True
-
-    def note(self, v: View, t: Totals, e: Episode, at: cython.Py_ssize_t) -> cython.void:
-        """Write progress and loss."""
-        self.progress[at] = progress_of(v, t)
-        self.lost[at] = reward.excess(v, t, e.problem)
-
-    def to_go(self, at: cython.longlong) -> cython.double:
-        """What it lost from progress ``at`` on, in proportion between its stages."""
-        low: cython.Py_ssize_t = 0
-        high: cython.Py_ssize_t = self.last
-        middle: cython.Py_ssize_t
-        length: cython.double
-        share: cython.double
-        if at >= self.progress[high]:
-            return 0.0
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.progress[middle] <= at:
-                low = middle
-            else:
-                high = middle
-        length = self.progress[high] - self.progress[low]
-        share = at - self.progress[low]
-        share = share / (length if length > 1.0 else 1.0)
-        length = self.lost[high] - self.lost[low]
-        return self.lost[self.last] - (self.lost[low] + share * length)
-
-
-def progress_of(v: View, t: Totals) -> cython.longlong:
-    """Client-decodes done."""
-    return v.num_clients * v.decodes - t.idle_client_decodes
-
-
-def follow(start: Episode, trial: Episode, rule: Rule, prefix: Iterable[int] = ()) -> Schedule:
-    """The schedule from ``start`` on: the first prefills as in ``prefix``, the rest by ``rule``.
-
-    Args:
-        start: stays as it is.
-        trial: another episode of the same case, to be overwritten.
-        rule: is asked where both a prefill and a decode are feasible.
-        prefix: decode count of each of the first prefills.
-    """
-    planned: cython.longlong[::1] = view_of(np.array([*prefix], np.int64))
-    most: cython.Py_ssize_t = start.problem.num_requests + 1
-    whole: cython.bint = False
-    found: Schedule = Schedule(1)
-    while not whole:
-        found = Schedule(most)
-        trial.restart(start)
-        trial.set_forecast(rule.reads_forecast)
-        rule.check()
-        rule.begin()
-        with cython.nogil:
-            whole = found.play(trial, rule, planned)
-        rule.end()
-        most *= 2
-    return found
+    def keep(self, plan: int, end: int, limit: int) -> None:
+        """What a finish with such a limit has come to."""
+        self.ends[plan] = (limit, False) if end >= not_done() else (end, True)
 
 
 class Beam:
@@ -149,6 +62,7 @@ class Beam:
         rule: finishes schedules.
         width: states kept a stage.
         reference: values states.
+        finished: what searches before this one have found, from the same state with the same rule.
 
     Attributes:
         scores: (sifted,) estimate of each extension, as the following three.
@@ -156,11 +70,13 @@ class Beam:
         moment: decode count of its prefill.
         reached: progress after it.
         kept: number of extensions.
+        loser: the first of those with the largest estimate, where all places are taken.
         ends: (width,) loss at the end of each state chosen for the next stage.
         chosen: (width,) number of its extension.
         count: number of those.
         ruled: (width,) decode count of the rule's next prefill in each state, -1 where it is not known,
         known: and the loss at the end under the rule.
+        plans: (count,) number of the plan that has led to each state.
     """
 
     pool: list[Episode]
@@ -175,12 +91,17 @@ class Beam:
     ends: cython.longlong[::1]
     chosen: cython.longlong[::1]
     kept: cython.int
+    loser: cython.int
     count: cython.int
     ruled: cython.longlong[::1]
     known: cython.longlong[::1]
+    finished: Ends
+    plans: list[int]
     _forgets: cython.bint
 
-    def __init__(self, start: Episode, pool: list[Episode], rule: Rule, width: int, reference: Schedule) -> None:
+    def __init__(
+        self, start: Episode, pool: list[Episode], rule: Rule, width: int, reference: Schedule, finished: Ends
+    ) -> None:
         self.pool = pool
         self.rule = rule
         self.width = width
@@ -193,9 +114,12 @@ class Beam:
         self.ends = int64s(width)
         self.chosen = int64s(width)
         self.kept = 0
+        self.loser = 0
         self.count = 1
         self.ruled = int64s(width)
         self.known = int64s(width, -1)
+        self.finished = finished
+        self.plans = [0]
         self._forgets = type(rule).begin is Rule.begin
         for episode in pool:
             episode.restart(start)
@@ -209,6 +133,7 @@ class Beam:
         child: cython.int
         row: cython.int
         end: cython.longlong
+        limit: cython.longlong
         best: cython.longlong = not_done()
         best_stage = 0
         best_child = (0, 0)
@@ -224,19 +149,25 @@ class Beam:
                     self.scan(spare, parent)
             self.grow()
             self.count = 0
+            plans = [self.finished.number(self.plans[self.origin[i]], self.moment[i]) for i in range(self.kept)]
             for child in range(self.kept):
                 episode = self.pool[self.width + child]
+                limit = self.limit()
                 end = self.known_end(child)
+                if end < 0:
+                    end = self.finished.known(plans[child], limit)
                 if end < 0:
                     self.rule.begin()
                     with cython.nogil:
                         spare.assign(episode)
-                        end = self.finish(spare, spare.view, spare.totals, self.rule, self.limit())
+                        end = self.finish(spare, spare.view, spare.totals, self.rule, limit)
+                    self.finished.keep(plans[child], end, limit)
                 if end < best:
                     best = end
                     best_stage = stage
                     best_child = (int(self.origin[child]), int(self.moment[child]))
                 self.choose(episode.view, episode.totals, episode.problem.num_requests, child, end)
+            self.plans = [plans[self.chosen[row]] for row in range(self.count)]
             tree.append([(int(self.origin[i]), int(self.moment[i])) for i in self.chosen[: self.count]])
             for row in range(self.count):
                 self.known[row] = self.ends[row]
@@ -258,7 +189,7 @@ class Beam:
         self.ruled[parent] = -1
         least: cython.double = 0.0
         if e.problem.affine:
-            least = self.reference.to_go(progress_of(e.view, e.totals) + work_left(e))
+            least = self.reference.to_go(schedule.progress_of(e.view, e.totals) + work_left(e))
         while e.view.active > 0 or e.view.ready > 0:
             if e.view.ready == 0 and e.view.waiting == 0 and is_draining(e):
                 return
@@ -282,7 +213,7 @@ class Beam:
         """Whether no later moment can be among the best: each loses this and, behind what is active now, ``least``."""
         lost: cython.double = reward.excess(e.view, e.totals, e.problem)
         # Sums of losses are off by far less than a billionth.
-        return (lost + least) * 0.999999999 > self.scores[self.worst(self.scores, self.kept)]
+        return (lost + least) * 0.999999999 > self.scores[self.loser]
 
     def sift(self, v: View, t: Totals, e: Episode, parent: cython.int) -> cython.void:
         """Keep this moment if its estimate is among the best so far."""
@@ -292,24 +223,28 @@ class Beam:
         # What the cap leaves behind needs prefills of its own.
         left = left / v.batch_requests
         score = score + left * v.alpha_prefill_ns * v.num_clients
-        score += self.reference.to_go(progress_of(v, t))
+        score += self.reference.to_go(schedule.progress_of(v, t))
         if self.kept < self.sifted:
             place = self.kept
             self.kept += 1
         else:
-            place = self.worst(self.scores, self.kept)
+            place = self.loser
             if score >= self.scores[place]:
                 return
         self.scores[place] = score
         self.origin[place] = parent
         self.moment[place] = v.decodes
+        if self.kept == self.sifted:
+            self.loser = self.worst(self.scores)
 
-    def worst(self, scores: cython.double[::1], count: cython.int) -> cython.int:
+    def worst(self, scores: cython.double[::1]) -> cython.int:
         """The first of the largest."""
+        largest: cython.double = scores[0]
         worst: cython.int = 0
         i: cython.int
-        for i in range(1, count):
-            if scores[i] > scores[worst]:
+        for i in range(1, cython.cast(cython.int, scores.shape[0])):
+            if scores[i] > largest:
+                largest = scores[i]
                 worst = i
         return worst
 
@@ -369,7 +304,7 @@ class Beam:
         """Keep this extension, which ends with such a loss, if that is among the best so far."""
         place: cython.int
         i: cython.int
-        reached: cython.longlong = progress_of(v, t)
+        reached: cython.longlong = schedule.progress_of(v, t)
         self.reached[child] = reached
         if end >= not_done() or v.completed + v.active == num_requests:
             return
