@@ -33,6 +33,10 @@ class CostModel:
     Decode with ``active`` clients whose caches hold ``context`` tokens in sum:
     ``alpha_decode_ns + beta_decode_ns * active + gamma_decode_ns * context``.
 
+    A subclass may be another law: it overrides :meth:`decode_ns`, says that it is not affine, and has a method
+    ``engine_costs(mixed)`` that returns a `llmsched_env.engine.costs.Costs` of the same law. Lower bounds hold for
+    decodes that last longer than this class says.
+
     Attributes:
         name: what tables call it.
         alpha_prefill_ns: fixed time of a prefill.

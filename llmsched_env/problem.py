@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -282,7 +282,10 @@ def _nameless(model: CostModel) -> CostModel:
 @functools.lru_cache(64)
 def _costs(model: CostModel, mixed: MixedCost | None) -> Costs:
     """One for all cases of a scenario: then it stays in the nearest cache."""
-    return Costs(model, mixed)
+    make: Callable[[MixedCost | None], Costs] | None = getattr(model, "engine_costs", None)
+    costs = Costs(model, mixed) if make is None else make(mixed)
+    costs.check()
+    return costs
 
 
 def _affine(cost: CostModel, options: Options) -> bool:

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine.arrays import view_of
+from llmsched_env.extensions import compiled
 
 
 class Costs:
     """A cost model as the engine computes with it, and what a mixed iteration lasts under it.
+
+    A subclass is another law of durations (examples/quadratic_context.py): its cost model makes it, by a method
+    ``engine_costs(mixed)``.
 
     Attributes:
         alpha_prefill_ns: fixed time of a prefill.
@@ -21,6 +25,7 @@ class Costs:
         alpha_decode_ns: fixed time of a decode.
         beta_decode_ns: time of an active client in a decode.
         gamma_decode_ns: time of a token of context in a decode.
+        reads_context: whether what a decode lasts depends on the tokens of context.
         num_levels: prefill levels; 0 where prefills are affine.
         levels: (num_levels, 2) int64: most tokens, and time, of each level, ascending.
         overlaps: whether a mixed iteration lasts as long as the longer of its prefill and its decode.
@@ -37,6 +42,7 @@ class Costs:
     alpha_decode_ns: cython.longlong
     beta_decode_ns: cython.longlong
     gamma_decode_ns: cython.longlong
+    reads_context: cython.bint
     num_levels: cython.int
     levels: cython.longlong[:, ::1]
     overlaps: cython.bint
@@ -55,6 +61,7 @@ class Costs:
         self.alpha_decode_ns = model.alpha_decode_ns
         self.beta_decode_ns = model.beta_decode_ns
         self.gamma_decode_ns = model.gamma_decode_ns
+        self.reads_context = model.gamma_decode_ns != 0
         self.num_levels = len(model.prefill_levels)
         table: NDArray[np.int64] = np.array(model.prefill_levels or [(0, 0)], np.int64).reshape(-1, 2)
         self.levels = view_of(table)
@@ -72,6 +79,19 @@ class Costs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Costs, (self.model, self.mixed)
+
+    def check(self) -> None:
+        """A compiled engine does not find durations that are not compiled.
+
+        Raises:
+            TypeError: these have some.
+        """
+        for name in ("prefill_ns", "decode_ns", "mixed_ns"):
+            if compiled and hasattr(self, name):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is not compiled, but the engine is: set LLMSCHED_UNCOMPILED=1 "
+                    "before llmsched_env is imported, or write it into llmsched_env/engine/costs.py."
+                )
 
     def prefill_ns(self, tokens: cython.longlong) -> cython.longlong:
         """A prefill of ``tokens``: affine, or the smallest level that holds them."""

@@ -218,7 +218,7 @@ class Episode(Transition):
         self.kv.problem = start.problem
         self.slo.problem = start.problem
         self.noise = start.noise
-        self.gamma_decode_ns = start.gamma_decode_ns
+        self.reads_context = start.reads_context
         self.recomposes = start.recomposes
         self.settles = start.settles
         self.plans_memory = start.plans_memory

@@ -46,7 +46,7 @@ class Slots:
         has_kv: whether the KV cache is a budget.
         has_noise: whether durations are noisy.
         has_mixed: whether some action is a mixed iteration.
-        gamma_decode_ns: of the believed costs, as the problem has it.
+        reads_context: of the believed costs, as the problem has them.
         has_queues: whether clients have queues of their own.
         records: whether the episode is recorded.
         clients: (J, CLIENT_COLUMNS) int32; (J, QUEUE_COLUMNS) where they have queues of their own.
@@ -72,7 +72,7 @@ class Slots:
     has_queues: cython.bint
     has_mixed: cython.bint
     records: cython.bint
-    gamma_decode_ns: cython.longlong
+    reads_context: cython.bint
     ring: cython.int[::1]
     clients: cython.int[:, ::1]
     idle: cython.ulonglong[::1]
@@ -114,7 +114,7 @@ class Slots:
         self.has_queues = self.queues.enabled
         self.records = record
         self.has_mixed = problem.mixes
-        self.gamma_decode_ns = problem.believed.gamma_decode_ns
+        self.reads_context = problem.believed.reads_context
         self.line = Line(problem, self.has_kv)
         self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)

@@ -111,7 +111,8 @@ class Transition(Composer):
         slot = ring.ending(self.forecast.mask, v.decodes)
         client = self.ring[slot]
         if client < 0:
-            v.decode_ns += self.gamma_decode_ns * active
+            if self.reads_context:
+                v.decode_ns = self.problem.believed.decode_ns(active, v.context_tokens)
             return False
         self.ring[slot] = -1
         while client >= 0:
