@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from combinations import combined_case
+from states import fields, state_of
+from strategies import seeded_case
 
 from llmsched_env.engine.rule import FunctionRule, PythonRule
 from llmsched_env.engine.rules import ReadyThreshold
@@ -55,3 +59,45 @@ def test_an_error_ends_the_episode_there_and_is_raised():
     assert episode.view.completed < len(CASE.prompts)
     episode.run(ReadyThreshold(1))  # it can be gone on with
     assert episode.view.completed == len(CASE.prompts)
+
+
+def test_a_twin_goes_on_from_what_the_rule_has_kept_and_a_pickle_begins_anew():
+    def count(view, parameters, memory):
+        memory[0] += 1
+        return 1
+
+    rule = FunctionRule(count, (), (5,))
+    view = CASE.instance().start.view
+    rule.decide(view)
+    twin = rule.twin()
+    assert (rule.memory, twin.memory) == ([6], [6])
+    twin.decide(view)
+    assert (rule.memory, twin.memory) == ([6], [7])
+    for given, kept in ((FunctionRule(every_time, (2.0,), (5,)), [5]), (PythonRule(always), None)):
+        given.decide(view)
+        again = pickle.loads(pickle.dumps(given))
+        assert again.decide(view) == 1
+        assert type(again) is type(given)
+        assert kept is None or (again.parameters, again.first, again.memory) == ((2.0,), (5,), [6])
+
+
+def every_time(view, parameters, memory):
+    memory[0] += 1
+    return 1
+
+
+def always(view):
+    return 1
+
+
+@pytest.mark.parametrize("iterations", [3, 8, 13, 0])
+def test_whether_the_forecast_is_kept_makes_no_difference_to_who_looks_later(iterations):
+    instance = seeded_case(4).instance(max_iterations=iterations)
+    kept, left = instance.episode(), instance.episode()
+    for episode, reads in ((kept, True), (left, False)):
+        rule = PythonRule(lambda view: int(view.ready >= 2))
+        rule.reads_forecast = reads
+        episode.run(rule)
+    assert fields(kept.view) == fields(left.view)
+    assert state_of(kept, order=False) == state_of(left, order=False)
+    assert kept.view.remaining > 0 or not iterations

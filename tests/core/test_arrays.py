@@ -1,0 +1,74 @@
+"""Where the arrays of episodes lie makes no difference to what they compute."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from episodes import batch_digest, kinds_of, promised_case
+from states import state_of
+from strategies import seeded_case
+
+from llmsched_env.engine import batch
+from llmsched_env.engine.arrays import LINE_BYTES, Region, arrays_in, int32s, int64s, table_of
+from llmsched_env.engine.batch import Batch
+
+
+def places(*views):
+    """(first byte, byte after the last) of each."""
+    arrays = [np.asarray(view) for view in views]
+    return [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays]
+
+
+def test_arrays_of_a_region_lie_in_it_side_by_side():
+    region = Region(4096)
+    with arrays_in(region):
+        made = [int32s(5, 7), int64s(9, -1), table_of(np.arange(6, dtype=np.int32).reshape(2, 3)), int32s(1)]
+    found = places(*made)
+    first, end = places(region.block)[0]
+    assert all(first <= start and stop <= end for start, stop in found)
+    assert all(start % LINE_BYTES == 0 for start, _ in found)
+    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(found))
+    assert [np.asarray(one).tolist() for one in made] == [[7] * 5, [-1] * 9, [[0, 1, 2], [3, 4, 5]], [0]]
+    outside, _ = places(int32s(5))[0]
+    assert not first <= outside < end
+
+
+def test_a_region_that_is_full_leaves_the_rest_to_others():
+    region = Region(256)
+    with arrays_in(region):
+        inside, larger = int32s(16), int64s(100, 3)
+    first, end = places(region.block)[0]
+    assert first <= places(inside)[0][0] < end
+    assert not first <= places(larger)[0][0] < end
+    assert np.asarray(larger).tolist() == [3] * 100
+
+
+@pytest.mark.parametrize("case", [seeded_case(3), promised_case(2)], ids=["plain", "promised"])
+def test_episodes_in_a_region_are_independent(case):
+    instance, region = case.instance(), Region(2**18)
+    with arrays_in(region):
+        one, other = instance.episode(), instance.episode()
+    plain, start = instance.episode(), state_of(instance.start)
+    assert region.taken - region.begun > 2000, "they lie elsewhere"
+    for action in (1, 0, 0, 1) * 10:
+        if plain.feasible_now():
+            one.step(action)
+            plain.step(action)
+    assert state_of(one) == state_of(plain)
+    assert state_of(other) == start
+
+
+def test_a_batch_in_regions_steps_like_one_without(monkeypatch):
+    cases = [seeded_case(3 * i).instance() for i in range(4)]
+    found = {}
+    for large_from in (2**22, 1):
+        monkeypatch.setattr(batch, "LARGE_PAGES_FROM", large_from)
+        monkeypatch.setattr(batch, "REGION_BYTES", 3 * max(case.episode_nbytes for case in cases))  # of several
+        made = Batch(9, kinds_of(cases[0]), cases[0].num_features)
+        found[large_from] = batch_digest(made, cases, 300, 0)
+        starts = [start for copy in made.copies for start, _ in places(copy.episode.clients, copy.episode.ending)]
+        assert all(start % LINE_BYTES == 0 for start in starts) == (large_from == 1)
+    assert found[1] == found[2**22]
+    assert found[1][1] > 3, "hardly an episode has ended"
