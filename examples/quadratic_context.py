@@ -1,9 +1,9 @@
 """Other dynamics: decodes that cost by the square of the context, and a policy that is trained on them.
 
 ``LLMSCHED_UNCOMPILED=1 python examples/quadratic_context.py``: the engine then runs as the Python that it is written
-in, so a subclass of one of its classes changes what happens. Two classes say the law, to the engine and to everybody else;
-environments, rules, metrics and training are as ever. What is worth keeping goes into ``llmsched_env/engine/costs.py``,
-where `make engine` compiles it: some hundred times as fast.
+in, so a subclass of one of its classes changes what happens. Two classes say the law, to the engine and to everybody
+else; environments, rules, metrics and training are as ever. What is worth keeping goes into
+``llmsched_env/engine/costs.py``, where `make engine` compiles it: some hundred times as fast.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from llmsched_env.evaluation import evaluate
 
 @dataclass(frozen=True)
 class QuadraticContext(CostModel):
-    """A decode takes ``context_squared_fs`` femtoseconds more for each squared token of context of all active clients.
+    """A decode takes ``context_squared_ns`` times the square of the tokens of context that all active clients hold more.
 
     Attributes:
-        context_squared_fs: 2,000 add 50 ms to a decode where 5,000 tokens are held.
+        context_squared_ns: 1 adds 25 ms to a decode where 5,000 tokens are held.
     """
 
-    context_squared_fs: int = 0
+    context_squared_ns: int = 0
 
     @property
     def is_affine(self) -> bool:
@@ -36,7 +36,7 @@ class QuadraticContext(CostModel):
 
     def decode_ns(self, active: int, context_tokens: int = 0) -> int:
         """Duration of a decode with ``active`` clients that hold ``context_tokens`` in sum."""
-        return super().decode_ns(active, context_tokens) + self.context_squared_fs * context_tokens**2 // 10**6
+        return super().decode_ns(active, context_tokens) + self.context_squared_ns * context_tokens**2
 
     def engine_costs(self, mixed: MixedCost | None) -> Costs:
         """The same for the engine."""
@@ -55,7 +55,7 @@ class QuadraticCosts(Costs):
         return self.model.decode_ns(active, context)
 
 
-COST = QuadraticContext("quadratic", 23_240_000, 155_700, 17_870_000, 275_300, context_squared_fs=2_000)
+COST = QuadraticContext("quadratic", 23_240_000, 155_700, 17_870_000, 275_300, context_squared_ns=1)
 
 
 def scenario(clients: int = 20) -> Scenario:

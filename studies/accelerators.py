@@ -117,7 +117,7 @@ def accelerators(
         is the same for all schedules is the same; the longest is no less than the mean. So no way to share and to
         schedule is faster than LB1 of one accelerator, divided by their number.
     """
-    scenario = Scenario(SharedWorkload(lengths, count, requests, sharing), "test", CLIENTS)
+    scenario = Scenario(SharedWorkload(lengths, count, requests, sharing), "test", num_clients=CLIENTS)
     row = entry(METHOD, scenario)
     found = evaluate(row.policy, row.scenario, cases * count, workers=workers, engine=engine, chunk=count)
     makespans = found.columns["makespan_s"].reshape(cases, count)

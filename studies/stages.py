@@ -71,7 +71,7 @@ class Point(NamedTuple):
 
     def scenario(self, **queues: Any) -> Scenario:
         """The scenario that the case belongs to."""
-        return Scenario(self.lengths, "test", self.clients, self.requests, **queues)
+        return Scenario(self.lengths, "test", num_clients=self.clients, num_requests=self.requests, **queues)
 
 
 SMALL = Point("gsm8k-smooth", 20, 132)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from llmsched_env.config.checks import check_names, keep, number, real, whole
@@ -37,6 +37,7 @@ class CaseOptions:
 
     workload: str | Path | Workload = "gsm8k"
     split: str = "train"
+    _: KW_ONLY
     num_requests: int | None = None
     load: float | None = None
     lengths: str = "known"

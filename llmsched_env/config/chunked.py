@@ -13,7 +13,7 @@ from llmsched_env.errors import ConfigError
 __all__ = ["Mixed", "MixedOptions", "check"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MixedOptions:
     """Chunked prefill.
 

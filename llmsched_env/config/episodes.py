@@ -11,7 +11,7 @@ __all__ = ["REWARDS", "EpisodeOptions", "check"]
 REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EpisodeOptions:
     """Episodes.
 

@@ -44,7 +44,7 @@ LLAMA_65B_BYTES_PER_TOKEN = 2 * 80 * 8192 * 2
 """Keys and values, layers, width, bytes of a number in half precision."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KVOptions:
     """Memory.
 

@@ -12,7 +12,7 @@ __all__ = ["MAX_CLIENTS", "MachineOptions", "check"]
 MAX_CLIENTS = 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MachineOptions:
     """The accelerator.
 

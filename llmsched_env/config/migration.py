@@ -16,7 +16,7 @@ STEALS = ("waiting", "running", "cheaper")
 """What a thief takes of its victim: the head of its queue, the request that it runs, or where fewer tokens move."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MigrationOptions:
     """Migration.
 

@@ -17,7 +17,7 @@ MAX_NOISE_SD = 2.0
 MAX_STRAGGLER_FACTOR = 1e4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NoiseOptions:
     """Noise.
 

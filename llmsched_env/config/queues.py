@@ -30,7 +30,7 @@ ORDER_CODES = MappingProxyType(
 """Orders that an action may choose: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QueueOptions:
     """Queues.
 

@@ -15,7 +15,7 @@ __all__ = ["SLO", "SLOOptions", "check"]
 MIN_PROMISE_S = 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SLOOptions:
     """Promises.
 

@@ -89,7 +89,7 @@ def test_timelines(episodes, tmp_path, drawn):
         for one in (whole, tail):
             assert ends <= {line.get_xdata()[0] for line in one.lines}
             assert one.get_xlim()[0] < min(ends) <= max(ends) < one.get_xlim()[1]
-        busy = float(episode.totals["busy_client_ns"]) / (20 * float(episode.view.clock_ns))
+        busy = float(episode.totals.busy_client_ns) / (20 * float(episode.view.clock_ns))
         assert f"utilization {100 * busy:.1f} %" in whole.texts[0].get_text()
     assert axes[-1].get_xlabel() == "time (s)"
 

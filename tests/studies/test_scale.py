@@ -145,7 +145,7 @@ def test_shares_are_the_whole_case(sharing):
 def test_the_whole_takes_as_long_as_its_last_accelerator():
     found = accelerators("gsm8k-smooth", 2, 500, "round_robin", 2)
     assert found == accelerators("gsm8k-smooth", 2, 500, "round_robin", 2, workers=2, engine="threading")
-    row = entry(METHOD, Scenario(SharedWorkload("gsm8k-smooth", 2, 500, "round_robin"), "test", CLIENTS))
+    row = entry(METHOD, Scenario(SharedWorkload("gsm8k-smooth", 2, 500, "round_robin"), "test", num_clients=CLIENTS))
     ends = [play(row.policy, row.scenario, case).view.clock_ns / 1e9 for case in range(4)]
     assert found["makespan_s"] == [max(ends[:2]), max(ends[2:])]
     assert len(set(ends)) == 4, "accelerators that end together: the last one was not tested"
