@@ -21,7 +21,7 @@ from llmsched_env.evaluation import evaluate
 
 @dataclass(frozen=True)
 class QuadraticContext(CostModel):
-    """A decode takes ``context_squared_ns`` times the square of the tokens of context that all active clients hold more.
+    """A decode takes longer by ``context_squared_ns`` times the square of the tokens of context in sum.
 
     Attributes:
         context_squared_ns: 1 adds 25 ms to a decode where 5,000 tokens are held.
