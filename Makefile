@@ -1,6 +1,6 @@
 # make run     the comparison on both cases, with tables and pictures in results/
 # make serving goodput against load under every rule and order, in results/ (some minutes)
-# make agents  breed the agents in the box again, judge them, and the tables of docs/agents.md (hours)
+# make agents  evolve the pretrained agents again, judge them, and the tables of docs/agents.md (hours)
 # make studies the studies of docs/studies.md, with their tables and pictures (hours)
 # make engine  compile what was edited of the engine; run, test and the others do so, too
 # make test    the tests
@@ -77,7 +77,7 @@ serving: $(VENV)/.compiled-run
 	$(BIN)/python -m baselines --scenario LLMSched/ServingOrder-v0 --cases $(CASES) --out $(RESULTS)/serving-order
 
 agents: $(VENV)/.compiled-dev
-	$(BIN)/python benchmarks/breeding.py --out $(RESULTS)/agents
+	$(BIN)/python benchmarks/evolving.py --out $(RESULTS)/agents
 	for step in box judge transfer; do $(BIN)/python benchmarks/judging.py $(RESULTS)/agents $$step || exit 1; done
 	$(BIN)/python benchmarks/agent_tables.py $(RESULTS)/agents
 

@@ -23,7 +23,7 @@ from llmsched_env.flags import flags_of, in_flags, warnings_in_flags
 from llmsched_env.storage import user_path
 
 if TYPE_CHECKING:
-    from agents.training import Rivals, Training
+    from agents.training import Baselines, Training
     from llmsched_env.config import Scenario
 
 SCENARIO_OPTIONS = {
@@ -208,9 +208,9 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
         return train(training, _rivals(training.validation), command=command, resume=bool(args.resume))
 
 
-def _rivals(scenario: Scenario) -> Rivals:
+def _rivals(scenario: Scenario) -> Baselines:
     """The baselines that make sense in the scenario, but of the planners only the one that scores 1."""
-    from agents.training import Rivals
+    from agents.training import Baselines
     from baselines.registry import default_names, entry, planner_of
     from baselines.tuned import best_tuned
 
@@ -218,7 +218,7 @@ def _rivals(scenario: Scenario) -> Rivals:
     planner = planner_of(scenario)
     shown = {name: item for name, item in entries.items() if item.kind != "planner" or name == planner}
     reference = best_tuned(scenario)
-    return Rivals(tuple(shown.values()), shown.get(reference) or entry(reference, scenario), shown[planner])
+    return Baselines(tuple(shown.values()), shown.get(reference) or entry(reference, scenario), shown[planner])
 
 
 def _advice(folder: Path) -> str:
@@ -233,7 +233,7 @@ def _show(record: dict[str, Any]) -> None:
     validation, best = record["validation"], record["best"]
     metric = "goodput" if "goodput" in next(iter(validation["policies"].values())) else "makespan_s"
     reference = validation["score_reference"]
-    trained = record["agent_minus_rival"]
+    trained = record["agent_minus_baseline"]
     print(
         f"\n{validation['cases']} validation cases, with 95 % intervals; score: 0 = {reference}, "
         f"1 = {validation['score_planner']}.\nThe agent is that of timestep {best['timesteps']}, the best of the run "

@@ -13,7 +13,7 @@ from llmsched_env.config import ASSIGNMENTS, MAX_LOAD, QUEUES, Scenario, real
 from llmsched_env.cost import MAX_COEFFICIENT_NS
 from llmsched_env.engine.features import features_of
 from llmsched_env.errors import ConfigError, InvalidViewError, UnknownNameError
-from llmsched_env.policy import Rule, Start, View
+from llmsched_env.policy import EpisodeContext, Rule, View
 from llmsched_env.workload import MAX_TOKENS, WORKLOADS
 
 __all__ = ["Agent", "Origin", "Trained"]
@@ -195,11 +195,11 @@ class Agent:
             )
         return found
 
-    def compiled(self, start: Start) -> Rule:
+    def compiled(self, start: EpisodeContext) -> Rule:
         """The network for this scenario as the loop runs it; raises as :meth:`network_for`."""
         return self.network_for(start.scenario).rule()
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode; raises as :meth:`network_for`."""
         self._rule = self.compiled(start)
 

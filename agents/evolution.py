@@ -1,4 +1,4 @@
-"""An evolution strategy in the compiled simulator: whole episodes are cheap, so networks are bred by their results.
+"""An evolution strategy in the compiled simulator: whole episodes are cheap, so networks are evolved by their results.
 
 CMA-ES (Hansen and Ostermeier 2001; library `cmaes`) on the numbers of one small network that is a residual on a rule
 (:mod:`agents.network`). Each generation plays the same training cases under every candidate, so that candidates
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from agents.agent import Agent
-from agents.arena import Arena
-from agents.genome import FIRST_CASES, FIRST_VALUES, Genome, first_genome
+from agents.batch_evaluation import BatchEvaluation
+from agents.encoding import FIRST_CASES, FIRST_VALUES, Encoding, first_encoding
 from agents.hyperparameters import Check, one_of, real_number, whole_number
 from agents.learner import Task
 from agents.network import BASES, NEVER, Network
@@ -164,25 +164,26 @@ class Evolution:
         self._settings = settings
         self._scenario = scenario
         cases = range(min(settings.pool, pool_size(scenario) or settings.pool))
-        self._arenas = [Arena(_sized(scenario, size), cases, threads=threads) for size in settings.sizes]
+        self._evaluations = [BatchEvaluation(_sized(scenario, size), cases, threads=threads) for size in settings.sizes]
         self._draws = np.random.default_rng(seed)
         self.timesteps = 0
         self.generation = 0
         self._loss = math.nan
         self._least = math.inf
         if stored is None:
-            home = Arena(scenario, cases[:FIRST_CASES], threads=threads)
-            first = first_genome(home, settings.base, settings.features, settings.hidden, settings.orders)
-            self.genome = first._replace(limit=settings.limit)
-            start = np.zeros(self.genome.size)
-            inner = start[BASES[self.genome.base] :][: settings.hidden * len(self.genome.features)]
+            home = BatchEvaluation(scenario, cases[:FIRST_CASES], threads=threads)
+            first = first_encoding(home, settings.base, settings.features, settings.hidden, settings.orders)
+            self.encoding = first._replace(limit=settings.limit)
+            start = np.zeros(self.encoding.size)
+            inner = start[BASES[self.encoding.base] :][: settings.hidden * len(self.encoding.features)]
             inner[:] = self._draws.normal(0.0, 0.05, len(inner))
             self._strategy = _strategy(start, settings, seed)
         else:
             self._restore(stored, seed)
-        rule = self.genome.networks([np.zeros(self.genome.size)])
+        rule = self.encoding.networks([np.zeros(self.encoding.size)])
         self._rule_losses = [
-            max(LEAST_LOSS, float(arena.losses(rule, arena.cases[:FIRST_CASES])[0].mean())) for arena in self._arenas
+            max(LEAST_LOSS, float(evaluation.losses(rule, evaluation.cases[:FIRST_CASES])[0].mean()))
+            for evaluation in self._evaluations
         ]
 
     @classmethod
@@ -214,15 +215,15 @@ class Evolution:
                 raise
             problem = f"of another version, or damaged ({type(error).__name__}: {error})"
             raise FileFormatError(path, f"{problem}: begin the run again.") from error
-        if learner.genome.hidden != settings.hidden:
+        if learner.encoding.hidden != settings.hidden:
             raise FileFormatError(
                 path,
-                f"of another network: it has {learner.genome.hidden} hidden units, the settings say {settings.hidden}.",
+                f"of another network: {learner.encoding.hidden} hidden units, where the settings say {settings.hidden}.",
             )
         return learner
 
     def learn(self, until: int, report: Callable[[], None]) -> None:
-        """Breed generations until ``timesteps`` reaches ``until``; ``report`` is called after each."""
+        """Evolve generations until ``timesteps`` reaches ``until``; ``report`` is called after each."""
         while self.timesteps < until:
             with threadpool_limits(1, "blas"):  # matrices this small only wait for other threads
                 self._breed()
@@ -241,19 +242,19 @@ class Evolution:
 
     def _try(self) -> None:
         """Play the whole pool under the strategy's mean, which wavers, and keep it if it is the best so far."""
-        loss = float(self._losses([self._strategy.mean], len(self._arenas) * self._settings.pool)[0])
+        loss = float(self._losses([self._strategy.mean], len(self._evaluations) * self._settings.pool)[0])
         if loss < self._least:
             self._least, self._best = loss, self._strategy.mean.copy()
 
-    def _losses(self, genomes: Sequence[Floats], count: int) -> Floats:
-        """(genomes,): losses on so many cases, as shares of the rule's lest one size outweigh the others."""
-        networks = self.genome.networks(genomes)
+    def _losses(self, candidates: Sequence[Floats], count: int) -> Floats:
+        """(candidates,): losses on so many cases, as shares of the rule's lest one size outweigh the others."""
+        networks = self.encoding.networks(candidates)
         losses = np.zeros(len(networks))
-        for arena, rule_loss in zip(self._arenas, self._rule_losses, strict=True):
-            each = min(count // len(self._arenas), len(arena.cases))
-            cases = self._draws.choice(len(arena.cases), each, replace=False).tolist()
-            found, iterations = arena.losses(networks, cases)
-            losses += found.mean(axis=1) / rule_loss / len(self._arenas)
+        for evaluation, rule_loss in zip(self._evaluations, self._rule_losses, strict=True):
+            each = min(count // len(self._evaluations), len(evaluation.cases))
+            cases = self._draws.choice(len(evaluation.cases), each, replace=False).tolist()
+            found, iterations = evaluation.losses(networks, cases)
+            losses += found.mean(axis=1) / rule_loss / len(self._evaluations)
             self.timesteps += iterations
         return losses
 
@@ -275,7 +276,7 @@ class Evolution:
 
     def network(self) -> Network:
         """The network of these numbers."""
-        return self.genome.network(self.numbers)
+        return self.encoding.network(self.numbers)
 
     def policies(self) -> list[Policy]:
         """The network of the best numbers."""
@@ -297,12 +298,12 @@ class Evolution:
             elif name != "_rng":
                 scalars[name] = value.item() if isinstance(value, np.generic) else value
         kind, keys, *rest = vars(self._strategy)["_rng"].get_state()
-        arrays.update({"rng": keys, "mean": self.genome.mean, "spread": self.genome.spread, "best": self.numbers})
+        arrays.update({"rng": keys, "mean": self.encoding.mean, "spread": self.encoding.spread, "best": self.numbers})
         said = {
             "strategy": scalars,
             "rng": [kind, *rest],
             "draws": self._draws.bit_generator.state,
-            "genome": {**self.genome._asdict(), "mean": None, "spread": None},
+            "encoding": {**self.encoding._asdict(), "mean": None, "spread": None},
             "timesteps": self.timesteps,
             "generation": self.generation,
             "loss": self._loss,
@@ -320,11 +321,11 @@ class Evolution:
                 f"the run was begun with cmaes {said['cmaes']}, this is {version('cmaes')}, whose state may mean "
                 "something else: install the former, or begin the run again."
             )
-        told = said["genome"]
+        told = said["encoding"]
         for name in ("features", "base_values", "orders"):
             told[name] = tuple(told[name])
-        self.genome = Genome(**{**told, "mean": stored["mean"], "spread": stored["spread"]})
-        self._strategy = _strategy(np.zeros(self.genome.size), self._settings, seed)
+        self.encoding = Encoding(**{**told, "mean": stored["mean"], "spread": stored["spread"]})
+        self._strategy = _strategy(np.zeros(self.encoding.size), self._settings, seed)
         arrays = {name.removeprefix("strategy/"): x for name, x in stored.items() if name.startswith("strategy/")}
         vars(self._strategy).update({**said["strategy"], **arrays})
         vars(self._strategy)["_rng"].set_state((said["rng"][0], stored["rng"], *said["rng"][1:]))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agents.libraries import algorithm
 from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
-from llmsched_env.policy import Start, View, features
+from llmsched_env.policy import EpisodeContext, View, features
 
 __all__ = ["Model", "SB3Policy", "load_model"]
 
@@ -91,7 +91,7 @@ class SB3Policy:
         """
         return cls(load_model(path, algo), name or algo, sampled=sampled)
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode.
 
         Raises:
@@ -119,7 +119,7 @@ class SB3Policy:
             raise InvalidViewError(self.name, view)
         return int(self._decide([view], [self._rng])[0])
 
-    def together(self, starts: Sequence[Start]) -> Callable[[Sequence[int], Sequence[View]], Actions]:
+    def together(self, starts: Sequence[EpisodeContext]) -> Callable[[Sequence[int], Sequence[View]], Actions]:
         """Begin many episodes side by side, each as by :meth:`reset`, with the same errors.
 
         Returns:

@@ -33,7 +33,7 @@ from llmsched_env.policy import Policy
 from llmsched_env.progress import Progress
 from llmsched_env.workload.registry import PREFIXES, WORKLOADS
 
-__all__ = ["Rivals", "Training", "recorded", "train"]
+__all__ = ["Baselines", "Training", "recorded", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Training:
         seed: of the network, the exploration and the order of cases.
         out: folder of the run, a path or its text.
         copies: environments stepped side by side.
-        validation_cases: cases that agents are chosen by, and compared with their rivals on.
+        validation_cases: cases that agents are chosen by, and compared with their baselines on.
         arguments: what to change of the scenario; the path of a workload's file is made absolute, so that a resume
             from another folder finds it.
         settings: of the algorithm; those not given are the shipped ones, so that afterwards all are here.
@@ -113,7 +113,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Rivals:
+class Baselines:
     """Whom the agent is compared with at the end.
 
     Attributes:
@@ -139,13 +139,18 @@ class Candidate:
 
 
 def train(
-    training: Training, rivals: Rivals | None = None, *, command: str = "", resume: bool = False, progress: bool = True
+    training: Training,
+    baselines: Baselines | None = None,
+    *,
+    command: str = "",
+    resume: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train, choose the best agent by validation, compare it; everything goes to the folder ``training.out``.
 
     Args:
         training: what to do.
-        rivals: policies to compare with, on the same validation cases.
+        baselines: policies to compare with, on the same validation cases.
         command: what repeats the run, for the record.
         resume: go on with the run that the folder holds, which is the one that :func:`recorded` gives.
         progress: show on stderr how far it is: bars on a terminal, elsewhere a line now and then, and for each
@@ -167,7 +172,7 @@ def train(
             "the agent is chosen and compared on reorderings of the file that it learns from: it has no splits."
         )
     with one_thread() if training.algo in LIBRARIES else nullcontext():
-        return _train(training, rivals or Rivals(), command, resume, progress)
+        return _train(training, baselines or Baselines(), command, resume, progress)
 
 
 def recorded(folder: Path | str) -> Training:
@@ -200,7 +205,7 @@ def recorded(folder: Path | str) -> Training:
     return training
 
 
-def _train(training: Training, rivals: Rivals, command: str, resume: bool, progress: bool) -> dict[str, Any]:
+def _train(training: Training, baselines: Baselines, command: str, resume: bool, progress: bool) -> dict[str, Any]:
     kind, cases = learner_class(training.algo), case_numbers(training.validation_cases)
     instance(training.validation, int(cases[-1]))  # says now that there are not so many
     if resume:
@@ -232,7 +237,7 @@ def _train(training: Training, rivals: Rivals, command: str, resume: bool, progr
     last = _Driver(training, run, learner, last, progress).drive()
     best = kind.resume(training, run.at(last.best.timesteps).folder)
     agents = [Candidate(policy.name, policy, training.validation) for policy in best.policies()]
-    comparison = _compare(training, [*agents, *rivals.contestants], rivals, progress)
+    comparison = _compare(training, [*agents, *baselines.contestants], baselines, progress)
     record = {
         "command": run.config["command"],
         "config": run.config,
@@ -240,7 +245,7 @@ def _train(training: Training, rivals: Rivals, command: str, resume: bool, progr
         "best": {**dataclasses.asdict(last.best), "folder": _relative(run, last.best.timesteps)},
         "last": {"timesteps": last.timesteps, "folder": _relative(run, last.timesteps)},
         "validation": comparison.as_json(),
-        "agent_minus_rival": _differences(comparison, len(agents)),
+        "agent_minus_baseline": _differences(comparison, len(agents)),
     }
     network = best.network() if last.best.policy == agents[0].name else None  # which decides as the usual form
     if network is not None:
@@ -362,9 +367,9 @@ def _relative(run: Run, timesteps: int) -> str:
     return run.checkpoint(timesteps).relative_to(run.folder).as_posix()
 
 
-def _compare(training: Training, contestants: Sequence[Contestant], rivals: Rivals, progress: bool) -> Comparison:
+def _compare(training: Training, contestants: Sequence[Contestant], baselines: Baselines, progress: bool) -> Comparison:
     shown = {id(item) for item in contestants}
-    more = sum(end is not None and id(end) not in shown for end in (rivals.reference, rivals.planner))
+    more = sum(end is not None and id(end) not in shown for end in (baselines.reference, baselines.planner))
     total = (len(contestants) + more) * training.validation_cases
     with Progress(total=total, desc="comparing", unit="episode", leave=True, hidden=not progress) as bar:
         return compare(
@@ -372,8 +377,8 @@ def _compare(training: Training, contestants: Sequence[Contestant], rivals: Riva
             training.scenario,
             training.validation,
             case_numbers(training.validation_cases),
-            reference=rivals.reference,
-            planner=rivals.planner,
+            reference=baselines.reference,
+            planner=baselines.planner,
             seed=training.seed,
             progress=_ticker(bar),
         )
@@ -388,11 +393,14 @@ def _ticker(bar: Any) -> Callable[[str, int], None]:
 
 
 def _differences(comparison: Comparison, agents: int) -> dict[str, Any]:
-    """By how much each agent differs from each rival, case by case, with intervals."""
+    """By how much each agent differs from each baseline, case by case, with intervals."""
     objective = comparison.scenario.objective
     reached = {row.name: row.evaluation.columns[objective] for row in comparison.rows}
     names = list(reached)
     return {
-        agent: {rival: mean_estimate(np.subtract(reached[agent], reached[rival])).as_json() for rival in names[agents:]}
+        agent: {
+            baseline: mean_estimate(np.subtract(reached[agent], reached[baseline])).as_json()
+            for baseline in names[agents:]
+        }
         for agent in names[:agents]
     }

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from baselines.rule import Rule
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import rules
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 
 __all__ = [
     "RandomRule",
@@ -122,7 +122,7 @@ def eb_threshold_finite() -> Rule:
     return Rule("eb_threshold_finite", rules.IdleThreshold, _eb_finite)
 
 
-def _eb_closed_form(start: Start) -> tuple[int]:
+def _eb_closed_form(start: EpisodeContext) -> tuple[int]:
     share = theta(start.scenario.believed_model, start.mean_output_tokens)
     return (max(1, math.floor(share * start.scenario.num_clients)),)
 
@@ -133,7 +133,7 @@ def theta(cost: CostModel, mean_output_tokens: float) -> float:
     return float(brentq(lambda x: x / (1 - x) + math.log1p(-x) - price, 0.0, 1.0 - 1e-15))
 
 
-def _eb_finite(start: Start) -> tuple[int]:
+def _eb_finite(start: EpisodeContext) -> tuple[int]:
     cost, clients = start.scenario.believed_model, start.scenario.num_clients
     ends = 1.0 / start.mean_output_tokens
     active = np.arange(1, clients + 1)
@@ -215,5 +215,5 @@ class RandomRule(Rule):
         super().__init__("random", rules.Coin, functools.partial(_coin, probability))
 
 
-def _coin(probability: float, start: Start) -> tuple[float, int]:
+def _coin(probability: float, start: EpisodeContext) -> tuple[float, int]:
     return probability, int(np.random.SeedSequence(start.seed).generate_state(1, np.uint64)[0] >> 3 | 1)

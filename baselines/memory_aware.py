@@ -13,7 +13,7 @@ from llmsched_env.config import CAP_LEVELS
 from llmsched_env.engine import rules
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 
 __all__ = ["memory_aware", "most_clients"]
 
@@ -53,7 +53,7 @@ def memory_aware(risk: float = 0.05) -> Rule:
     return Rule("memory_aware", rules.UpToTheCap, functools.partial(_cap, risk))
 
 
-def _cap(risk: float, start: Start) -> tuple[float, int]:
+def _cap(risk: float, start: EpisodeContext) -> tuple[float, int]:
     scenario = start.scenario
     if scenario.kv_budget_tokens is None:
         raise ConfigError("policy 'memory_aware' needs a budget: take a scenario with kv_budget_tokens.")

@@ -22,7 +22,7 @@ from llmsched_env.engine.codes import PROMPT
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 
 __all__ = ["MIXED_SYSTEMS", "costs_per_token_ns", "eb_plus", "mixed_first", "mixed_threshold"]
 
@@ -62,11 +62,11 @@ def mixed_first(name: str = "mixed_first") -> Rule:
     return Rule(name, rules.Always, _first_mixed)
 
 
-def _threshold(clients: int, start: Start) -> tuple[int, int]:
+def _threshold(clients: int, start: EpisodeContext) -> tuple[int, int]:
     return clients, *_first_mixed(start)
 
 
-def _first_mixed(start: Start) -> tuple[int]:
+def _first_mixed(start: EpisodeContext) -> tuple[int]:
     """The mixed iteration among the actions, the first where there are several."""
     if not start.scenario.mixes:
         raise ConfigError("this policy needs mixed iterations: take a scenario with mixed_tokens.")
@@ -127,7 +127,7 @@ def _mixed_or_threshold(saving_ns: float, clients: int, mixed: int) -> EngineRul
     return rules.Always(mixed) if saving_ns > 0.0 else rules.IdleThreshold(clients)
 
 
-def _eb_plus(start: Start) -> tuple[float, int, int]:
+def _eb_plus(start: EpisodeContext) -> tuple[float, int, int]:
     scenario, output = start.scenario, start.mean_output_tokens
     share = theta(scenario.cost_model, output)
     train = scenario.replace(split="train")

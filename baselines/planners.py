@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from baselines.iteration import decode_first, interleave, prefill_first, threshold
 from baselines.lagrangian import lagrangian
+from baselines.plan_cache import cached_plan
 from baselines.rule import Rule
-from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.engine import schedule, search
@@ -22,8 +22,8 @@ from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.engine.rules import FollowPrefills
 from llmsched_env.errors import ConfigError
 from llmsched_env.instances import estimates
-from llmsched_env.policy import Policy, Start, View
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.policy import EpisodeContext, Policy, View
+from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.workload.requests import MAX_TOKENS
 
 __all__ = ["AlwaysWorst", "Beam", "Rollout"]
@@ -39,7 +39,7 @@ UNBOUNDED_FIRST = 2**20
 """First training case to sample where a workload has no natural number of cases."""
 
 
-def _references(start: Start) -> list[Rule]:
+def _references(start: EpisodeContext) -> list[Rule]:
     """Simple rules, the best of which is the first schedule that states are valued by."""
     clients = start.scenario.num_clients
     counts = sorted({max(1, round(clients * share)) for share in (0.02, 0.035, 0.05, 0.06, 0.07, 0.085, 0.1, 0.13)})
@@ -79,11 +79,11 @@ class Rollout:
         self._given = base
         self._count, self._caution = futures, caution
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode."""
-        if start.outlook is None:
-            raise ConfigError(f"policy {self.name!r} plans ahead: start it with Start(..., outlook=...).")
-        self._outlook = start.outlook
+        if start.futures is None:
+            raise ConfigError(f"policy {self.name!r} plans ahead: start it with EpisodeContext(..., futures=...).")
+        self._outlook = start.futures
         usual = Tuned(best_tuned(start.scenario)) if start.scenario.mixes else lagrangian()
         self._base = self._given or usual
         self._base.reset(start)
@@ -142,13 +142,13 @@ class _Lengths:
     most: NDArray[np.int64]
 
     @classmethod
-    def of(cls, scenario: Scenario, outlook: Outlook) -> _Lengths:
-        estimates = outlook.estimates.astype(np.float64)
+    def of(cls, scenario: Scenario, futures: Futures) -> _Lengths:
+        estimates = futures.estimates.astype(np.float64)
         sample = _population(scenario, getattr(scenario.source, "version", None))
         most = np.full(len(estimates), MAX_TOKENS, np.int64)
         cache = scenario.kv_cache()
         if cache is not None:
-            most = np.minimum(most, cache.longest_request_tokens - outlook.prompts)
+            most = np.minimum(most, cache.longest_request_tokens - futures.prompts)
         return cls(sample, estimates if scenario.lengths == "predicted" else np.ones_like(estimates), most)
 
     def draw(self, emitted: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -201,11 +201,11 @@ class Beam:
         self.width, self.rounds = width, rounds
         self.name = "beam" if width == 50 else f"beam_{width}"
 
-    def compiled(self, start: Start) -> EngineRule:
+    def compiled(self, start: EpisodeContext) -> EngineRule:
         """The plan, as a rule that follows it."""
         return FollowPrefills(self._plan(_simulator(self, start), start))
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Plan the episode."""
         self._rule = self.compiled(start)
 
@@ -213,15 +213,15 @@ class Beam:
         """The plan's action."""
         return self._rule.decide(view)
 
-    def _plan(self, simulator: Simulator, start: Start) -> NDArray[np.int64]:
-        return kept_plan(
+    def _plan(self, simulator: Simulator, start: EpisodeContext) -> NDArray[np.int64]:
+        return cached_plan(
             simulator,
             f"beam {self.width} {self.rounds}",
             lambda: self._search_all(simulator, start).prefills,
             lambda plan: _schedule(simulator, FollowPrefills(plan)).loss,
         )
 
-    def _search_all(self, simulator: Simulator, start: Start) -> schedule.Schedule:
+    def _search_all(self, simulator: Simulator, start: EpisodeContext) -> schedule.Schedule:
         rules = [rule.compiled(start) for rule in _references(start)]
         schedules = [_schedule(simulator, rule) for rule in rules]
         base = min(range(len(rules)), key=lambda i: schedules[i].loss)
@@ -258,13 +258,13 @@ class AlwaysWorst:
     kind = "planner"
     clairvoyant = True
 
-    def compiled(self, start: Start) -> EngineRule:
+    def compiled(self, start: EpisodeContext) -> EngineRule:
         """The extreme that ends with the larger charge."""
         simulator = _simulator(self, start)
         rules = [rule().compiled(start) for rule in (prefill_first, decode_first)]
         return max(rules, key=lambda rule: _charge_at_end(simulator, rule))
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode."""
         self._rule = self.compiled(start)
 
@@ -284,9 +284,11 @@ def _schedule(simulator: Simulator, rule: EngineRule, prefix: Iterable[int] = ()
     return schedule.follow(simulator.episode, simulator.instance.episode(), rule, prefix)
 
 
-def _simulator(policy: Policy, start: Start) -> Simulator:
+def _simulator(policy: Policy, start: EpisodeContext) -> Simulator:
     if start.simulator is None:
-        raise ConfigError(f"policy {policy.name!r} plans in the simulator: start it with Start(..., simulator=...).")
+        raise ConfigError(
+            f"policy {policy.name!r} plans in the simulator: start it with EpisodeContext(..., simulator=...)."
+        )
     if start.simulator.instance.believed is start.simulator.instance:
         return start.simulator
     return start.simulator.fork(believed=True)

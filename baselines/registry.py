@@ -13,7 +13,7 @@ from typing import Any
 from agents.agent import Agent
 from agents.files import load_agent, shipped, shipped_agent
 from baselines import iteration, lagrangian, planners
-from baselines.foresight import Foresight
+from baselines.lookahead import Lookahead
 from baselines.memory_aware import memory_aware
 from baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from baselines.rule import Rule, TiedRule
@@ -109,7 +109,7 @@ PROMISE_POLICIES: dict[str, Factory] = {
     "min_batch": iteration.min_batch,
     "deadline": iteration.deadline,
     **{name: functools.partial(Tuned, name) for name in PROMISE_TUNABLE},
-    "foresight": Foresight,
+    "lookahead": Lookahead,
 }
 """For scenarios with promises, beside the rules."""
 
@@ -184,8 +184,8 @@ def default_names(scenario: Scenario) -> list[str]:
     names = [name for name in (*POLICIES, *PROMISE_POLICIES, *added) if name not in BATCH_PLANNERS]
     if not scenario.choose_order:
         return [*names, *agents]
-    rules = [name for name in names if name != "foresight"]
-    return [*(paired(name, order) for name in rules for order in ORDER_CODES), "foresight", *agents]
+    rules = [name for name in names if name != "lookahead"]
+    return [*(paired(name, order) for name in rules for order in ORDER_CODES), "lookahead", *agents]
 
 
 def _mixed_names(scenario: Scenario) -> list[str]:
@@ -196,7 +196,7 @@ def _mixed_names(scenario: Scenario) -> list[str]:
 def planner_of(scenario: Scenario) -> str:
     """What scores 1."""
     if scenario.serving:
-        return "foresight"
+        return "lookahead"
     # With a thousand clients a wide beam takes a minute a case, and finds no more.
     return "rollout" if scenario.mixes else "beam_1" if scenario.kv_limited else "beam"
 

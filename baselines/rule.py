@@ -11,7 +11,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.engine import rule as engine
 from llmsched_env.engine.view import fields_of
 from llmsched_env.errors import ConfigError
-from llmsched_env.policy import Start, View
+from llmsched_env.policy import EpisodeContext, View
 
 __all__ = ["Rule", "TiedRule", "settings"]
 
@@ -33,7 +33,7 @@ class Rule:
         self,
         name: str,
         kind: Callable[..., engine.Rule],
-        parameters: Sequence[Any] | Callable[[Start], Sequence[Any]] = (),
+        parameters: Sequence[Any] | Callable[[EpisodeContext], Sequence[Any]] = (),
     ) -> None:
         self.name = name
         self._kind = kind
@@ -41,11 +41,11 @@ class Rule:
         self._rule: engine.Rule | None = None
         self._actions = 2
 
-    def compiled(self, start: Start) -> engine.Rule:
+    def compiled(self, start: EpisodeContext) -> engine.Rule:
         """The rule as the loop runs it, with a memory of its own."""
         return self._kind(*(self._parameters(start) if callable(self._parameters) else self._parameters))
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode."""
         self._actions = start.scenario.num_actions
         self._rule = self.compiled(start)
@@ -112,7 +112,7 @@ class TiedRule:
                 "scenario, or the environment, with these arguments."
             )
 
-    def compiled(self, start: Start) -> engine.Rule:
+    def compiled(self, start: EpisodeContext) -> engine.Rule:
         """The rule as the loop runs it.
 
         Raises:
@@ -121,7 +121,7 @@ class TiedRule:
         self._check(start.scenario)
         return self._rule.compiled(start)
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode; raises as :meth:`compiled`."""
         self._check(start.scenario)
         self._rule.reset(start)

@@ -29,7 +29,7 @@ from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.flags import flags_of, in_flags, path_option
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 
@@ -219,7 +219,7 @@ class Tuned(Rule):
     def __init__(self, name: str) -> None:
         super().__init__(name, engine.Rule)
 
-    def compiled(self, start: Start) -> engine.Rule:
+    def compiled(self, start: EpisodeContext) -> engine.Rule:
         """The rule with its tuned numbers."""
         rule = tunable(start.scenario).get(self.name)
         if rule is None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from breeding import PLACES
+from evolving import PLACES
 from judging import SERVED, kept
 from readme_tables import README
 
 from llmsched_env.evaluation import Estimate, mean_estimate, runs_estimate, score_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
 from llmsched_env.storage import write_whole
-from studies.page import grid, replaced
+from studies.markdown import grid, replaced
 
 ROOT = README.parent
 PAGE = ROOT / "docs" / "agents.md"

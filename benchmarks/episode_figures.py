@@ -17,7 +17,7 @@ from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.engine.codes import OUTPUT, PROMPT
 from llmsched_env.engine.rule import Rule
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 from llmsched_env.problem import Instance
 from llmsched_env.workload import Requests
 
@@ -41,7 +41,7 @@ LENGTHS = {"gsm8k": "GSM8K", "gsm8k-smooth": "smooth"}
 
 def _rule(clients: int = 200) -> Rule:
     idle_clients = max(1, round(IDLE_CLIENTS * clients / 200))
-    return threshold(idle_clients).compiled(Start(Scenario(), 1.0))
+    return threshold(idle_clients).compiled(EpisodeContext(Scenario(), 1.0))
 
 
 def _plain_arguments(case: Instance, cost: CostModel) -> tuple[Any, ...]:

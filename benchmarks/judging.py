@@ -1,6 +1,6 @@
-"""Choose the networks of the agents in the box, and judge all that were bred on cases that nothing was chosen by.
+"""Choose the networks of the pretrained agents, and judge all that were evolved on cases that nothing was chosen by.
 
-    python benchmarks/breeding.py --out DIR
+    python benchmarks/evolving.py --out DIR
     python benchmarks/judging.py DIR validate  # scores on validation cases, before anything is judged
     python benchmarks/judging.py DIR box       # of each place, the seed that is best on validation cases
     python benchmarks/judging.py DIR judge     # every seed on test cases, beside best tuned rule and planner
@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from breeding import FORMS, KNOWN, PLACES, RECORDED, SERVING, TRACES, WORKLOADS, bred, conversations, folder
+from evolving import FORMS, KNOWN, PLACES, RECORDED, SERVING, TRACES, WORKLOADS, conversations, evolved, folder
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.agent import Agent, Origin, Trained
-from agents.arena import Arena
+from agents.batch_evaluation import BatchEvaluation
 from agents.files import WEIGHTS, AgentFile, load_agent, shipped
 from agents.network import Network
 from baselines.registry import entry, planner_of
@@ -46,7 +46,7 @@ ELSEWHERE_CASES, LARGE_CASES = 40, 20
 AGENTS = {"gsm8k": KNOWN, "serving": SERVING, "azure": RECORDED}
 """The places whose networks make up each agent."""
 SHIPPED = ("gsm8k", "serving")
-"""Those in the box. Others are written to DIR."""
+"""The pretrained ones. Others are written to DIR."""
 
 QUEUES = {"MIP queues": FORMS["client"], "LPT queues": {"assignment": "lpt"}, "shared queues": FORMS["shared"]}
 CLIENTS = (50, 100, 400, 1000)
@@ -95,30 +95,30 @@ def judged_cases(scenario: Scenario, cases: int) -> range:
 
 
 def rows(networks: dict[int, Network]) -> list[Network]:
-    """(networks, numbers) for an arena."""
+    """(networks, numbers) for an evaluation."""
     return list(networks.values())
 
 
 def box(study: Path, cases: int, weights: Path = WEIGHTS) -> None:
     """Write the agents' files: of each place the seed with the least loss on validation cases.
 
-    An agent is written whole or left as it is: all of its places have to be bred.
+    An agent is written whole or left as it is: all of its places have to be evolved.
     """
     chosen: dict[str, int] = {}
     for agent, places in AGENTS.items():
-        found = {name: bred(folder(study, name)) for name in places}
+        found = {name: evolved(folder(study, name)) for name in places}
         missing = [name for name, networks in found.items() if not networks]
         if missing or not places:
-            print(f"{agent}: left as it is, since nothing is bred for {', '.join(missing) or 'it'}.")
+            print(f"{agent}: left as it is, since nothing is evolved for {', '.join(missing) or 'it'}.")
             continue
         trained = []
         for name, networks in tqdm(found.items(), desc=agent):
             played = range(case_count(places[name], cases))
-            arena = Arena(places[name].replace(split="validation"), played)
-            mean = arena.losses(rows(networks), played)[0].mean(axis=1)
+            evaluation = BatchEvaluation(places[name].replace(split="validation"), played)
+            mean = evaluation.losses(rows(networks), played)[0].mean(axis=1)
             chosen[name] = list(networks)[int(mean.argmin())]
             trained.append(Trained(networks[chosen[name]], Origin.of(places[name])))
-        made_by = "benchmarks/breeding.py, benchmarks/judging.py box"
+        made_by = "benchmarks/evolving.py, benchmarks/judging.py box"
         path = (weights if agent in SHIPPED else study) / f"{agent}.npz"
         AgentFile(tuple(trained), made_by, tuple(chosen[name] for name in places)).write(path)
     keep(study / "chosen.json", chosen)
@@ -129,7 +129,7 @@ def validate(study: Path) -> None:
     played = range(VALIDATED)
     for name, scenario in KNOWN.items():
         where = scenario.replace(split="validation")
-        runs = Arena(where, played).losses(rows(bred(folder(study, name))), played)[0]
+        runs = BatchEvaluation(where, played).losses(rows(evolved(folder(study, name))), played)[0]
         ends = (by_name(policy, where, played)["loss"] for policy in (best_tuned(where), planner_of(where)))
         print(name, *(f"{value:.2f}" for value in score_estimate(runs, *ends)))
 
@@ -139,7 +139,7 @@ def judge(study: Path, cases: int) -> None:
     chosen = kept(study / "chosen.json")
     found: dict[str, Any] = {}
     for name, scenario in tqdm(PLACES.items(), desc="judging"):
-        networks = bred(folder(study, name))
+        networks = evolved(folder(study, name))
         if name not in chosen or not networks:
             continue
         test, played = scenario.replace(split="test"), judged_cases(scenario, cases)
@@ -147,7 +147,7 @@ def judge(study: Path, cases: int) -> None:
         found[name] = {
             "seeds": list(networks),
             "cases": [played.start, played.stop - 1],
-            "runs": Arena(test, played).losses(rows(networks), played)[0].tolist(),
+            "runs": BatchEvaluation(test, played).losses(rows(networks), played)[0].tolist(),
             "agent": outcome("agent", agent, test, played),
             "rule": by_name(best_tuned(test), test, played),
             "planner": by_name(planner_of(test), test, played),
@@ -179,7 +179,7 @@ def elsewhere() -> Iterator[tuple[str, str, Scenario]]:
 
 
 def transfer(study: Path, cases: int) -> None:
-    """The agents in the box, not trained again, against the rule that is best when tuned for the place."""
+    """The pretrained agents, not trained again, against the rule that is best when tuned for the place."""
     found: dict[str, Any] = {}
     for kind, text, scenario in tqdm(list(elsewhere()), desc="elsewhere"):
         name = "serving" if scenario.serving else "gsm8k"

@@ -13,7 +13,7 @@ from baselines.iteration import threshold
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import play
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 
 __all__ = ["profile_figures"]
 
@@ -30,7 +30,7 @@ def profile_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
             episodes = Episodes([instance(scenario, number) for number in range(cases)])
             for idle_clients in THRESHOLDS:
                 policy = threshold(idle_clients)
-                rule = policy.compiled(Start(scenario, 1.0))
+                rule = policy.compiled(EpisodeContext(scenario, 1.0))
                 counts.append(np.mean([_events(policy, scenario, number) for number in range(cases)], axis=0))
                 run, reset = repeat(lambda e=episodes, r=rule: e.run(r), episodes.reset, repeats=repeats)
                 times_ns.append((run.best_s - reset.best_s) / cases * 1e9)

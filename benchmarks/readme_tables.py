@@ -25,7 +25,7 @@ from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
 from llmsched_env.evaluation.report import PAPER
-from studies.page import grid, replaced
+from studies.markdown import grid, replaced
 
 README = Path(__file__).parents[1] / "README.md"
 BAND = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
@@ -52,7 +52,7 @@ RIVALS = (
     ("lagrangian", "the Lagrangian rule: the paper's hybrid"),
     ("", "the tuned rule that did best on training cases"),
     ("beam", "beam search, handed the future"),
-    ("agent", "the trained agent in the box"),
+    ("agent", "the pretrained agent"),
 )
 """Rows of the table of gaps; the empty name stands for the best tuned rule of each id."""
 

@@ -17,7 +17,7 @@ from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.instances import instance
 from llmsched_env.metrics import serving_metrics
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import ServingWorkload, TraceWorkload
 
@@ -36,7 +36,7 @@ def _scenario(**changes: Any) -> Scenario:
 
 def _best_s(simulator: Simulator, repeats: int) -> float:
     """Whole episodes under a rule, resets not included."""
-    rule = min_batch().compiled(Start(_scenario(), 345.0))
+    rule = min_batch().compiled(EpisodeContext(_scenario(), 345.0))
     best = float("inf")
     for _ in range(repeats):
         simulator.reset()
@@ -63,7 +63,7 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
         if order == "fcfs":
             yield Figure(section, "drawing the case", built_s, "s")
     recorded = Simulator(problem, record=True)
-    recorded.run(min_batch().compiled(Start(_scenario(), 345.0)))
+    recorded.run(min_batch().compiled(EpisodeContext(_scenario(), 345.0)))
     start = time.perf_counter()
     serving_metrics(recorded, ttft_s=2.0, tpot_s=0.1, first=REQUESTS // 10, last=REQUESTS - REQUESTS // 10)
     yield Figure(section, "latencies of all requests from its recording", time.perf_counter() - start, "s")
@@ -83,7 +83,7 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
     section = "What promises cost (GSM8K lengths over time, load 0.9, 5,000 requests, FCFS, rule min_batch)"
     plain = Simulator(instance(_scenario(ttft_s=None, tpot_s=None, reward="makespan"), 0))
     promised = Simulator(instance(_scenario(), 0))
-    rule = min_batch().compiled(Start(_scenario(), 345.0))
+    rule = min_batch().compiled(EpisodeContext(_scenario(), 345.0))
 
     def play(simulator: Simulator) -> None:
         simulator.reset()

@@ -20,7 +20,7 @@ import llmsched_env  # noqa: F401  # registers the environments
 from baselines.tuned import best_tuned, paired
 from llmsched_env import make_scenario
 from llmsched_env.storage import write_whole
-from studies.page import grid, replaced
+from studies.markdown import grid, replaced
 
 ROOT = README.parent
 PAGE = ROOT / "docs" / "serving.md"
@@ -57,7 +57,10 @@ def rows(said: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
         under = scenario.replace(order=order, choose_order=False)
         names = {load: paired(best_tuned(under.replace(load=float(load))), order) for load in loads}
         found.append((f"best tuned rule, {text}", names))
-    return [*found, ("`foresight`: tries everything in the true future", dict.fromkeys(loads, "foresight"))]
+    return [
+        *found,
+        ("`lookahead`: tries everything in the true future", dict.fromkeys(loads, "lookahead")),
+    ]
 
 
 def goodput_table(said: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from baselines.registry import make_policy
 from llmsched_env import ENVIRONMENTS, Scenario, make_scenario
 from llmsched_env.evaluation import evaluate, mean_estimate
-from llmsched_env.policy import Start, View, features
+from llmsched_env.policy import EpisodeContext, View, features
 
 METRICS = ("makespan_s", "gap_to_bound")
 WINDOW = 20
@@ -49,7 +49,7 @@ class RLlibPolicy:
         parts = (COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID)
         return cls(RLModule.from_checkpoint(checkpoint.resolve().joinpath(*parts)), **options)
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode."""
         self._random = np.random.default_rng(start.seed)
 

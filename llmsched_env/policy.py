@@ -11,15 +11,15 @@ from llmsched_env.engine.features import features
 from llmsched_env.engine.rule import FunctionRule, PythonRule, Rule
 from llmsched_env.engine.view import View
 from llmsched_env.errors import ConfigError
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Futures, Simulator
 
 __all__ = [
     "Action",
+    "EpisodeContext",
     "FunctionRule",
     "Policy",
     "PythonRule",
     "Rule",
-    "Start",
     "View",
     "check_policy",
     "features",
@@ -37,7 +37,7 @@ class Action(IntEnum):
 
 
 @dataclass(frozen=True)
-class Start:
+class EpisodeContext:
     """What a policy is told when an episode begins: facts about the system, nothing about this case's requests.
 
     Attributes:
@@ -47,7 +47,7 @@ class Start:
         seed: for policies that draw random numbers.
         simulator: the running episode itself, future included (what iterations will last, too, but not for
             ``fork(believed=True)``); given to clairvoyant policies only, else ``None``.
-        outlook: the running episode, to be gone on with as far as the scenario lets it be known; given to policies that
+        futures: the running episode, to be gone on with as far as the scenario lets it be known; given to policies that
             say ``plans = True``, else ``None``.
     """
 
@@ -55,7 +55,7 @@ class Start:
     mean_output_tokens: float
     seed: int = 0
     simulator: Simulator | None = None
-    outlook: Outlook | None = None
+    futures: Futures | None = None
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ class Policy(Protocol):
 
     It is asked only where there is a choice. It may also have a method ``compiled(start) -> Rule``; studies then
     run that inside the engine, which must give the same actions. With an attribute ``plans = True`` it is given the
-    episode's outlook, in which it can try actions without being told what the scenario hides.
+    episode's futures, in which it can try actions without being told what the scenario hides.
 
     Where a decision costs much and a hundred at once hardly more, it may have ``together(starts) -> decide``: studies
     then begin many episodes at a time and call ``decide(episodes, views)`` with the numbers of those that wait for a
@@ -82,7 +82,7 @@ class Policy(Protocol):
     kind: str
     clairvoyant: bool
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Begin an episode."""
 
     def act(self, view: View) -> int:

@@ -16,7 +16,7 @@ from llmsched_env.problem import Instance
 from llmsched_env.snapshot import restore, snapshot
 from llmsched_env.workload.requests import MAX_TOKENS
 
-__all__ = ["ITERATION", "SERVED", "Outlook", "Records", "Simulator"]
+__all__ = ["ITERATION", "SERVED", "Futures", "Records", "Simulator"]
 
 Records = NDArray[np.void]
 
@@ -238,7 +238,7 @@ def _as_records(rows: NDArray[np.int64], kind: np.dtype[np.void]) -> Records:
     return np.ascontiguousarray(rows).view(kind)[:, 0]
 
 
-class Outlook:
+class Futures:
     """A running episode as a planner may know it: it can be gone on with, but what is hidden has to be imagined.
 
     What iterations will last is always hidden where it is not what the view says: futures go by the believed cost

@@ -12,7 +12,7 @@ from llmsched_env.errors import LLMSchedError, UnknownNameError
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.storage import write_whole
-from studies.page import PAGE, PICTURES, replaced
+from studies.markdown import PAGE, PICTURES, replaced
 from studies.registry import STUDIES
 from studies.study import Options, Study, run
 

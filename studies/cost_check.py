@@ -40,7 +40,7 @@ from studies.choices import (
     exact,
     one_step,
 )
-from studies.page import grid
+from studies.markdown import grid
 from studies.study import Found, Job, Options, Study
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from baselines import iteration
 from baselines import lagrangian as readings
-from baselines.foresight import Foresight
+from baselines.lookahead import Lookahead
 from baselines.planners import Beam, Rollout
 from baselines.rule import Rule
 from baselines.tuned import tune, tuned_value
@@ -27,7 +27,7 @@ from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, new_figure, plain, save
 from llmsched_env.policy import Policy
-from studies.page import grid
+from studies.markdown import grid
 from studies.rates import AtRateFor
 from studies.study import Found, Job, Options, Study
 
@@ -91,7 +91,7 @@ IN_BATCHES: dict[str, tuple[Callable[[], Rule], str]] = {
     "λ = 1": (readings.lagrangian, "shared"),
     "hybrid, LPT queues": (readings.lagrangian, "client"),
 }
-FORESIGHT = "foresight"
+FORESIGHT = "lookahead"
 
 Column = dict[str, list[float]]
 
@@ -159,7 +159,7 @@ def measure_foresight(load: float, world: str, believed: str, cases: int) -> lis
     if world == QUIET:
         changes["believed_cost"] = wrong_models()[believed]
     scenario = serving(load, **changes).replace(lengths="known", predictor=None)
-    return _goodput(Foresight(tuned_rules(quiet(load))["deadline tuned"]), scenario, cases)
+    return _goodput(Lookahead(tuned_rules(quiet(load))["deadline tuned"]), scenario, cases)
 
 
 def measure_served_wrong(load: float, believed: str, cases: int) -> Column:

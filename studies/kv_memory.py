@@ -18,7 +18,7 @@ from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
-from studies.page import grid
+from studies.markdown import grid
 from studies.rates import AtRateFor
 from studies.study import Found, Job, Options, Study
 

@@ -21,7 +21,7 @@ from llmsched_env.evaluation import Estimate, mean_estimate, play
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, new_figure, plain, save
 from llmsched_env.metrics import final_metrics
 from llmsched_env.workload import Requests, workload
-from studies.page import grid
+from studies.markdown import grid
 from studies.study import Found, Job, Options, Study
 
 __all__ = ["STUDY", "LongPrompts"]

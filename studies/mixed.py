@@ -25,7 +25,7 @@ from llmsched_env.evaluation import CoverageWarning, Estimate, evaluate, mean_es
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
 from llmsched_env.policy import Policy
 from llmsched_env.workload import GammaWorkload
-from studies.page import grid
+from studies.markdown import grid
 from studies.study import Found, Job, Options, Study
 
 __all__ = ["STUDY"]

@@ -13,7 +13,7 @@ from llmsched_env.evaluation import Estimate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, label_at_right, new_figure, plain, save
 from llmsched_env.workload.gsm8k import NUM_REQUESTS
 from studies.accelerators import SHARINGS, accelerators
-from studies.page import grid
+from studies.markdown import grid
 from studies.stages import REFERENCE, STAGES, WHOLE_MIP_NODES, stage, whole_mip
 from studies.study import Found, Job, Options, Study
 

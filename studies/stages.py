@@ -29,7 +29,7 @@ from llmsched_env.offline import Assignment, Budget, assign, lb1_ns, naive_model
 from llmsched_env.offline.assignment import MOVES_PER_REQUEST
 from llmsched_env.offline.polish import polish
 from llmsched_env.offline.resplit import resplit
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 from llmsched_env.problem import Instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import Requests
@@ -176,7 +176,7 @@ def _laid_out(queues: str) -> Callable[[Point], Instance]:
 
 def _play(given: Instance) -> Simulator:
     simulator = Simulator(given)
-    simulator.run(lagrangian().compiled(Start(Scenario(), given.start.view.mean_output_tokens)))
+    simulator.run(lagrangian().compiled(EpisodeContext(Scenario(), given.start.view.mean_output_tokens)))
     return simulator
 
 

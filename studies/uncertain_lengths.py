@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.evaluation import mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, label_at_right, new_figure, plain, save
-from studies.page import grid
+from studies.markdown import grid
 from studies.study import Found, Job, Options, Study
 from studies.two_stage import (
     MEAN_VALUE,

@@ -19,8 +19,8 @@ from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
 from llmsched_env.instances import instance
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, serving_metrics
-from llmsched_env.policy import Policy, Start, check_policy
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.policy import EpisodeContext, Policy, check_policy
+from llmsched_env.simulator import Futures, Simulator
 
 __all__ = ["CoverageWarning", "Evaluation", "begin", "case_numbers", "decision_times", "evaluate", "play", "start"]
 
@@ -96,11 +96,11 @@ def episode_seed(seed: int, case: int) -> int:
     return int(np.random.SeedSequence([seed, case]).generate_state(1, np.uint64)[0])
 
 
-def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -> Start:
+def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -> EpisodeContext:
     """What ``policy`` is told at the start of this episode: the simulator only where it is marked clairvoyant."""
     mean = float(simulator.view.mean_output_tokens)
-    outlook = Outlook(simulator, known=scenario.shows_lengths) if getattr(policy, "plans", False) else None
-    return Start(scenario, mean, seed, simulator if policy.clairvoyant else None, outlook)
+    futures = Futures(simulator, known=scenario.shows_lengths) if getattr(policy, "plans", False) else None
+    return EpisodeContext(scenario, mean, seed, simulator if policy.clairvoyant else None, futures)
 
 
 def begin(policy: Policy, env: Any, *, seed: int = 0) -> None:

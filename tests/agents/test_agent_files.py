@@ -30,7 +30,7 @@ from llmsched_env.errors import (
     UnknownNameError,
 )
 from llmsched_env.evaluation import begin, evaluate
-from llmsched_env.policy import Policy, Start
+from llmsched_env.policy import EpisodeContext, Policy
 
 CLIENT, ORDERS = SCENARIOS["client"], SCENARIOS["orders"]
 BLIND = CLIENT.replace(queue="shared", order="fcfs", lengths="hidden")
@@ -206,7 +206,7 @@ def test_a_scenario_that_no_network_fits(scenario, words):
     with pytest.raises(
         ConfigError, match=f"agent 'mine' has networks for 2 actions without promises \\(lengths told\\); .*{words}"
     ):
-        agent.reset(Start(scenario, 100.0))
+        agent.reset(EpisodeContext(scenario, 100.0))
     with pytest.raises(ConfigError, match=words):
         evaluate(agent, scenario, 1)
 
@@ -220,7 +220,7 @@ def test_an_episode_goes_on_after_pickling():
     agent = agent_for(CLIENT, random_network(4))
     expected = history(agent, CLIENT)
     assert history(pickle.loads(pickle.dumps(agent)), CLIENT) == expected
-    agent.reset(Start(CLIENT, 100.0))
+    agent.reset(EpisodeContext(CLIENT, 100.0))
     again = Asked(pickle.loads(pickle.dumps(agent)))
     again.reset = lambda start: None
     assert history(again, CLIENT) == expected
@@ -397,7 +397,7 @@ def test_the_examples_of_the_page_run(path, monkeypatch, capsys):
     monkeypatch.chdir(path.parent)
     path.rename("my_agent.npz")
     page = Path(agents.__file__).parents[1] / "docs" / "agents.md"
-    _, _, section = page.read_text(encoding="utf-8").partition("## The agent in the box")
+    _, _, section = page.read_text(encoding="utf-8").partition("## The pretrained agent")
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 2
     exec("\n".join(blocks), {})

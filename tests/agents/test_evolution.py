@@ -11,12 +11,12 @@ import pytest
 from networks import history
 from numpy.testing import assert_array_equal
 
+import agents.encoding
 import agents.evolution
-import agents.genome
 from agents.agent import Agent, Origin
-from agents.arena import Arena
+from agents.batch_evaluation import BatchEvaluation
+from agents.encoding import Encoding
 from agents.evolution import TRIED_EVERY, Evolution, EvolutionSettings
-from agents.genome import Genome
 from baselines.lagrangian import lagrangian
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
@@ -56,12 +56,14 @@ def above_lb1(found: Evaluation) -> np.ndarray:
 @pytest.mark.parametrize("scenario", [SMALL, SMALL.replace(queue="client", assignment="lpt"), PROMISED], ids=str)
 def test_an_arena_plays_as_an_evaluation_does(scenario: Scenario) -> None:
     learner = evolution(scenario)
-    genomes = np.random.default_rng(1).normal(0.0, 0.5, (3, learner.genome.size))
-    arena = Arena(scenario, range(5), threads=2)
-    losses, iterations = arena.losses(learner.genome.networks(list(genomes)), [4, 0, 2])
+    candidates = np.random.default_rng(1).normal(0.0, 0.5, (3, learner.encoding.size))
+    evaluation = BatchEvaluation(scenario, range(5), threads=2)
+    losses, iterations = evaluation.losses(learner.encoding.networks(list(candidates)), [4, 0, 2])
     told = 0
-    for row, genome in zip(losses, genomes, strict=True):
-        found = evaluate(Agent.of("x", learner.genome.network(genome), scenario), scenario, [4, 0, 2], latencies=False)
+    for row, parameters in zip(losses, candidates, strict=True):
+        found = evaluate(
+            Agent.of("x", learner.encoding.network(parameters), scenario), scenario, [4, 0, 2], latencies=False
+        )
         expected = 1 - found.columns["goodput"] if scenario.serving else above_lb1(found)
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-12)
         told += int((found.columns["prefills"] + found.columns["decodes"]).sum())
@@ -70,11 +72,11 @@ def test_an_arena_plays_as_an_evaluation_does(scenario: Scenario) -> None:
 
 def test_zeros_are_the_base_rule_with_its_best_numbers() -> None:
     learner = evolution(pool=16)
-    genome = learner.genome
-    arena = Arena(SMALL, range(16))
-    zeros, _ = arena.losses(genome.networks([np.zeros(genome.size)]), range(16))
-    multiplier = float(np.exp(genome.base_values[0]))
-    if genome.base_values[1] == 0:
+    encoding = learner.encoding
+    evaluation = BatchEvaluation(SMALL, range(16))
+    zeros, _ = evaluation.losses(encoding.networks([np.zeros(encoding.size)]), range(16))
+    multiplier = float(np.exp(encoding.base_values[0]))
+    if encoding.base_values[1] == 0:
         same = above_lb1(evaluate(lagrangian(multiplier), SMALL, 16))
         np.testing.assert_allclose(zeros[0], same, atol=1e-12)
     for other in (0.05, 0.3, 1.0):
@@ -82,13 +84,15 @@ def test_zeros_are_the_base_rule_with_its_best_numbers() -> None:
 
 
 def test_features_are_standardised() -> None:
-    """A genome in standardised features is the network in plain ones: the same outputs, by hand."""
+    """A network in standardised features is the network in plain ones: the same outputs, by hand."""
     rng = np.random.default_rng(3)
-    genome = Genome(("ready", "waiting"), np.array([0.2, 0.7]), np.array([0.1, 0.4]), 2, 7, "deadline", (0.1, 0.5), 3)
-    numbers = rng.normal(size=genome.size)
-    network = genome.network(numbers)
+    encoding = Encoding(
+        ("ready", "waiting"), np.array([0.2, 0.7]), np.array([0.1, 0.4]), 2, 7, "deadline", (0.1, 0.5), 3
+    )
+    numbers = rng.normal(size=encoding.size)
+    network = encoding.network(numbers)
     x = np.array([0.35, 0.4])
-    z = (x - genome.mean) / genome.spread
+    z = (x - encoding.mean) / encoding.spread
     shift, inner, inner_bias, outer, outer_bias, skip = np.split(numbers, np.cumsum([2, 4, 2, 14, 7]))
     expected = np.tanh(inner.reshape(2, 2) @ z + inner_bias) @ outer.reshape(7, 2).T + outer_bias
     expected = expected + skip.reshape(7, 2) @ z
@@ -103,10 +107,10 @@ def test_features_are_standardised() -> None:
 def test_a_choice_among_some_orders() -> None:
     """The numbers of three outputs lie in the rows of the prefill and of two orders; the others are never best."""
     rng = np.random.default_rng(4)
-    every = Genome(("ready", "waiting"), np.zeros(2), np.ones(2), 2, 7, "deadline", (0.1, 0.5), 3)
-    genome = every._replace(orders=(1, 3))
-    assert genome.outputs == 3
-    network = genome.network(rng.normal(size=genome.size))
+    every = Encoding(("ready", "waiting"), np.zeros(2), np.ones(2), 2, 7, "deadline", (0.1, 0.5), 3)
+    encoding = every._replace(orders=(1, 3))
+    assert encoding.outputs == 3
+    network = encoding.network(rng.normal(size=encoding.size))
     weight, bias = network.layers[1]
     assert network.skip is not None
     for values in (weight, network.skip):
@@ -115,7 +119,7 @@ def test_a_choice_among_some_orders() -> None:
     assert (bias[[1, 3, 5, 6]] == -1e9).all()
     assert (abs(bias[[0, 2, 4]]) < 10).all()
     learner = learn(evolution(PROMISED, orders=("late_last", "late_last_shortest")), 2)
-    assert learner.genome.size < evolution(PROMISED).genome.size
+    assert learner.encoding.size < evolution(PROMISED).encoding.size
     (policy,), simulator = learner.policies(), Simulator(instance(PROMISED, 0))
     policy.reset(Start(PROMISED, 100.0))
     taken = []
@@ -129,19 +133,19 @@ def test_a_choice_among_some_orders() -> None:
 
 @pytest.fixture
 def bad_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rules that wait far too long, which the first numbers of a genome alone can mend: there is much to be learnt."""
+    """Rules that wait far too long, which the first parameters alone can mend: there is much to be learnt."""
     bad: dict[str, list[tuple[float, ...]]] = {"lagrangian": [(math.log(5.0), 0.0)], "deadline": [(0.5, 2.0)]}
-    monkeypatch.setattr(agents.genome, "FIRST_VALUES", bad)
+    monkeypatch.setattr(agents.encoding, "FIRST_VALUES", bad)
 
 
 @pytest.mark.usefixtures("bad_start")
 @pytest.mark.parametrize("scenario", [SMALL, PROMISED], ids=["known lengths", "promises"])
 def test_it_learns(scenario: Scenario) -> None:
     learner = evolution(scenario, pool=8, cases=8, population=16)
-    arena = Arena(scenario, range(8))
+    evaluation = BatchEvaluation(scenario, range(8))
 
     def loss() -> float:
-        return float(arena.losses([learner.network()], range(8))[0].mean())
+        return float(evaluation.losses([learner.network()], range(8))[0].mean())
 
     before = loss()
     learn(learner, TRIED_EVERY)
@@ -202,17 +206,18 @@ def test_several_sizes_side_by_side() -> None:
     scenario = SMALL.replace(queue="client", assignment="round_robin")
     learner = evolution(scenario, sizes=(1.0, 0.5, 2.0), pool=9, cases=9, population=12)
     places = [(20, 120), (10, 60), (40, 240)]
-    arenas = [
-        Arena(scenario.replace(num_clients=clients, num_requests=requests), range(9)) for clients, requests in places
+    evaluations = [
+        BatchEvaluation(scenario.replace(num_clients=clients, num_requests=requests), range(9))
+        for clients, requests in places
     ]
 
     def losses() -> list[float]:
         rows = [learner.network()]
-        return [float(arena.losses(rows, range(9))[0].mean()) for arena in arenas]
+        return [float(evaluation.losses(rows, range(9))[0].mean()) for evaluation in evaluations]
 
     before = losses()
     learn(learner, 1)
-    decodes = sum(int(arena.losses([learner.network()], [0])[1]) for arena in arenas)
+    decodes = sum(int(evaluation.losses([learner.network()], [0])[1]) for evaluation in evaluations)
     assert learner.timesteps == pytest.approx(12 * 3 * decodes, rel=0.2)
     learn(learner, TRIED_EVERY)
     assert np.mean(np.divide(losses(), before)) < 0.9
@@ -220,8 +225,10 @@ def test_several_sizes_side_by_side() -> None:
 
 def test_at_other_sizes_lpt_fills_the_queues_that_the_mip_would() -> None:
     learner = evolution(SMALL.replace(queue="client", assignment="mip"), sizes=(1.0, 0.5), cases=2)
-    assert [arena.scenario.assignment for arena in learner._arenas] == ["mip", "lpt"]
-    assert [(arena.scenario.num_clients, arena.scenario.num_requests) for arena in learner._arenas] == [
+    assert [evaluation.scenario.assignment for evaluation in learner._evaluations] == ["mip", "lpt"]
+    assert [
+        (evaluation.scenario.num_clients, evaluation.scenario.num_requests) for evaluation in learner._evaluations
+    ] == [
         (20, 120),
         (10, 60),
     ]
@@ -232,8 +239,8 @@ def test_the_search_begins_in_the_scenario_itself_whatever_the_sizes() -> None:
     expected = evolution(scenario)
     for sizes in ((1.0, 0.5), (0.5, 1.0), (0.5, 2.0)):
         learner = evolution(scenario, sizes=sizes)
-        for name, value in learner.genome._asdict().items():
-            assert_array_equal(value, getattr(expected.genome, name), err_msg=name)
+        for name, value in learner.encoding._asdict().items():
+            assert_array_equal(value, getattr(expected.encoding, name), err_msg=name)
         (policy,) = learner.policies()
         assert isinstance(policy, Agent)
         assert [one.origin for one in policy.trained] == [Origin.of(scenario)]
@@ -241,15 +248,15 @@ def test_the_search_begins_in_the_scenario_itself_whatever_the_sizes() -> None:
 
 def test_cases_grow_with_the_generations(monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[int] = []
-    losses = Arena.losses
+    losses = BatchEvaluation.losses
 
-    def counted(arena: Arena, rows: Any, cases: Any) -> Any:
+    def counted(evaluation: BatchEvaluation, rows: Any, cases: Any) -> Any:
         played.append(len(cases))
-        return losses(arena, rows, cases)
+        return losses(evaluation, rows, cases)
 
     for growth, expected in ((2, [3, 4, 6, 6, 6]), (3, [3, 4, 5, 6, 6]), (0, [3, 3, 3, 3, 3])):
         learner = evolution(growth=growth)
-        monkeypatch.setattr(Arena, "losses", counted)
+        monkeypatch.setattr(BatchEvaluation, "losses", counted)
         played.clear()
         learn(learner, 5)
         monkeypatch.undo()
@@ -263,11 +270,11 @@ def test_the_best_mean_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     said = [0.9, 0.7, 0.8, 0.7, 1.2]
     losses = Evolution._losses
 
-    def scripted(learner: Evolution, genomes: Any, count: int) -> Any:
-        if len(genomes) > 1:
-            return losses(learner, genomes, count)
+    def scripted(learner: Evolution, candidates: Any, count: int) -> Any:
+        if len(candidates) > 1:
+            return losses(learner, candidates, count)
         assert count == 6, "not the whole pool"
-        tried.append(genomes[0].copy())
+        tried.append(candidates[0].copy())
         return np.array([said[len(tried) - 1]])
 
     monkeypatch.setattr(Evolution, "_losses", scripted)
@@ -286,25 +293,25 @@ def test_the_best_mean_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_mean_is_tried_on_the_whole_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents.evolution, "TRIED_EVERY", 2)
     learner = learn(evolution(), 2)
-    losses, _ = Arena(SMALL, range(6)).losses(learner.genome.networks([learner.numbers]), range(6))
+    losses, _ = BatchEvaluation(SMALL, range(6)).losses(learner.encoding.networks([learner.numbers]), range(6))
     assert learner.figures()["least_training_loss"] == pytest.approx(losses.mean() / learner._rule_losses[0])
 
 
 def test_features_that_never_move_are_left_out() -> None:
-    genome = evolution().genome
-    assert "overdue" not in genome.features  # lengths are known: nobody outlives an estimate
-    assert "fixed_price" not in genome.features  # one cost model
-    assert {"ready", "due_1", "charge"} <= set(genome.features)
-    chosen = evolution(features=("ready", "due_1")).genome
+    encoding = evolution().encoding
+    assert "overdue" not in encoding.features  # lengths are known: nobody outlives an estimate
+    assert "fixed_price" not in encoding.features  # one cost model
+    assert {"ready", "due_1", "charge"} <= set(encoding.features)
+    chosen = evolution(features=("ready", "due_1")).encoding
     assert chosen.features == ("ready", "due_1")
 
 
 def test_the_policy_decides_as_the_network_says() -> None:
     learner = evolution()
-    learner._least, learner._best = 0.0, np.random.default_rng(0).normal(0.0, 0.5, learner.genome.size)
+    learner._least, learner._best = 0.0, np.random.default_rng(0).normal(0.0, 0.5, learner.encoding.size)
     (policy,) = learner.policies()
     assert (policy.name, policy.kind, policy.clairvoyant) == ("es", "agent", False)
-    rule = learner.genome.network(np.zeros(learner.genome.size))
+    rule = learner.encoding.network(np.zeros(learner.encoding.size))
     for case in range(3):
         expected = history(Agent.of("x", learner.network(), SMALL), SMALL, case)
         assert history(policy, SMALL, case) == expected

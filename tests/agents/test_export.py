@@ -25,7 +25,7 @@ from agents.sb3_policy import SB3Policy
 from agents.vec_env import SB3VecEnv
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -70,7 +70,7 @@ def compare(model, scenario, seen):
     """Both at each of these views; returns the actions."""
     network = export(model)
     exported, own = agent_for(scenario, network), SB3Policy(model)
-    start, level, taken = Start(scenario, 100.0), 0, set()
+    start, level, taken = EpisodeContext(scenario, 100.0), 0, set()
     exported.reset(start)
     own.reset(start)
     for view in seen:

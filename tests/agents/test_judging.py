@@ -1,4 +1,4 @@
-"""Breeding, choosing and judging the agents in the box, at a size that takes seconds."""
+"""Evolving, choosing and judging the pretrained agents, at a size that takes seconds."""
 
 from __future__ import annotations
 
@@ -26,62 +26,64 @@ def tools(monkeypatch):
     """The modules of benchmarks/, with two small places."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import agent_tables
-    import breeding
+    import evolving
     import judging
 
-    for module in (breeding, judging, agent_tables):
+    for module in (evolving, judging, agent_tables):
         monkeypatch.setattr(module, "PLACES", PLACES)
     monkeypatch.setattr(judging, "AGENTS", {"gsm8k": PLACES, "serving": {"Serving/0.9": None}})
     monkeypatch.setattr(judging, "best_tuned", lambda scenario: "threshold")
-    return breeding, judging, agent_tables
+    return evolving, judging, agent_tables
 
 
 @pytest.fixture
 def study(tools, tmp_path):
-    breeding, _, _ = tools
+    evolving, _, _ = tools
     for name in PLACES:
         for seed in (0, 1):
-            breed(breeding, tmp_path / "study", name, seed)
+            evolve(evolving, tmp_path / "study", name, seed)
     return tmp_path / "study"
 
 
-def breed(breeding, study, name, seed):
+def evolve(evolving, study, name, seed):
     settings = EvolutionSettings(hidden=2, cases=2, pool=4)
-    breeding.breed(breeding.folder(study, name) / f"{seed}.npz", PLACES[name], settings, seed, 3000)
+    evolving.evolve(evolving.folder(study, name) / f"{seed}.npz", PLACES[name], settings, seed, 3000)
 
 
 def test_what_was_bred_comes_back(tools, study):
-    breeding, _, _ = tools
+    evolving, _, _ = tools
     path = study / HOME.replace("/", "_") / "1.npz"
     before = path.read_bytes()
-    breed(breeding, study, HOME, 1)
-    assert path.read_bytes() == before, "what is there is not bred again"
-    found = breeding.bred(breeding.folder(study, HOME))
+    evolve(evolving, study, HOME, 1)
+    assert path.read_bytes() == before, "what is there is not evolved again"
+    found = evolving.evolved(evolving.folder(study, HOME))
     assert list(found) == [0, 1]
     path.unlink()
-    breed(breeding, study, HOME, 1)
-    again = breeding.bred(breeding.folder(study, HOME))[1]
+    evolve(evolving, study, HOME, 1)
+    again = evolving.evolved(evolving.folder(study, HOME))[1]
     assert (found[1].parameters == again.parameters).all()
     assert (found[0].parameters != again.parameters).any()
 
 
 def test_the_box_takes_the_best_seed_and_is_whole_or_left(tools, study, tmp_path, capsys):
-    breeding, judging, _ = tools
+    evolving, judging, _ = tools
     judging.box(study, 6, tmp_path / "weights")
-    assert "serving: left as it is, since nothing is bred for Serving/0.9" in capsys.readouterr().out
+    assert "serving: left as it is, since nothing is evolved for Serving/0.9" in capsys.readouterr().out
     assert not (tmp_path / "weights" / "serving.npz").exists()
     file = AgentFile.read(tmp_path / "weights" / "gsm8k.npz")
     chosen = json.loads((study / "chosen.json").read_text(encoding="utf-8"))
     assert file.seeds == tuple(chosen[name] for name in PLACES)
     for one, (name, scenario) in zip(file.trained, PLACES.items(), strict=True):
-        networks = breeding.bred(breeding.folder(study, name))
-        losses = judging.Arena(scenario.replace(split="validation"), range(6)).losses(judging.rows(networks), range(6))
+        networks = evolving.evolved(evolving.folder(study, name))
+        losses = judging.BatchEvaluation(scenario.replace(split="validation"), range(6)).losses(
+            judging.rows(networks), range(6)
+        )
         assert (one.network.parameters == networks[int(losses[0].mean(axis=1).argmin())].parameters).all()
     for path in (study / OTHER.replace("/", "_")).iterdir():
         path.unlink()
     before = (tmp_path / "weights" / "gsm8k.npz").read_bytes()
     judging.box(study, 6, tmp_path / "weights")
-    assert f"gsm8k: left as it is, since nothing is bred for {OTHER}" in capsys.readouterr().out
+    assert f"gsm8k: left as it is, since nothing is evolved for {OTHER}" in capsys.readouterr().out
     assert (tmp_path / "weights" / "gsm8k.npz").read_bytes() == before
 
 
@@ -91,7 +93,7 @@ def test_the_chosen_seed_is_judged_as_a_policy(tools, study, tmp_path, figures):
     judging.judge(study, 4)  # test cases 4 to 7
     chosen, judged = (json.loads((study / f"{name}.json").read_text(encoding="utf-8")) for name in ("chosen", "judged"))
     for name, said in judged.items():
-        # The arena that all seeds are judged in and the evaluation of the policy are the same simulation.
+        # The evaluation that all seeds are judged in and the evaluation of the policy are the same simulation.
         np.testing.assert_allclose(said["runs"][chosen[name]], said["agent"]["loss"], atol=1e-12)
         assert np.shape(said["runs"]) == (2, 4)
         assert [said[x]["name"] for x in ("rule", "planner", "lagrangian")] == ["threshold", "beam", "lagrangian"]
@@ -173,21 +175,21 @@ def test_the_page_says_what_is_not_measured(tools):
 
 
 def test_what_was_bred_otherwise_is_refused(tools, study):
-    breeding, _, _ = tools
+    evolving, _, _ = tools
     path = study / HOME.replace("/", "_") / "0.npz"
-    with pytest.raises(ConfigError, match=r"0\.npz was bred with other settings"):
-        breeding.breed(path, PLACES[HOME], EvolutionSettings(hidden=2, cases=2, pool=4), 0, 6000)
-    with pytest.raises(ConfigError, match=r"0\.npz was bred with other settings"):
-        breeding.breed(path, PLACES[HOME], EvolutionSettings(hidden=3, cases=2, pool=4), 0, 3000)
+    with pytest.raises(ConfigError, match=r"0\.npz was evolved with other settings"):
+        evolving.evolve(path, PLACES[HOME], EvolutionSettings(hidden=2, cases=2, pool=4), 0, 6000)
+    with pytest.raises(ConfigError, match=r"0\.npz was evolved with other settings"):
+        evolving.evolve(path, PLACES[HOME], EvolutionSettings(hidden=3, cases=2, pool=4), 0, 3000)
 
 
 def test_elsewhere_is_where_no_network_was_trained(tools):
-    breeding, judging, _ = tools
-    trained = [*breeding.KNOWN.values(), *breeding.SERVING.values()]  # what is shipped
+    evolving, judging, _ = tools
+    trained = [*evolving.KNOWN.values(), *evolving.SERVING.values()]  # what is shipped
     places = list(judging.elsewhere())
     assert {kind for kind, _, _ in places} >= {"clients", "cost", "load"}
     assert len({text for _, text, _ in places}) == len(places)
     for _, text, scenario in places:
         assert scenario not in trained, text
-    sizes = {round(200 * size) for size in breeding.SIZES}
+    sizes = {round(200 * size) for size in evolving.SIZES}
     assert sizes.isdisjoint(judging.CLIENTS)

@@ -20,13 +20,13 @@ from llmsched_env.engine.view import FIELDS
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start, View, features
+from llmsched_env.policy import EpisodeContext, View, features
 from llmsched_env.simulator import Simulator
 
 
 def asked(network, scenario, view):
     agent = agent_for(scenario, network)
-    agent.reset(Start(scenario, 100.0))
+    agent.reset(EpisodeContext(scenario, 100.0))
     return agent.act(view)
 
 

@@ -130,30 +130,30 @@ def test_what_fills_client_queues_is_an_option():
 
 def test_a_scenario_with_promises_is_chosen_and_compared_by_goodput(quick, tmp_path, monkeypatch, capsys):
     # All baselines of a scenario that is not in tuned.json take a while.
-    monkeypatch.setattr(registry, "default_names", lambda scenario: ["lagrangian@late_last", "foresight"])
+    monkeypatch.setattr(registry, "default_names", lambda scenario: ["lagrangian@late_last", "lookahead"])
     monkeypatch.setattr(tuned, "best_tuned", lambda scenario: "lagrangian@late_last")
     words = ["--scenario", "LLMSched/ServingOrder-v0", "--requests", "30", *quick[quick.index("--timesteps") :]]
     assert command.main([*words, "--clients", "4", "--cases", "2", "--copies", "2", "--algo", "maskable_ppo"]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     values = [float(row[name]) for row in curve(tmp_path / "run") for name in row if name.endswith("/goodput")]
     assert record["best"]["value"] == max(values)
-    assert record["validation"]["score_planner"] == "foresight"
+    assert record["validation"]["score_planner"] == "lookahead"
     agents = ["maskable_ppo", "maskable_ppo_sampled"]
-    assert list(record["validation"]["policies"]) == [*agents, "lagrangian@late_last", "foresight"]
+    assert list(record["validation"]["policies"]) == [*agents, "lagrangian@late_last", "lookahead"]
     assert "goodput" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_rivals_are_all_baselines_that_make_sense_with_the_planner_that_scores_1(name):
     scenario = make_scenario(name)
-    rivals = command._rivals(scenario)
-    kinds = {item.name: item.kind for item in rivals.contestants}
-    assert [item for item, kind in kinds.items() if kind == "planner"] == [rivals.planner.name]
-    assert rivals.planner.name == registry.planner_of(scenario)
-    assert rivals.reference in rivals.contestants
+    baselines = command._rivals(scenario)
+    kinds = {item.name: item.kind for item in baselines.contestants}
+    assert [item for item, kind in kinds.items() if kind == "planner"] == [baselines.planner.name]
+    assert baselines.planner.name == registry.planner_of(scenario)
+    assert baselines.reference in baselines.contestants
     left_out = set(registry.default_names(scenario)) - set(kinds)
     usual = set() if scenario.serving else {"always_worst", "rollout", "beam_1"}
-    assert left_out == usual - {rivals.planner.name}
+    assert left_out == usual - {baselines.planner.name}
 
 
 def test_interrupted_says_how_to_go_on(quick, tmp_path, monkeypatch, capsys):

@@ -23,7 +23,7 @@ from agents.algorithms import ALGORITHMS
 from agents.libraries import LIBRARIES
 from agents.runs import Run
 from agents.sb3_policy import SB3Policy
-from agents.training import Rivals, Training, recorded, train
+from agents.training import Baselines, Training, recorded, train
 from baselines.registry import entry
 from llmsched_env import instances
 from llmsched_env.config import Scenario
@@ -53,8 +53,11 @@ def whole(tmp_path_factory):
                 algo, "LLMSched/GSM8K-Smooth-v0", 512, 3, tmp_path_factory.mktemp(algo) / "run", COPIES[algo], 2, SMALL,
                 QUICK[algo], 128,
             )  # fmt: skip
-            rivals = [entry(name, training.validation) for name in ("lagrangian", "interleave", "beam")]
-            runs[algo] = training, train(training, Rivals(rivals, rivals[1], rivals[2]), command="the command")
+            baselines = [entry(name, training.validation) for name in ("lagrangian", "interleave", "beam")]
+            runs[algo] = (
+                training,
+                train(training, Baselines(baselines, baselines[1], baselines[2]), command="the command"),
+            )
         return runs[algo]
 
     return get
@@ -105,7 +108,7 @@ def test_what_a_run_holds(whole, algo):
     assert compared[best["policy"]]["makespan_s"]["mean"] == pytest.approx(best["value"], rel=1e-12)
     assert compared["interleave"]["score"]["mean"] == 0
     assert compared["beam"]["score"]["mean"] == pytest.approx(1)
-    difference = written["agent_minus_rival"][agents[0]]["lagrangian"]["mean"]
+    difference = written["agent_minus_baseline"][agents[0]]["lagrangian"]["mean"]
     assert difference == pytest.approx(
         compared[algo]["makespan_s"]["mean"] - compared["lagrangian"]["makespan_s"]["mean"]
     )
@@ -325,8 +328,8 @@ def test_nothing_touches_the_test_cases(small, monkeypatch, algo, requests):
     monkeypatch.setattr(instances, "_build", built)
     # A number of requests of its own, so that no instance is in memory already.
     training = small(algo, timesteps=64, arguments={**SMALL, "num_requests": requests})
-    rivals = [entry(name, training.validation) for name in ("lagrangian", "lagrangian_tuned", "beam")]
-    train(training, Rivals(rivals, rivals[1], rivals[2]))
+    baselines = [entry(name, training.validation) for name in ("lagrangian", "lagrangian_tuned", "beam")]
+    train(training, Baselines(baselines, baselines[1], baselines[2]))
     assert splits == {"train", "validation"}
 
 

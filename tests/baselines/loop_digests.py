@@ -9,7 +9,7 @@ import numpy as np
 from playing import WORLDS, start_of
 
 from agents.network import Network, dense
-from baselines.foresight import _search as find_actions
+from baselines.lookahead import _search as find_actions
 from baselines.planners import Beam, Rollout
 from baselines.registry import BASELINES, METHODS, make_policy
 from baselines.rule import Rule
@@ -99,7 +99,7 @@ def search_digests() -> dict[str, str]:
     for world, prefill in PROMISED.items():
         simulator = Simulator(instance(WORLDS[world], CASE))
         rule = make_policy("deadline").compiled(start_of(WORLDS[world]))
-        found[f"foresight, {world}"] = digest(find_actions(simulator, rule, prefill, 3000).tobytes())
+        found[f"lookahead, {world}"] = digest(find_actions(simulator, rule, prefill, 3000).tobytes())
     ran = play(Rollout(), WORLDS["shared"].replace(lengths="hidden", order="fcfs"), CASE, record=True)
     found["rollout"] = digest(ran.log.tobytes())
     return found

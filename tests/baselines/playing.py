@@ -11,7 +11,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start, View
+from llmsched_env.policy import EpisodeContext, View
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import SPLITS, Requests
 
@@ -78,8 +78,8 @@ def view_of(**fields: int) -> View:
     return View(**{**constants, **fields})
 
 
-def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **told: Any) -> Start:
-    return Start(scenario, mean_output_tokens, **told)
+def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **told: Any) -> EpisodeContext:
+    return EpisodeContext(scenario, mean_output_tokens, **told)
 
 
 def asked(policy: Any, simulator: Simulator) -> Simulator:

@@ -66,7 +66,17 @@ CITATIONS = {
 """What a docstring (of the factory, its class or its module) must name: the source of the rule."""
 
 OURS = {
-    *("decode_first", "random", "always_worst", "beam", "beam_1", "min_batch", "deadline", "foresight", "mixed_first"),
+    *(
+        "decode_first",
+        "random",
+        "always_worst",
+        "beam",
+        "beam_1",
+        "min_batch",
+        "deadline",
+        "lookahead",
+        "mixed_first",
+    ),
     *("tuned_threshold", "lagrangian_tuned", "max_wait_tuned", "interleave_tuned", "min_batch_tuned", "tgi_tuned"),
     *("deadline_tuned", "mixed_tuned", "agent"),
 }
@@ -288,21 +298,21 @@ class TestPairs:
         plain, ordered = ([name for name in default_names(where) if name not in AGENTS] for where in worlds)
         assert set(plain) == (set(POLICIES) | set(PROMISE_POLICIES)) - set(BATCH_PLANNERS)
         assert len(ordered) == len(set(ordered)) == (len(plain) - 1) * len(ORDER_CODES) + 1
-        assert {"threshold", "threshold@late_last", "foresight"} <= set(ordered)
+        assert {"threshold", "threshold@late_last", "lookahead"} <= set(ordered)
         for name in (*plain, *ordered):
             entry(name, self.ORDERED)
-        assert (planner_of(WORLDS["client"]), planner_of(self.ORDERED)) == ("beam", "foresight")
+        assert (planner_of(WORLDS["client"]), planner_of(self.ORDERED)) == ("beam", "lookahead")
 
     def test_a_planner_that_knows_the_future_knows_lengths_and_chooses_orders(self):
         hidden = self.ORDERED.replace(lengths="hidden")
-        assert entry("foresight", hidden).scenario == hidden.replace(lengths="known")
+        assert entry("lookahead", hidden).scenario == hidden.replace(lengths="known")
 
     @pytest.mark.parametrize(
         ("name", "error", "words"),
         [
             ("threshold@late", UnknownNameError, "unknown order 'late'. Did you mean 'late_last'"),
             ("thresholt@late_last", UnknownNameError, "unknown policy 'thresholt'"),
-            ("foresight@late_last", ConfigError, "is no rule, and brings its own order"),
+            ("lookahead@late_last", ConfigError, "is no rule, and brings its own order"),
             ("beam", ConfigError, "minimises the makespan of a batch"),
             ("hybrid", ConfigError, "minimises the makespan of a batch"),
         ],
@@ -311,7 +321,7 @@ class TestPairs:
         with pytest.raises(error, match=words):
             entry(name, self.ORDERED)
 
-    @pytest.mark.parametrize("name", ["deadline", "foresight", "deadline_tuned"])
+    @pytest.mark.parametrize("name", ["deadline", "lookahead", "deadline_tuned"])
     def test_where_nothing_is_promised(self, name):
         with pytest.raises(ConfigError, match="needs promises"):
             entry(name, WORLDS["client"])

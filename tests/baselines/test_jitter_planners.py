@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from playing import COST, WORLDS, asked, history, start_of, world
 
-from baselines import foresight, planners, shelf
-from baselines.foresight import Foresight
+from baselines import lookahead, planners, shelf
 from baselines.iteration import eb_threshold, min_batch
+from baselines.lookahead import Lookahead
 from baselines.planners import AlwaysWorst, Beam, Rollout
 from baselines.rule import settings
 from llmsched_env.evaluation import play
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.instances import instance
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Futures, Simulator
 
 NOISE = {"noise_sd": 0.6, "straggler_probability": 0.05, "straggler_factor": 8.0}
 PROMISED = WORLDS["promised"].replace(**NOISE)
@@ -55,18 +55,18 @@ def moments(scenario, case, steps):
 
 
 def first_foreseen(scenario, simulator):
-    policy = Foresight(min_batch(2))
+    policy = Lookahead(min_batch(2))
     return int(policy.compiled(start(policy, scenario, simulator, 0)).plan[0])
 
 
-def first_rolled_out(scenario, simulator, outlook=Outlook):
+def first_rolled_out(scenario, simulator, futures=Futures):
     policy = Rollout()
-    policy.reset(start_of(scenario, outlook=outlook(simulator, known=True)))
+    policy.reset(start_of(scenario, futures=futures(simulator, known=True)))
     return policy.act(simulator.view)
 
 
-class Peeking(Outlook):
-    """An outlook that shows what iterations will last."""
+class Peeking(Futures):
+    """An futures that shows what iterations will last."""
 
     def future(self, into=None):
         return self._simulator.fork()
@@ -86,7 +86,7 @@ def test_foresight_does_not_know_the_noise_to_come(monkeypatch):
         found = choices(scenario, first_foreseen)
         assert len(found) > 8
         assert all(len(set(alternatives)) == 1 for alternatives in found)
-        monkeypatch.setattr(foresight, "_tried_in", lambda simulator: simulator.instance.episode())
+        monkeypatch.setattr(lookahead, "_tried_in", lambda simulator: simulator.instance.episode())
         assert any(len(set(alternatives)) > 1 for alternatives in choices(scenario, first_foreseen)), "nothing to see"
         monkeypatch.undo()
 
@@ -104,7 +104,7 @@ def test_rollout_in_drawn_futures_does_not_know_it_either():
 
     def first(scenario, here):
         policy = Rollout(futures=3, caution=0.0)
-        policy.reset(start_of(scenario, outlook=Outlook(here, known=False)))
+        policy.reset(start_of(scenario, futures=Futures(here, known=False)))
         return policy.act(here.view)
 
     assert all(len(set(alternatives)) == 1 for alternatives in choices(hidden, first))
@@ -157,7 +157,7 @@ def test_foresight_sees_what_has_happened():
     """Its trials begin from the true clock: in a world of stragglers it does better than a plan made before."""
     lost = {"told": 0, "blind": 0}
     for case in range(6):
-        policy = Foresight(min_batch(2))
+        policy = Lookahead(min_batch(2))
         lost["told"] += int(play(policy, PROMISED, case).totals.lost)
         quiet = Simulator(instance(WORLDS["promised"], case))
         plan = policy.compiled(start(policy, WORLDS["promised"], quiet, 0))
@@ -168,10 +168,10 @@ def test_foresight_sees_what_has_happened():
 
 
 def test_a_belief_in_the_truth_changes_no_choice():
-    """Nor that lateness is not counted before the first token: it is the same for all that foresight compares."""
+    """Nor that lateness is not counted before the first token: it is the same for all that lookahead compares."""
     for base, case in itertools.product(("promised", "promised, late last"), range(3)):
         told = WORLDS[base].replace(believed_cost=COST)
-        for policy in (Foresight(min_batch(2)), min_batch(2)):
+        for policy in (Lookahead(min_batch(2)), min_batch(2)):
             one, other = (play(policy, scenario, case, record=True) for scenario in (told, WORLDS[base]))
             assert history(one) == history(other)
             assert one.totals.lost == other.totals.lost
@@ -179,9 +179,9 @@ def test_a_belief_in_the_truth_changes_no_choice():
 
 def test_asked_and_compiled_foresight_does_the_same():
     simulator = Simulator(instance(PROMISED, 0), record=True)
-    policy = Foresight(min_batch(2))
+    policy = Lookahead(min_batch(2))
     policy.reset(start(policy, PROMISED, simulator, 0))
-    assert history(asked(policy, simulator)) == history(play(Foresight(min_batch(2)), PROMISED, 0, record=True))
+    assert history(asked(policy, simulator)) == history(play(Lookahead(min_batch(2)), PROMISED, 0, record=True))
 
 
 def test_planners_module_forks_only_where_it_must():

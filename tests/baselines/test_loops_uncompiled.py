@@ -26,6 +26,6 @@ def test_compiled_equals_uncompiled():
     found, expected = json.loads(ran.stdout), digests()
     assert {name for name in expected if found.get(name) != expected[name]} == set()
     assert found.keys() == expected.keys()
-    for kind, least in ((", shared", 25), ("tanh", 12), ("relu", 20), ("beam", 5), ("foresight", 2)):
+    for kind, least in ((", shared", 25), ("tanh", 12), ("relu", 20), ("beam", 5), ("lookahead", 2)):
         different = {digest for name, digest in expected.items() if kind in name}
         assert len(different) >= least, f"{kind}: hardly anything was told apart"

@@ -14,7 +14,7 @@ from llmsched_env.cost import MIXED_FITS, CostModel, MixedCost
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 from llmsched_env.simulator import Simulator
 from llmsched_env.snapshot import snapshot
 
@@ -28,7 +28,7 @@ def test_systems_read_whenever_there_is_something_to_read(name):
     assert item.name == name
     assert {key: getattr(item.scenario, key) for key in MIXED_SYSTEMS[name]} == MIXED_SYSTEMS[name]
     simulator, seen = Simulator(instance(item.scenario, 0)), set()
-    item.policy.reset(Start(item.scenario, 300.0))
+    item.policy.reset(EpisodeContext(item.scenario, 300.0))
     while not simulator.done:
         before, readable = int(simulator.view.mixed), simulator.can_prefill
         simulator.step(item.policy.act(simulator.view) if simulator.has_choice else 0)
@@ -105,7 +105,7 @@ def test_who_may_run_where():
     with pytest.raises(ConfigError, match="needs mixed iterations with the sum form"):
         play(eb_plus(), BATCH.replace(mixed_cost="overlap"), 0)
     assert planner_of(BATCH) == "rollout"
-    assert planner_of(SERVING) == "foresight"
+    assert planner_of(SERVING) == "lookahead"
     for scenario in (BATCH, SERVING, BATCH.replace(mixed_cost="overlap")):
         names = default_names(scenario)
         assert {"mixed_first", "orca", "sarathi_serve", "vllm_v1", "lagrangian"} <= set(names)

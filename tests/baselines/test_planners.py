@@ -26,7 +26,7 @@ from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
 from llmsched_env.evaluation.rollout import start as evaluation_start
 from llmsched_env.instances import instance
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.snapshot import snapshot
 from llmsched_env.workload import Requests
 
@@ -97,8 +97,8 @@ def best_clock_ns(simulator):
 def planned(policy, case):
     """Makespan of ``policy`` on a case written by hand."""
     simulator = Simulator(case.instance())
-    outlook = Outlook(simulator, known=True)
-    policy.reset(start_of(world(num_clients=case.num_clients), simulator=simulator, outlook=outlook))
+    futures = Futures(simulator, known=True)
+    policy.reset(start_of(world(num_clients=case.num_clients), simulator=simulator, futures=futures))
     return int(asked(policy, simulator).view.clock_ns)
 
 
@@ -206,7 +206,7 @@ def first_choice(scenario, case):
 
 def gains_of(policy, scenario, simulator, known=False, seed=3):
     """What the policy finds at this moment, future by future: more than its action tells."""
-    policy.reset(start_of(scenario, outlook=Outlook(simulator, known=known), seed=seed))
+    policy.reset(start_of(scenario, futures=Futures(simulator, known=known), seed=seed))
     return [policy._gains(future)[1] for future in policy._futures()]
 
 
@@ -240,7 +240,7 @@ def test_rollout_is_blind_to_what_is_hidden(name):
 
 def policy_of(scenario, simulator):
     policy = Rollout()
-    policy.reset(start_of(scenario, outlook=Outlook(simulator, known=False), seed=3))
+    policy.reset(start_of(scenario, futures=Futures(simulator, known=False), seed=3))
     return policy
 
 
@@ -262,7 +262,7 @@ def test_a_blind_rollout_plays_fair_and_is_repeatable(name):
     scenario = BLIND[name]
     told = evaluation_start(Rollout(), scenario, Simulator(instance(scenario, 0)), 0)
     assert told.simulator is None
-    assert not told.outlook.known
+    assert not told.futures.known
     assert not evaluate(Rollout(), scenario, 1).clairvoyant
     ends = {seed: history(stepped(Rollout(caution=0.0), scenario, 0, seed=seed)) for seed in (1, 2, 3)}
     assert history(stepped(Rollout(caution=0.0), scenario, 0, seed=1)) == ends[1]
@@ -274,7 +274,7 @@ def test_with_known_lengths_a_rollout_knows():
     for name in WORLDS:
         pair = Rollout(futures=1), Rollout()
         told = evaluation_start(pair[0], WORLDS[name], Simulator(instance(WORLDS[name], 0)), 0)
-        assert told.outlook.known
+        assert told.futures.known
         assert told.simulator is None
         assert evaluate(Rollout(), WORLDS[name], 1).clairvoyant
         first, second = (history(stepped(policy, WORLDS[name], 0, seed=i)) for i, policy in enumerate(pair))
@@ -343,7 +343,7 @@ def test_a_rollout_has_futures(options):
 
 
 def test_a_rollout_without_an_outlook_refuses():
-    with pytest.raises(ConfigError, match=r"policy 'rollout' plans ahead: start it with .*outlook="):
+    with pytest.raises(ConfigError, match=r"policy 'rollout' plans ahead: start it with .*futures="):
         Rollout().reset(start_of(SHARED))
 
 

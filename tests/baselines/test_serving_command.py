@@ -12,7 +12,7 @@ import pytest
 from test_command import complaint, folder, numbers  # noqa: F401  # `folder` is a fixture
 
 import baselines.__main__ as command
-import baselines.foresight
+import baselines.lookahead
 from baselines.iteration import min_batch
 from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, PROMISE_POLICIES, default_names, entry
 from llmsched_env import instances, make_scenario
@@ -21,7 +21,7 @@ from llmsched_env.errors import ConfigError, UnknownNameError
 
 SERVING = ["--scenario", "LLMSched/Serving-v0", "--requests", "120", "--clients", "8", "--cases", "2"]
 ORDERED = ["--scenario", "LLMSched/ServingOrder-v0", *SERVING[2:]]
-PAIRS = "prefill_first,min_batch,min_batch@late_last,threshold@shortest_first,foresight"
+PAIRS = "prefill_first,min_batch,min_batch@late_last,threshold@shortest_first,lookahead"
 ESTIMATED = (
     "goodput", "ttft_s", "ttft_p99_s", "tpot_s", "tpot_p99_s", "worst_token_gap_s", "longest_wait_s",
     "served_requests_per_s", "makespan_s", "utilization", "prefills", "decodes", "gap_to_bound",
@@ -36,9 +36,9 @@ def tuned_at_once(monkeypatch):
         return "min_batch@late_last" if scenario.choose_order else "min_batch"
 
     monkeypatch.setattr(command, "best_tuned", best)
-    init = baselines.foresight.Foresight.__init__
+    init = baselines.lookahead.Lookahead.__init__
     monkeypatch.setattr(
-        baselines.foresight.Foresight, "__init__", lambda self, base=None: init(self, base or min_batch())
+        baselines.lookahead.Lookahead, "__init__", lambda self, base=None: init(self, base or min_batch())
     )
 
 
@@ -56,10 +56,10 @@ def test_json_has_the_agreed_shape(tmp_path):
         assert one["load"] == float(load)
         assert (one["scenario"], one["split"], one["cases"]) == ("LLMSched/ServingOrder-v0", "test", 2)
         assert [*one["policies"]] == PAIRS.split(",")
-        assert (one["score_reference"], one["score_planner"]) == ("min_batch@late_last", "foresight")
+        assert (one["score_reference"], one["score_planner"]) == ("min_batch@late_last", "lookahead")
         for name, row in one["policies"].items():
-            assert row["kind"] == ("planner" if name == "foresight" else "rule")
-            assert row["clairvoyant"] == (name == "foresight"), "orders go by predictions"
+            assert row["kind"] == ("planner" if name == "lookahead" else "rule")
+            assert row["clairvoyant"] == (name == "lookahead"), "orders go by predictions"
             for metric in ESTIMATED:
                 assert set(row[metric]) == {"mean", "ci95"}
                 low, high = row[metric]["ci95"]
@@ -67,11 +67,11 @@ def test_json_has_the_agreed_shape(tmp_path):
             assert 0 <= row["goodput"]["mean"] <= 1
             assert row["ttft_s"]["mean"] <= row["ttft_p99_s"]["mean"] <= row["longest_wait_s"]["mean"] + 1
             assert row["tpot_s"]["mean"] <= row["tpot_p99_s"]["mean"] <= row["worst_token_gap_s"]["mean"]
-        assert one["policies"]["foresight"]["goodput"]["mean"] == max(
+        assert one["policies"]["lookahead"]["goodput"]["mean"] == max(
             row["goodput"]["mean"] for row in one["policies"].values()
         )
         assert one["policies"]["min_batch@late_last"]["score"]["mean"] == 0
-        assert one["policies"]["foresight"]["score"]["mean"] == 1
+        assert one["policies"]["lookahead"]["score"]["mean"] == 1
     by_load = [one["policies"]["prefill_first"] for one in found["loads"].values()]
     assert by_load[0]["goodput"]["mean"] < by_load[1]["goodput"]["mean"], "less is kept where more comes"
     # Decisions are timed once, at the first load.
@@ -138,9 +138,9 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--policies", "beam"], "policy 'beam' minimises the makespan of a batch: leave it out where"),
         ([*SERVING, "--policies", "hybrid"], "policy 'hybrid' minimises the makespan of a batch"),
         ([*SERVING, "--policies", "threshold@latest"], "unknown order 'latest'. Did you mean 'late_last'"),
-        ([*SERVING, "--policies", "foresight@fcfs"], "'foresight' is no rule, and brings its own order"),
+        ([*SERVING, "--policies", "lookahead@fcfs"], "'lookahead' is no rule, and brings its own order"),
         ([*SERVING, "--policies", "treshold@fcfs"], "unknown policy 'treshold'. Did you mean 'threshold'"),
-        (["--policies", "foresight"], "policy 'foresight' needs promises: take a scenario with --ttft-s and --tpot-s."),
+        (["--policies", "lookahead"], "policy 'lookahead' needs promises: take a scenario with --ttft-s and --tpot-s."),
         (["--queue", "shared", "--policies", "threshold@late_last"], "--order late_last needs promises"),
     ],
 )  # fmt: skip
@@ -156,12 +156,12 @@ def scenario_of_id(name):
 
 
 def test_what_is_compared_by_default():
-    rules = [name for name in (*POLICIES, *PROMISE_POLICIES) if name not in (*BATCH_PLANNERS, "foresight")]
+    rules = [name for name in (*POLICIES, *PROMISE_POLICIES) if name not in (*BATCH_PLANNERS, "lookahead")]
     worlds = map(scenario_of_id, ("Serving", "ServingOrder"))
     plain, found = ([name for name in default_names(where) if name not in AGENTS] for where in worlds)
-    assert plain == [*rules, "foresight"]
+    assert plain == [*rules, "lookahead"]
     pairs = [name if order == "fcfs" else f"{name}@{order}" for name in rules for order in ORDER_CODES]
-    assert found == [*pairs, "foresight"]
+    assert found == [*pairs, "lookahead"]
     assert len(set(found)) == len(found)
     for name in found:
         made = entry(name, scenario_of_id("ServingOrder"))
@@ -177,11 +177,11 @@ def test_pairs_by_name():
         assert made.scenario == ordered.replace(order=order, choose_order=False)
     plain = entry("threshold", ordered)
     assert (plain.scenario.order, plain.scenario.choose_order) == ("fcfs", False)
-    planner = entry("foresight", ordered)
+    planner = entry("lookahead", ordered)
     assert planner.scenario == ordered.replace(lengths="known", predictor=None)
     assert planner.scenario.choose_order
     weighed = ordered.replace(sd_weight=1.0)
-    assert entry("foresight", weighed).scenario == planner.scenario
+    assert entry("lookahead", weighed).scenario == planner.scenario
     with pytest.raises(UnknownNameError, match="unknown order ''"):
         entry("threshold@", ordered)
     with pytest.raises(ConfigError, match="policy 'rollout' minimises the makespan"):
@@ -219,12 +219,12 @@ def test_the_folder_holds_everything_whole(tmp_path, capsys):
     assert {row["load"] for row in rows} == {"0.9", "0.6"}
     assert {row["policy"] for row in rows} == {*PAIRS.split(",")}
     for load, policy, metric in itertools.product(
-        ("0.9", "0.6"), ("min_batch@late_last", "foresight"), ("goodput", "ttft_s")
+        ("0.9", "0.6"), ("min_batch@late_last", "lookahead"), ("goodput", "ttft_s")
     ):
         (row,) = (row for row in rows if (row["load"], row["policy"], row["metric"]) == (load, policy, metric))
         assert float(row["mean"]) == found["loads"][load]["policies"][policy][metric]["mean"]
     page = (out / "table.md").read_text(encoding="utf-8")
-    assert page.count("| foresight ") == 2
+    assert page.count("| lookahead ") == 2
     assert "## At load 0.9" in page
     assert "## At load 0.6" in page
 
@@ -293,7 +293,7 @@ def test_workers_share_the_cases(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "draw_serving", lambda *_: [])
     tables = []
     for name, workers in (("alone", []), ("shared", ["--workers", "1"]), ("shared", ["--workers", "1"])):
-        arguments = [*ORDERED, "--policies", "min_batch,foresight", "--loads", "0.9", *workers]
+        arguments = [*ORDERED, "--policies", "min_batch,lookahead", "--loads", "0.9", *workers]
         assert command.main([*arguments, "--out", str(tmp_path / name)]) == 0
         tables.append((tmp_path / name / "table.csv").read_bytes())
     assert len(set(tables)) == 1

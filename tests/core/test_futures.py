@@ -16,7 +16,7 @@ from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, Case, cases, seeded
 
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, WorkloadError
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Futures, Simulator
 
 
 def halfway(case, actions, **options):
@@ -206,7 +206,7 @@ def test_too_much_for_the_clock_is_refused():
 
 def test_an_outlook_keeps_what_is_hidden():
     simulator, _ = halfway(seeded_case(1), [0, 1] * 15)
-    hidden, known = (Outlook(simulator, known=known) for known in (False, True))
+    hidden, known = (Futures(simulator, known=known) for known in (False, True))
     assert hidden.emitted.tolist() == simulator.emitted.tolist()
     assert hidden.estimates.tolist() == list(seeded_case(1).estimates)
     with pytest.raises(ConfigError, match="does not show true output lengths: imagine a future instead"):

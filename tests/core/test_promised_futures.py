@@ -22,7 +22,7 @@ from llmsched_env.engine import codes
 from llmsched_env.engine.batch import Batch
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import features
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Futures, Simulator
 
 
 def course(simulator, actions):
@@ -85,7 +85,7 @@ def test_without_arrivals_promises_are_those_of_what_is_there():
         reference = Reference(replace(case, outputs=tuple(outputs.tolist())))
         for action in actions[:taken]:
             reference.step(action)
-        twin = Outlook(simulator, known=False).imagine(outputs)
+        twin = Futures(simulator, known=False).imagine(outputs)
         to_come = len(reference.unreleased)
         reference.unreleased.clear()
         for action in itertools.cycle(in_space(case, action) for action in rest):

@@ -21,7 +21,7 @@ from llmsched_env.instances import instance
 from llmsched_env.metrics import info_metrics
 from llmsched_env.policy import FunctionRule, features
 from llmsched_env.problem import Instance
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.workload import GammaWorkload, Requests, ServingWorkload
 
 TRUTH = Simulator | Instance | Episode | Problem | Requests
@@ -144,7 +144,7 @@ def test_a_blind_policy_does_not_reach_the_truth_of_what_is_promised(scenario):
     assert reached
     for items in reached:
         for item in items:
-            assert not isinstance(item, TRUTH | Outlook)
+            assert not isinstance(item, TRUTH | Futures)
             if isinstance(item, np.ndarray):
                 assert item.shape == (33,), "more than the view and what is made of it"
     env = LLMSchedEnv(scenario)
@@ -169,17 +169,17 @@ def test_an_outlook_keeps_the_truth_of_what_is_promised(scenario):
         plans = True
 
         def act(self, view):
-            outlook = self.starts[-1].outlook
+            futures = self.starts[-1].futures
             assert self.starts[-1].simulator is None
-            assert not outlook.known
-            assert [name for name in dir(outlook) if name[0] != "_"] == [
+            assert not futures.known
+            assert [name for name in dir(futures) if name[0] != "_"] == [
                 "emitted", "estimates", "future", "imagine", "known", "prompts",
             ]  # fmt: skip
             with pytest.raises(ConfigError, match="does not show true output lengths"):
-                outlook.future()
-            assert (outlook.estimates == true).mean() < 0.2, "more than chance hits"
-            emitted = outlook.emitted
-            imagined = outlook.imagine(emitted + 7).instance
+                futures.future()
+            assert (futures.estimates == true).mean() < 0.2, "more than chance hits"
+            emitted = futures.emitted
+            imagined = futures.imagine(emitted + 7).instance
             there = np.empty(30, np.int64)
             there[imagined.request_of] = imagined.requests[:, 1]
             looked.append((there != emitted + 7).sum())

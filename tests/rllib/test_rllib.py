@@ -17,7 +17,7 @@ import pytest
 from llmsched_env import Scenario
 from llmsched_env.evaluation import evaluate
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start
+from llmsched_env.policy import EpisodeContext
 from llmsched_env.simulator import Simulator
 
 with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def sampled(algorithm):
 def choices(scenario, case, policy):
     """What ``policy`` does at each choice of an episode that alternates: more than it would see of its own."""
     simulator, taken = Simulator(instance(scenario, case)), []
-    policy.reset(Start(scenario, 100.0, seed=7))
+    policy.reset(EpisodeContext(scenario, 100.0, seed=7))
     while not simulator.done:
         action = int(simulator.can_prefill)
         if simulator.can_decode and simulator.can_prefill:

@@ -10,7 +10,7 @@ import pytest
 from llmsched_env.errors import ConfigError, PathError
 from studies import __main__ as command
 from studies import study as frame
-from studies.page import grid, replaced
+from studies.markdown import grid, replaced
 from studies.study import Job, Options, Study, run
 
 

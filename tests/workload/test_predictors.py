@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
 from llmsched_env.instances import estimates, instance
-from llmsched_env.simulator import Outlook, Simulator
+from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.workload import (
     MAX_TOKENS,
     PREDICTORS,
@@ -379,7 +379,7 @@ def test_a_scenario_reads_its_predictor():
     said = NoisyTruth(0.7).predict(scenario.source, "test", 4, case)
     expected = estimated_tokens(said, 1.0)
     assert (estimates(scenario, 4, case) == expected).all()
-    assert (Outlook(Simulator(instance(scenario, 4)), known=False).estimates == expected).all()
+    assert (Futures(Simulator(instance(scenario, 4)), known=False).estimates == expected).all()
     assert scenario.describe()["predictor"] == "noisy:0.7"
     assert PREDICTED.replace(predictor=NoisyTruth(0.7)).describe()["predictor"] == "noisy:0.7"
     assert Scenario().describe()["predictor"] is None

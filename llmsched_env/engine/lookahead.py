@@ -11,7 +11,7 @@ from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.view import Totals, View
 
 
-class Foresight:
+class Lookahead:
     """Tries actions, and goes on under a rule until a horizon.
 
     What counts is how many counted requests have violated an objective by then, and among equals the time that requests

@@ -1,6 +1,6 @@
-"""Breed the networks of the agents in the box: several seeds for each place where a network is trained.
+"""Evolve the networks of the pretrained agents: several seeds for each place where a network is trained.
 
-    python benchmarks/breeding.py --out DIR [--seeds 5] [--places gsm8k/shared/llama-65b-paper ...]
+    python benchmarks/evolving.py --out DIR [--seeds 5] [--places gsm8k/shared/llama-65b-paper ...]
 
 Writes one file a place and seed, whole or not at all; a call that was killed goes on with what is missing. Only
 training cases are played. Recorded traces are read from ../shared/data, where they are. benchmarks/judging.py judges
@@ -20,8 +20,8 @@ from typing import Any
 import joblib
 import numpy as np
 
+from agents.encoding import Encoding
 from agents.evolution import Evolution, EvolutionSettings
-from agents.genome import Genome
 from agents.network import Network
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
@@ -123,7 +123,7 @@ def recipe(scenario: Scenario, settings: EvolutionSettings, iterations: int) -> 
     return json.loads(json.dumps(said))
 
 
-def breed(path: Path, scenario: Scenario, settings: EvolutionSettings, seed: int, iterations: int) -> None:
+def evolve(path: Path, scenario: Scenario, settings: EvolutionSettings, seed: int, iterations: int) -> None:
     """Train one network and keep its numbers, unless they are there already.
 
     Raises:
@@ -135,34 +135,34 @@ def breed(path: Path, scenario: Scenario, settings: EvolutionSettings, seed: int
             said = json.loads(stored["said"].tobytes())
         if {key: said.get(key) for key in wanted} != wanted:
             raise ConfigError(
-                f"{path} was bred with other settings, or for fewer iterations: remove it, or breed elsewhere."
+                f"{path} was evolved with other settings, or for fewer iterations: remove it, or evolve elsewhere."
             )
         return
     evolution = Evolution(scenario, settings, seed)
     evolution.learn(iterations, lambda: None)
     with write_whole(path) as temporary, temporary.open("wb") as file:
-        genome = evolution.genome
-        said = {**genome._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
+        parameters = evolution.parameters
+        said = {**parameters._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
         said |= {"generations": evolution.generation, **wanted}
         text = np.frombuffer(json.dumps(said).encode(), np.uint8)
-        np.savez(file, numbers=evolution.numbers, mean=genome.mean, spread=genome.spread, said=text)
+        np.savez(file, numbers=evolution.numbers, mean=parameters.mean, spread=parameters.spread, said=text)
 
 
-def bred(folder: Path) -> dict[int, Network]:
+def evolved(folder: Path) -> dict[int, Network]:
     """The networks of a folder by seed."""
     found = {}
     for path in sorted(folder.glob("*.npz"), key=lambda path: int(path.stem)):
         with np.load(path, allow_pickle=False) as stored:
             said = json.loads(stored["said"].tobytes())
-            fields = {field: said[field] for field in Genome._fields if field not in ("mean", "spread")}
+            fields = {field: said[field] for field in Encoding._fields if field not in ("mean", "spread")}
             fields |= {field: tuple(fields[field]) for field in ("features", "base_values", "orders")}
-            genome = Genome(**fields, mean=stored["mean"], spread=stored["spread"])
-            found[int(path.stem)] = genome.network(stored["numbers"])
+            parameters = Encoding(**fields, mean=stored["mean"], spread=stored["spread"])
+            found[int(path.stem)] = parameters.network(stored["numbers"])
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Breed what is missing, one network a core."""
+    """Evolve what is missing, one network a core."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed, name in itertools.product(range(options.seeds), options.places)
         for place in (PLACES[name],)
     ]
-    joblib.Parallel(n_jobs=-1, verbose=5)(joblib.delayed(breed)(*job) for job in jobs)
+    joblib.Parallel(n_jobs=-1, verbose=5)(joblib.delayed(evolve)(*job) for job in jobs)
 
 
 if __name__ == "__main__":

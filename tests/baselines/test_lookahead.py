@@ -7,8 +7,8 @@ import itertools
 import pytest
 from playing import WORLDS, Drawn, by_act, history
 
-from baselines.foresight import BASE_ORDER, Foresight
 from baselines.iteration import min_batch, prefill_first
+from baselines.lookahead import BASE_ORDER, Lookahead
 from baselines.mixed import mixed_first
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
@@ -26,7 +26,7 @@ MIXED = WORLDS["mixed, promised"]
 
 def test_to_the_end_it_is_never_worse_than_a_base_that_mixes():
     for scenario in (MIXED, MIXED.replace(mixed_cost="overlap")):
-        planned = evaluate(Foresight(mixed_first(), horizon_requests=FAR), scenario, 12).columns
+        planned = evaluate(Lookahead(mixed_first(), horizon_requests=FAR), scenario, 12).columns
         usual = evaluate(mixed_first(), scenario, 12).columns
         assert (planned["goodput"] >= usual["goodput"]).all()
         assert planned["mixed_iterations"].mean() > 0
@@ -36,18 +36,18 @@ def test_to_the_end_it_is_never_worse_than_a_base_that_mixes():
 @pytest.mark.parametrize("scenario", [PROMISED, WORLDS["promised, late last"]], ids=["fcfs", "late last"])
 @pytest.mark.parametrize("base", [prefill_first, min_batch])
 def test_to_the_end_it_is_never_worse_than_its_base(scenario, base):
-    planned = evaluate(Foresight(base(), horizon_requests=FAR), scenario, 12).columns["goodput"]
+    planned = evaluate(Lookahead(base(), horizon_requests=FAR), scenario, 12).columns["goodput"]
     usual = evaluate(base(), scenario, 12).columns["goodput"]
     assert (planned >= usual).all()
     assert planned.mean() > usual.mean() + 0.02
 
 
 def test_with_orders_its_base_lets_late_ones_go_last():
-    planned = evaluate(Foresight(min_batch(), horizon_requests=FAR), ORDERED, 12).columns["goodput"]
+    planned = evaluate(Lookahead(min_batch(), horizon_requests=FAR), ORDERED, 12).columns["goodput"]
     usual = evaluate(min_batch(), PROMISED.replace(order=BASE_ORDER), 12).columns["goodput"]
     assert (planned >= usual).all()
     assert planned.mean() > usual.mean() + 0.01
-    assert len(set(actions_of(Foresight(min_batch()), 0))) > 2, "it never chose another order"
+    assert len(set(actions_of(Lookahead(min_batch()), 0))) > 2, "it never chose another order"
 
 
 def actions_of(policy, case):
@@ -64,8 +64,8 @@ def actions_of(policy, case):
 
 def test_compiled_and_asked_it_does_the_same():
     for scenario, case in itertools.product((PROMISED, ORDERED), (0, 1)):
-        ran = play(Foresight(), scenario, case, record=True)
-        assert history(ran) == history(by_act(Foresight(), scenario, case))
+        ran = play(Lookahead(), scenario, case, record=True)
+        assert history(ran) == history(by_act(Lookahead(), scenario, case))
         assert ran.totals.invalid_actions == 0
 
 
@@ -76,7 +76,7 @@ def test_tiny_cases_against_every_schedule():
     found, optimum, usual = [], [], []
     for case in range(25):
         usual.append(int(play(min_batch(1), scenario, case).totals.lost))
-        found.append(int(play(Foresight(min_batch(1), horizon_requests=FAR), scenario, case).totals.lost))
+        found.append(int(play(Lookahead(min_batch(1), horizon_requests=FAR), scenario, case).totals.lost))
         optimum.append(least_lost(Simulator(instance(scenario, case))))
     assert all(loss >= least for loss, least in zip(found, optimum, strict=True))
     # One step of improvement: some way from the rule to the optimum.
@@ -97,6 +97,6 @@ def least_lost(simulator):
 
 def test_bad_input():
     with pytest.raises(ConfigError, match="horizon_requests = 0 is out of range"):
-        Foresight(horizon_requests=0)
+        Lookahead(horizon_requests=0)
     with pytest.raises(ConfigError, match="plans for promises"):
-        play(Foresight(), WORLDS["client"], 0)
+        play(Lookahead(), WORLDS["client"], 0)

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.plan_cache import cached_plan
 from baselines.rule import Rule, settings
-from baselines.shelf import kept_plan
 from baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import ORDER_CODES
-from llmsched_env.engine import foresight as search
+from llmsched_env.engine import lookahead as search
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import PythonRule
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.engine.rules import FollowActions
 from llmsched_env.errors import ConfigError
-from llmsched_env.policy import Start, View
+from llmsched_env.policy import EpisodeContext, View
 from llmsched_env.simulator import Simulator
 
-__all__ = ["Foresight"]
+__all__ = ["Lookahead"]
 
 BASE_ORDER = "late_last"
 
@@ -28,7 +28,7 @@ BASE_ORDER = "late_last"
 def _search(simulator: Simulator, rule: EngineRule, prefill: int, horizon_ns: int) -> NDArray[np.int64]:
     episode = simulator.instance.episode()
     episode.restart(simulator.episode)
-    return np.array(search.Foresight(episode, _tried_in(simulator), rule, prefill, horizon_ns).plan(), np.int64)
+    return np.array(search.Lookahead(episode, _tried_in(simulator), rule, prefill, horizon_ns).plan(), np.int64)
 
 
 def _tried_in(simulator: Simulator) -> Episode:
@@ -42,7 +42,7 @@ def _lost(simulator: Simulator, plan: NDArray[np.int64]) -> int:
     return int(trial.totals.lost)
 
 
-class Foresight:
+class Lookahead:
     """At each choice, try every action in the true future, arrivals and lengths known, and keep the best.
 
     What iterations will last it does not know: it tries them by the believed cost model, without noise.
@@ -57,7 +57,7 @@ class Foresight:
         horizon_requests: horizon, in times that a mean request takes to decode when all clients are active.
     """
 
-    name = "foresight"
+    name = "lookahead"
     kind = "planner"
     clairvoyant = True
 
@@ -67,12 +67,14 @@ class Foresight:
         self._base = base
         self._horizon_requests = horizon_requests
 
-    def compiled(self, start: Start) -> EngineRule:
+    def compiled(self, start: EpisodeContext) -> EngineRule:
         """The plan, as a rule that follows it."""
         if not start.scenario.serving:
             raise ConfigError(f"policy {self.name!r} plans for promises: give ttft_s and tpot_s, or take beam.")
         if start.simulator is None:
-            raise ConfigError(f"policy {self.name!r} plans in the simulator: start it with Start(..., simulator=...).")
+            raise ConfigError(
+                f"policy {self.name!r} plans in the simulator: start it with EpisodeContext(..., simulator=...)."
+            )
         where, prefill = start.scenario, 0
         if where.choose_order:
             prefill = 1 + ORDER_CODES[BASE_ORDER]
@@ -86,15 +88,15 @@ class Foresight:
             "llmsched_env."
         ):  # whose sources a plan's name does not tell
             return FollowActions(_search(simulator, rule, prefill, horizon_ns))
-        plan = kept_plan(
+        plan = cached_plan(
             simulator,
-            f"foresight {settings(rule)} {prefill} {horizon_ns}",
+            f"lookahead {settings(rule)} {prefill} {horizon_ns}",
             lambda: _search(simulator, rule, prefill, horizon_ns),
             lambda plan: _lost(simulator, plan),
         )
         return FollowActions(plan)
 
-    def reset(self, start: Start) -> None:
+    def reset(self, start: EpisodeContext) -> None:
         """Plan the episode."""
         self._rule = self.compiled(start)
 

@@ -17,14 +17,14 @@ from llmsched_env.simulator import Simulator
 from llmsched_env.sources import package_digest
 from llmsched_env.storage import cache_dir, write_whole
 
-__all__ = ["kept_plan"]
+__all__ = ["cached_plan"]
 
 _log = logging.getLogger(__name__)
 
 Plan = NDArray[np.int64]
 
 
-def kept_plan(simulator: Simulator, said: str, make: Callable[[], Plan], loss_of: Callable[[Plan], int]) -> Plan:
+def cached_plan(simulator: Simulator, said: str, make: Callable[[], Plan], loss_of: Callable[[Plan], int]) -> Plan:
     """The plan that ``make`` makes for this episode; from disk where it was made before.
 
     Kept are plans of episodes that have not begun, by the case, ``said`` and the sources of package and planners. A

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.agent import Agent
-from agents.arena import Arena
+from agents.batch_evaluation import BatchEvaluation
 from agents.network import BASES, NEVER, Network
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.engine.features import features_of
@@ -21,7 +21,7 @@ from llmsched_env.instances import instance
 from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator
 
-__all__ = ["FIRST_VALUES", "Genome", "first_genome"]
+__all__ = ["FIRST_VALUES", "Encoding", "first_encoding"]
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ ORDER_HEAD_START = 0.5
 """By how much one action is preferred to the others but the decode at the start, where there are several."""
 
 
-class Genome(NamedTuple):
+class Encoding(NamedTuple):
     """How a vector of numbers is read as a network, in standardised features: zeros are the base rule.
 
     Attributes:
@@ -78,17 +78,17 @@ class Genome(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """Of the network that are numbers of the genome: the prefill's, then one for each action to choose among."""
+        """Of the network that are numbers of the vector: the prefill's, then one for each action to choose among."""
         return 1 if self.actions == 2 else 1 + (len(self.orders) or self.actions - 1)
 
     @property
     def size(self) -> int:
-        """Numbers of a genome."""
+        """Numbers of a vector of parameters."""
         n, h, m = len(self.features), self.hidden, self.outputs
         return BASES[self.base] + h * (n + 1) + m * (h + 1) + m * n
 
     def network(self, numbers: Floats) -> Network:
-        """The network of a genome, (size,)."""
+        """The network of a vector of parameters, (size,)."""
         n, h, m = len(self.features), self.hidden, self.outputs
         ends = np.cumsum([BASES[self.base], h * n, h, m * h, m, m * n])
         shift, inner, inner_bias, outer, outer_bias, skip = np.split(numbers, ends[:-1])
@@ -113,9 +113,9 @@ class Genome(NamedTuple):
             base_limit=self.limit,
         )
 
-    def networks(self, genomes: Sequence[Floats]) -> list[Network]:
-        """The networks of genomes, each (size,)."""
-        return [self.network(genome) for genome in genomes]
+    def networks(self, candidates: Sequence[Floats]) -> list[Network]:
+        """The networks of vectors of parameters, each (size,)."""
+        return [self.network(parameters) for parameters in candidates]
 
 
 def _rows(places: Sequence[int], count: int, values: Floats, fill: float = 0.0) -> Floats:
@@ -125,11 +125,13 @@ def _rows(places: Sequence[int], count: int, values: Floats, fill: float = 0.0) 
     return spread
 
 
-def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int, orders: Sequence[str] = ()) -> Genome:
-    """The genome whose zeros are the base rule with the numbers that do best on the first training cases.
+def first_encoding(
+    evaluation: BatchEvaluation, base: str, chosen: Sequence[str], hidden: int, orders: Sequence[str] = ()
+) -> Encoding:
+    """The encoding whose zeros are the base rule with the numbers that do best on the first training cases.
 
     Args:
-        arena: the training cases.
+        evaluation: the training cases.
         base: one of `FIRST_VALUES`; "auto" for "deadline" with promises, else "lagrangian".
         chosen: names of the features to read; none for all that move.
         hidden: units.
@@ -140,7 +142,7 @@ def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int, or
             without choices.
         UnknownNameError: a feature that the scenario does not have.
     """
-    where = arena.scenario
+    where = evaluation.scenario
     if base == "auto":
         base = "deadline" if where.serving else "lagrangian"
     if base == "deadline" and not where.serving:
@@ -153,25 +155,27 @@ def first_genome(arena: Arena, base: str, chosen: Sequence[str], hidden: int, or
     if orders and not where.choose_order:
         raise ConfigError(f"orders = {list(orders)}: orders are no actions here. Leave them out, or take choose_order.")
     codes = tuple(ORDER_CODES[order] for order in orders)
-    plain = Genome(names, np.zeros(len(names)), np.ones(len(names)), 1, where.num_actions, base, (), orders=codes)
+    plain = Encoding(names, np.zeros(len(names)), np.ones(len(names)), 1, where.num_actions, base, (), orders=codes)
     first = codes or range(where.num_actions - 1)
     tried = [plain._replace(base_values=x, order=order) for order in first for x in FIRST_VALUES[base]]
-    losses, _ = arena.losses([genome.network(np.zeros(genome.size)) for genome in tried], arena.cases[:FIRST_CASES])
+    losses, _ = evaluation.losses(
+        [encoding.network(np.zeros(encoding.size)) for encoding in tried], evaluation.cases[:FIRST_CASES]
+    )
     best = tried[int(losses.mean(axis=1).argmin())]
-    seen = _observations(arena, best)[:, [table.index(name) for name in names]]
+    seen = _observations(evaluation, best)[:, [table.index(name) for name in names]]
     moving = np.ones(len(names), bool) if chosen else seen.std(axis=0) > 0
     spread = np.maximum(seen.std(axis=0), LEAST_SPREAD)
     kept = tuple(name for name, moves in zip(names, moving, strict=True) if moves)
     return best._replace(features=kept, mean=seen.mean(axis=0)[moving], spread=spread[moving], hidden=hidden)
 
 
-def _observations(arena: Arena, genome: Genome) -> Floats:
-    """(decisions, all features) on training cases under the genome's base rule."""
-    policy = Agent.of("base", genome.network(np.zeros(genome.size)), arena.scenario)
+def _observations(evaluation: BatchEvaluation, encoding: Encoding) -> Floats:
+    """(decisions, all features) on training cases under the encoding's base rule."""
+    policy = Agent.of("base", encoding.network(np.zeros(encoding.size)), evaluation.scenario)
     rows: list[Floats] = []
-    for case in arena.cases[:LOOKED_AT]:
-        simulator = Simulator(instance(arena.scenario, case))
-        policy.reset(start(policy, arena.scenario, simulator, episode_seed(0, case)))
+    for case in evaluation.cases[:LOOKED_AT]:
+        simulator = Simulator(instance(evaluation.scenario, case))
+        policy.reset(start(policy, evaluation.scenario, simulator, episode_seed(0, case)))
         most = len(rows) + MOST_OBSERVATIONS
         while not simulator.done and len(rows) < most:
             if simulator.has_choice:

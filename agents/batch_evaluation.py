@@ -14,10 +14,10 @@ from llmsched_env.config import Scenario
 from llmsched_env.instances import instance
 from llmsched_env.progress import Progress
 
-__all__ = ["Arena"]
+__all__ = ["BatchEvaluation"]
 
 
-class Arena:
+class BatchEvaluation:
     """Cases of a scenario, each laid out once, to be played by many networks.
 
     Args:
