@@ -218,7 +218,7 @@ class Evolution:
         if learner.encoding.hidden != settings.hidden:
             raise FileFormatError(
                 path,
-                f"of another network: {learner.encoding.hidden} hidden units, where the settings say {settings.hidden}.",
+                f"of another network: {learner.encoding.hidden} hidden units, the settings say {settings.hidden}.",
             )
         return learner
 
