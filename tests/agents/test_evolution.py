@@ -23,7 +23,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
 from llmsched_env.evaluation import Evaluation, evaluate
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start, features
+from llmsched_env.policy import EpisodeContext, features
 from llmsched_env.simulator import Simulator
 
 SMALL = Scenario(num_clients=20, num_requests=120, queue="shared")
@@ -131,7 +131,7 @@ def test_a_choice_among_some_orders() -> None:
     learner = learn(evolution(PROMISED, orders=("late_last", "late_last_shortest")), 2)
     assert learner.encoding.size < evolution(PROMISED).encoding.size
     (policy,), simulator = learner.policies(), Simulator(instance(PROMISED, 0))
-    policy.reset(Start(PROMISED, 100.0))
+    policy.reset(EpisodeContext(PROMISED, 100.0))
     taken = []
     while not simulator.done:
         taken.append(policy.act(simulator.view) if simulator.has_choice else int(simulator.can_prefill))

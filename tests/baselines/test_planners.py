@@ -13,7 +13,7 @@ import pytest
 from playing import COST, WORLDS, Drawn, asked, history, start_of, world
 from strategies import Case, seeded_case
 
-from baselines import make_policy, planners, shelf
+from baselines import make_policy, plan_cache, planners
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
 from llmsched_env import make_scenario
@@ -50,7 +50,7 @@ class Predicted(Drawn):
 @pytest.fixture(autouse=True)
 def plans(tmp_path, monkeypatch):
     """Plans are searched for anew in each test."""
-    monkeypatch.setattr(shelf, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(plan_cache, "cache_dir", lambda: tmp_path)
     return tmp_path / "plans"
 
 
