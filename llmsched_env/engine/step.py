@@ -93,7 +93,7 @@ class Steps:
     def show(self, e: Episode, flags: cython.int, row: cython.int) -> cython.void:
         """Write what an episode looks like, and which actions are feasible: those whose kind of iteration is."""
         action: cython.int
-        if not e.forecast.current:
+        if not e.forecast_current:
             e.count_forecast()
         features.observe(e.view, self._observations, row)
         self._invalid[row] = e.totals.invalid_actions
