@@ -294,7 +294,7 @@ def _affine(cost: CostModel, options: Options) -> bool:
     Not where what is prefilled is no constant (preemption, cached prefixes, recompute), where iterations mix, or where
     what passes is not what decisions are told to cost.
     """
-    return cost.is_affine and not options.keys() & {"kv", "chunked", "migration", "noise"}
+    return cost.is_affine and options.keys() <= {"slo"}
 
 
 def _one(on: dict[str, Mechanism], kind: type[_M]) -> _M | None:

@@ -7,11 +7,14 @@ changes whom the next thief robs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cython
 
 from llmsched_env.engine import bitset, codes
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.iteration import Iteration
+from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.slots import Slots
 from llmsched_env.engine.view import Totals, View
 
@@ -34,6 +37,15 @@ class Composer(Slots):
     recomposes: cython.bint
     window_from: cython.int
     window_full: cython.bint
+
+    def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
+        Slots.__init__(self, problem, options, record)
+        self.next_prefill = Iteration(problem.num_clients)
+        self.next_mixed = Iteration(problem.num_clients)
+        self.chosen = Iteration(problem.num_clients)
+        self.window_from = 0
+        self.window_full = False
+        self.recomposes = problem.shared and (self.has_kv or problem.mixes or problem.orders[1] != 0)
 
     def assign_previews(self, other: Composer) -> cython.void:
         """Take over the previews of another episode of the same problem."""

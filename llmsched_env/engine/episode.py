@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from llmsched_env.engine import codes, features, measure, reward
 from llmsched_env.engine.arrays import view_of
-from llmsched_env.engine.iteration import Iteration
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.rule import Rule
-from llmsched_env.engine.slots import Slots
 from llmsched_env.engine.transition import Transition
 from llmsched_env.engine.view import Totals, View
 
@@ -28,16 +26,7 @@ class Episode(Transition):
     """
 
     def __init__(self, problem: Problem, options: dict[str, Any] | None = None, *, record: bool = False) -> None:
-        Slots.__init__(self, problem, options or {}, record)
-        self.next_prefill = Iteration(problem.num_clients)
-        self.next_mixed = Iteration(problem.num_clients)
-        self.chosen = Iteration(problem.num_clients)
-        self.window_from = 0
-        self.window_full = False
-        self.recomposes = problem.shared and (self.has_kv or problem.mixes or problem.orders[1] != 0)
-        self.settles = self.has_slo or self.has_kv or problem.mixes or self.migration.steal != codes.STEAL_WAITING
-        self.plans_memory = self.has_kv and self.kv.rule != codes.KEEP_GROWTH
-        self.next_release_ns = 0
+        Transition.__init__(self, problem, options or {}, record)
         self.settle(self.view, self.totals)
 
     def assign(self, other: Episode) -> cython.void:
@@ -47,9 +36,7 @@ class Episode(Transition):
 
     def assign_state(self, other: Episode) -> cython.void:
         """Take over what does not depend on output lengths to come."""
-        self.assign_slots(other)
-        self.assign_previews(other)
-        self.next_release_ns = other.next_release_ns
+        self.assign_transition(other)
         self.recorder.logged = 0
 
     def done(self) -> cython.bint:

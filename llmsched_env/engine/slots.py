@@ -19,7 +19,6 @@ from llmsched_env.engine.forecast import Forecast
 from llmsched_env.engine.kv_cache import KVCache
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.migration import Migration
-from llmsched_env.engine.noise import Noise
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.recorder import Recorder
 from llmsched_env.engine.slo import Slo
@@ -39,12 +38,10 @@ class Slots(Forecast):
         kv: the KV cache.
         chunked: mixed iterations.
         slo: service-level objectives.
-        noise: factors of durations.
         recorder: recordings.
         has_slo: whether there are objectives. These repeat what the parts say: a decode in which they are off touches
             none of them, nor the problem, so that more copies of an episode fit into a near cache.
         has_kv: whether the KV cache is a budget.
-        has_noise: whether durations are noisy.
         has_mixed: whether some action is a mixed iteration.
         num_clients: of the problem, as the following.
         believed: what schedulers are told that iterations last.
@@ -63,7 +60,6 @@ class Slots(Forecast):
     totals: Totals
     has_slo: cython.bint
     has_kv: cython.bint
-    has_noise: cython.bint
     has_queues: cython.bint
     has_mixed: cython.bint
     records: cython.bint
@@ -82,7 +78,6 @@ class Slots(Forecast):
     kv: KVCache
     chunked: Chunked
     slo: Slo
-    noise: Noise
     recorder: Recorder
 
     def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
@@ -112,12 +107,10 @@ class Slots(Forecast):
         self.kv = KVCache(problem, self.clients, **options.get("kv", {}))
         self.chunked = Chunked(**options.get("chunked", {}))
         self.slo = Slo(problem, **options.get("slo", {}))
-        self.noise = Noise(**options.get("noise", {}))
         self.migration = Migration(**options.get("migration", {}))
         self.queues = ClientQueues(problem, self.clients, self.migration)
         self.has_slo = self.slo.enabled
         self.has_kv = self.kv.enabled
-        self.has_noise = self.noise.enabled
         self.has_queues = self.queues.enabled
         self.records = record
         self.has_mixed = problem.mixes

@@ -6,11 +6,15 @@ in it allocates.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cython
 
 from llmsched_env.engine import codes, ring
 from llmsched_env.engine.compose import Composer
 from llmsched_env.engine.iteration import Iteration
+from llmsched_env.engine.noise import Noise
+from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.view import Totals, View
 
 
@@ -21,11 +25,29 @@ class Transition(Composer):
         next_release_ns: when the next request is released; beyond any clock where none is left.
         settles: whether every iteration, and not only some, changes what is ready or what it costs.
         plans_memory: whether a decode may have to preempt before it begins.
+        has_noise: whether durations are noisy.
+        noise: their factors.
     """
 
     next_release_ns: cython.longlong
     settles: cython.bint
     plans_memory: cython.bint
+    has_noise: cython.bint
+    noise: Noise
+
+    def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
+        Composer.__init__(self, problem, options, record)
+        self.noise = Noise(**options.get("noise", {}))
+        self.has_noise = self.noise.enabled
+        self.settles = self.has_slo or self.has_kv or problem.mixes or self.migration.steal != codes.STEAL_WAITING
+        self.plans_memory = self.has_kv and self.kv.rule != codes.KEEP_GROWTH
+        self.next_release_ns = 0
+
+    def assign_transition(self, other: Transition) -> cython.void:
+        """Take over all state but rings and recordings."""
+        self.assign_slots(other)
+        self.assign_previews(other)
+        self.next_release_ns = other.next_release_ns
 
     def advance(self, action: cython.int) -> cython.void:
         """Run one iteration, then release what has arrived, or jump to the next arrival where nothing is left to do.
