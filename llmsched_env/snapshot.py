@@ -22,18 +22,18 @@ def snapshot(part: Any) -> State:
 
     What parts share (the problem, the table of clients) is told where it belongs.
     """
-    found: State = {}
+    state: State = {}
     for name in fields_of(type(part)):
         value = getattr(part, name)
         if isinstance(value, bool | int | float | str):
-            found[name] = value
+            state[name] = value
         elif isinstance(value, Problem) or value is None:
             continue
         elif type(value).__module__.startswith(ENGINE):
-            found[name] = snapshot(value)
+            state[name] = snapshot(value)
         else:
-            found[name] = np.array(value)
-    return found
+            state[name] = np.array(value)
+    return state
 
 
 def restore(part: Any, state: State) -> None:

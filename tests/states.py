@@ -43,7 +43,9 @@ def state_of(episode: Episode | Simulator, *, order: bool = True) -> Values:
     inner = episode.episode if isinstance(episode, Simulator) else episode
     found = dict(_flat(snapshot(inner)))
     if not order:
-        found["ending"] = _together(inner)
+        table = np.asarray(inner.forecast.ring).reshape(-1, codes.RING_COLUMNS)
+        found["ending"] = _together(inner, table[:, codes.ENDING].tolist())
+        found["ring"] = found["forecast.ring"] = table[:, codes.EXPECTED].tobytes()
         found["clients"] = np.delete(np.asarray(inner.clients), codes.NEXT, axis=1).tobytes()
         found["view.last_due"] = max(found["view.last_due"], inner.view.decodes)
         found["totals.tpot_sum_ns"] = f"{inner.totals.tpot_sum_ns:.9g}"
@@ -64,10 +66,10 @@ def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path + name, value.tobytes() if isinstance(value, np.ndarray) else value
 
 
-def _together(episode: Episode) -> list[list[int]]:
-    """Clients that finish at each decode of the ring."""
+def _together(episode: Episode, ending: list[int]) -> list[list[int]]:
+    """Clients that finish at each decode of the ring, from the first of each."""
     chains, following = [], np.asarray(episode.clients)[:, codes.NEXT].tolist()
-    for client in np.asarray(episode.ending).tolist():
+    for client in ending:
         chain, left = [], client
         while left >= 0:
             chain.append(left)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from reference import Reference
 from strategies import ORDERED_ACTIONS, REPEATABLE, Case, memory_cases
 from test_equivalence import assert_same_history, assert_same_state
-from test_promises import assert_same_promises
+from test_slo import assert_same_slo
 
 from llmsched_env.config import KVCache, Scenario
 from llmsched_env.engine.view import FIELDS
@@ -56,7 +56,7 @@ def test_it_equals_the_reference_after_every_iteration(rule, examples):
             assert_same_state(simulator, reference)
             assert_same_memory(simulator, reference)
             if case.ttft_ns:
-                assert_same_promises(simulator, reference)
+                assert_same_slo(simulator, reference)
         assert_same_history(simulator, reference)
         gaps = worst_token_gaps_ns(simulator, np.array(case.outputs))
         for request, times in reference.token_ns.items():
@@ -66,7 +66,7 @@ def test_it_equals_the_reference_after_every_iteration(rule, examples):
         seen["preempted"] += reference.preemptions > 0
         seen["preempted often"] += reference.preemptions > 3
         seen["recomputed"] += reference.recomputed > 0
-        seen["preempted under promises"] += reference.preemptions > 0 and case.ttft_ns > 0
+        seen["preempted under SLOs"] += reference.preemptions > 0 and case.ttft_ns > 0
         seen["preempted, blocks", cache.block_tokens] += reference.preemptions > 0
         if rule == "keep_growth":
             seen["swapped"] += reference.swapped > 0
