@@ -45,6 +45,12 @@ class Network(Rule):
         base: a rule whose score is added to that of a prefill, a place in `BASES`.
         base_values: its two numbers.
         base_limit: from this score of the base on it is a prefill whatever the network says.
+
+    Attributes:
+        bounded: whether `reach` and what follows hold: one hidden layer of tanh, and a score of the prefill.
+        skip: (features,) weights from the inputs straight to that score.
+        bias: of that score.
+        reach: by how much the hidden layer changes the score at most, with all that rounding does.
     """
 
     places: cython.int[::1]
@@ -58,6 +64,10 @@ class Network(Rule):
     base_first: cython.double
     base_second: cython.double
     base_limit: cython.double
+    bounded: cython.bint
+    skip: cython.double[::1]
+    bias: cython.double
+    reach: cython.double
     _observed: cython.float[:, ::1]
     _here: cython.double[::1]
     _there: cython.double[::1]
@@ -93,6 +103,10 @@ class Network(Rule):
         self._here = view_of(np.zeros(widest))
         self._there = view_of(np.zeros(widest))
         self._straight = view_of(np.zeros(outputs))
+        self.bounded = scores_prefill and not relu and len(widths) == 2
+        straight, self.bias, reach = _prefill_row(np.asarray(numbers), len(places), widths, outputs)
+        self.skip = view_of(straight)
+        self.reach = reach + 1e-6 * (1.0 + reach + abs(self.bias) + float(np.abs(straight).sum()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         made = functools.partial(
@@ -115,15 +129,25 @@ class Network(Rule):
         first: cython.int = 0
         j: cython.int
         best: cython.int
-        base: cython.double
+        base: cython.double = 0.0
         prefill: cython.double
+        scored: cython.bint = self.scores_prefill and view.active > 0  # else it prefills in any case
+        if scored and self.base > 0:
+            base = self.base_score(view)
+            if base >= self.base_limit and self.outputs == 1:
+                return codes.PREFILL
         features.observe_all(view, self._observed, 0)
-        self.propagate(self._observed, self.places, self.widths, self.numbers)
+        if scored and self.bounded:
+            prefill = base + self.bias + self.go_straight()
+            if prefill < -self.reach and base < self.base_limit:
+                return codes.DECODE
+            if prefill > self.reach and self.outputs == 1:
+                return codes.PREFILL
+        self.propagate()
         if self.scores_prefill:
-            if view.active > 0:
+            if scored:
                 prefill = self._here[0]
                 if self.base > 0:
-                    base = self.base_score(view)
                     prefill = base if base >= self.base_limit else prefill + base
                 if prefill < 0.0:
                     return codes.DECODE
@@ -135,6 +159,25 @@ class Network(Rule):
             if self._here[j] > self._here[best]:
                 best = j
         return best
+
+    def go_straight(self) -> cython.double:
+        """What the inputs add to the score of a prefill past the hidden layer: in four sums, for a bound."""
+        inputs: cython.Py_ssize_t = self.places.shape[0]
+        i: cython.Py_ssize_t = 0
+        a: cython.double = 0.0
+        b: cython.double = 0.0
+        c: cython.double = 0.0
+        d: cython.double = 0.0
+        while i + 4 <= inputs:
+            a += self._observed[0, self.places[i]] * self.skip[i]
+            b += self._observed[0, self.places[i + 1]] * self.skip[i + 1]
+            c += self._observed[0, self.places[i + 2]] * self.skip[i + 2]
+            d += self._observed[0, self.places[i + 3]] * self.skip[i + 3]
+            i += 4
+        while i < inputs:
+            a += self._observed[0, self.places[i]] * self.skip[i]
+            i += 1
+        return (a + b) + (c + d)
 
     def base_score(self, view: View) -> cython.double:
         """The score of the rule that it is a residual on."""
@@ -152,16 +195,10 @@ class Network(Rule):
         waited = waited / (self.base_second * view.ttft_ns)
         return (filled if filled > waited else waited) - 1.0
 
-    def propagate(
-        self,
-        observed: cython.float[:, ::1],
-        places: cython.int[::1],
-        widths: cython.int[::1],
-        w: cython.double[::1],
-    ) -> cython.void:
+    def propagate(self) -> cython.void:
         """Write what the last layer says to ``_here``."""
-        inputs: cython.Py_ssize_t = places.shape[0]
-        size: cython.Py_ssize_t = widths[0]
+        inputs: cython.Py_ssize_t = self.places.shape[0]
+        size: cython.Py_ssize_t = self.widths[0]
         width: cython.Py_ssize_t
         first: cython.Py_ssize_t
         layer: cython.Py_ssize_t
@@ -178,25 +215,25 @@ class Network(Rule):
         h: cython.double
         x: cython.double
         for first in range(0, size + self.outputs, 8):
-            a = w[at]
-            b = w[at + 1]
-            c = w[at + 2]
-            d = w[at + 3]
-            e = w[at + 4]
-            f = w[at + 5]
-            g = w[at + 6]
-            h = w[at + 7]
+            a = self.numbers[at]
+            b = self.numbers[at + 1]
+            c = self.numbers[at + 2]
+            d = self.numbers[at + 3]
+            e = self.numbers[at + 4]
+            f = self.numbers[at + 5]
+            g = self.numbers[at + 6]
+            h = self.numbers[at + 7]
             at += 8
             for i in range(inputs):
-                x = observed[0, places[i]]
-                a += x * w[at]
-                b += x * w[at + 1]
-                c += x * w[at + 2]
-                d += x * w[at + 3]
-                e += x * w[at + 4]
-                f += x * w[at + 5]
-                g += x * w[at + 6]
-                h += x * w[at + 7]
+                x = self._observed[0, self.places[i]]
+                a += x * self.numbers[at]
+                b += x * self.numbers[at + 1]
+                c += x * self.numbers[at + 2]
+                d += x * self.numbers[at + 3]
+                e += x * self.numbers[at + 4]
+                f += x * self.numbers[at + 5]
+                g += x * self.numbers[at + 6]
+                h += x * self.numbers[at + 7]
                 at += 8
             self._here[first] = a
             self._here[first + 1] = b
@@ -208,26 +245,39 @@ class Network(Rule):
             self._here[first + 7] = h
         for j in range(self.outputs):
             self._straight[j] = self._here[size + j]
-        for layer in range(1, widths.shape[0]):
+        for layer in range(1, self.widths.shape[0]):
             if self.relu:
                 for j in range(size):
                     self._here[j] = self._here[j] if self._here[j] > 0.0 else 0.0
             else:
                 squash(self._here, size)
-            width = widths[layer]
+            width = self.widths[layer]
             for j in range(width):
-                self._there[j] = w[at + j]
+                self._there[j] = self.numbers[at + j]
             at += width
             for i in range(size):
                 x = self._here[i]
                 for j in range(width):
-                    self._there[j] += x * w[at + j]
+                    self._there[j] += x * self.numbers[at + j]
                 at += width
             for j in range(width):
                 self._here[j] = self._there[j]
             size = width
         for j in range(self.outputs):
             self._here[j] += self._straight[j]
+
+
+def _prefill_row(
+    numbers: NDArray[np.float64], inputs: int, widths: Sequence[int], outputs: int
+) -> tuple[NDArray[np.float64], float, float]:
+    """Of the first output: the weights from the inputs, the bias, and what its weights by hidden unit add up to."""
+    block, lane = divmod(widths[0], BLOCK)
+    rows = numbers[(1 + inputs) * BLOCK * block :][: (1 + inputs) * BLOCK].reshape(1 + inputs, BLOCK)
+    last = numbers[(1 + inputs) * BLOCK * -(-(widths[0] + outputs) // BLOCK) :]
+    straight = np.array(rows[1:, lane])
+    if len(widths) == 1:
+        return straight, 0.0, 0.0
+    return straight, float(last[0]), float(np.abs(last[widths[1] :][:: widths[1]][: widths[0]]).sum())
 
 
 def squash(values: cython.double[::1], size: cython.Py_ssize_t) -> cython.void:

@@ -29,15 +29,18 @@ class Ends:
     Attributes:
         numbers: of plans, by the number of the plan without the last prefill and the decode count of that; the empty
             plan has number 0.
-        ends: (loss at the end, whether that is it) by number; else what it loses at least.
+        ends: loss at the end, by number.
+        limits: of those that were given up, the loss that they have reached at least.
     """
 
     numbers: dict[tuple[int, int], int]
-    ends: dict[int, tuple[int, bool]]
+    ends: dict[int, int]
+    limits: dict[int, int]
 
     def __init__(self) -> None:
         self.numbers = {}
         self.ends = {}
+        self.limits = {}
 
     def number(self, plan: int, moment: int) -> int:
         """The number of ``plan`` and a prefill at ``moment``."""
@@ -45,12 +48,16 @@ class Ends:
 
     def known(self, plan: int, limit: int) -> int:
         """What a finish with such a limit comes to; -1 where it has to be played."""
-        end, exact = self.ends.get(plan, (-1, True))
-        return end if exact else not_done() if end >= limit else -1
+        if plan in self.ends:
+            return self.ends[plan]
+        return not_done() if self.limits.get(plan, -1) >= limit else -1
 
     def keep(self, plan: int, end: int, limit: int) -> None:
         """What a finish with such a limit has come to."""
-        self.ends[plan] = (limit, False) if end >= not_done() else (end, True)
+        if end >= not_done():
+            self.limits[plan] = limit
+        else:
+            self.ends[plan] = end
 
 
 class Beam:

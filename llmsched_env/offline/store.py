@@ -73,7 +73,7 @@ def stored_assignment(
     loads: ArrayLike | None = None,
     progress: bool = False,
 ) -> Assignment:
-    """:func:`~llmsched_env.offline.assignment.assign` with its default budget, from the shelf where it can be.
+    """:func:`~llmsched_env.offline.assignment.assign` with its default budget, from the store where it can be.
 
     Args:
         requests: the requests.

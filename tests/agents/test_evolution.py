@@ -23,7 +23,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
 from llmsched_env.evaluation import Evaluation, evaluate
 from llmsched_env.instances import instance
-from llmsched_env.policy import Start, features
+from llmsched_env.policy import EpisodeContext, features
 from llmsched_env.simulator import Simulator
 
 SMALL = Scenario(num_clients=20, num_requests=120, queue="shared")
@@ -51,6 +51,16 @@ def learn(learner: Evolution, generations: int) -> Evolution:
 def above_lb1(found: Evaluation) -> np.ndarray:
     """(cases,) the gap to LB1, which training goes by."""
     return found.columns["makespan_s"] / found.columns["lb1_s"] - 1
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_candidates_are_those_that_the_library_asks_for(covariance: str) -> None:
+    ours, its = (agents.evolution._strategy(np.zeros(9), EvolutionSettings(covariance=covariance), 5) for _ in "ab")
+    for _ in range(4):
+        candidates, expected = agents.evolution._ask(ours), [its.ask() for _ in range(its.population_size)]
+        np.testing.assert_allclose(candidates, expected, rtol=1e-9, atol=1e-12)
+        for strategy in (ours, its):
+            strategy.tell([(one, float(np.arange(1, 10) @ (one - 0.3) ** 2)) for one in expected])
 
 
 @pytest.mark.parametrize("scenario", [SMALL, SMALL.replace(queue="client", assignment="lpt"), PROMISED], ids=str)
@@ -121,7 +131,7 @@ def test_a_choice_among_some_orders() -> None:
     learner = learn(evolution(PROMISED, orders=("late_last", "late_last_shortest")), 2)
     assert learner.encoding.size < evolution(PROMISED).encoding.size
     (policy,), simulator = learner.policies(), Simulator(instance(PROMISED, 0))
-    policy.reset(Start(PROMISED, 100.0))
+    policy.reset(EpisodeContext(PROMISED, 100.0))
     taken = []
     while not simulator.done:
         taken.append(policy.act(simulator.view) if simulator.has_choice else int(simulator.can_prefill))

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SCENARIOS, SERVING, Asked, agent_for, history, names, random_network, scores, views, zero_network
+from networks import (
+    PLAIN,
+    SCENARIOS,
+    SERVING,
+    Asked,
+    agent_for,
+    history,
+    names,
+    random_network,
+    scores,
+    views,
+    zero_network,
+)
 from strategies import REPEATABLE
 
 from agents.network import ACTIVATIONS, Network, dense
@@ -95,6 +107,27 @@ def test_it_decides_as_the_matrices_say(name):
     assert bool(masked) == (name == "orders"), "no decode was left out for being infeasible"
     assert level < 50, "too many ties: hardly anything was tested"
     assert seen == {(head, action) for head in ("actions", "prefill") for action in range(scenario.num_actions)}
+
+
+def test_the_hidden_layer_changes_a_score_by_no_more_than_its_reach():
+    """Where the rest is farther from 0 than that, the hidden layer is left out."""
+    left_out, largest = 0, 0.0
+    for seed in range(20):
+        skip = 3 * np.random.default_rng(seed).normal(size=(1, len(PLAIN)))
+        network = random_network(seed, head="prefill", hidden=(7,), outputs=1, skip=skip, scale=0.5)
+        rule = network.rule()
+        assert rule.bounded
+        for view in views("client")[::50]:
+            seen = all_features(view)[np.asarray(rule.places)].astype(np.float64)
+            straight = float(rule.bias + np.asarray(rule.skip) @ seen)
+            changed = abs(scores(network, view)[0] - straight)
+            assert changed <= rule.reach
+            largest = max(largest, changed / rule.reach)
+            left_out += abs(straight) > rule.reach
+    assert largest > 0.5
+    assert 100 < left_out < 500
+    for fields in ({"activation": "relu"}, {"hidden": (7, 3)}, {"hidden": ()}, {"head": "actions", "outputs": 2}):
+        assert not random_network(**{"head": "prefill", "outputs": 1, **fields}).rule().bounded
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

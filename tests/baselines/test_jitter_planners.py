@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from playing import COST, WORLDS, asked, history, start_of, world
 
-from baselines import lookahead, planners, shelf
+from baselines import lookahead, plan_cache, planners
 from baselines.iteration import eb_threshold, min_batch
 from baselines.lookahead import Lookahead
 from baselines.planners import AlwaysWorst, Beam, Rollout
@@ -27,7 +27,7 @@ WRONG = replace(COST, name="wrong", alpha_prefill_ns=300, beta_decode_ns=8)
 @pytest.fixture(autouse=True)
 def plans(tmp_path, monkeypatch):
     """Plans are searched for anew in each test."""
-    monkeypatch.setattr(shelf, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(plan_cache, "cache_dir", lambda: tmp_path)
 
 
 def other_noise(scenario, case, key):

@@ -13,15 +13,13 @@ import pytest
 from playing import COST, WORLDS, Drawn, asked, history, start_of, world
 from strategies import Case, seeded_case
 
-from baselines import make_policy, planners, shelf
+from baselines import make_policy, plan_cache, planners
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
-from llmsched_env.engine import search as engine
 from llmsched_env.engine.codes import OUTPUT
-from llmsched_env.engine.search import Ends
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
 from llmsched_env.evaluation.rollout import start as evaluation_start
@@ -31,8 +29,6 @@ from llmsched_env.snapshot import snapshot
 from llmsched_env.workload import Requests
 
 SHARED = WORLDS["shared"]
-NOT_DONE = 2**62
-"""The engine's mark of a finish that was given up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Predicted(Drawn):
 @pytest.fixture(autouse=True)
 def plans(tmp_path, monkeypatch):
     """Plans are searched for anew in each test."""
-    monkeypatch.setattr(shelf, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(plan_cache, "cache_dir", lambda: tmp_path)
     return tmp_path / "plans"
 
 
@@ -419,38 +415,6 @@ def test_the_plan_that_was_found_is_found_again(name, changes, width, prefills, 
     found = Beam(width)._search_all(simulator, start_of(scenario, mean_output_tokens=345.0, simulator=simulator))
     assert (found.last, found.loss) == (prefills, loss)
     assert hashlib.sha256(found.prefills.tobytes()).hexdigest()[:12] == digest
-
-
-@pytest.mark.parametrize("name", ["shared", "client, arrivals", "memory", "mixed"])
-def test_a_search_that_knows_ends_finds_the_same_with_less(name):
-    base, width, met = 3, 6, 0
-    for case in range(6):
-        simulator = Simulator(instance(WORLDS[name], case))
-        rules = [rule.compiled(start_of(WORLDS[name])) for rule in planners._references(start_of(WORLDS[name]))]
-        pool = [simulator.instance.episode() for _ in range(5 * width + 1)]
-        first, second = (planners._schedule(simulator, rules[i]) for i in (0, base))
-        knowing, fresh = Ends(), Ends()
-
-        def search(reference, ends, simulator=simulator, pool=pool, rules=rules):
-            return engine.Beam(simulator.episode, pool, rules[base], width, reference, ends).search().tolist()
-
-        search(first, knowing)
-        before = len(knowing.ends)
-        assert search(second, knowing) == search(second, fresh)
-        met += before + len(fresh.ends) - len(knowing.ends)
-    assert met > 50, "hardly any plan was finished by both"
-
-
-def test_what_is_known_of_an_end():
-    ends = Ends()
-    plan = ends.number(ends.number(0, 5), 9)
-    assert ends.number(ends.number(0, 5), 9) == plan
-    assert len({plan, ends.number(0, 5), ends.number(0, 9), ends.number(plan, 9)}) == 4
-    assert ends.known(plan, 100) == -1
-    ends.keep(plan, NOT_DONE, 100)  # given up at a loss of 100
-    assert [ends.known(plan, limit) for limit in (99, 100, 101)] == [NOT_DONE, NOT_DONE, -1]
-    ends.keep(plan, 130, 200)
-    assert [ends.known(plan, limit) for limit in (99, 200)] == [130, 130]
 
 
 @pytest.mark.parametrize("name", ["beam", "beam_1", "always_worst"])

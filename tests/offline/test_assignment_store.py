@@ -1,4 +1,4 @@
-"""Assignments from the shelf: cache, shipped pools, and what happens when either is damaged."""
+"""Stored assignments: cache, shipped pools, and what happens when either is damaged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def loads_of(requests: Requests) -> np.ndarray:
 
 
 def refuse(*args, **kwargs):
-    raise AssertionError("computed although it was on the shelf")
+    raise AssertionError("computed although it was stored")
 
 
 def test_computed_once_then_read(monkeypatch):
