@@ -1,8 +1,8 @@
 """The folder of a training run: what it was asked for, its checkpoints, its curve, its result.
 
 A kill at any moment leaves a folder to go on from. A checkpoint is written beside the others and then given its name;
-it carries the curve up to it, so nothing of the curve is lost or told twice; those that it replaces are removed after
-that. `curve.csv` is written anew from it, and again when the run is gone on with.
+it carries the curve up to it, so no point of the curve is lost or logged twice; those that it replaces are removed
+after that. `curve.csv` is written anew from it, and again when the run is gone on with.
 """
 
 from __future__ import annotations

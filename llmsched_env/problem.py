@@ -232,7 +232,7 @@ class Instance:
 
     @cached_property
     def believed(self) -> Instance:
-        """The case in the world as schedulers are told that it is: this one, where they are told the truth."""
+        """The case in the world as schedulers believe it to be: this one, where they believe the truth."""
         if not self.noisy:
             return self
         options = {name: values for name, values in self.options.items() if name != "noise"}
@@ -292,7 +292,7 @@ def _affine(cost: CostModel, options: Options) -> bool:
     """Whether the makespan is a policy-free constant plus fixed times per iteration.
 
     Not where what is prefilled is no constant (preemption, cached prefixes, recompute), where iterations mix, or where
-    what passes is not what decisions are told to cost.
+    what passes is not what schedulers believe.
     """
     return cost.is_affine and not options.keys() & {"kv", "chunked", "migration", "noise"}
 

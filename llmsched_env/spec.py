@@ -91,10 +91,10 @@ def merged(scenario: Any, arguments: Mapping[str, Any]) -> Scenario:
 
 
 def restored(name: str, value: Any) -> Any:
-    """The value of an argument, where it may have come from JSON: a dictionary becomes the object that it tells of.
+    """The value of an argument, where it may have come from JSON: a dictionary becomes the object that it describes.
 
     Raises:
-        ConfigError: a dictionary that tells of none.
+        ConfigError: a dictionary that describes none.
         UnknownArgumentError: of a scenario, with an argument that does not exist.
     """
     if isinstance(value, list):

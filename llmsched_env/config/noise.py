@@ -38,7 +38,7 @@ class NoiseOptions:
 
     @property
     def noisy(self) -> bool:
-        """Whether iterations may last something else than schedulers are told."""
+        """Whether iterations may last something else than schedulers believe."""
         return self.noise_sd > 0 or self.straggler_probability > 0 or self.believed_cost is not None
 
 

@@ -191,7 +191,7 @@ class Scenario(
         )
 
     def mechanisms(self, case: int, num_requests: int) -> tuple[Mechanism, ...]:
-        """What the engine is told of a case of so many requests: the mechanisms that are on."""
+        """The mechanisms that are on, for a case of so many requests, as the engine takes them."""
         mechanisms = (
             self.slo(num_requests),
             self.kv_cache(),

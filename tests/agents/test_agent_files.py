@@ -246,12 +246,12 @@ def changed(path, **arrays):
     np.savez(path, **{name: array for name, array in {**found, **arrays}.items() if array is not None})
 
 
-def told(path, change):
+def with_metadata(path, change):
     """The file with other metadata."""
     with np.load(path, allow_pickle=False) as stored:
-        said = json.loads(stored["metadata"].tobytes())
-    change(said)
-    changed(path, metadata=np.frombuffer(json.dumps(said).encode(), np.uint8))
+        metadata = json.loads(stored["metadata"].tobytes())
+    change(metadata)
+    changed(path, metadata=np.frombuffer(json.dumps(metadata).encode(), np.uint8))
 
 
 class Trap:
@@ -332,7 +332,7 @@ def origin(**changes):
     ],
 )
 def test_metadata_that_are_no_agents(path, change, words):
-    told(path, change)
+    with_metadata(path, change)
     with pytest.raises(FileFormatError, match=f"mine.npz: .*{words}"):
         load_agent(path)
 

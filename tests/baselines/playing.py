@@ -78,8 +78,8 @@ def view_of(**fields: int) -> View:
     return View(**{**constants, **fields})
 
 
-def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **told: Any) -> EpisodeContext:
-    return EpisodeContext(scenario, mean_output_tokens, **told)
+def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **facts: Any) -> EpisodeContext:
+    return EpisodeContext(scenario, mean_output_tokens, **facts)
 
 
 def asked(policy: Any, simulator: Simulator) -> Simulator:
