@@ -141,11 +141,11 @@ def evolve(path: Path, scenario: Scenario, settings: EvolutionSettings, seed: in
     evolution = Evolution(scenario, settings, seed)
     evolution.learn(iterations, lambda: None)
     with write_whole(path) as temporary, temporary.open("wb") as file:
-        parameters = evolution.parameters
-        said = {**parameters._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
+        encoding = evolution.encoding
+        said = {**encoding._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
         said |= {"generations": evolution.generation, **wanted}
         text = np.frombuffer(json.dumps(said).encode(), np.uint8)
-        np.savez(file, numbers=evolution.numbers, mean=parameters.mean, spread=parameters.spread, said=text)
+        np.savez(file, numbers=evolution.numbers, mean=encoding.mean, spread=encoding.spread, said=text)
 
 
 def evolved(folder: Path) -> dict[int, Network]:

@@ -53,7 +53,7 @@ def test_it_equals_the_reference_after_every_iteration():
                 assert_same_slo(simulator, reference)
         assert_same_history(simulator, reference)
         noise, kind = case.noise, "SLO" if case.ttft_ns else "plain"
-        for name in ("kv_cache", "mixed", "moves"):
+        for name in ("kv_cache", "mixed", "migration"):
             kind = name if getattr(case, name) else kind
         seen["noise", kind] += noise.noise_sd > 0
         seen["stragglers", kind] += reference.stragglers > 0

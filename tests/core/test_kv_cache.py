@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from reference import Reference
 from strategies import ORDERED_ACTIONS, REPEATABLE, Case, memory_cases
 from test_equivalence import assert_same_history, assert_same_state
@@ -42,6 +42,7 @@ def assert_same_memory(simulator, reference):
 def test_it_equals_the_reference_after_every_iteration(rule, examples):
     seen = Counter()
 
+    @seed(3)  # else the draws, and how many of them preempt, change with the text of this test
     @settings(REPEATABLE, max_examples=examples)
     @given(case=memory_cases((rule,)), actions=ORDERED_ACTIONS)
     def check(case, actions):
