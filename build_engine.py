@@ -152,7 +152,8 @@ class _File:
 
     def redefined(self, node: ast.ClassDef, method: str) -> bool:
         """Whether another class of the folder, which derives from this one or the other way round, defines it too."""
-        lines = _definitions(self.path.parent)
+        files = sorted(self.path.parent.glob("*.py"))
+        lines = _definitions(tuple((file, file.stat().st_mtime_ns) for file in files))
         return any(
             method in methods and (node.name in _line(lines, name) or name in _line(lines, node.name))
             for name, (_, methods) in lines.items()
@@ -190,10 +191,10 @@ class _File:
 
 
 @functools.cache
-def _definitions(folder: Path) -> dict[str, tuple[str, frozenset[str]]]:
-    """The base and the methods of each class of a folder."""
+def _definitions(files: tuple[tuple[Path, int], ...]) -> dict[str, tuple[str, frozenset[str]]]:
+    """The base and the methods of each class of these files, each with the time of its last change."""
     found = {}
-    for file in sorted(folder.glob("*.py")):
+    for file, _ in files:
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
                 base = ast.unparse(node.bases[0]) if node.bases else ""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llmsched_env.engine.arrays import view_of
+from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.problem import Problem
 from llmsched_env.engine.view import View, fields_of
 
@@ -20,14 +21,14 @@ ENGINE = "llmsched_env.engine."
 def snapshot(part: Any) -> State:
     """All fields of an episode, or of a part of it: numbers, copies of arrays, and snapshots of its parts.
 
-    What parts share (the problem, the table of clients) is told where it belongs.
+    What parts share (the problem, its costs, the table of clients) is left to its owner.
     """
     state: State = {}
     for name in fields_of(type(part)):
         value = getattr(part, name)
         if isinstance(value, bool | int | float | str):
             state[name] = value
-        elif isinstance(value, Problem) or value is None:
+        elif isinstance(value, Problem | Costs) or value is None:
             continue
         elif type(value).__module__.startswith(ENGINE):
             state[name] = snapshot(value)

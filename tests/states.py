@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmsched_env.engine import codes
 from llmsched_env.engine.episode import Episode
@@ -43,13 +44,16 @@ def state_of(episode: Episode | Simulator, *, order: bool = True) -> Values:
     inner = episode.episode if isinstance(episode, Simulator) else episode
     found = dict(_flat(snapshot(inner)))
     if not order:
-        table = np.asarray(inner.forecast.ring).reshape(-1, codes.RING_COLUMNS)
-        found["ending"] = _together(inner, table[:, codes.ENDING].tolist())
-        found["ring"] = found["forecast.ring"] = table[:, codes.EXPECTED].tobytes()
+        found["ring"] = _together(inner), ring_of(inner, codes.EXPECTED).tolist()
         found["clients"] = np.delete(np.asarray(inner.clients), codes.NEXT, axis=1).tobytes()
         found["view.last_due"] = max(found["view.last_due"], inner.view.decodes)
         found["totals.tpot_sum_ns"] = f"{inner.totals.tpot_sum_ns:.9g}"
     return found
+
+
+def ring_of(episode: Episode, column: int) -> NDArray[np.int32]:
+    """(decodes to come,) int32: a column of the ring of an episode."""
+    return np.asarray(episode.ring).reshape(-1, codes.RING_COLUMNS)[:, column]
 
 
 def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -66,10 +70,10 @@ def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path + name, value.tobytes() if isinstance(value, np.ndarray) else value
 
 
-def _together(episode: Episode, ending: list[int]) -> list[list[int]]:
-    """Clients that finish at each decode of the ring, from the first of each."""
+def _together(episode: Episode) -> list[list[int]]:
+    """Clients that finish at each decode of the ring."""
     chains, following = [], np.asarray(episode.clients)[:, codes.NEXT].tolist()
-    for client in ending:
+    for client in ring_of(episode, codes.ENDING).tolist():
         chain, left = [], client
         while left >= 0:
             chain.append(left)

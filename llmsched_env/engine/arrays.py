@@ -22,7 +22,7 @@ class Region:
         size: in bytes.
 
     Attributes:
-        block: (size,) uint8.
+        block: (size,) uint8, from the beginning of a line on.
         taken: bytes in use.
         begun: place at which the arrays of an episode begin.
     """
@@ -32,9 +32,11 @@ class Region:
     begun: Any
 
     def __init__(self, size: int) -> None:
-        self.block = np.empty(size + LINE_BYTES, np.uint8)
-        self.taken = -int(self.block.ctypes.data) % LINE_BYTES
-        self.begun = self.taken
+        memory = np.empty(size + LINE_BYTES, np.uint8)
+        first = -int(memory.ctypes.data) % LINE_BYTES
+        self.block = memory[first : first + size]
+        self.taken = 0
+        self.begun = 0
 
     @property
     def free(self) -> int:

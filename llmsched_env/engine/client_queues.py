@@ -22,6 +22,9 @@ class ClientQueues:
         problem: the case.
         enabled: whether clients have queues of their own.
         migration: the options of stealing.
+        migrates: whether those are anything but free,
+        stealing: whether idle clients take from others' queues,
+        num_clients: and how many there are: as the migration and the problem have it.
         clients: the episode's table of clients, which has their queues.
         ready: the set of idle clients whose own queue is not empty.
         own_ready: how many there are.
@@ -33,23 +36,29 @@ class ClientQueues:
         tournament: who has the most work.
     """
 
-    problem: Problem
     enabled: cython.bint
-    migration: Migration
-    clients: cython.int[:, ::1]
-    ready: cython.ulonglong[::1]
+    migrates: cython.bint
+    stealing: cython.bint
+    num_clients: cython.int
     own_ready: cython.longlong
     own_tokens: cython.longlong
     own_work: cython.longlong
+    tournament: Tournament
+    problem: Problem
+    clients: cython.int[:, ::1]
+    ready: cython.ulonglong[::1]
     own_cached: cython.longlong
     waiting_cached: cython.longlong
     moves_ahead: cython.longlong
-    tournament: Tournament
+    migration: Migration
 
     def __init__(self, problem: Problem, clients: Any, migration: Migration) -> None:
         self.problem = problem
         self.enabled = not problem.shared
         self.migration = migration
+        self.migrates = migration.enabled
+        self.stealing = problem.stealing
+        self.num_clients = problem.num_clients
         self.clients = clients
         self.ready = zero_words(bitset.words_needed(problem.num_clients))
         self.own_ready = 0
@@ -83,13 +92,13 @@ class ClientQueues:
         """Count the head of an idle client's queue among what is ready (1), or no more (-1)."""
         prompt: cython.longlong = self.clients[client, codes.HEAD_PROMPT]
         if by > 0:
-            bitset.insert(self.ready, 0, self.problem.num_clients, client)
+            bitset.insert(self.ready, 0, self.num_clients, client)
         else:
-            bitset.remove(self.ready, 0, self.problem.num_clients, client)
+            bitset.remove(self.ready, 0, self.num_clients, client)
         self.own_ready += by
         self.own_tokens += by * prompt
         self.own_work += by * self.clients[client, codes.HEAD_ESTIMATE]
-        if self.migration.enabled:
+        if self.migrates:
             self.own_cached += by * self.migration.cached(prompt)
 
     def set_head(self, queue: cython.int, position: cython.int) -> cython.void:
@@ -105,7 +114,7 @@ class ClientQueues:
         head: cython.int = self.clients[queue, codes.HEAD]
         idle: cython.bint = self.clients[queue, codes.RUNNING] < 0
         self.clients[queue, codes.WORK] += self.problem.requests[position, codes.ESTIMATE]
-        if self.migration.enabled:
+        if self.migrates:
             self.waiting_cached += self.cached(position)
         self.tournament.changed(queue)
         if 0 <= head < position:
@@ -133,7 +142,7 @@ class ClientQueues:
             head = -1
         self.clients[queue, codes.WORK] -= self.clients[queue, codes.HEAD_ESTIMATE]
         self.tournament.changed(queue)
-        if self.migration.enabled:
+        if self.migrates:
             self.waiting_cached -= self.migration.cached(self.clients[queue, codes.HEAD_PROMPT])
         if counted:
             self.count_head(queue, -1)
@@ -159,7 +168,7 @@ class ClientQueues:
         v.ready = self.own_ready
         v.batch_tokens = self.own_tokens
         v.batch_work = self.own_work
-        if self.problem.stealing:
+        if self.stealing:
             v.ready = v.idle if v.idle < v.waiting else v.waiting
             stolen = v.ready - self.own_ready
             if v.ready == v.waiting:
@@ -168,14 +177,14 @@ class ClientQueues:
             elif stolen > 0:
                 v.batch_tokens += stolen * v.waiting_tokens // v.waiting
                 v.batch_work += stolen * v.waiting_work // v.waiting
-        if self.migration.enabled:
+        if self.migrates:
             self.expect_moves(v)
         v.batch_requests = v.ready
-        if v.batch_tokens > self.problem.token_cap and v.ready > 1:
-            v.batch_requests = v.ready * self.problem.token_cap // v.batch_tokens
+        if v.batch_tokens > v.token_cap and v.ready > 1:
+            v.batch_requests = v.ready * v.token_cap // v.batch_tokens
             v.batch_requests = max(v.batch_requests, 1)
             v.batch_work = v.batch_work * v.batch_requests // v.ready
-            v.batch_tokens = self.problem.token_cap
+            v.batch_tokens = v.token_cap
             self.moves_ahead = self.moves_ahead * v.batch_requests // v.ready
 
     def expect_moves(self, v: View) -> cython.void:

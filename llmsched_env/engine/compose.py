@@ -181,8 +181,11 @@ class Composer(Slots):
 
     def duration_ns(self, it: Iteration, kind: cython.int, costs: Costs) -> cython.longlong:
         """What the iteration lasts under a cost model, without noise."""
-        copying_ns: cython.longlong = it.copied * self.kv.swap_token_ns + it.carried * self.migration.token_ns
-        copying_ns += self.kv.swap_out_ns
+        copying_ns: cython.longlong = 0
+        if self.has_kv:
+            copying_ns = it.copied * self.kv.swap_token_ns + self.kv.swap_out_ns
+        if it.carried > 0:
+            copying_ns = it.carried * self.migration.token_ns
         if kind == codes.MIXED and it.rows > 0 and (it.served > 0 or it.computed > 0):
             return copying_ns + costs.mixed_ns(it.computed, it.served, it.context)
         if kind != codes.PREFILL and (it.rows == 0 or it.served > 0):
@@ -197,8 +200,9 @@ class Composer(Slots):
         """What a prefill by action 1 now would hold, and what a mixed iteration would read."""
         if self.has_queues:
             self.queues.preview(v)
-            v.prefill_ns = self.problem.believed.prefill_ns(v.batch_tokens)
-            v.prefill_ns += self.queues.moves_ahead * self.migration.token_ns
+            v.prefill_ns = self.believed.prefill_ns(v.batch_tokens)
+            if self.queues.migrates:
+                v.prefill_ns += self.queues.moves_ahead * self.migration.token_ns
             return
         if self.recomposes:
             self.compose(
@@ -216,14 +220,14 @@ class Composer(Slots):
         v.batch_requests = self.next_prefill.rows
         v.batch_tokens = self.next_prefill.computed
         v.batch_work = self.next_prefill.work
-        v.prefill_ns = self.duration_ns(self.next_prefill, codes.PREFILL, self.problem.believed)
+        v.prefill_ns = self.duration_ns(self.next_prefill, codes.PREFILL, self.believed)
 
     def preview_mixed(self, v: View, it: Iteration) -> cython.void:
         """What a mixed iteration now would read, in the order of action 1."""
         kind: cython.int = codes.MIXED if v.ready > 0 or v.reading_tokens > 0 else codes.DECODE
         self.compose(v, it, kind, self.problem.orders[1], self.problem.num_clients, False)
         v.chunk_tokens = it.computed
-        v.mixed_ns = self.duration_ns(it, codes.MIXED, self.problem.believed)
+        v.mixed_ns = self.duration_ns(it, codes.MIXED, self.believed)
 
     def extend(self, v: View, it: Iteration) -> cython.void:
         """The batch of a shared queue in its own order: as more clients fall idle, more requests join at its end."""
@@ -255,9 +259,9 @@ class Composer(Slots):
             it.client[0] = self.chunked.client
             i = 1
         while i < it.rows:
-            client = bitset.find_from(self.idle, 0, self.problem.num_clients, client + 1)
+            client = bitset.find_from(self.idle, 0, self.num_clients, client + 1)
             position = it.position[i]
-            bitset.remove(self.idle, 0, self.problem.num_clients, client)
+            bitset.remove(self.idle, 0, self.num_clients, client)
             it.client[i] = client
             if v.preempted > 0 and self.kv.emitted[position] > 0:
                 self.line.set_preempted(position, False)
@@ -286,7 +290,7 @@ class Composer(Slots):
         cached: cython.longlong
         moving: cython.longlong  # tokens that a thief brings over
         context: cython.longlong  # ... which are a running request's
-        stealing: cython.bint = self.problem.stealing
+        stealing: cython.bint = self.queues.stealing
         it.clear()
         it.served = 0
         it.context = 0
@@ -295,9 +299,9 @@ class Composer(Slots):
         it.drops_reading = False
         while v.waiting > 0:
             if stealing:
-                client = bitset.find_from(self.idle, 0, self.problem.num_clients, client)
+                client = bitset.find_from(self.idle, 0, self.num_clients, client)
             else:
-                client = bitset.find_from(self.queues.ready, 0, self.problem.num_clients, client)
+                client = bitset.find_from(self.queues.ready, 0, self.num_clients, client)
             if client < 0:
                 return
             queue = self.queues.source(v, client)
@@ -307,17 +311,17 @@ class Composer(Slots):
             cached = 0
             moving = 0
             context = 0
-            if self.migration.enabled:
+            if self.queues.migrates:
                 cached = self.migration.cached(prompt)
                 if queue != client:
                     context = self.context_to_move(v, queue, position, cached)
                     moving = context if context > 0 else cached
             tokens = prompt - cached
-            if self.migration.token_ns == 0:
+            if moving > 0 and self.migration.token_ns == 0:
                 tokens += moving
-            if it.rows > 0 and it.computed + tokens > self.problem.token_cap:
+            if it.rows > 0 and it.computed + tokens > v.token_cap:
                 return
-            if self.migration.token_ns == 0:
+            if moving > 0 and self.migration.token_ns == 0:
                 it.again += moving
             else:
                 it.carried += moving
@@ -330,7 +334,7 @@ class Composer(Slots):
             self.queues.take(self.line, t, queue, starter)
             if self.has_slo:
                 self.slo.leave_queue(v, self.line, position)
-            bitset.remove(self.idle, 0, self.problem.num_clients, starter)
+            bitset.remove(self.idle, 0, self.num_clients, starter)
             self.clients[starter, codes.RUNNING] = position
             self.clients[starter, codes.DUE] = cython.cast(cython.int, v.decodes + estimate - 1)
             self.clients[starter, codes.HELD] = 0
@@ -377,7 +381,7 @@ class Composer(Slots):
         v.active -= 1
         v.idle += 1
         self.vacate(source)
-        bitset.remove(self.idle, 0, self.problem.num_clients, client)
+        bitset.remove(self.idle, 0, self.num_clients, client)
         if self.migration.token_ns == 0:
             tokens += 1
         self.clients[client, codes.RUNNING] = position

@@ -183,7 +183,7 @@ class Episode(Transition):
         if on:
             self.count_forecast()
         else:
-            self.forecast.current = False
+            self.forecast_current = False
 
     def step(self, action: int) -> None:
         """:meth:`advance` for Python."""
@@ -212,13 +212,12 @@ class Episode(Transition):
 
     def switch(self, start: Episode) -> None:
         """Take over the state and the problem of an episode that it fits, whose options are the same but for noise."""
-        self.problem = start.problem
+        self.take_terms(start.problem)
         self.line.problem = start.problem
         self.queues.problem = start.problem
         self.kv.problem = start.problem
         self.slo.problem = start.problem
         self.noise = start.noise
-        self.reads_context = start.reads_context
         self.recomposes = start.recomposes
         self.settles = start.settles
         self.plans_memory = start.plans_memory

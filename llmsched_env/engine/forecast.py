@@ -15,44 +15,46 @@ from llmsched_env.engine.view import View
 
 
 class Forecast:
-    """How many active clients are expected to finish at each decode to come.
+    """Who finishes at each decode to come, and how many are expected to: the lowest layer of an episode.
+
+    Every decode reads it, so it is no object of its own.
 
     Attributes:
-        current: whether the view's fields (``due_1`` ... ``last_due``) are up to date.
-        mask: size of the ring less 1; the size is a power of two above the longest output and estimate.
+        forecast_current: whether the view's fields (``due_1`` ... ``last_due``) are up to date.
+        ring_mask: size of the ring less 1; the size is a power of two above the longest output and estimate.
         ring: ((mask + 1) * RING_COLUMNS,) int32: who finishes, and is expected to, by decode count modulo the size.
     """
 
-    current: cython.bint
-    mask: cython.int
+    forecast_current: cython.bint
+    ring_mask: cython.int
     ring: cython.int[::1]
 
     def __init__(self, mask: int) -> None:
-        self.current = True
-        self.mask = mask
+        self.forecast_current = True
+        self.ring_mask = mask
         self.ring = table_of(np.tile(np.array([-1, 0], np.int32), mask + 1))
 
-    def assign(self, other: Forecast) -> cython.void:
-        """Take over another one's state, of the same size."""
+    def assign_rings(self, other: Forecast) -> cython.void:
+        """Take over when clients finish, and are expected to, from an episode of the same sizes."""
         i: cython.int
-        self.current = other.current
-        for i in range((self.mask + 1) * codes.RING_COLUMNS):
+        self.forecast_current = other.forecast_current
+        for i in range((self.ring_mask + 1) * codes.RING_COLUMNS):
             self.ring[i] = other.ring[i]
 
-    def clear(self, v: View) -> cython.void:
+    def expect_nothing(self, v: View) -> cython.void:
         """Nothing is expected."""
         i: cython.int
-        for i in range(self.mask + 1):
-            self.ring[ring.expected(self.mask, i)] = 0
+        for i in range(self.ring_mask + 1):
+            self.ring[ring.expected(self.ring_mask, i)] = 0
         v.due_1 = v.due_4 = v.due_16 = v.due_64 = v.due_256 = 0
         v.overdue = v.remaining = v.remaining_squared = 0
         v.last_due = 0
-        self.current = True
+        self.forecast_current = True
 
-    def decode(self, v: View, active: cython.longlong) -> cython.void:
+    def pass_decode(self, v: View, active: cython.longlong) -> cython.void:
         """One decode has passed: ``v.decodes`` is its count, ``active`` clients took part."""
         now: cython.longlong = v.decodes
-        mask: cython.longlong = self.mask
+        mask: cython.longlong = self.ring_mask
         reached: cython.int = self.ring[ring.expected(mask, now)]
         on_time: cython.longlong = active - v.overdue
         at_1: cython.int = self.ring[ring.expected(mask, now + 1)]
@@ -70,28 +72,28 @@ class Forecast:
         v.overdue += reached
         self.ring[ring.expected(mask, now)] = 0
 
-    def start(self, v: View, due: cython.longlong) -> cython.void:
+    def expect(self, v: View, due: cython.longlong) -> cython.void:
         """A client has started that is expected to finish at decode ``due``."""
         left: cython.longlong = due - v.decodes
         if left <= 0:
             v.overdue += 1
             return
-        self.ring[ring.expected(self.mask, due)] += 1
+        self.ring[ring.expected(self.ring_mask, due)] += 1
         v.last_due = max(v.last_due, due)
-        self.count(v, left, 1)
+        self.count_expected(v, left, 1)
 
-    def stop(self, v: View, due: cython.longlong) -> cython.void:
+    def expect_no_more(self, v: View, due: cython.longlong) -> cython.void:
         """A client that was expected to finish at ``due`` has stopped: complete, preempted or moved."""
         left: cython.longlong = due - v.decodes
         if left <= 0:
             v.overdue -= 1
             return
-        self.ring[ring.expected(self.mask, due)] -= 1
-        while v.last_due > v.decodes and self.ring[ring.expected(self.mask, v.last_due)] == 0:
+        self.ring[ring.expected(self.ring_mask, due)] -= 1
+        while v.last_due > v.decodes and self.ring[ring.expected(self.ring_mask, v.last_due)] == 0:
             v.last_due -= 1
-        self.count(v, left, -1)
+        self.count_expected(v, left, -1)
 
-    def count(self, v: View, left: cython.longlong, by: cython.longlong) -> cython.void:
+    def count_expected(self, v: View, left: cython.longlong, by: cython.longlong) -> cython.void:
         """Add ``by`` clients with so many decodes to go."""
         v.remaining += by * left
         v.remaining_squared += by * left * left

@@ -24,6 +24,8 @@ class Line:
         waiting: the set of waiting positions.
         preempted: the set of preempted positions; empty but with a KV cache.
         ranked: four sets of waiting ranks, one after another: in time and late, by each of the two rankings.
+        num_requests: of the problem,
+        ranks: and whether some order of it goes by length.
         words: of a set.
         num_preempted: members of the latter.
         late_until: requests released before this number are late.
@@ -32,18 +34,22 @@ class Line:
     """
 
     problem: Problem
-    waiting: cython.ulonglong[::1]
-    preempted: cython.ulonglong[::1]
-    ranked: cython.ulonglong[::1]
-    words: cython.int
+    num_requests: cython.int
+    ranks: cython.bint
     num_preempted: cython.int
     late_until: cython.int
     next_release: cython.int
     oldest: cython.int
+    words: cython.int
+    waiting: cython.ulonglong[::1]
+    preempted: cython.ulonglong[::1]
+    ranked: cython.ulonglong[::1]
 
     def __init__(self, problem: Problem, keeps_preempted: bool) -> None:
         self.problem = problem
         words = bitset.words_needed(problem.num_requests)
+        self.num_requests = problem.num_requests
+        self.ranks = problem.ranked
         self.words = words
         self.waiting = zero_words(words)
         self.preempted = zero_words(words if keeps_preempted else 1)
@@ -71,14 +77,14 @@ class Line:
         """The request waits from now on."""
         ranking: cython.int
         late: cython.int = 1 if self.problem.number_of[position] < self.late_until else 0
-        bitset.insert(self.waiting, 0, self.problem.num_requests, position)
+        bitset.insert(self.waiting, 0, self.num_requests, position)
         self.oldest = min(self.oldest, self.problem.number_of[position])
-        if self.problem.ranked:
+        if self.ranks:
             for ranking in range(codes.RANKINGS):
                 bitset.insert(
                     self.ranked,
                     (2 * ranking + late) * self.words,
-                    self.problem.num_requests,
+                    self.num_requests,
                     self.problem.ranking[position, ranking],
                 )
 
@@ -86,14 +92,14 @@ class Line:
         """The request waits no more."""
         ranking: cython.int
         late: cython.int
-        bitset.remove(self.waiting, 0, self.problem.num_requests, position)
-        if self.problem.ranked:
+        bitset.remove(self.waiting, 0, self.num_requests, position)
+        if self.ranks:
             late = 1 if self.problem.number_of[position] < self.late_until else 0
             for ranking in range(codes.RANKINGS):
                 bitset.remove(
                     self.ranked,
                     (2 * ranking + late) * self.words,
-                    self.problem.num_requests,
+                    self.num_requests,
                     self.problem.ranking[position, ranking],
                 )
 
@@ -101,11 +107,11 @@ class Line:
         """A waiting request is late from now on."""
         ranking: cython.int
         rank: cython.int
-        if self.problem.ranked:
+        if self.ranks:
             for ranking in range(codes.RANKINGS):
                 rank = self.problem.ranking[position, ranking]
-                bitset.remove(self.ranked, 2 * ranking * self.words, self.problem.num_requests, rank)
-                bitset.insert(self.ranked, (2 * ranking + 1) * self.words, self.problem.num_requests, rank)
+                bitset.remove(self.ranked, 2 * ranking * self.words, self.num_requests, rank)
+                bitset.insert(self.ranked, (2 * ranking + 1) * self.words, self.num_requests, rank)
 
     def waits(self, position: cython.int) -> cython.bint:
         """Whether the request waits."""
@@ -113,15 +119,15 @@ class Line:
 
     def first(self, position: cython.int) -> cython.int:
         """The first position from this one on that waits, or -1."""
-        return bitset.find_from(self.waiting, 0, self.problem.num_requests, position)
+        return bitset.find_from(self.waiting, 0, self.num_requests, position)
 
     def set_preempted(self, position: cython.int, yes: cython.bint) -> cython.void:
         """The request is preempted, or goes on."""
         if yes:
-            bitset.insert(self.preempted, 0, self.problem.num_requests, position)
+            bitset.insert(self.preempted, 0, self.num_requests, position)
             self.num_preempted += 1
         else:
-            bitset.remove(self.preempted, 0, self.problem.num_requests, position)
+            bitset.remove(self.preempted, 0, self.num_requests, position)
             self.num_preempted -= 1
 
     def oldest_release_ns(self) -> cython.longlong:
@@ -132,7 +138,7 @@ class Line:
 
     def following(self, order: cython.int, position: cython.int) -> cython.int:
         """Position of the waiting request that comes after ``position`` in this order, or -1; the first after -1."""
-        n: cython.int = self.problem.num_requests
+        n: cython.int = self.num_requests
         found: cython.int
         other: cython.int
         rank: cython.int
@@ -169,7 +175,7 @@ class Line:
         """Who comes after ``position``, or -1; the first one after -1: preempted requests, then waiting ones."""
         found: cython.int
         if self.num_preempted > 0 and (position < 0 or bitset.contains(self.preempted, 0, position)):
-            found = bitset.find_from(self.preempted, 0, self.problem.num_requests, position + 1)
+            found = bitset.find_from(self.preempted, 0, self.num_requests, position + 1)
             if found >= 0:
                 return found
             position = -1

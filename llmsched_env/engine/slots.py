@@ -14,6 +14,7 @@ from llmsched_env.engine import bitset, codes, ring
 from llmsched_env.engine.arrays import table_of, zero_words
 from llmsched_env.engine.chunked import Chunked
 from llmsched_env.engine.client_queues import ClientQueues
+from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.forecast import Forecast
 from llmsched_env.engine.kv_cache import KVCache
 from llmsched_env.engine.line import Line
@@ -25,14 +26,13 @@ from llmsched_env.engine.slo import Slo
 from llmsched_env.engine.view import Totals, View
 
 
-class Slots:
+class Slots(Forecast):
     """The clients of an episode and its mechanisms.
 
     Attributes:
         problem: the case.
         view: what a policy may know.
         totals: what rewards and metrics are made of.
-        forecast: what is expected of the active clients.
         line: who waits.
         migration: options of stealing.
         queues: queues of the clients' own.
@@ -46,26 +46,21 @@ class Slots:
         has_kv: whether the KV cache is a budget.
         has_noise: whether durations are noisy.
         has_mixed: whether some action is a mixed iteration.
-        reads_context: of the believed costs, as the problem has them.
+        num_clients: of the problem, as the following.
+        believed: what schedulers are told that iterations last.
+        actual: what they do.
+        reads_context: of the believed costs.
+        arrivals: whether a request is released later than another.
+        first_release_ns: when the first one is.
         has_queues: whether clients have queues of their own.
         records: whether the episode is recorded.
         clients: (J, CLIENT_COLUMNS) int32; (J, QUEUE_COLUMNS) where they have queues of their own.
         idle: the set of idle clients that hold no request.
-        ring: the forecast's, which has who finishes in a decode.
     """
 
-    problem: Problem
+    # What every decode reads comes first, so that it lies together.
     view: View
     totals: Totals
-    forecast: Forecast
-    line: Line
-    migration: Migration
-    queues: ClientQueues
-    kv: KVCache
-    chunked: Chunked
-    slo: Slo
-    noise: Noise
-    recorder: Recorder
     has_slo: cython.bint
     has_kv: cython.bint
     has_noise: cython.bint
@@ -73,12 +68,26 @@ class Slots:
     has_mixed: cython.bint
     records: cython.bint
     reads_context: cython.bint
-    ring: cython.int[::1]
+    queues: ClientQueues
+    line: Line
+    num_clients: cython.int
+    arrivals: cython.bint
+    first_release_ns: cython.longlong
+    problem: Problem
+    believed: Costs
+    actual: Costs
     clients: cython.int[:, ::1]
     idle: cython.ulonglong[::1]
+    migration: Migration
+    kv: KVCache
+    chunked: Chunked
+    slo: Slo
+    noise: Noise
+    recorder: Recorder
 
     def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
-        self.problem = problem
+        Forecast.__init__(self, problem.ring_mask)
+        self.take_terms(problem)
         self.view = View(
             num_clients=problem.num_clients,
             idle=problem.num_clients,
@@ -100,8 +109,6 @@ class Slots:
         self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
             bitset.insert(self.idle, 0, problem.num_clients, client)
-        self.forecast = Forecast(problem.ring_mask)
-        self.ring = self.forecast.ring
         self.kv = KVCache(problem, self.clients, **options.get("kv", {}))
         self.chunked = Chunked(**options.get("chunked", {}))
         self.slo = Slo(problem, **options.get("slo", {}))
@@ -114,10 +121,19 @@ class Slots:
         self.has_queues = self.queues.enabled
         self.records = record
         self.has_mixed = problem.mixes
-        self.reads_context = problem.believed.reads_context
         self.line = Line(problem, self.has_kv)
         self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
+
+    def take_terms(self, problem: Problem) -> None:
+        """Keep what iterations read of the problem: that of a thousand copies is in no near cache."""
+        self.problem = problem
+        self.num_clients = problem.num_clients
+        self.believed = problem.believed
+        self.actual = problem.actual
+        self.reads_context = problem.believed.reads_context
+        self.arrivals = problem.arrivals
+        self.first_release_ns = problem.release_ns[0]
 
     def assign_slots(self, other: Slots) -> cython.void:
         """Take over the state of another episode of the same problem, but for rings and recordings."""
@@ -136,17 +152,13 @@ class Slots:
         self.chunked.assign(other.chunked)
         self.slo.assign(other.slo)
 
-    def assign_rings(self, other: Slots) -> cython.void:
-        """Take over when clients finish, and are expected to."""
-        self.forecast.assign(other.forecast)
-
     def fill_ending(self) -> cython.void:
         """Find out anew when clients finish, and are expected to: the problem has other lengths."""
         client: cython.int
         position: cython.int
         slot: cython.longlong
         for client in range(self.problem.ring_mask + 1):
-            self.ring[ring.ending(self.forecast.mask, client)] = -1
+            self.ring[ring.ending(self.ring_mask, client)] = -1
         for client in range(self.problem.num_clients):
             position = self.clients[client, codes.RUNNING]
             if position < 0:
@@ -155,10 +167,10 @@ class Slots:
                 self.problem.requests[position, codes.PROMPT] + self.problem.requests[position, codes.OUTPUT]
             )
             slot = self.clients[client, codes.BASE] + self.problem.requests[position, codes.OUTPUT]
-            slot = ring.ending(self.forecast.mask, slot)
+            slot = ring.ending(self.ring_mask, slot)
             self.clients[client, codes.NEXT] = self.ring[slot]
             self.ring[slot] = client
-        self.forecast.current = False
+        self.forecast_current = False
         self.count_forecast()
 
     def context(self, client: cython.int) -> cython.longlong:
@@ -211,11 +223,11 @@ class Slots:
         if tokens == output:
             self.complete(v, client)
             return True
-        slot = ring.ending(self.forecast.mask, base + output)
+        slot = ring.ending(self.ring_mask, base + output)
         self.clients[client, codes.NEXT] = self.ring[slot]
         self.ring[slot] = client
-        if self.forecast.current:
-            self.forecast.start(v, base + estimate)
+        if self.forecast_current:
+            self.expect(v, base + estimate)
         return False
 
     def complete(self, v: View, client: cython.int) -> cython.void:
@@ -233,7 +245,7 @@ class Slots:
         """The client runs nothing any more."""
         self.clients[client, codes.RUNNING] = -1
         self.clients[client, codes.DUE] = 0
-        bitset.insert(self.idle, 0, self.problem.num_clients, client)
+        bitset.insert(self.idle, 0, self.num_clients, client)
         if self.has_queues:
             self.queues.fall_idle(client)
 
@@ -248,7 +260,7 @@ class Slots:
         """Take an active client out of what will finish and what is expected."""
         position: cython.int = self.clients[client, codes.RUNNING]
         at: cython.longlong = self.clients[client, codes.BASE] + self.problem.requests[position, codes.OUTPUT]
-        slot: cython.longlong = ring.ending(self.forecast.mask, at)
+        slot: cython.longlong = ring.ending(self.ring_mask, at)
         other: cython.int = self.ring[slot]
         if other == client:
             self.ring[slot] = self.clients[client, codes.NEXT]
@@ -256,8 +268,8 @@ class Slots:
             while self.clients[other, codes.NEXT] != client:
                 other = self.clients[other, codes.NEXT]
             self.clients[other, codes.NEXT] = self.clients[client, codes.NEXT]
-        if self.forecast.current:
-            self.forecast.stop(v, self.clients[client, codes.DUE])
+        if self.forecast_current:
+            self.expect_no_more(v, self.clients[client, codes.DUE])
 
     def preempt(self, v: View, t: Totals, client: cython.int) -> cython.void:
         """Take its request off an active client: it waits before all others, and goes on from what it has emitted."""
@@ -316,9 +328,9 @@ class Slots:
     def count_forecast(self) -> cython.void:
         """Count anew what is expected of the active clients, where nobody has kept it."""
         client: cython.int
-        if self.forecast.current:
+        if self.forecast_current:
             return
-        self.forecast.clear(self.view)
+        self.expect_nothing(self.view)
         for client in range(self.problem.num_clients):
             if self.clients[client, codes.RUNNING] >= 0:
-                self.forecast.start(self.view, self.clients[client, codes.DUE])
+                self.expect(self.view, self.clients[client, codes.DUE])

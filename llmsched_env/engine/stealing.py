@@ -36,8 +36,8 @@ class Tournament:
     enabled: cython.bint
     num_clients: cython.int
     leaves: cython.int
-    clients: cython.int[:, ::1]
     stale: cython.ulonglong[::1]
+    clients: cython.int[:, ::1]
     nodes: cython.longlong[:, ::1]
 
     def __init__(self, enabled: bool, num_clients: int, clients: Any) -> None:

@@ -56,7 +56,7 @@ class Transition(Composer):
                 v,
                 t,
                 self.noisy_decode_ns(v) if self.has_noise else v.decode_ns,
-                v.waiting + v.preempted + v.active + (1 if v.reading_tokens > 0 else 0),
+                self.in_system(v),
                 v.kv_growth,
             )
         else:
@@ -68,12 +68,19 @@ class Transition(Composer):
 
     def reads(self) -> cython.int:
         """Requests that have been read in part: 1 or 0."""
-        return 1 if self.chunked.position >= 0 else 0
+        return 1 if self.has_mixed and self.chunked.position >= 0 else 0
+
+    def in_system(self, v: View) -> cython.longlong:
+        """Requests that have arrived and are not complete."""
+        count: cython.longlong = v.waiting + v.active
+        if self.has_kv:
+            count += v.preempted
+        return count + self.reads()
 
     def noisy_decode_ns(self, v: View) -> cython.longlong:
         """What a decode of all active clients does last."""
         return self.noise.actual_ns(
-            self.problem.actual.decode_ns(v.active, v.context_tokens) + self.kv.swap_out_ns, codes.DECODE, v.decodes
+            self.actual.decode_ns(v.active, v.context_tokens) + self.kv.swap_out_ns, codes.DECODE, v.decodes
         )
 
     def decode(
@@ -106,18 +113,18 @@ class Transition(Composer):
             self.kv.swap_out_ns = 0
             v.kv_used += growth
             t.kv_peak = max(t.kv_peak, v.kv_used)
-        if self.forecast.current:
-            self.forecast.decode(v, active)
-        slot = ring.ending(self.forecast.mask, v.decodes)
+        if self.forecast_current:
+            self.pass_decode(v, active)
+        slot = ring.ending(self.ring_mask, v.decodes)
         client = self.ring[slot]
         if client < 0:
             if self.reads_context:
-                v.decode_ns = self.problem.believed.decode_ns(active, v.context_tokens)
+                v.decode_ns = self.believed.decode_ns(active, v.context_tokens)
             return False
         self.ring[slot] = -1
         while client >= 0:
-            if self.forecast.current:
-                self.forecast.stop(v, self.clients[client, codes.DUE])
+            if self.forecast_current:
+                self.expect_no_more(v, self.clients[client, codes.DUE])
             finished += 1
             held += self.clients[client, codes.HELD]
             self.complete(v, client)
@@ -127,8 +134,8 @@ class Transition(Composer):
 
     def commit(self, v: View, t: Totals, action: cython.int, kind: cython.int) -> cython.longlong:
         """Run an iteration with rows, or one that preempts. Returns how many clients had a token."""
-        in_system: cython.longlong = v.waiting + v.preempted + v.active + self.reads()
-        most: cython.longlong = self.problem.caps[action] - v.active
+        in_system: cython.longlong = self.in_system(v)
+        most: cython.longlong
         if self.has_queues:
             self.take_from_queues(v, t, self.chosen)
             return self.finish(v, t, self.chosen, kind, in_system)
@@ -137,6 +144,7 @@ class Transition(Composer):
             busy: cython.longlong = self.finish(v, t, self.next_prefill, kind, in_system)
             self.empty_window()
             return busy
+        most = self.problem.caps[action] - v.active
         self.compose(v, self.chosen, kind, self.problem.orders[action], most if most > 1 else 1, False)
         self.make_way(v, t, self.chosen)
         self.take_rows(v, self.chosen)
@@ -165,12 +173,11 @@ class Transition(Composer):
         held: cython.longlong = 0
         i: cython.int
         duration_ns = self.lasting_ns(v, it, kind)
-        t.swap_ns += it.copied * self.kv.swap_token_ns
-        t.swapped_tokens += it.copied
-        t.move_ns += it.carried * self.migration.token_ns
-        t.moved_tokens += it.carried
-        t.recomputed_tokens += it.again
-        t.migrations += it.moved
+        if it.copied > 0:
+            t.swap_ns += it.copied * self.kv.swap_token_ns
+            t.swapped_tokens += it.copied
+        if self.has_queues and self.queues.migrates:
+            self.count_moves(t, it)
         if kind == codes.MIXED and it.rows > 0:
             v.mixed += 1
         if self.has_kv and v.kv_used + it.growth + it.taken > t.kv_peak:
@@ -200,7 +207,7 @@ class Transition(Composer):
                 held += self.clients[it.client[self.problem.num_clients - i], codes.HELD]
         if partly:
             self.keep_reading(v, it, start_ns)
-        elif self.chunked.position >= 0 and it.rows > 0:
+        elif self.reads() and it.rows > 0:
             self.chunked.position = -1
             self.chunked.computed = 0
             v.reading_tokens = 0
@@ -209,13 +216,20 @@ class Transition(Composer):
         t.max_active = max(t.max_active, v.active)
         return it.rows - partly + it.moved + active
 
+    def count_moves(self, t: Totals, it: Iteration) -> cython.void:
+        """Count what thieves bring over."""
+        t.move_ns += it.carried * self.migration.token_ns
+        t.moved_tokens += it.carried
+        t.recomputed_tokens += it.again
+        t.migrations += it.moved
+
     def lasting_ns(self, v: View, it: Iteration, kind: cython.int) -> cython.longlong:
         """What the iteration does last."""
         beside: cython.bint = kind != codes.PREFILL and it.served > 0
         if not self.has_noise:
-            return self.duration_ns(it, kind, self.problem.actual)
+            return self.duration_ns(it, kind, self.actual)
         return self.noise.actual_ns(
-            self.duration_ns(it, kind, self.problem.actual),
+            self.duration_ns(it, kind, self.actual),
             codes.DECODE if beside else codes.PREFILL,
             v.decodes if beside else v.prefills,
         )
@@ -234,7 +248,8 @@ class Transition(Composer):
             t.min_batch_tokens = it.computed
         if self.has_slo:
             v.decoding_ns += duration_ns * v.active
-        self.kv.swap_out_ns = 0
+        if self.has_kv:
+            self.kv.swap_out_ns = 0
 
     def take_memory(self, v: View, it: Iteration, partly: cython.int) -> cython.void:
         """The rows enter the KV cache."""
@@ -258,8 +273,8 @@ class Transition(Composer):
         """A row's request has been read, or copied; returns whether it is complete."""
         position: cython.int = it.position[row]
         emitted: cython.longlong = 0
-        late: cython.bint = self.problem.number_of[position] < self.line.late_until
-        if self.chunked.position == position:
+        late: cython.bint = self.has_slo and self.problem.number_of[position] < self.line.late_until
+        if self.has_mixed and self.chunked.position == position:
             start_ns = self.chunked.start_ns
             late = self.chunked.late
         if self.has_kv:
@@ -312,20 +327,20 @@ class Transition(Composer):
 
     def settle(self, v: View, t: Totals) -> cython.void:
         """Bring the view up to the clock: arrivals, a jump over time with nothing to do, and what comes next."""
-        last: cython.int = self.problem.num_requests
         one: cython.longlong = 1
+        never: cython.longlong = one << 62  # beyond any clock
         target_ns: cython.longlong
         active: cython.longlong
         context: cython.longlong
-        if self.line.next_release < last:
+        if self.next_release_ns < never:
             self.release(v, t)
             if v.active == 0 and v.waiting == 0 and v.preempted == 0 and self.chunked.position < 0:
                 target_ns = self.problem.release_ns[self.line.next_release]
                 t.jump_ns += target_ns - v.clock_ns
                 v.clock_ns = target_ns
                 self.release(v, t)
-            self.next_release_ns = one << 62  # beyond any clock
-            if self.line.next_release < last:
+            self.next_release_ns = never
+            if self.line.next_release < self.problem.num_requests:
                 self.next_release_ns = self.problem.release_ns[self.line.next_release]
         if self.has_slo:
             self.slo.pass_time(v, t, self.line)
@@ -339,10 +354,14 @@ class Transition(Composer):
             v.kv_growth = self.chosen.growth
             active = self.chosen.served
             context = self.chosen.context
-        v.decode_ns = self.problem.believed.decode_ns(active, context) + self.kv.swap_out_ns
+        v.decode_ns = v.alpha_decode_ns + v.beta_decode_ns * active
+        if self.reads_context:
+            v.decode_ns = self.believed.decode_ns(active, context)
+        if self.has_kv:
+            v.decode_ns += self.kv.swap_out_ns
         v.oldest_release_ns = v.clock_ns
         if v.waiting > 0:
-            v.oldest_release_ns = self.line.oldest_release_ns() if self.problem.arrivals else self.problem.release_ns[0]
+            v.oldest_release_ns = self.line.oldest_release_ns() if self.arrivals else self.first_release_ns
 
     def make_room(self, v: View, t: Totals) -> cython.void:
         """Whoever has to gives way as soon as an iteration ends; under vLLM's rules only who is alone and full."""

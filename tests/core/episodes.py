@@ -84,7 +84,7 @@ def moving_case(seed: int, **changes: object) -> Case:
     """The seeded case on the queues of three of its clients, whose caches the other four move."""
     queues = tuple(np.random.default_rng(2000 + seed).integers(0, 3, 40).tolist())
     moves = Migration((0, 500_000, 900_000)[seed % 3], STEALS[(seed + 1) % 3], (0, 3)[seed // 2 % 2])
-    return seeded_case(seed, **{"queues": queues, "stealing": True, "moves": moves, **changes})
+    return seeded_case(seed, **{"queues": queues, "stealing": True, "migration": moves, **changes})
 
 
 def noisy_case(seed: int, **changes: object) -> Case:

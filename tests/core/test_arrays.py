@@ -24,13 +24,28 @@ def places(*views):
 def test_arrays_of_a_region_lie_in_it_side_by_side():
     region = Region(4096)
     with arrays_in(region):
-        made = [int32s(5, 7), int64s(9, -1), table_of(np.arange(6, dtype=np.int32).reshape(2, 3)), int32s(1)]
+        made = [
+            int32s(50, 7),
+            int64s(9, -1),
+            table_of(np.arange(60, dtype=np.int32).reshape(20, 3)),
+            int32s(1),
+            int32s(2),
+        ]
     found = places(*made)
     first, end = places(region.block)[0]
     assert all(first <= start and stop <= end for start, stop in found)
-    assert all(start % LINE_BYTES == 0 for start, _ in found)
+    assert all(start % LINE_BYTES == 0 for start, stop in found if stop - start >= LINE_BYTES), (
+        "a long one begins in the middle of a line"
+    )
+    assert found[3][0] // LINE_BYTES == found[4][0] // LINE_BYTES, "short ones share a line"
     assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(found))
-    assert [np.asarray(one).tolist() for one in made] == [[7] * 5, [-1] * 9, [[0, 1, 2], [3, 4, 5]], [0]]
+    assert [np.asarray(one).tolist() for one in made] == [
+        [7] * 50,
+        [-1] * 9,
+        np.arange(60).reshape(20, 3).tolist(),
+        [0],
+        [0, 0],
+    ]
     outside, _ = places(int32s(5))[0]
     assert not first <= outside < end
 
@@ -68,7 +83,7 @@ def test_a_batch_in_regions_steps_like_one_without(monkeypatch):
         monkeypatch.setattr(batch, "REGION_BYTES", 3 * max(case.episode_nbytes for case in cases))  # of several
         made = Batch(9, kinds_of(cases[0]), cases[0].num_features)
         found[large_from] = batch_digest(made, cases, 300, 0)
-        starts = [start for copy in made.copies for start, _ in places(copy.episode.clients, copy.episode.ending)]
+        starts = [start for copy in made.copies for start, _ in places(copy.episode.clients, copy.episode.ring)]
         assert all(start % LINE_BYTES == 0 for start in starts) == (large_from == 1)
     assert found[1] == found[2**22]
     assert found[1][1] > 3, "hardly an episode has ended"

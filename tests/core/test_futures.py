@@ -56,8 +56,8 @@ def test_the_true_lengths_change_nothing():
     def check(case, actions, rest):
         simulator, _ = halfway(case, actions)
         twin = simulator.fork(record=True, outputs=truth(simulator))
-        ring = len(simulator.episode.ending)
-        assert len(twin.episode.ending) == ring
+        ring = len(simulator.episode.ring)
+        assert len(twin.episode.ring) == ring
         assert course(twin, rest) == course(simulator.fork(record=True), rest)
         started = simulator.view.completed + simulator.view.active
         seen["running"] += simulator.view.active > 0
@@ -95,7 +95,7 @@ def test_other_lengths_are_those_of_a_case_that_has_them():
         assert found == expected
         assert truth(twin).tolist() == outputs.tolist()
         assert truth(simulator).tolist() == true.tolist()
-        seen["longer than the ring held"] += outputs.max() > len(simulator.episode.ending)
+        seen["longer than the ring held"] += outputs.max() > len(simulator.episode.ring) // codes.RING_COLUMNS
         seen["shorter"] += outputs.max() < true.max()
         seen["running"] += bool(((emitted > 0) & (emitted < true)).any())
 

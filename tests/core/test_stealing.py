@@ -19,7 +19,7 @@ def _takes(simulator: Simulator, case: Case) -> list[tuple[int, int, int]]:
     """(client, whose queue, request) of each start in a prefill now, by a scan of all clients for each."""
     episode, order = simulator.episode, simulator.instance.request_of
     clients = np.array(episode.clients)
-    work = np.array(episode.queues.queues)[:, codes.WORK]
+    work = clients[:, codes.WORK].copy()
     left = np.maximum(0, clients[:, codes.DUE] - simulator.view.decodes)
     begun = simulator.served["first_token_ns"] > 0
     waiting: dict[int, list[int]] = {client: [] for client in range(case.num_clients)}

@@ -113,11 +113,23 @@ def test_what_cython_is_told_of_a_module(tmp_path):
             cdef public dict options
             cdef public object anything
             cdef bint _hidden
+            @cython.final
             cdef void add(self, long long by=*) noexcept nogil
         cdef class View:
             cdef readonly long long clock_ns
         cdef double total(Base base, double[::1] weights) noexcept nogil
     """)
+
+
+def test_a_method_that_a_class_of_another_file_redefines_is_not_final(tmp_path):
+    above = BASE.replace("size: cython.int", "def act(self) -> cython.int: ...\n    def keep(self) -> cython.int: ...")
+    below = "import cython\nfrom engine.base import Base\nclass Below(Base):\n    def act(self) -> cython.int: ...\n"
+    package = written(tmp_path, base=above, below=below)
+    for name in ("base", "below"):
+        lines = pxd(package / f"{name}.py", "engine").splitlines()
+        places = {line.split()[2]: number for number, line in enumerate(lines) if "noexcept" in line}
+        finals = [method for method, number in places.items() if lines[number - 1].strip() == "@cython.final"]
+        assert finals == (["keep(self)"] if name == "base" else [])
 
 
 def test_constants_are_an_enum_and_small_functions_are_inline(tmp_path):
