@@ -71,8 +71,8 @@ class Args:
         lengths: what is known of output lengths: known, predicted or hidden; nothing: the scenario's own
         predictor: who predicts them: population, prompt, noisy, noisy:0.8, ...; nothing: the scenario's own
         load: arrivals as a share of capacity; 0: the scenario's own
-        ttft_s: promised time to first token, in seconds; 0: the scenario's own
-        tpot_s: promised time per output token, in seconds; 0: the scenario's own
+        ttft_s: TTFT limit, in seconds; 0: the scenario's own
+        tpot_s: TPOT limit, in seconds; 0: the scenario's own
         arguments: any other arguments of the scenario: noise_sd=0.5,mixed_tokens=1024; nothing: none
         reward: reward: excess, makespan, idle, latency or goodput; nothing: the scenario's own
     """

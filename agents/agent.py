@@ -27,8 +27,8 @@ class Origin:
         workload: name of the workload.
         queue: "client" or "shared".
         price_ratio: alpha_p / alpha_d, a prefill's fixed time against a decode's, each taken to be at least 1 ns.
-        serving: whether requests were promised latencies.
-        told: whether the scheduler was told anything of each output length, true or predicted.
+        serving: whether requests had SLOs.
+        told: whether the scheduler was shown anything of each output length, true or predicted.
         load: arrivals as a share of capacity; ``None`` for the workload's own times.
         assignment: how the requests came into the clients' queues; ``None`` where queues are shared.
         lengths: (QUANTILES,) output lengths as they were shown there (`agents.lengths.shown_lengths`); ``None`` where
@@ -77,7 +77,7 @@ class Origin:
             queue=scenario.queue,
             price_ratio=ratio,
             serving=scenario.serving,
-            told=_told(scenario),
+            told=_shows_lengths(scenario),
             load=scenario.load,
             assignment=scenario.assignment if scenario.queue == "client" else None,
             lengths=shown_lengths(scenario),
@@ -115,7 +115,7 @@ class Trained:
     """A network and where it was trained.
 
     Raises:
-        ConfigError: it reads what is known with promises only, and there were none.
+        ConfigError: it reads what is known with SLOs only, and there were none.
     """
 
     network: Network
@@ -123,13 +123,13 @@ class Trained:
 
     def __post_init__(self) -> None:
         if self.network.needs_promises and not self.origin.serving:
-            raise ConfigError("the network reads what only promises make known, but its origin says serving = False.")
+            raise ConfigError("the network reads what is known with SLOs only, but its origin says serving = False.")
 
     def fits(self, scenario: Scenario) -> bool:
-        """Whether it can decide there: as many actions, promises and lengths told as where it was trained, and all
-        that it reads.
+        """Whether it can decide there: as many actions, SLOs and lengths shown as where it was trained, and all that
+        it reads.
         """
-        alike = (self.origin.serving, self.origin.told) == (scenario.serving, _told(scenario))
+        alike = (self.origin.serving, self.origin.told) == (scenario.serving, _shows_lengths(scenario))
         seen = {feature.name for feature in features_of(scenario)}
         return alike and self.network.actions == scenario.num_actions and seen.issuperset(self.network.features)
 
@@ -138,9 +138,9 @@ class Agent:
     """Networks as one policy, which runs inside the core and decides in microseconds when asked from Python.
 
     In each episode one network decides. Those that can are the ones with as many actions as the scenario, trained with
-    promises if it makes them and without if not, and told of lengths, or not, as the scenario tells of them. Among them
-    it is one trained on the same form of queues ("client", "shared") if there is any; then on queues of the same
-    assignment if any; then with the nearest output lengths, whatever the workload is called; then the nearest in
+    SLOs if it has them and without if not, and shown lengths, or not, as the scenario shows them. Among them it is
+    one trained on the same form of queues ("client", "shared") if there is any; then on queues of the same assignment
+    if any; then with the nearest output lengths, whatever the workload is called; then the nearest in
     ln(alpha_p / alpha_d); then the nearest in load; then the first. :meth:`origin_for` says where that one was trained.
 
     Args:
@@ -185,15 +185,15 @@ class Agent:
         return f"its network was trained on workload {trained!r}, the nearest to {there!r} in queues and output lengths"
 
     def _deciding(self, scenario: Scenario) -> Trained:
-        found = _nearest(self.trained, scenario, getattr(scenario.source, "version", None))
-        if found is None:
-            held = dict.fromkeys(_said(one.network.actions, one.origin) for one in self.trained)
+        nearest = _nearest(self.trained, scenario, getattr(scenario.source, "version", None))
+        if nearest is None:
+            kinds = dict.fromkeys(_described(one.network.actions, one.origin) for one in self.trained)
             raise ConfigError(
-                f"agent {self.name!r} has networks for {', '.join(held)}; this scenario needs one for "
-                f"{_said(scenario.num_actions, Origin.of(scenario))}: take another agent, or change choose_order (2 "
-                "actions without, 7 with it), ttft_s and tpot_s (the promises), or lengths."
+                f"agent {self.name!r} has networks for {', '.join(kinds)}; this scenario needs one for "
+                f"{_described(scenario.num_actions, Origin.of(scenario))}: take another agent, or change choose_order "
+                "(2 actions without, 7 with it), ttft_s and tpot_s (the SLOs), or lengths."
             )
-        return found
+        return nearest
 
     def compiled(self, start: EpisodeContext) -> Rule:
         """The network for this scenario as the loop runs it; raises as :meth:`network_for`."""
@@ -224,10 +224,10 @@ def _nearest(trained: tuple[Trained, ...], scenario: Scenario, version: object) 
     return min(fitting, key=lambda one: one.origin.distance(scenario), default=None)
 
 
-def _told(scenario: Scenario) -> bool:
+def _shows_lengths(scenario: Scenario) -> bool:
     return scenario.lengths != "hidden"
 
 
-def _said(actions: int, origin: Origin) -> str:
-    promises, lengths = "with" if origin.serving else "without", "told" if origin.told else "hidden"
-    return f"{actions} actions {promises} promises (lengths {lengths})"
+def _described(actions: int, origin: Origin) -> str:
+    slo, lengths = "with" if origin.serving else "without", "shown" if origin.told else "hidden"
+    return f"{actions} actions {slo} SLOs (lengths {lengths})"

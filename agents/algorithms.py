@@ -40,10 +40,10 @@ def learner_class(name: str) -> type[Learner]:
         raise UnknownNameError("algorithm", name, ALGORITHMS)
     module, kind = ALGORITHMS[name]
     try:
-        found: type[Learner] = getattr(importlib.import_module(module), kind)
+        learner: type[Learner] = getattr(importlib.import_module(module), kind)
     except ImportError as error:
         raise MissingExtraError(
             f"algorithm {name!r} needs a library that is not installed ({error}): install the extra 'agents', "
             "pip install -e '.[agents]' from the clone."
         ) from error
-    return found
+    return learner

@@ -47,24 +47,24 @@ class BatchEvaluation:
             cases: numbers out of ``self.cases``, each once.
 
         Returns:
-            (networks, cases): the gap to LB1, or where promises are made the share of counted requests that were lost;
+            (networks, cases): the gap to LB1, or with SLOs the share of counted requests that violate one;
             and the iterations of all episodes.
         """
         assert len({*cases}) == len(cases), "a case has one episode"
         own = threading.local()  # a rule computes in room of its own, so each thread has its own ones
 
         def one(case: int) -> tuple[list[float], int]:
-            episode, made = self._episodes[case], self._instances[case]
+            episode, instance = self._episodes[case], self._instances[case]
             losses, iterations = [], 0
             if not hasattr(own, "rules"):
                 own.rules = [network.rule() for network in networks]
             for rule in own.rules:
-                episode.restart(made.start)
+                episode.restart(instance.start)
                 iterations += episode.run(rule)
                 if self.scenario.serving:
-                    losses.append(episode.totals.lost / (episode.slo.last - episode.slo.first))
+                    losses.append(episode.totals.violations / (episode.slo.last - episode.slo.first))
                 else:
-                    losses.append(episode.view.clock_ns / made.lb1_ns - 1.0)
+                    losses.append(episode.view.clock_ns / instance.lb1_ns - 1.0)
             return losses, iterations
 
         played = list(self._threads.map(one, cases))

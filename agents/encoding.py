@@ -95,9 +95,9 @@ class Encoding(NamedTuple):
         weight, straight = inner.reshape(h, n) / self.spread, skip.reshape(m, n) / self.spread
         outer, bias = outer.reshape(m, h), outer_bias - straight @ self.mean
         if self.orders:
-            said = [0, *(1 + order for order in self.orders)]
-            outer, straight = (_rows(said, self.actions, x) for x in (outer, straight))
-            bias = _rows(said, self.actions, bias, NEVER_TAKEN)
+            rows = [0, *(1 + order for order in self.orders)]
+            outer, straight = (_rows(rows, self.actions, x) for x in (outer, straight))
+            bias = _rows(rows, self.actions, bias, NEVER_TAKEN)
         if self.actions > 2:
             bias[1 + self.order] += ORDER_HEAD_START
         first = np.array(self.base_values)
@@ -132,13 +132,13 @@ def first_encoding(
 
     Args:
         evaluation: the training cases.
-        base: one of `FIRST_VALUES`; "auto" for "deadline" with promises, else "lagrangian".
+        base: one of `FIRST_VALUES`; "auto" for "deadline" with SLOs, else "lagrangian".
         chosen: names of the features to read; none for all that move.
         hidden: units.
         orders: names of the orders to choose among, where orders are actions; none for all.
 
     Raises:
-        ConfigError: orders where they are no actions, a base that needs promises where none are made, or a scenario
+        ConfigError: orders where they are no actions, a base that needs SLOs where there are none, or a scenario
             without choices.
         UnknownNameError: a feature that the scenario does not have.
     """
@@ -165,8 +165,8 @@ def first_encoding(
     seen = _observations(evaluation, best)[:, [table.index(name) for name in names]]
     moving = np.ones(len(names), bool) if chosen else seen.std(axis=0) > 0
     spread = np.maximum(seen.std(axis=0), LEAST_SPREAD)
-    kept = tuple(name for name, moves in zip(names, moving, strict=True) if moves)
-    return best._replace(features=kept, mean=seen.mean(axis=0)[moving], spread=spread[moving], hidden=hidden)
+    moved = tuple(name for name, moves in zip(names, moving, strict=True) if moves)
+    return best._replace(features=moved, mean=seen.mean(axis=0)[moving], spread=spread[moving], hidden=hidden)
 
 
 def _observations(evaluation: BatchEvaluation, encoding: Encoding) -> Floats:

@@ -109,14 +109,16 @@ def _trained_in(model: Path, name: str | None) -> Scenario:
     for folder in model.resolve().parents[:3]:
         if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
             try:
-                said = json.loads((folder / "config.json").read_text(encoding="utf-8"))["training"]
-                found = make_scenario(said["scenario"], **said["arguments"])
+                training = json.loads((folder / "config.json").read_text(encoding="utf-8"))["training"]
+                scenario = make_scenario(training["scenario"], **training["arguments"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 text = f"damaged ({error}): copy the model elsewhere."
                 raise FileFormatError(folder / "config.json", text) from error
-            if name not in (None, said["scenario"]):
-                raise ConfigError(f"--scenario {name}: the run in {folder} was on {said['scenario']}. Leave it out.")
-            return found
+            if name not in (None, training["scenario"]):
+                raise ConfigError(
+                    f"--scenario {name}: the run in {folder} was on {training['scenario']}. Leave it out."
+                )
+            return scenario
     if name is None:
         raise ConfigError(f"{model} lies in no run of train.py: say with --scenario where it was trained.")
     return make_scenario(name)

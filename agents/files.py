@@ -72,14 +72,14 @@ class AgentFile:
         """
         if Path(path).suffix != ".npz":
             raise ConfigError(f"cannot write agent {path}: its name has to end in .npz.")
-        said = {
+        metadata = {
             "format": FORMAT,
             "version": self.version,
             "made_by": self.made_by,
             "seeds": [int(seed) for seed in self.seeds],
             "networks": [_described(one) for one in self.trained],
         }
-        arrays: dict[str, Any] = {"metadata": np.frombuffer(json.dumps(said).encode(), np.uint8)}
+        arrays: dict[str, Any] = {"metadata": np.frombuffer(json.dumps(metadata).encode(), np.uint8)}
         for number, one in enumerate(self.trained):
             for layer, (weight, bias) in enumerate(one.network.layers):
                 arrays[f"{number}.weight_{layer}"], arrays[f"{number}.bias_{layer}"] = weight, bias
@@ -102,17 +102,19 @@ class AgentFile:
             raise PathError(f"cannot read {path}: {error.strerror or error}. Give the .npz file of an agent.") from None
         arrays = _arrays(path, content)
         try:
-            said = json.loads(arrays["metadata"].astype(np.uint8).tobytes())
-            if said["format"] != FORMAT:
+            metadata = json.loads(arrays["metadata"].astype(np.uint8).tobytes())
+            if metadata["format"] != FORMAT:
                 raise FileFormatError(
                     path,
-                    f"written by another version: its format is {said['format']!r}, this version reads {FORMAT}. Take "
-                    f"llmsched-env {said['version']}, or make the agent again.",
+                    f"written by another version: its format is {metadata['format']!r}, this version reads {FORMAT}. "
+                    f"Take llmsched-env {metadata['version']}, or make the agent again.",
                 )
-            for number, one in enumerate(said["networks"]):
-                _check_table(path, f"network {number}", one, said["version"])
-            trained = [_trained(number, one, arrays) for number, one in enumerate(said["networks"])]
-            return cls(tuple(trained), str(said["made_by"]), tuple(map(int, said["seeds"])), str(said["version"]))
+            for number, one in enumerate(metadata["networks"]):
+                _check_table(path, f"network {number}", one, metadata["version"])
+            trained = [_trained(number, one, arrays) for number, one in enumerate(metadata["networks"])]
+            return cls(
+                tuple(trained), str(metadata["made_by"]), tuple(map(int, metadata["seeds"])), str(metadata["version"])
+            )
         except FileFormatError:
             raise
         except KeyError as error:
@@ -154,19 +156,19 @@ def _described(one: Trained) -> dict[str, Any]:
     }
 
 
-def _trained(number: int, said: Mapping[str, Any], arrays: Arrays) -> Trained:
+def _trained(number: int, entry: Mapping[str, Any], arrays: Arrays) -> Trained:
     layers = [
         (_floats(arrays, f"{number}.weight_{layer}"), _floats(arrays, f"{number}.bias_{layer}"))
-        for layer in range(said["layers"])
+        for layer in range(entry["layers"])
     ]
     network = Network(
-        tuple(said["features"]),
+        tuple(entry["features"]),
         tuple(layers),
-        skip=_floats(arrays, f"{number}.skip") if said["skip"] else None,
-        base_values=tuple(said["base_values"]),
-        **{name: said[name] for name in PLAIN},
+        skip=_floats(arrays, f"{number}.skip") if entry["skip"] else None,
+        base_values=tuple(entry["base_values"]),
+        **{name: entry[name] for name in PLAIN},
     )
-    return Trained(network, Origin(**said["origin"]))
+    return Trained(network, Origin(**entry["origin"]))
 
 
 def _floats(arrays: Arrays, name: str) -> NDArray[np.float64]:
@@ -179,18 +181,18 @@ def _floats(arrays: Arrays, name: str) -> NDArray[np.float64]:
 def _table(features: Sequence[str]) -> str:
     """What tells the meaning of these features from another: a hash (hex) of their formulas."""
     formulas = dict(ALL_FEATURES)
-    said = "\n".join(f"{name}: {formulas[name]}" for name in features)
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    text = "\n".join(f"{name}: {formulas[name]}" for name in features)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _check_table(path: Path | str, what: str, said: Mapping[str, Any], version: str) -> None:
+def _check_table(path: Path | str, what: str, entry: Mapping[str, Any], version: str) -> None:
     known = dict(ALL_FEATURES)
-    missing = [name for name in said["features"] if name not in known]
-    if missing or _table(said["features"]) != said["table"]:
-        found = f"feature {missing[0]!r}, which is not there" if missing else "features whose formulas were others"
+    missing = [name for name in entry["features"] if name not in known]
+    if missing or _table(entry["features"]) != entry["table"]:
+        reads = f"feature {missing[0]!r}, which is not there" if missing else "features whose formulas were others"
         raise FileFormatError(
             path,
-            f"an agent for another observation table: {what} reads {found} in llmsched-env {__version__}. Take "
+            f"an agent for another observation table: {what} reads {reads} in llmsched-env {__version__}. Take "
             f"llmsched-env {version}, or make the agent again.",
         )
 

@@ -40,9 +40,9 @@ def changed_versions(config: dict[str, Any]) -> list[str]:
     now = {"Python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     absent = "not installed"
     return [
-        f"{name} {then.get(name) or absent}, now {found or absent}"
-        for name, found in now.items()
-        if then.get(name) != found
+        f"{name} {then.get(name) or absent}, now {version or absent}"
+        for name, version in now.items()
+        if then.get(name) != version
     ]
 
 
@@ -61,8 +61,8 @@ def difference(before: Any, now: Any) -> str:
 
 def _version_of(scenario: Scenario) -> str | None:
     """What tells the content of a workload's file from another; nothing where it is no file."""
-    found = getattr(scenario.source, "version", None)
-    return None if found is None else str(found)
+    version = getattr(scenario.source, "version", None)
+    return None if version is None else str(version)
 
 
 def _version(package: str) -> str | None:

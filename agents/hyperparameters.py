@@ -38,10 +38,10 @@ def real_number(least: float, most: float) -> Check:
     """A number in [least, most]."""
 
     def check(name: str, value: object) -> float:
-        found = number(name, value)
-        if not least <= found <= most:
+        checked = number(name, value)
+        if not least <= checked <= most:
             raise ConfigError(f"{name} = {value} is out of range: it lies in [{least:g}, {most:g}].")
-        return found
+        return checked
 
     return check
 
@@ -114,15 +114,15 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         raise FileFormatError(path, f"not a text file in UTF-8 ({error.reason}): give a YAML file.") from error
     try:
         tree = yaml.compose(text, Loader=Loader)
-        found = yaml.load(text, Loader=Loader)  # a SafeLoader
+        settings = yaml.load(text, Loader=Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError) as error:  # the latter of a tag that its value does not fit
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or error
         line = None if mark is None else mark.line + 1
         raise FileFormatError(path, f"not YAML ({what}): write one 'name: value' a line.", line=line) from error
-    if found is None:
+    if settings is None:
         return {}
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise FileFormatError(path, "not a mapping of names to values: write one 'name: value' a line.")
     seen: set[str] = set()
     assert tree is not None
@@ -134,7 +134,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         if key.value in seen:
             raise FileFormatError(path, "given twice: leave one out.", line=key.start_mark.line + 1, column=key.value)
         seen.add(key.value)
-    return found
+    return settings
 
 
 def _decimal(loader: Any, node: Any) -> int:

@@ -28,11 +28,11 @@ def shown_lengths(scenario: Scenario) -> tuple[float, ...] | None:
 @functools.lru_cache(maxsize=64)
 def _shown(scenario: Scenario, version: object) -> tuple[float, ...] | None:
     try:
-        found = estimates(scenario, 0, scenario.source.requests("train", 0))
+        estimated = estimates(scenario, 0, scenario.source.requests("train", 0))
     except LLMSchedError:  # no training cases, or none that are predicted
         return None
     at = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    return tuple(np.quantile(found, at).tolist())
+    return tuple(np.quantile(estimated, at).tolist())
 
 
 def lengths_apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:

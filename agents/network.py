@@ -35,7 +35,7 @@ BASES = {"none": 0, "lagrangian": 2, "deadline": 2}
 
 "lagrangian", values (ln lambda, w): ln(C_d / C_p) - ln lambda, with the prices of docs/model.md; w of the coming
 decode's ready clients count in C_d. "deadline", values (k, s): the ready clients over k J, or the wait of the oldest
-request that is not late over s of the promised TTFT, whichever is more, minus 1.
+request that is not late over s of the TTFT limit, whichever is more, minus 1.
 """
 
 HEADS = ("actions", "prefill")
@@ -143,9 +143,9 @@ class Network:
 
     @property
     def needs_promises(self) -> bool:
-        """Whether it reads what is known only where requests are promised a latency."""
-        promised = {feature.name for feature in SLO_FEATURES}
-        return self.base == "deadline" or not promised.isdisjoint(self.features)
+        """Whether it reads what is known only where requests have SLOs."""
+        slo = {feature.name for feature in SLO_FEATURES}
+        return self.base == "deadline" or not slo.isdisjoint(self.features)
 
     @functools.cached_property
     def places(self) -> list[int]:

@@ -1,8 +1,8 @@
 """The folder of a training run: what it was asked for, its checkpoints, its curve, its result.
 
 A kill at any moment leaves a folder to go on from. A checkpoint is written beside the others and then given its name;
-it carries the curve up to it, so nothing of the curve is lost or told twice; those that it replaces are removed after
-that. `curve.csv` is written anew from it, and again when the run is gone on with.
+it carries the curve up to it, so no point of the curve is lost or logged twice; those that it replaces are removed
+after that. `curve.csv` is written anew from it, and again when the run is gone on with.
 """
 
 from __future__ import annotations
@@ -185,10 +185,10 @@ class Run:
                 unfinished.replace(folder)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
-        kept = {folder, self.checkpoint(best.timesteps)}
+        needed = {folder, self.checkpoint(best.timesteps)}
         for other in folder.parent.iterdir():
             ours = other.name.isdecimal() or other.name.startswith(UNFINISHED)
-            if ours and other not in kept:
+            if ours and other not in needed:
                 shutil.rmtree(other, ignore_errors=True)  # a later checkpoint tries again
         self.write_curve(rows)
         return Checkpoint(timesteps, best, rows, folder)
@@ -265,19 +265,19 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PathError(f"cannot read {path}: {error.strerror or error}. If it is gone, {remedy}.") from error
     except ValueError as error:
         raise FileFormatError(path, f"damaged, not JSON ({error}): {remedy}.") from error
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise FileFormatError(path, f"damaged, not a JSON object: {remedy}.")
-    return found
+    return record
 
 
-def _check_format(path: Path, found: dict[str, Any]) -> None:
-    if found.get("format") != FORMAT:
+def _check_format(path: Path, record: dict[str, Any]) -> None:
+    if record.get("format") != FORMAT:
         raise ConfigError(
-            f"{path} is of format {found.get('format')}, this version reads format {FORMAT}: go on with the version "
+            f"{path} is of format {record.get('format')}, this version reads format {FORMAT}: go on with the version "
             "that wrote it, or begin a new run."
         )

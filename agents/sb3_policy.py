@@ -95,7 +95,7 @@ class SB3Policy:
         """Begin an episode.
 
         Raises:
-            ConfigError: the agent was trained without promises and the scenario makes them, or the other way round; or
+            ConfigError: the agent was trained without SLOs and the scenario has them, or the other way round; or
                 on another number of actions.
         """
         scenario = start.scenario
@@ -109,7 +109,7 @@ class SB3Policy:
             raise ConfigError(
                 f"agent {self.name!r} was trained on observations of shape {self._model.observation_space.shape}, this "
                 f"scenario gives {shape}: take one that was trained {'with' if start.scenario.serving else 'without'} "
-                "promises."
+                "SLOs."
             )
         self._rng = np.random.default_rng(start.seed)
 

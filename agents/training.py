@@ -303,11 +303,11 @@ class _Driver:
         objective = training.validation.objective
         row: dict[str, float] = {"timesteps": timesteps}
         for policy in self._learner.policies():
-            found = evaluate(
+            evaluation = evaluate(
                 policy, training.validation, training.validation_cases, seed=training.seed, latencies=False
             )
             for metric in dict.fromkeys((objective, "gap_to_bound")):
-                row[f"{policy.name}/{metric}"] = found.estimate(metric).mean
+                row[f"{policy.name}/{metric}"] = evaluation.estimate(metric).mean
         best = _best(None if self._last is None else self._last.best, row, objective)
         row.update(self._learner.figures())
         self._board.add(row)

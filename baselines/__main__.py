@@ -1,6 +1,6 @@
 """``python -m baselines``: the paper's ablation, then every rule and planner, on the same cases.
 
-With promises: every rule under every order that the scenario has, at several loads.
+With SLOs: every rule under every order that the scenario has, at several loads.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ def loads_of(text: str | None, scenario: Scenario) -> list[float | None]:
     """The loads to compare at, the scenario's own first.
 
     Raises:
-        ConfigError: not numbers, or loads where nothing is promised.
+        ConfigError: not numbers, or loads where there are no SLOs.
     """
     others: tuple[float, ...] = ()
     if text is None:
         others = LOADS if scenario.load is not None and scenario.serving else ()
     elif not scenario.serving:
-        raise ConfigError(f"--loads {text!r}: take a scenario with promises, as LLMSched/ServingOrder-v0.")
+        raise ConfigError(f"--loads {text!r}: take a scenario with SLOs, as LLMSched/ServingOrder-v0.")
     else:
         try:
             others = tuple(float(part) for part in text.split(","))
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--order",
         metavar="ORDER",
-        help=f"order of those queues: {', '.join(ORDERS)}; with promises also {', '.join(DEADLINE_ORDERS)}",
+        help=f"order of those queues: {', '.join(ORDERS)}; with SLOs also {', '.join(DEADLINE_ORDERS)}",
     )
     add("--lengths", metavar="KIND", help=f"what they may know of output lengths: {', '.join(LENGTHS)}")
     add("--predictor", metavar="NAME", help="who predicts them: population, prompt, noisy, noisy:0.8, ...")
@@ -136,9 +136,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A=X,B=Y,...",
         help="any other arguments of the scenario: noise_sd=0.5,mixed_tokens=1024",
     )
-    add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with promises: {LOADS} and the scenario's)")
-    add("--ttft-s", type=float, metavar="S", help="promised time to first token, in seconds")
-    add("--tpot-s", type=float, metavar="S", help="promised time per output token, in seconds")
+    add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with SLOs: {LOADS} and the scenario's)")
+    add("--ttft-s", type=float, metavar="S", help="TTFT limit, of the time to first token, in seconds")
+    add("--tpot-s", type=float, metavar="S", help="TPOT limit, of the time per output token, in seconds")
     add(
         "--policies",
         metavar="A,B,...",
@@ -174,10 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = chunk_folder(options)
+        folder = chunk_folder(options)
         print("interrupted: nothing half-written is left behind.", file=sys.stderr)
-        if kept is not None:
-            print(f"Finished cases are kept in {kept}: the same command goes on from there.", file=sys.stderr)
+        if folder is not None:
+            print(f"Finished cases are kept in {folder}: the same command goes on from there.", file=sys.stderr)
         return 130
     return 0
 
@@ -199,12 +199,12 @@ def run(options: argparse.Namespace, command: str) -> None:
     fields = [[entry(name, place) for name in names] for place in places]
     workers = 1 if options.workers is None else options.workers
     Sharing(workers, options.engine)  # complains now, before the long work
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         for kind in (SLOWarning, UnitWarning):
             warnings.simplefilter("always", kind)
         for place in places:
             instance(place, int(cases[0]))
-    for text in dict.fromkeys(str(warning.message) for warning in said):
+    for text in dict.fromkeys(str(warning.message) for warning in warned):
         print(f"warning: {in_flags(text, FLAGS)}", file=sys.stderr)
     if options.out is not None:
         check_drawing()
@@ -228,7 +228,7 @@ def _compare_and_tell(
     workers: int,
 ) -> None:
     ends = [_ends(place, entries) for place, entries in zip(places, fields, strict=True)]
-    runs = sum(len({item.name for item in [*entries, *some]}) for entries, some in zip(fields, ends, strict=True))
+    runs = sum(len({item.name for item in [*entries, *pair]}) for entries, pair in zip(fields, ends, strict=True))
     comparisons = []
     with Progress(total=runs * len(cases), unit="episode") as bar:
 
@@ -236,8 +236,8 @@ def _compare_and_tell(
             bar.set_description(name, refresh=False)
             bar.update(episodes)
 
-        for place, entries, some in zip(places, fields, ends, strict=True):
-            reference, planner = some or (None, None)
+        for place, entries, pair in zip(places, fields, ends, strict=True):
+            reference, planner = pair or (None, None)
             comparisons.append(
                 compare(
                     entries, options.scenario, place, cases,
@@ -289,12 +289,12 @@ def show(comparisons: Sequence[Comparison]) -> None:
     where = comparison.scenario
     order = f"{where.queue} queues ({where.assignment})" if where.queue == "client" else "one shared queue"
     picked = "the order chosen at each prefill" if where.choose_order else where.order
-    told = f", {predictor(where.predictor).name}" if where.predictor is not None else ""
+    who = f", {predictor(where.predictor).name}" if where.predictor is not None else ""
     print(
         f"{comparison.scenario_id}, split {where.split}, {len(comparison.cases)} cases, "
         f"{where.num_clients} clients, cost model {where.cost_model.name}"
         + (f", {where.num_requests} requests" if where.num_requests else "")
-        + f"\nWorkload {where.source.name}. The scenario's queues: {order}, {picked}, lengths {where.lengths}{told}\n"
+        + f"\nWorkload {where.source.name}. The scenario's queues: {order}, {picked}, lengths {where.lengths}{who}\n"
     )
     for row in comparison.rows:
         if row.kind == "agent" and row.text:
@@ -351,10 +351,10 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     return paths
 
 
-def _ends_of(found: Estimate) -> dict[str, float]:
+def _ends_of(estimate: Estimate) -> dict[str, float]:
     """Mean and interval; one case has none."""
-    mean = float(found.mean)
-    low, high = (mean if math.isnan(end) else float(end) for end in (found.low, found.high))
+    mean = float(estimate.mean)
+    low, high = (mean if math.isnan(end) else float(end) for end in (estimate.low, estimate.high))
     return {"mean": mean, "lo": low, "hi": high}
 
 

@@ -88,13 +88,13 @@ def min_batch(requests: int = 4) -> Rule:
 
 
 def deadline(requests: int = 12, ttft_share: float = 0.8) -> Rule:
-    """As :func:`min_batch`, or when some request has waited for a share of its promised TTFT. Mimics no system.
+    """As :func:`min_batch`, or when some request has waited for a share of its TTFT limit. Mimics no system.
 
-    The oldest request counts that is not late; needs promises.
+    The oldest request counts that is not late; needs SLOs.
 
     Args:
         requests: k.
-        ttft_share: of the promised time to first token.
+        ttft_share: of the TTFT limit.
     """
     return Rule("deadline", rules.Deadline, (requests, ttft_share))
 

@@ -1,4 +1,4 @@
-"""A planner for promises: at each choice it tries everything in the true future, for a while."""
+"""A planner for SLOs: at each choice it tries everything in the true future, for a while."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def _tried_in(simulator: Simulator) -> Episode:
     return simulator.instance.believed.episode()
 
 
-def _lost(simulator: Simulator, plan: NDArray[np.int64]) -> int:
+def _violations(simulator: Simulator, plan: NDArray[np.int64]) -> int:
     trial = simulator.fork()
     trial.run(FollowActions(plan))
-    return int(trial.totals.lost)
+    return int(trial.totals.violations)
 
 
 class Lookahead:
@@ -47,8 +47,8 @@ class Lookahead:
 
     What iterations will last it does not know: it tries them by the believed cost model, without noise.
 
-    Each trial goes on under a simple rule until the horizon; what counts is how many counted requests have broken a
-    promise by then, and among equals the time that requests have spent in the system. One step of policy improvement
+    Each trial goes on under a simple rule until the horizon; what counts is how many counted requests have violated an
+    SLO by then, and among equals the time that requests have spent in the system. One step of policy improvement
     (Bertsekas) with the truth in hand: not an optimum, but the other end of a score, where 0 is the best tuned rule.
 
     Args:
@@ -70,7 +70,7 @@ class Lookahead:
     def compiled(self, start: EpisodeContext) -> EngineRule:
         """The plan, as a rule that follows it."""
         if not start.scenario.serving:
-            raise ConfigError(f"policy {self.name!r} plans for promises: give ttft_s and tpot_s, or take beam.")
+            raise ConfigError(f"policy {self.name!r} plans for SLOs: give ttft_s and tpot_s, or take beam.")
         if start.simulator is None:
             raise ConfigError(
                 f"policy {self.name!r} plans in the simulator: start it with EpisodeContext(..., simulator=...)."
@@ -92,7 +92,7 @@ class Lookahead:
             simulator,
             f"lookahead {settings(rule)} {prefill} {horizon_ns}",
             lambda: _search(simulator, rule, prefill, horizon_ns),
-            lambda plan: _lost(simulator, plan),
+            lambda plan: _violations(simulator, plan),
         )
         return FollowActions(plan)
 

@@ -2,7 +2,7 @@
 
 In this model Orca (Yu et al., OSDI 2022), Sarathi-Serve (Agrawal et al., OSDI 2024) and vLLM v1 all decode everybody
 and read prompts beside it in order of arrival, whenever there is anything to read; they differ in how much they read
-and whether a prompt is read in parts. Admission by memory, priorities, and several micro-batches in a pipeline are not
+and whether a prefill is chunked. Admission by memory, priorities, and several micro-batches in a pipeline are not
 modelled.
 """
 

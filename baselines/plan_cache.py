@@ -24,21 +24,21 @@ _log = logging.getLogger(__name__)
 Plan = NDArray[np.int64]
 
 
-def cached_plan(simulator: Simulator, said: str, make: Callable[[], Plan], loss_of: Callable[[Plan], int]) -> Plan:
+def cached_plan(simulator: Simulator, key: str, make: Callable[[], Plan], loss_of: Callable[[Plan], int]) -> Plan:
     """The plan that ``make`` makes for this episode; from disk where it was made before.
 
-    Kept are plans of episodes that have not begun, by the case, ``said`` and the sources of package and planners. A
+    Kept are plans of episodes that have not begun, by the case, ``key`` and the sources of package and planners. A
     plan that is damaged, or does not lose what it says, is made again.
 
     Args:
         simulator: the episode.
-        said: what else the plan depends on.
+        key: what else the plan depends on.
         make: plans.
         loss_of: what a plan loses in this episode.
     """
     if simulator.view.prefills + simulator.view.decodes > 0:
         return make()
-    name = f"{simulator.instance.digest()} {said} {package_digest()} {_own_digest()}"
+    name = f"{simulator.instance.digest()} {key} {package_digest()} {_own_digest()}"
     path = cache_dir() / "plans" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz"
     if path.exists():
         plan = _read(path, loss_of)

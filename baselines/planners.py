@@ -230,10 +230,10 @@ class Beam:
         pool = [simulator.instance.episode() for _ in range(count)]
         finished = search.Ends()
         for _ in range(self.rounds):
-            found = _schedule(simulator, rules[base], self._search(simulator, pool, rules[base], best, finished))
-            if found.loss >= best.loss:
+            candidate = _schedule(simulator, rules[base], self._search(simulator, pool, rules[base], best, finished))
+            if candidate.loss >= best.loss:
                 break
-            best = found
+            best = candidate
         return best
 
     def _search(

@@ -166,14 +166,14 @@ def study(scenario: Scenario, cases: NDArray[np.int64], seed: int = 0) -> Study:
 def _spearman(predictor: Predictor, scenario: Scenario, cases: NDArray[np.int64]) -> float | None:
     from scipy.stats import rankdata
 
-    found = []
+    correlations = []
     for case in cases.tolist():
         requests = scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests)
         mean = predictor.predict(scenario.source, scenario.split, case, requests).mean_tokens
         if min(np.ptp(mean), np.ptp(requests.output_tokens)) == 0:
             return None
-        found.append(np.corrcoef(rankdata(mean), rankdata(requests.output_tokens))[0, 1])
-    return float(np.mean(found))
+        correlations.append(np.corrcoef(rankdata(mean), rankdata(requests.output_tokens))[0, 1])
+    return float(np.mean(correlations))
 
 
 def table(result: Study) -> str:
@@ -282,7 +282,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
     if scenario.serving:
         raise ConfigError(
             f"--scenario {options.scenario}: this study measures the makespan of a batch. Take LLMSched/GSM8K-v0 or "
-            "-Smooth-v0; `python -m baselines --predictor NAME` compares with promises."
+            "-Smooth-v0; `python -m baselines --predictor NAME` compares with SLOs."
         )
     cases = parse_cases(options.cases)
     if options.out is not None:  # complains now, before the long work

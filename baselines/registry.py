@@ -17,7 +17,7 @@ from baselines.lookahead import Lookahead
 from baselines.memory_aware import memory_aware
 from baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from baselines.rule import Rule, TiedRule
-from baselines.tuned import MIXED_TUNABLE, PROMISE_TUNABLE, TUNABLE, Tuned, paired
+from baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy, check_policy
@@ -27,7 +27,7 @@ __all__ = [
     "BASELINES",
     "METHODS",
     "POLICIES",
-    "PROMISE_POLICIES",
+    "SLO_POLICIES",
     "Entry",
     "Method",
     "default_names",
@@ -105,13 +105,13 @@ POLICIES: dict[str, Factory] = {
 }
 """Rules and planners: each runs on the scenario's own queues."""
 
-PROMISE_POLICIES: dict[str, Factory] = {
+SLO_POLICIES: dict[str, Factory] = {
     "min_batch": iteration.min_batch,
     "deadline": iteration.deadline,
-    **{name: functools.partial(Tuned, name) for name in PROMISE_TUNABLE},
+    **{name: functools.partial(Tuned, name) for name in SLO_TUNABLE},
     "lookahead": Lookahead,
 }
-"""For scenarios with promises, beside the rules."""
+"""For scenarios with SLOs, beside the rules."""
 
 MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware}
 """Where the KV cache is a budget, beside the rules."""
@@ -146,7 +146,7 @@ def _check_method(name: str, scenario: Scenario) -> None:
         ConfigError: it does not.
     """
     for given, why in (
-        (scenario.serving, "minimises the makespan of a batch: leave it out where promises are made"),
+        (scenario.serving, "minimises the makespan of a batch: leave it out where there are SLOs"),
         (scenario.kv_limited, "brings queues of its own: leave it out where the KV cache is a budget"),
         (scenario.mixes, "knows no mixed iterations: leave it out where mixed_tokens is given"),
         (scenario.migrates, "brings queues of its own: leave it out where caches lie with clients, or requests move"),
@@ -158,7 +158,7 @@ def _check_method(name: str, scenario: Scenario) -> None:
 BASELINES: dict[str, Factory] = {
     **{name: functools.partial(_whole, name) for name in METHODS},
     **POLICIES,
-    **PROMISE_POLICIES,
+    **SLO_POLICIES,
     **MEMORY_POLICIES,
     **MIXED_POLICIES,
     **AGENTS,
@@ -181,7 +181,7 @@ def default_names(scenario: Scenario) -> list[str]:
         left_out = EXCLUSIVE_PLANNERS if scenario.mixes else ("beam",) if scenario.kv_limited else ()
         rules = [name for name in POLICIES if name not in left_out]
         return [*methods, *rules, *added, *agents]
-    names = [name for name in (*POLICIES, *PROMISE_POLICIES, *added) if name not in BATCH_PLANNERS]
+    names = [name for name in (*POLICIES, *SLO_POLICIES, *added) if name not in BATCH_PLANNERS]
     if not scenario.choose_order:
         return [*names, *agents]
     rules = [name for name in names if name != "lookahead"]
@@ -255,23 +255,23 @@ def entry(name: str, scenario: Scenario) -> Entry:
         rule, _, order = name.partition("@")
         if order not in ORDER_CODES:
             raise UnknownNameError("order", order, ORDER_CODES)
-        found = entry(rule, scenario.replace(order=order, choose_order=False))
-        if found.kind != "rule":
+        plain = entry(rule, scenario.replace(order=order, choose_order=False))
+        if plain.kind != "rule":
             raise ConfigError(f"{name!r}: {rule!r} is no rule, and brings its own order.")
-        return replace(found, name=name)
+        return replace(plain, name=name)
     policy = make_policy(name)
     if name in METHODS:
         _check_method(name, scenario)
     if scenario.serving and name in BATCH_PLANNERS:
-        raise ConfigError(f"policy {name!r} minimises the makespan of a batch: leave it out where promises are made.")
+        raise ConfigError(f"policy {name!r} minimises the makespan of a batch: leave it out where there are SLOs.")
     if not scenario.kv_limited and name in MEMORY_POLICIES:
         raise ConfigError(f"policy {name!r} needs a budget: take a scenario with kv_budget_tokens.")
     if scenario.mixes and name in EXCLUSIVE_PLANNERS:
         raise ConfigError(f"policy {name!r} knows no mixed iterations: leave it out where mixed_tokens is given.")
     if not scenario.mixes and name in MIXED_POLICIES:
         raise ConfigError(f"policy {name!r} needs mixed iterations: take a scenario with mixed_tokens.")
-    if not scenario.serving and name in PROMISE_POLICIES and name != "min_batch":
-        raise ConfigError(f"policy {name!r} needs promises: take a scenario with ttft_s and tpot_s.")
+    if not scenario.serving and name in SLO_POLICIES and name != "min_batch":
+        raise ConfigError(f"policy {name!r} needs SLOs: take a scenario with ttft_s and tpot_s.")
     if scenario.serving and policy.clairvoyant:
         scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)
     if scenario.choose_order and name in BASELINES and policy.kind == "rule":

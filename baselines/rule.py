@@ -66,8 +66,8 @@ def settings(rule: engine.Rule) -> str:
     """Class and numbers of a rule of the package, which its sources leave open."""
     kinds = [kind for kind in type(rule).__mro__ if kind not in (engine.Rule, object)]
     names = [name for kind in kinds for name in fields_of(kind)]
-    found = {name: getattr(rule, name) for name in sorted(names)}
-    values = {name: value if np.isscalar(value) else np.asarray(value).tolist() for name, value in found.items()}
+    attributes = {name: getattr(rule, name) for name in sorted(names)}
+    values = {name: value if np.isscalar(value) else np.asarray(value).tolist() for name, value in attributes.items()}
     return f"{type(rule).__module__}.{type(rule).__qualname__} {values}"
 
 
@@ -102,10 +102,10 @@ class TiedRule:
     def _check(self, scenario: Scenario) -> None:
         if self._makes_sense is not None:
             self._makes_sense(self.name, scenario)
-        found = {name: getattr(scenario, name) for name in self._arguments}
-        apart = [name for name, value in found.items() if value != self._arguments[name]]
+        actual = {name: getattr(scenario, name) for name in self._arguments}
+        apart = [name for name, value in actual.items() if value != self._arguments[name]]
         if apart:
-            own, there = (", ".join(f"{name}={one[name]!r}" for name in apart) for one in (self._arguments, found))
+            own, there = (", ".join(f"{name}={one[name]!r}" for name in apart) for one in (self._arguments, actual))
             raise ConfigError(
                 f"{self.name!r} is a method with {own}, and this scenario has {there}: it would be another method. "
                 f"Take item = baselines.entry({self.name!r}, scenario), and item.policy in item.scenario; or make the "

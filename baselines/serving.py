@@ -1,4 +1,4 @@
-"""What the comparison prints and draws where promises are made."""
+"""What the comparison prints and draws where there are SLOs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def show_serving(comparisons: Sequence[Comparison]) -> None:
     where = comparisons[0].scenario
     ends, tpot_ms = f"{where.uncounted_share:.0%}", 1e3 * (where.tpot_s or 0.0)
     print(
-        f"Promised: first token within {where.ttft_s:g} s (TTFT), then {tpot_ms:g} ms a token (TPOT). Goodput is the\n"
-        f"share of requests for which both are kept. The first and the last {ends} of a case, its warm-up and cut\n"
+        f"SLOs: first token within {where.ttft_s:g} s (TTFT), then {tpot_ms:g} ms a token (TPOT). Goodput is the\n"
+        f"share of requests that meet both. The first and the last {ends} of a case, its warm-up and cut\n"
         "end, are served but not counted. The worst token gap and the longest wait are means over the cases of each\n"
         "case's maximum."
     )
@@ -74,7 +74,7 @@ def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], fo
         goodput_against_load(
             paths[-1],
             [_curve(by_load, row.name) for row in comparisons[0].rows],
-            promises=(where.ttft_s, where.tpot_s),
+            limits_s=(where.ttft_s, where.tpot_s),
             named=_three(comparisons[0]),
         )
     by_name = {item.name: item for item in entries}
@@ -114,5 +114,9 @@ def _latencies(comparison: Comparison, item: Entry) -> tuple[str, np.ndarray, np
     episode = play(item.policy, item.scenario, case, seed=episode_seed(comparison.seed, case), record=True)
     counted = item.scenario.slo(episode.instance.num_requests)
     assert counted is not None
-    found = request_metrics(episode)
-    return item.name, found["ttft_s"][counted.first : counted.last], found["tpot_s"][counted.first : counted.last]
+    latencies = request_metrics(episode)
+    return (
+        item.name,
+        latencies["ttft_s"][counted.first : counted.last],
+        latencies["tpot_s"][counted.first : counted.last],
+    )

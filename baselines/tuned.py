@@ -87,12 +87,12 @@ TUNABLE: dict[str, Tunable] = {
 }
 """For every scenario."""
 
-PROMISE_TUNABLE: dict[str, Tunable] = {
+SLO_TUNABLE: dict[str, Tunable] = {
     "min_batch_tuned": Tunable(lambda value: min_batch(int(value)), _counts),
     "tgi_tuned": Tunable(tgi, _ratios),
     "deadline_tuned": Tunable(lambda count, share: deadline(int(count), share), _deadlines),
 }
-"""For those with promises, beside the others."""
+"""For those with SLOs, beside the others."""
 
 
 MIXED_TUNABLE: dict[str, Tunable] = {
@@ -105,7 +105,7 @@ def tunable(scenario: Scenario) -> dict[str, Tunable]:
     """What can be tuned for a scenario, by name."""
     return {
         **TUNABLE,
-        **(PROMISE_TUNABLE if scenario.serving else {}),
+        **(SLO_TUNABLE if scenario.serving else {}),
         **(MIXED_TUNABLE if scenario.mixes else {}),
     }
 
@@ -127,11 +127,11 @@ IRRELEVANT = ("split", "reward", "skip_forced", "max_iterations", "prefill_token
 
 def _key(scenario: Scenario, name: str) -> str:
     """What a choice depends on: the rule, and what the scenario changes of the default one."""
-    said, usual = scenario.describe(), Scenario().describe()
+    shown, usual = scenario.describe(), Scenario().describe()
     irrelevant = {*IRRELEVANT}
     if scenario.serving and scenario.order in ("fcfs", "late_last") and scenario.kv_admission == "fits":
         irrelevant |= {"lengths", "predictor", "sd_weight"}  # no rule that is tuned looks at them
-    changed = {field: value for field, value in said.items() if value != usual[field] and field not in irrelevant}
+    changed = {field: value for field, value in shown.items() if value != usual[field] and field not in irrelevant}
     return json.dumps({"policy": name, **changed}, sort_keys=True, default=str)
 
 
@@ -225,7 +225,7 @@ class Tuned(Rule):
         if rule is None:
             if self.name in MIXED_TUNABLE:
                 raise ConfigError(f"policy {self.name!r} needs mixed iterations: give mixed_tokens.")
-            raise ConfigError(f"policy {self.name!r} needs promises: give ttft_s and tpot_s.")
+            raise ConfigError(f"policy {self.name!r} needs SLOs: give ttft_s and tpot_s.")
         return rule.make(*tuned_value(self.name, start.scenario).values).compiled(start)
 
 
@@ -277,7 +277,7 @@ def _tune_all(cases: int, out: Path) -> None:
         entries.append({"key": _key(scenario, name), **choice._asdict()})
     provenance = {
         "made_by": f"{COMMAND} --cases {cases}",
-        "tuned_on": f"split train, cases 0-{cases - 1}, mean makespan (goodput where promises are made)",
+        "tuned_on": f"split train, cases 0-{cases - 1}, mean makespan (goodput with SLOs)",
         "entries": entries,
     }
     with write_whole(out) as path:

@@ -68,7 +68,7 @@ def score_table(judged: dict[str, Any], serving: bool) -> str:
                 *(_tails(said["rule"], said["agent"]) if serving else ()),
             ]
         )
-    what = "lost, %" if serving else "gap, %"
+    what = "violations, %" if serving else "gap, %"
     against = "agent − rule, points" if serving else "agent − `lagrangian`, points"
     header = ["place", f"best tuned rule, {what}", f"agent, {what}", "the shipped seed", f"planner, {what}"]
     tails = [f"{title}: rule / shipped seed" for title in SERVED_TITLES.values()] if serving else []
@@ -88,7 +88,7 @@ def transfer_table(found: dict[str, Any], kind: str) -> str:
         differences = [_points(mean_estimate(agent - other)) for other in (rule, lagrangian)]
         tails = _tails(said["rule"], said["agent"]) if serving else []
         lines.append([text, f"`{said['rule']['name']}` {_percent(rule)}", _percent(agent), *differences, *tails])
-    what = "lost, %" if serving else "gap in %"
+    what = "violations, %" if serving else "gap in %"
     header = ["place", f"best tuned rule, {what}", "agent", "agent − rule, points", "agent − `lagrangian`"]
     return grid([*header, *(f"{title}: rule / agent" for title in SERVED_TITLES.values() if serving)], lines)
 

@@ -44,7 +44,7 @@ SIZES = (1.0, 1.0, 0.35, 1.75)
 """Trained on side by side where queues are not the MIP's, which are those of one size: 200, 70 and 350 clients."""
 
 LOADS = (0.9, 0.97)
-"""At 0.8 and below the best tuned rule and order keep every promise."""
+"""At 0.8 and below the best tuned rule and order meet every SLO."""
 SERVING = {
     f"{name}/{load}": make_scenario(f"LLMSched/{name}-v0", load=load)
     for name, load in itertools.product(("Serving", "ServingOrder"), LOADS)
@@ -52,7 +52,7 @@ SERVING = {
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TRACES = {"azure": (1.0, 0.05, 16384), "mooncake": (10.0, 0.1, 131072)}
-"""Promised TTFT and TPOT in seconds and prefill cap in tokens, by trace; cost model `qwen3-30b-a3b-h200`."""
+"""TTFT and TPOT limits in seconds and prefill cap in tokens, by trace; cost model `qwen3-30b-a3b-h200`."""
 
 
 def conversations(trace: str) -> Iterator[tuple[float, Scenario]]:
@@ -87,7 +87,7 @@ SERVING_FEATURES = (
     "pace",
     "slack",
 )
-"""Episodes with promises are long: fewer numbers, of which an evolution strategy needs fewer of them."""
+"""Episodes with SLOs are long: fewer numbers, of which an evolution strategy needs fewer of them."""
 
 HARD = ("gsm8k-smooth/client/llama-65b-paper-low", "gsm8k-smooth/shared/llama-65b-paper-low")
 """Where 10^9 iterations missed the aim of docs/agents.md by 0.02 on test cases 0 to 99: they have twice as many. All
@@ -102,7 +102,7 @@ def iterations_of(name: str) -> int:
 
 
 def settings_of(scenario: Scenario) -> EvolutionSettings:
-    """Those of a place: the defaults, but for several sizes, and for what makes generations with promises cheaper."""
+    """Those of a place: the defaults, but for several sizes, and for what makes generations with SLOs cheaper."""
     if scenario.serving:
         longest = ("late_last_longest",) if scenario in RECORDED.values() else ()
         orders = ("late_last", "late_last_shortest", *longest) if scenario.choose_order else ()
@@ -141,11 +141,11 @@ def evolve(path: Path, scenario: Scenario, settings: EvolutionSettings, seed: in
     evolution = Evolution(scenario, settings, seed)
     evolution.learn(iterations, lambda: None)
     with write_whole(path) as temporary, temporary.open("wb") as file:
-        parameters = evolution.parameters
-        said = {**parameters._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
+        encoding = evolution.encoding
+        said = {**encoding._asdict(), "mean": None, "spread": None, "iterations": evolution.timesteps}
         said |= {"generations": evolution.generation, **wanted}
         text = np.frombuffer(json.dumps(said).encode(), np.uint8)
-        np.savez(file, numbers=evolution.numbers, mean=parameters.mean, spread=parameters.spread, said=text)
+        np.savez(file, numbers=evolution.numbers, mean=encoding.mean, spread=encoding.spread, said=text)
 
 
 def evolved(folder: Path) -> dict[int, Network]:

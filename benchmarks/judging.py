@@ -54,7 +54,7 @@ COEFFICIENTS = ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_
 LOADS = (0.8, 0.85, 0.94, 1.05)
 
 SERVED = ("worst_token_gap_s", "longest_wait_s")
-"""What is kept beside the share of broken promises."""
+"""What is kept beside the share of violations."""
 
 
 def keep(path: Path, said: Any) -> None:
@@ -69,12 +69,12 @@ def kept(path: Path) -> Any:
 
 
 def outcome(name: str, policy: Policy, scenario: Scenario, cases: Sequence[int]) -> dict[str, Any]:
-    """Name and loss by case: the gap to LB1, or the share of broken promises beside what `SERVED` says."""
+    """Name and loss by case: the gap to LB1, or the share of violations beside what `SERVED` says."""
     columns = evaluate(policy, scenario, cases, latencies=scenario.serving).columns
     if not scenario.serving:
         return {"name": name, "loss": (columns["makespan_s"] / columns["lb1_s"] - 1.0).tolist()}
-    lost = (1.0 - columns["goodput"]).tolist()
-    return {"name": name, "loss": lost, **{metric: columns[metric].tolist() for metric in SERVED}}
+    violations = (1.0 - columns["goodput"]).tolist()
+    return {"name": name, "loss": violations, **{metric: columns[metric].tolist() for metric in SERVED}}
 
 
 def by_name(name: str, scenario: Scenario, cases: Sequence[int]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def by_name(name: str, scenario: Scenario, cases: Sequence[int]) -> dict[str, An
 
 
 def case_count(scenario: Scenario, cases: int) -> int:
-    """Cases with promises are long: fewer of them."""
+    """Cases with SLOs are long: fewer of them."""
     return min(cases, SERVING_CASES) if scenario.serving else cases
 
 
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="DIR")
     parser.add_argument("step", choices=("validate", "box", "judge", "transfer"))
-    parser.add_argument("--cases", type=int, default=CASES, help="(default: %(default)s; with promises at most 20)")
+    parser.add_argument("--cases", type=int, default=CASES, help="(default: %(default)s; with SLOs at most 20)")
     options = parser.parse_args(argv)
     if options.step == "validate":
         validate(options.study)

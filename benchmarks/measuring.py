@@ -23,7 +23,7 @@ class Figure:
         unit: its unit.
         reference: the figure of the same run that it stands beside.
         reference_name: what that is.
-        target: limit that it was to keep; ``None`` where nothing was promised.
+        target: limit that it was to keep; ``None`` where there is none.
         target_on: "value" or "ratio" (value / reference).
         at_least: whether the target is a floor, not a ceiling.
     """

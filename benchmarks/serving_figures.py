@@ -1,4 +1,4 @@
-"""Figures of serving over time: a long trace, what promises cost an iteration, copies, latencies from a recording."""
+"""Figures of serving over time: a long trace, what SLOs cost an iteration, copies, latencies from a recording."""
 
 from __future__ import annotations
 
@@ -82,17 +82,17 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
 
     section = "What promises cost (GSM8K lengths over time, load 0.9, 5,000 requests, FCFS, rule min_batch)"
     plain = Simulator(instance(_scenario(ttft_s=None, tpot_s=None, reward="makespan"), 0))
-    promised = Simulator(instance(_scenario(), 0))
+    with_slo = Simulator(instance(_scenario(), 0))
     rule = min_batch().compiled(EpisodeContext(_scenario(), 345.0))
 
     def play(simulator: Simulator) -> None:
         simulator.reset()
         simulator.run(rule)
 
-    timings = repeat(lambda: play(promised), lambda: play(plain), repeats=repeats)
+    timings = repeat(lambda: play(with_slo), lambda: play(plain), repeats=repeats)
     ours, theirs = (
         timing.best_s / int(simulator.view.prefills + simulator.view.decodes) * 1e9
-        for timing, simulator in zip(timings, (promised, plain), strict=True)
+        for timing, simulator in zip(timings, (with_slo, plain), strict=True)
     )
     yield Figure(section, "an iteration", ours, "ns", theirs, "without promises")
 

@@ -75,7 +75,7 @@ def goodput_table(said: dict[str, Any]) -> str:
 
 
 def detail_table(said: dict[str, Any], load: str) -> str:
-    """What the same policies do at one load: promises, tails, who starves."""
+    """What the same policies do at one load: SLOs, tails, who starves."""
     body = []
     for text, by_load in rows(said):
         name = by_load[load]

@@ -143,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     section = f"{heading}\n\n{table(found)}"
     print(f"\n{section}")
     missed = sum(figure.met is False for figure in found)
-    promised = sum(figure.met is not None for figure in found)
-    print(f"\n{promised - missed} of {promised} targets met.")
+    targets = sum(figure.met is not None for figure in found)
+    print(f"\n{targets - missed} of {targets} targets met.")
     if options.out is not None:
         with write_whole(options.out) as path:
             path.write_text(json.dumps({"machine": heading, "figures": as_json(found)}, indent=1) + "\n")

@@ -112,7 +112,7 @@ def copies_points(*, budget: int, repeats: int) -> list[CopiesPoint]:
 
 
 def vector_figures(points: Sequence[CopiesPoint], *, budget: int, repeats: int) -> Iterator[Figure]:
-    """The promises of the vector environment, each beside its reference."""
+    """The targets of the vector environment, each beside its reference."""
     section = "Many copies through gymnasium.make_vec, resets and copies of returned arrays included"
     for point in points:
         if point.copies not in (64, 256, 1_024):

@@ -158,7 +158,7 @@ class CostModel:
 
 @dataclass(frozen=True)
 class MixedCost:
-    """Duration of a mixed iteration: A active clients have a token each while c > 0 prompt tokens are read.
+    """Duration of a mixed iteration: A active clients have a token each while c > 0 prompt tokens are computed.
 
     Sum form (Zhang et al., arXiv 2606.00516, eq. 11: alpha + (a + b r + c r^2) times all tokens, r the share of active
     clients in them, is this with ``beta_prompt = a``, ``beta_active = a + b``, ``interference = c``):
@@ -266,12 +266,12 @@ def mixed_cost(name: str | MixedCost, model: CostModel) -> MixedCost:
         ConfigError: prefill levels, or no measurement for this model.
     """
     if isinstance(name, MixedCost):
-        found = name
+        cost = name
     elif name == "sum":
         most = max(model.alpha_prefill_ns, model.alpha_decode_ns)
-        found = MixedCost(False, most, model.beta_prefill_ns, model.beta_decode_ns)
+        cost = MixedCost(False, most, model.beta_prefill_ns, model.beta_decode_ns)
     elif name == "overlap":
-        found = MixedCost(True)
+        cost = MixedCost(True)
     elif name != "fitted":
         raise UnknownNameError("mixed_cost", name, MIXED_COSTS)
     elif model.name not in MIXED_FITS:
@@ -281,12 +281,12 @@ def mixed_cost(name: str | MixedCost, model: CostModel) -> MixedCost:
         )
     else:
         a, b, c = MIXED_FITS[model.name]
-        found = MixedCost(False, model.alpha_prefill_ns, *(round(1e9 * slope) for slope in (a, a + b, c)))
+        cost = MixedCost(False, model.alpha_prefill_ns, *(round(1e9 * slope) for slope in (a, a + b, c)))
     if model.prefill_levels:
         raise ConfigError(
             f"mixed iterations with cost model {model.name!r}, whose prefills have levels: take an affine one."
         )
-    return found
+    return cost
 
 
 def cost_model(model: str | CostModel) -> CostModel:

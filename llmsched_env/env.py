@@ -49,8 +49,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     prefill that takes waiting requests by one of six orders. With `choose_cap` it is `Discrete(9)`: 0 runs a decode, 1
     a prefill, 2 to 8 a prefill that stops where 7/8, ..., 1/8 of the clients are active (it takes at least one
     request). With `mixed_tokens` it is `Discrete(3)`: 0 runs a decode, 1 a prefill, 2 a mixed iteration, a decode
-    beside which prompts are read (with nobody active it counts as a prefill). An infeasible action is replaced by a
-    feasible one (a prefill by the first of these) and counted in `info["invalid_actions"]`; `info["action_mask"]` and
+    beside which prompts are prefilled (with nobody active it counts as a prefill). An infeasible action is replaced by
+    a feasible one (a prefill by the first of these) and counted in `info["invalid_actions"]`; `info["action_mask"]` and
     `action_masks()` tell in advance.
 
     ## Observation Space
@@ -63,15 +63,15 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
 
     {observation_table}
 
-    Where promises are made (`ttft_s` S1, `tpot_s` S2) the observation is `Box(0, 1, (33,), float32)` and goes on with
+    With SLOs (`ttft_s` S1, `tpot_s` S2) the observation is `Box(0, 1, (33,), float32)` and goes on with
 
-    {promise_table}
+    {slo_table}
 
     Where the KV cache is a budget (`kv_budget_tokens` M, U of which are allocated) six more follow:
 
     {memory_table}
 
-    Where iterations may be mixed (`mixed_tokens` b; c prompt tokens would be read, in T_m) five more follow:
+    Where iterations may be mixed (`mixed_tokens` b; a chunk of c prompt tokens now, in T_m) five more follow:
 
     {mixed_table}
 
@@ -85,9 +85,9 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     - `makespan`: -dt / LB1. Sums to -makespan / LB1; use it with gamma = 1 only.
     - `idle`: client-time lost / (J * LB1). Sums to -makespan * (1 - utilization) / LB1.
     - `latency`: -integral of (waiting + active) dt / (n * LB1). Sums to -mean end-to-end latency / LB1.
-    - `goodput` (with promises): -1 / counted for each counted request that breaks a promise, as soon as that is certain
-      whatever its length: when its first token cannot come in time any more, comes too late, or when it has ended too
-      slowly. Sums to goodput - 1.
+    - `goodput` (with SLOs): -1 / counted for each counted request that violates an SLO, as soon as that is certain
+      whatever its length: when it is past its TTFT deadline, when its first token comes too late, or when it has ended
+      too slowly. Sums to goodput - 1.
 
     ## Starting State
 
@@ -103,13 +103,13 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
 
     Every info, of a reset as of a step, has the same keys: `action_mask`, an int8 for each action; `invalid_actions`,
     the count so far; `case`, the number of the case; and what the episode has achieved so far, as plain numbers
-    (docs/metrics.md has the formulas): {metric_names}. Where promises are made also `goodput`, `ttft_s` and `tpot_s`,
+    (docs/metrics.md has the formulas): {metric_names}. With SLOs also `goodput`, `ttft_s` and `tpot_s`,
     where the KV cache is a budget `kv_peak`. (The native vector class tells these of episodes that end; of running
     ones its `metrics()` does.)
 
     No value is NaN. Before the last request is complete, the makespan, the gap, TTFT and TPOT are infinite (strict JSON
-    has no word for that), `bound_s` is 0, and the goodput is what can still be reached: 1 less the share of promises
-    that are certain to be broken. The others are those of the time up to now. A total beyond 64 bits is infinite. No
+    has no word for that), `bound_s` is 0, and the goodput is what can still be reached: 1 less the share of SLO
+    violations that are certain. The others are those of the time up to now. A total beyond 64 bits is infinite. No
     info tells what the scenario hides: the bound, say, is computed from all output lengths.
 
     ## Arguments
@@ -218,19 +218,19 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
             self._unpaid = False
             if over:
                 action = codes.CONTINUE
-        found = self._single.step(action)
+        outcome = self._single.step(action)
         if self.render_mode == "human":
             self.render()
-        return found
+        return outcome
 
     def _new_single(self) -> Single:
-        told = running_metrics(self.scenario), info_metrics(self.scenario)
-        return Single(self._kinds, len(features_of(self.scenario)), *told, reuses=self._reuses)
+        metric_names = running_metrics(self.scenario), info_metrics(self.scenario)
+        return Single(self._kinds, len(features_of(self.scenario)), *metric_names, reuses=self._reuses)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = self.__dict__.copy()
-        kept["_single"] = self._single.state()
-        return kept
+        state = self.__dict__.copy()
+        state["_single"] = self._single.state()
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -322,7 +322,7 @@ def _described(documented: type) -> dict[str, str]:
 
 def _specification(template: str) -> str:
     described = {name: text for group in Scenario.__mro__ for name, text in _described(group).items()}
-    features, promised, memory, mixed = (
+    features, slo, memory, mixed = (
         [(f"`{f.name}`", f.formula, 0, 1) for f in table]
         for table in (FEATURES, SLO_FEATURES, MEMORY_FEATURES, MIXED_FEATURES)
     )
@@ -336,7 +336,7 @@ def _specification(template: str) -> str:
     ]
     return template.format(
         observation_table=_table(("", "feature", "value", "min", "max"), *_numbered(features)),
-        promise_table=_table(("", "feature", "value", "min", "max"), *_numbered(promised, len(features))),
+        slo_table=_table(("", "feature", "value", "min", "max"), *_numbered(slo, len(features))),
         memory_table=_table(("", "feature", "value", "min", "max"), *((f"+{i}", *row) for i, row in enumerate(memory))),
         mixed_table=_table(("", "feature", "value", "min", "max"), *((f"+{i}", *row) for i, row in enumerate(mixed))),
         metric_names=", ".join(f"`{name}`" for name in info_metrics(Scenario())),

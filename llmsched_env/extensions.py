@@ -57,11 +57,11 @@ def _checksum(name: str) -> int | None:
 
 def _record() -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(FOLDER.joinpath(RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(FOLDER.joinpath(RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        found = {}
-    if found.keys() >= FIELDS:
-        return found
+        record = {}
+    if record.keys() >= FIELDS:
+        return record
     return {"problem": f"it was not built for this Python (there is no {RECORD})"}
 
 

@@ -69,18 +69,18 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
         flags: argument -> option, as of :func:`flags_of`.
     """
 
-    def assigned(found: re.Match[str]) -> str:
-        flag = flags.get(found["name"])
-        if flag is None or _in_a_call(message, found.start("name")):
-            return found[0]
-        return f"{found['lead']}{flag} {found['word'] or ''}"
+    def assigned(match: re.Match[str]) -> str:
+        flag = flags.get(match["name"])
+        if flag is None or _in_a_call(message, match.start("name")):
+            return match[0]
+        return f"{match['lead']}{flag} {match['word'] or ''}"
 
-    def named(found: re.Match[str]) -> str:
-        if _in_a_call(message, found.start()):
-            return found[0]
-        if found["quoted"] is not None:
-            return flags.get(found["quoted"], found[0])
-        return NAME.sub(lambda name: flags.get(name[0], name[0]), found[0])
+    def named(match: re.Match[str]) -> str:
+        if _in_a_call(message, match.start()):
+            return match[0]
+        if match["quoted"] is not None:
+            return flags.get(match["quoted"], match[0])
+        return NAME.sub(lambda name: flags.get(name[0], name[0]), match[0])
 
     message = ASSIGNED.sub(assigned, message)
     return NAMED.sub(named, message)

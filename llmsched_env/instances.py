@@ -48,7 +48,7 @@ _said: set[Any] = set()
 
 
 class SLOWarning(UserWarning):
-    """A promise that no schedule keeps for any request; said once a process for each promise, workload and cost."""
+    """An SLO that no schedule meets for any request; said once a process for each SLO, workload and cost."""
 
 
 def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = None) -> Instance:
@@ -65,8 +65,8 @@ def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = Non
         WorkloadError: lengths that the workload does not predict.
 
     Warns:
-        SLOWarning: a promise that no schedule can keep.
-        UnitWarning: a promise, a bandwidth, a budget or an origin of times that looks as if another was meant.
+        SLOWarning: an SLO that no schedule can meet.
+        UnitWarning: a latency limit, a bandwidth, a budget or an origin of times that looks as if another was meant.
     """
     # Before the cache, to which True and 1.0 are 1.
     _, case = check_case(scenario.split, case)
@@ -74,13 +74,13 @@ def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = Non
         return _build(scenario, case, np.asarray(client_of))
     key = scenario, case, getattr(scenario.source, "version", None)
     with _lock:
-        found = _instances.get(key)
-    if found is None:
-        found = _build(scenario, case)
-        if found.nbytes <= BYTES_KEPT:
+        built = _instances.get(key)
+    if built is None:
+        built = _build(scenario, case)
+        if built.nbytes <= BYTES_KEPT:
             with _lock:
-                _instances[key] = found
-    return found
+                _instances[key] = built
+    return built
 
 
 def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Instance:
@@ -96,7 +96,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         queues = stored_assignment(
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
-    promised = scenario.slo(len(requests))
+    slo = scenario.slo(len(requests))
     moved, mixed, cache = scenario.migration(), scenario.mixed_iterations(), scenario.kv_cache()
     lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)
     built = Instance.build(
@@ -114,8 +114,8 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         max_iterations=scenario.max_iterations or 0,
         mechanisms=scenario.mechanisms(case, len(requests)),
     )
-    if promised is not None:
-        _warn_of(promised, scenario, case, requests)
+    if slo is not None:
+        _warn_of(slo, scenario, case, requests)
     _warn_of_units(scenario, requests)
     return built
 
@@ -142,11 +142,11 @@ def _checked(client_of: NDArray[Any], scenario: Scenario, num_requests: int) -> 
     return client_of.astype(np.int32)
 
 
-def _warn_of(promised: SLO, scenario: Scenario, case: int, requests: Requests) -> None:
-    """Say which promise is broken for every counted request, even for one that comes alone."""
+def _warn_of(slo: SLO, scenario: Scenario, case: int, requests: Requests) -> None:
+    """Say which SLO every counted request violates, even one that comes alone."""
     if scenario.noisy:
         return  # nobody can say for certain
-    cost, counted = scenario.cost_model, slice(promised.first, promised.last)
+    cost, counted = scenario.cost_model, slice(slo.first, slo.last)
     prompts, outputs = requests.prompt_tokens[counted], requests.output_tokens[counted]
     least_ns = cost.prefill_ns(int(prompts.min()))
     mixed = scenario.mixed_cost_model
@@ -160,15 +160,15 @@ def _warn_of(promised: SLO, scenario: Scenario, case: int, requests: Requests) -
         decode_ns = cost.decode_ns(1) + cost.gamma_decode_ns * context
         best_ns["tpot_s"] = ("decodes of one client alone last", decode_ns)
     for name, (what, shortest_ns) in best_ns.items():
-        promise_ns = promised.ttft_ns if name == "ttft_s" else promised.tpot_ns
-        key = name, promise_ns, cost, scenario.source
-        if promise_ns >= shortest_ns or key in _said:
+        limit_ns = slo.ttft_ns if name == "ttft_s" else slo.tpot_ns
+        key = name, limit_ns, cost, scenario.source
+        if limit_ns >= shortest_ns or key in _said:
             continue
         rest = " but for requests of one token" if name == "tpot_s" and not more.all() else ""
         warnings.warn(
-            f"{name} = {getattr(scenario, name):g}: no schedule keeps this promise in case {case} of workload "
+            f"{name} = {getattr(scenario, name):g}: no schedule meets this SLO in case {case} of workload "
             f"{scenario.source.name!r}{rest}, since {what} {shortest_ns / 1e9:.4g} s under cost model {cost.name!r}. "
-            f"Promise more than that, or take a faster cost model.",
+            f"Allow more than that, or take a faster cost model.",
             SLOWarning,
             stacklevel=4,
         )
@@ -179,7 +179,7 @@ def _warn_of_units(scenario: Scenario, requests: Requests) -> None:
     """Say once a process which arguments look as if another unit was meant."""
     given = {name: value for name in DOUBTED if (value := getattr(scenario, name)) is not None}
     unlimited = {name for name, value in given.items() if value == LARGEST[name]}
-    if not {"ttft_s", "tpot_s"} <= unlimited:  # one without a limit beside one with is no absence of promises
+    if not {"ttft_s", "tpot_s"} <= unlimited:  # one without a limit beside one with is no absence of SLOs
         unlimited -= {"ttft_s", "tpot_s"}
     doubts = [doubt(name, value) for name, value in given.items() if name not in unlimited]
     tokens, each = scenario.kv_budget_tokens, scenario.kv_bytes_per_token
@@ -283,13 +283,13 @@ def estimates(scenario: Scenario, case: int, requests: Requests) -> NDArray[np.i
     if scenario.lengths == "hidden":
         return np.full(len(requests), max(1, round(requests.mean_output_tokens)), np.int32)
     if scenario.predictor is not None:
-        found = predictor(scenario.predictor).predict(scenario.source, scenario.split, case, requests)
-        if len(found) != len(requests):
+        prediction = predictor(scenario.predictor).predict(scenario.source, scenario.split, case, requests)
+        if len(prediction) != len(requests):
             raise WorkloadError(
-                f"predictor {scenario.predictor!r} predicts {len(found)} lengths for {len(requests)} requests: "
+                f"predictor {scenario.predictor!r} predicts {len(prediction)} lengths for {len(requests)} requests: "
                 "it has to return one per request."
             )
-        return estimated_tokens(found, scenario.sd_weight)
+        return estimated_tokens(prediction, scenario.sd_weight)
     if requests.predicted_tokens is None:
         raise WorkloadError(
             f"lengths='predicted' but workload {scenario.source.name!r} has no predictions: give a file with a "

@@ -80,8 +80,8 @@ def final_metrics(simulator: Simulator) -> dict[str, Any]:
     NaN for the makespan and the gap of an episode that is not complete, and for a total that may have left 64 bits:
     client time beyond 292 client-years, request time beyond 292 request-years.
     """
-    found = zip(MEASURED, simulator.episode.measured().tolist(), strict=True)
-    return {name: int(value) if name in COUNTS else value for name, value in found}
+    values = zip(MEASURED, simulator.episode.measured().tolist(), strict=True)
+    return {name: int(value) if name in COUNTS else value for name, value in values}
 
 
 def request_metrics(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
@@ -108,8 +108,8 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
 
     Args:
         simulator: a recorded episode.
-        ttft_s: the promised time to first token: kept iff it takes at most so many seconds, rounded to the nanosecond.
-        tpot_s: the promised time per output token, likewise; a request with one token keeps it.
+        ttft_s: limit of the time to first token: met iff it takes at most so many seconds, rounded to the nanosecond.
+        tpot_s: limit of the time per output token, likewise; a request with one token meets it.
         first: number of the first counted request.
         last: number after the last counted request.
 
@@ -117,9 +117,9 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
         Shares in [0, 1] (``goodput``, ``*_kept``), seconds (``*_s``) and rates per second, as plain floats.
 
     Raises:
-        ConfigError: the episode was not recorded, no such requests, or a promise that is no time within the clock.
+        ConfigError: the episode was not recorded, no such requests, or a limit that is no time within the clock.
     """
-    ttft_ns, tpot_ns = _promise_ns("ttft_s", ttft_s), _promise_ns("tpot_s", tpot_s)
+    ttft_ns, tpot_ns = _limit_ns("ttft_s", ttft_s), _limit_ns("tpot_s", tpot_s)
     served, output = _recorded(simulator)
     release_ns = simulator.instance.release_ns
     counted = _counted(first, last, len(served))
@@ -129,9 +129,9 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
 
     waited_ns = served["first_token_ns"][counted] - release_ns[counted]
     decoding_ns = served["completion_ns"][counted] - served["first_token_ns"][counted]
-    ttft_kept = waited_ns <= ttft_ns
+    ttft_met = waited_ns <= ttft_ns
     # d <= p (N - 1) in a form that cannot overflow: the quotient, rounded up, is at most p.
-    tpot_kept = -(-decoding_ns // np.maximum(1, output[counted] - 1)) <= tpot_ns
+    tpot_met = -(-decoding_ns // np.maximum(1, output[counted] - 1)) <= tpot_ns
     times = {name: column[counted] for name, column in _seconds(simulator, served, output).items()}
     tpot, gaps = (times[name][output[counted] > 1] for name in ("tpot_s", "worst_token_gap_s"))
 
@@ -140,10 +140,10 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
     log = simulator.log  # a prefill yields a token to each client that takes part, a decode to each active one
     within = slice(*np.searchsorted(log["end_ns"], (begin_ns, end_ns), side="right"))
     window_s = (end_ns - begin_ns) / NS_PER_S or math.nan
-    found = (
-        np.mean(ttft_kept & tpot_kept),
-        np.mean(ttft_kept),
-        np.mean(tpot_kept),
+    values = (
+        np.mean(ttft_met & tpot_met),
+        np.mean(ttft_met),
+        np.mean(tpot_met),
         *_mean_and_quantiles(times["ttft_s"], 0.5, 0.99),
         *_mean_and_quantiles(tpot, 0.5, 0.99),
         gaps.max() if len(gaps) else math.nan,
@@ -153,7 +153,7 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
         requests / window_s,
         int(log["clients"][within].sum()) / window_s,
     )
-    return {name: float(value) for name, value in zip(SERVING_METRICS, found, strict=True)}
+    return {name: float(value) for name, value in zip(SERVING_METRICS, values, strict=True)}
 
 
 def _recorded(simulator: Simulator) -> tuple[Records, NDArray[np.int64]]:
@@ -189,10 +189,10 @@ def _seconds(simulator: Simulator, served: Records, output: NDArray[np.int64]) -
     }
 
 
-def _promise_ns(name: str, seconds: float) -> int:
+def _limit_ns(name: str, seconds: float) -> int:
     if not 0 < seconds <= MAX_CLOCK_S or round(seconds * NS_PER_S) < 1:
         raise ConfigError(
-            f"{name} = {seconds} is out of range: a promise is a time from 1e-09 to {MAX_CLOCK_S:.0e} seconds, "
+            f"{name} = {seconds} is out of range: a limit is a time from 1e-09 to {MAX_CLOCK_S:.0e} seconds, "
             "the ticks and the end of the clock."
         )
     return round(seconds * NS_PER_S)

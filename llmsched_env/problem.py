@@ -186,8 +186,8 @@ class Instance:
         believed = _costs(shown, mixed.believed_cost or mixed.cost if mixed else None)
         actual = _costs(cost, mixed.cost if mixed else None) if noise else believed
         world = World(believed.least_prefill_ns, noise is not None, stealing and not shared)
-        made = {name: one.engine_options(world) for name, one in on.items()}
-        options: Options = {name: values for name, values in made.items() if values}
+        by_mechanism = {name: one.engine_options(world) for name, one in on.items()}
+        options: Options = {name: values for name, values in by_mechanism.items() if values}
         if "kv" in options:
             _check_longest(options["kv"], rows)
             for model in {shown, cost}:
@@ -232,7 +232,7 @@ class Instance:
 
     @cached_property
     def believed(self) -> Instance:
-        """The case in the world as schedulers are told that it is: this one, where they are told the truth."""
+        """The case in the world as schedulers believe it to be: this one, where they believe the truth."""
         if not self.noisy:
             return self
         options = {name: values for name, values in self.options.items() if name != "noise"}
@@ -292,16 +292,16 @@ def _affine(cost: CostModel, options: Options) -> bool:
     """Whether the makespan is a policy-free constant plus fixed times per iteration.
 
     Not where what is prefilled is no constant (preemption, cached prefixes, recompute), where iterations mix, or where
-    what passes is not what decisions are told to cost.
+    what passes is not what schedulers believe.
     """
     return cost.is_affine and options.keys() <= {"slo"}
 
 
 def _one(on: dict[str, Mechanism], kind: type[_M]) -> _M | None:
     """The mechanism of this class, where it is on."""
-    found = on.get(kind.name)
-    assert found is None or isinstance(found, kind)
-    return found
+    option = on.get(kind.name)
+    assert option is None or isinstance(option, kind)
+    return option
 
 
 def _ranking(estimates: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -21,20 +21,20 @@ ENGINE = "llmsched_env.engine."
 def snapshot(part: Any) -> State:
     """All fields of an episode, or of a part of it: numbers, copies of arrays, and snapshots of its parts.
 
-    What parts share (the problem, its costs, the table of clients) is told where it belongs.
+    What parts share (the problem, its costs, the table of clients) is left to its owner.
     """
-    found: State = {}
+    state: State = {}
     for name in fields_of(type(part)):
         value = getattr(part, name)
         if isinstance(value, bool | int | float | str):
-            found[name] = value
+            state[name] = value
         elif isinstance(value, Problem | Costs) or value is None:
             continue
         elif type(value).__module__.startswith(ENGINE):
-            found[name] = snapshot(value)
+            state[name] = snapshot(value)
         else:
-            found[name] = np.array(value)
-    return found
+            state[name] = np.array(value)
+    return state
 
 
 def restore(part: Any, state: State) -> None:

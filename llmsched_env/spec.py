@@ -78,7 +78,7 @@ def merged(scenario: Any, arguments: Mapping[str, Any]) -> Scenario:
         if name not in known:
             raise UnknownArgumentError(name, known | OWN_ARGUMENTS)
     arguments = {name: restored(name, value) for name, value in arguments.items()}
-    found = (scenario or Scenario()).replace(**arguments)
+    merged_scenario = (scenario or Scenario()).replace(**arguments)
     for name, value in arguments.items():
         given = getattr(scenario, name, value)
         # An explicit default looks like none given; but the workload is what an id is about.
@@ -87,14 +87,14 @@ def merged(scenario: Any, arguments: Mapping[str, Any]) -> Scenario:
                 f"scenario has {name} = {given!r}, but {name} = {value!r} is given beside it or fixed by the "
                 "environment id: leave one out, or pass the scenario to the environment's class itself."
             )
-    return found
+    return merged_scenario
 
 
 def restored(name: str, value: Any) -> Any:
-    """The value of an argument, where it may have come from JSON: a dictionary becomes the object that it tells of.
+    """The value of an argument, where it may have come from JSON: a dictionary becomes the object that it describes.
 
     Raises:
-        ConfigError: a dictionary that tells of none.
+        ConfigError: a dictionary that describes none.
         UnknownArgumentError: of a scenario, with an argument that does not exist.
     """
     if isinstance(value, list):

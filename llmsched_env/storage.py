@@ -42,7 +42,7 @@ def cache_dir() -> Path:
         with tempfile.TemporaryFile(dir=wanted):
             pass
     except OSError as error:
-        found = _temporary_cache()
+        folder = _temporary_cache()
         why = (
             str(error).rstrip(".")
             if isinstance(error, PathError)
@@ -52,10 +52,10 @@ def cache_dir() -> Path:
             "cache folder %s: %s. Assignments and plans are kept in %s. Set %s to a writable folder.",
             named or "of the user",
             why,
-            found,
+            folder,
             CACHE_VARIABLE,
         )
-        return found
+        return folder
     if named:
         os.environ[CACHE_VARIABLE] = str(wanted)
     return wanted
@@ -80,12 +80,12 @@ def _home_cache() -> Path:
         PathError: the user has no home.
     """
     try:
-        found = Path(platformdirs.user_cache_dir("llmsched_env"))
+        folder = Path(platformdirs.user_cache_dir("llmsched_env"))
     except RuntimeError:
-        found = Path()
-    if not found.is_absolute():  # older versions of platformdirs answer with a folder '~' in the working folder
+        folder = Path()
+    if not folder.is_absolute():  # older versions of platformdirs answer with a folder '~' in the working folder
         raise PathError("there is no home folder for this user id")
-    return found
+    return folder
 
 
 def _temporary_cache() -> Path:

@@ -240,20 +240,20 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         return self._metrics(self._running(), np.arange(self.num_envs))
 
     def _metrics(self, batch: Batch, copies: NDArray[np.int64]) -> Infos:
-        found: Infos = dict(zip(MEASURED, batch.measure(copies), strict=True))
-        return {name: found[name].astype(np.int64) if name in COUNTS else found[name] for name in self._measured}
+        values: Infos = dict(zip(MEASURED, batch.measure(copies), strict=True))
+        return {name: values[name].astype(np.int64) if name in COUNTS else values[name] for name in self._measured}
 
     def _cases(
         self, copies: NDArray[np.int64], cases: Sequence[int] | None, streams: Sequence[Stream | None]
     ) -> list[tuple[int, int, Instance]]:
         """(copy, case number, case) for each of ``copies``, the number drawn where none is given."""
-        found = []
+        drawn = []
         for i in copies.tolist():
             scenario, stream = self.scenarios[i], streams[i]
             assert stream is not None
             case = draw_case(scenario, stream[0]) if cases is None else cases[i]
-            found.append((i, case, instance(scenario, case)))
-        return found
+            drawn.append((i, case, instance(scenario, case)))
+        return drawn
 
     def _begin(self, batch: Batch, begun: Sequence[tuple[int, int, Instance]], out: Steps) -> None:
         """Begin these cases in these copies.
@@ -313,11 +313,11 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         return tuple(None if stream is None else stream[0] for stream in self._streams)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = self.__dict__.copy()
-        batch = kept.pop("_batch", None)
+        state = self.__dict__.copy()
+        batch = state.pop("_batch", None)
         if batch is not None:
-            kept["_running_episodes"] = batch.cases, [snapshot(copy.episode) for copy in batch.copies], batch.flags()
-        return kept
+            state["_running_episodes"] = batch.cases, [snapshot(copy.episode) for copy in batch.copies], batch.flags()
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         running = state.pop("_running_episodes", None)
@@ -326,9 +326,9 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             array.setflags(write=False)
         if running is not None:
             self._batch = self._new_batch()
-            for number, (case, kept, flags) in enumerate(zip(*running, strict=True)):
+            for number, (case, episode_state, flags) in enumerate(zip(*running, strict=True)):
                 episode = case.episode()
-                restore(episode, kept)
+                restore(episode, episode_state)
                 self._batch.go_on(number, case, episode, int(flags))
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -392,7 +392,7 @@ def _one_shape(scenarios: Iterable[Scenario]) -> tuple[tuple[str, ...], tuple[Fe
         sizes = sorted({(len(actions), len(table)) for actions, table in shapes})
         raise ConfigError(
             f"scenarios with {' and '.join(f'{a} actions and {f} features' for a, f in sizes)} do not go side "
-            "by side: give all of them promises, a KV budget, choose_order, choose_cap and mixed_tokens, or none."
+            "by side: give all of them SLOs, a KV budget, choose_order, choose_cap and mixed_tokens, or none."
         )
     return shapes.pop()
 
@@ -425,17 +425,17 @@ def _memory_bytes() -> float:
 
 def _checked(actions: Any, count: int, names: Sequence[str]) -> Actions:
     try:
-        found = np.asarray(actions)
+        numbers = np.asarray(actions)
     except ValueError:  # ragged
-        found = np.array(None)
-    if found.dtype.kind not in "iu" or found.shape != (count,):
+        numbers = np.array(None)
+    if numbers.dtype.kind not in "iu" or numbers.shape != (count,):
         raise InvalidActionError(
-            f"actions of shape {found.shape} and type {found.dtype} are given: one whole number a copy is needed, "
+            f"actions of shape {numbers.shape} and type {numbers.dtype} are given: one whole number a copy is needed, "
             f"shape ({count},)."
         )
-    if found.dtype == np.uint64 and found.max() >= len(names):  # it would wrap
-        raise _outside(found, int(np.argmax(found >= len(names))), names)
-    return found.astype(np.int64)
+    if numbers.dtype == np.uint64 and numbers.max() >= len(names):  # it would wrap
+        raise _outside(numbers, int(np.argmax(numbers >= len(names))), names)
+    return numbers.astype(np.int64)
 
 
 def _outside(actions: NDArray[Any], copy: int, names: Sequence[str]) -> InvalidActionError:

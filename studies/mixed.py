@@ -2,7 +2,7 @@
 
 Three parts. The crossover of arXiv 2606.00516, its closed form against simulated throughput, on the costs measured
 there. Batches of GSM8K and smooth lengths on the paper's accelerator, under two laws of what a mixed iteration lasts.
-Requests over time under promises, short prompts and long ones.
+Requests over time under SLOs, short prompts and long ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from baselines.mixed import MIXED_SYSTEMS, costs_per_token_ns
 from baselines.registry import entry
-from baselines.tuned import PROMISE_TUNABLE
+from baselines.tuned import SLO_TUNABLE
 from llmsched_env import make_scenario
 from llmsched_env.config import Scenario
 from llmsched_env.cost import MIXED_FITS, PRESETS, mixed_cost
@@ -54,11 +54,11 @@ ORDERS: dict[str, dict[str, Any]] = {
     "longest first, lengths known": {"order": "longest_first", "lengths": "known"},
 }
 
-# Promises.
+# SLOs.
 SERVED = {"serving": {"num_requests": 3000}, "azure-synthetic": {"num_requests": 3000}}
 LOADS = (0.8, 0.9, 0.97)
 SERVED_CASES = 5
-SERVED_RULES = ("prefill_first", "tuned_threshold", *PROMISE_TUNABLE, "lagrangian_tuned", "max_wait_tuned")
+SERVED_RULES = ("prefill_first", "tuned_threshold", *SLO_TUNABLE, "lagrangian_tuned", "max_wait_tuned")
 SERVED_METHODS = (*SERVED_RULES, *MIXED_SYSTEMS, "mixed_first, best chunk")
 SERVED_KEPT = ("goodput", "ttft_p99_s", "tpot_p99_s", "worst_token_gap_s")
 
@@ -299,7 +299,7 @@ def _served_tables(found: Found) -> list[str]:
 
 
 def table(found: Found) -> str:
-    """The crossover, batches and promises."""
+    """The crossover, batches and SLOs."""
     return "\n\n".join([_crossover_table(found), *_batch_tables(found), *_served_tables(found)])
 
 

@@ -42,7 +42,7 @@ def combined_case(seed: int) -> Case:
 
 
 KINDS = ((0, 1, 2), (0, 2), (2,), (0, 2, 2, 2), (1, 2), (0, 1))
-"""Some leave out kinds of iterations, so that prompts stay read in part."""
+"""Some leave out kinds of iterations, so that prefills stay chunked."""
 
 COMBINED_ACTIONS = st.sampled_from(KINDS).flatmap(
     lambda kinds: st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 7)), min_size=1, max_size=40)
@@ -82,7 +82,7 @@ def _combined(pick: Pick) -> Case:
     if case.mixed is None and pick((False, True)):
         most = max(p + n for p, n in zip(case.prompts, case.outputs, strict=True))
         case = replace(case, levels=((5, 90), (13, 140), (20 + case.token_cap + most, 700)))
-    return _disturbed(case, pick) if pick((False, True)) else case
+    return _noisy(case, pick) if pick((False, True)) else case
 
 
 def _plain_case(pick: Pick) -> Case:
@@ -133,7 +133,7 @@ def _on_client_queues(case: Case, pick: Pick) -> Case:
     return replace(case, num_clients=num_clients, queues=queues, stealing=stealing, migration=moves)
 
 
-def _disturbed(case: Case, pick: Pick) -> Case:
+def _noisy(case: Case, pick: Pick) -> Case:
     """The case with noise, stragglers, a wrong belief, or several of them."""
     believed = None
     if pick((False, True, True)):

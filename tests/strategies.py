@@ -46,7 +46,7 @@ class Case:
     gamma_decode_ns: int = 0
     token_cap: int = 1000
     levels: tuple[tuple[int, int], ...] = ()
-    ttft_ns: int = 0  # 0: nothing is promised
+    ttft_ns: int = 0  # 0: no SLOs
     tpot_ns: int = 0
     uncounted: int = 0
     choose_order: bool = False
@@ -76,7 +76,7 @@ class Case:
         )
 
     @cached_property
-    def told(self) -> Case:
+    def believed(self) -> Case:
         """The case with the cost model that schedulers believe in."""
         model = self.noise.believed if self.noise else None
         if model is None:
@@ -216,8 +216,8 @@ def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longe
 
 
 @st.composite
-def promised_cases(draw: st.DrawFn) -> Case:
-    """The same on a shared queue, over time, with promises that some keep and others do not."""
+def slo_cases(draw: st.DrawFn) -> Case:
+    """The same on a shared queue, over time, with SLOs that some meet and others do not."""
     case = draw(cases())
     n = len(case.prompts)
     gaps = draw(st.lists(st.sampled_from([0, 0, 1, 40, 150, 150, 400, 1000]), min_size=n, max_size=n))
@@ -236,8 +236,8 @@ def promised_cases(draw: st.DrawFn) -> Case:
 
 @st.composite
 def memory_cases(draw: st.DrawFn, rules: tuple[str, ...] = KV_RULES) -> Case:
-    """Cases on a shared queue, with and without promises, with a KV cache that is mostly too small for all clients."""
-    case = draw(st.one_of(promised_cases(), cases()))
+    """Cases on a shared queue, with and without SLOs, with a KV cache that is mostly too small for all clients."""
+    case = draw(st.one_of(slo_cases(), cases()))
     case = replace(case, queues=None, stealing=False)
     block = draw(st.sampled_from([1, 1, 4, 16]))
     most = max(-(-(p + n) // block) * block for p, n in zip(case.prompts, case.outputs, strict=True))
@@ -291,9 +291,9 @@ def moving_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
-def disturbed_cases(draw: st.DrawFn) -> Case:
-    """Cases of every kind whose iterations do not last what schedulers are told."""
-    case = draw(st.one_of(cases(), promised_cases(), memory_cases(), mixed_cases(), moving_cases()))
+def noisy_cases(draw: st.DrawFn) -> Case:
+    """Cases of every kind whose iterations do not last what schedulers believe."""
+    case = draw(st.one_of(cases(), slo_cases(), memory_cases(), mixed_cases(), moving_cases()))
     believed = None
     if draw(st.booleans()) and case.mixed is None:
         most = case.token_cap + max(p + n for p, n in zip(case.prompts, case.outputs, strict=True))
@@ -339,9 +339,9 @@ def seeded_case(seed: int, **changes: Any) -> Case:
 
 @st.composite
 def mixed_cases(draw: st.DrawFn) -> Case:
-    """The same with or without promises, with mixed iterations, on a shared queue."""
-    promised = draw(st.booleans())
-    case = draw(promised_cases()) if promised else draw(cases())
+    """The same with or without SLOs, with mixed iterations, on a shared queue."""
+    with_slo = draw(st.booleans())
+    case = draw(slo_cases()) if with_slo else draw(cases())
     cost = MixedCost(overlaps=True)
     if draw(st.booleans()):
         cost = MixedCost(

@@ -23,8 +23,8 @@ FLAGS = comparison.FLAGS
     [
         ("Pass num_requests of at most 3.", "Pass --requests of at most 3."),
         ("num_requests = 50 but mine.csv has 100 requests.", "--requests 50 but mine.csv has 100 requests."),
-        ("ttft_s = 2.0, tpot_s = None: promise both or none.", "--ttft-s 2.0, --tpot-s None: promise both or none."),
-        ("promises need queue='shared'.", "promises need --queue shared."),
+        ("ttft_s = 2.0, tpot_s = None: give both or none.", "--ttft-s 2.0, --tpot-s None: give both or none."),
+        ("SLOs need queue='shared'.", "SLOs need --queue shared."),
         ("order = 'fcfs' with choose_order=True: the order is", "--order fcfs with choose_order=True: the order is"),
         (
             "give kv_budget_tokens, which num_clients_more is not.",
@@ -39,9 +39,9 @@ FLAGS = comparison.FLAGS
         ),
         ("at the load = 0.9 of capacity, whose num_clients are many",) * 2,
         ("--arguments load=3: this one has an option of its own.",) * 2,
-        ("needs promises: give ttft_s and tpot_s.", "needs promises: give --ttft-s and --tpot-s."),
+        ("needs SLOs: give ttft_s and tpot_s.", "needs SLOs: give --ttft-s and --tpot-s."),
         ("take a scenario with ttft_s and tpot_s.", "take a scenario with --ttft-s and --tpot-s."),
-        ("Promise more in `ttft_s`, or leave out `noise_sd`.", "Promise more in --ttft-s, or leave out `noise_sd`."),
+        ("Allow more in `ttft_s`, or leave out `noise_sd`.", "Allow more in --ttft-s, or leave out `noise_sd`."),
         (
             "mine.csv: num_requests = 3 (of 5), load = 0.9: too few",
             "mine.csv: --requests 3 (of 5), --loads 0.9: too few",
@@ -58,7 +58,7 @@ def test_names_of_arguments_become_options(message, told):
         (comparison.main, ["--clients", "0"], "--clients 0 is out of range: it lies in [1, "),
         (comparison.main, ["--requests", "0"], "--requests 0 is out of range"),
         (comparison.main, ["--prefill-cap", "-1"], "--prefill-cap -1 is out of range"),
-        (comparison.main, ["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: promise both or none."),
+        (comparison.main, ["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: give both or none."),
         (comparison.main, ["--ttft-s", "2", "--tpot-s", "0.1", "--order", "late_last"],
          "--order late_last with --queue client: orders by deadline are orders of one line. Set --queue shared,"),
         (comparison.main, ["--scenario", "LLMSched/Serving-v0", "--loads", "90"],

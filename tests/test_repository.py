@@ -1,4 +1,4 @@
-"""The repository keeps its own promises: light imports, documents that are true, linked and portable."""
+"""The repository keeps its own rules: light imports, documents that are true, linked and portable."""
 
 from __future__ import annotations
 

@@ -113,8 +113,8 @@ def real(name: str, value: object, least: float, most: float) -> float:
     Raises:
         ConfigError: it is none.
     """
-    found = number(name, value)
-    if not (found > 0 and least <= found <= most):
+    checked = number(name, value)
+    if not (checked > 0 and least <= checked <= most):
         low = f"at least {least:g}" if least > 0 else "above 0"
         raise ConfigError(f"{name} = {value} is out of range: it is {low} and at most {most:g}.")
-    return found
+    return checked

@@ -1,4 +1,4 @@
-"""Mixed iterations: a decode beside which prompts are read, in chunks where they are long."""
+"""Mixed iterations: a decode beside which prompts are prefilled, in chunks where they are long (chunked prefill)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class MixedOptions:
     """Chunked prefill.
 
     Attributes:
-        mixed_tokens: b: action 2 is a mixed iteration, a decode beside which at most b prompt tokens are read; a prompt
-            may be read in parts (chunked prefill). ``None`` for no such action. Needs one shared queue.
+        mixed_tokens: b: action 2 is a mixed iteration, a decode beside which at most b prompt tokens are computed;
+            prefills may be chunked. ``None`` for no such action. Needs one shared queue.
         mixed_counts_active: each active client takes a token of b (the token budget of Sarathi-Serve and vLLM v1).
-        mixed_whole_prompts: prompts are not read in parts (Orca); the first one may exceed b.
+        mixed_whole_prompts: prompts are not chunked (Orca); the first one may exceed b.
         mixed_cost: "sum", "overlap", "fitted" or a `MixedCost`: what such an iteration lasts.
     """
 
@@ -43,7 +43,7 @@ class Mixed:
     Attributes:
         tokens: most prompt tokens beside a decode.
         counts_active: whether each active client takes one of them.
-        whole_prompts: whether prompts are never read in part.
+        whole_prompts: whether prompts are never chunked.
         cost: what they last.
         believed_cost: what schedulers believe that they last; ``None`` for the truth.
     """

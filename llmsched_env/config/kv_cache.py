@@ -179,8 +179,8 @@ def check(options: KVOptions) -> None:
         )
     keep(options, "kv_watermark", watermark)
     if options.kv_swap_gb_per_s is not None:
-        found = real("kv_swap_gb_per_s", options.kv_swap_gb_per_s, 1e-6, LARGEST["kv_swap_gb_per_s"])
-        keep(options, "kv_swap_gb_per_s", found)
+        rate = real("kv_swap_gb_per_s", options.kv_swap_gb_per_s, 1e-6, LARGEST["kv_swap_gb_per_s"])
+        keep(options, "kv_swap_gb_per_s", rate)
     if options.kv_budget_tokens is not None:
         _check_together(options, options.kv_budget_tokens)
 

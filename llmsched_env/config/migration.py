@@ -82,5 +82,5 @@ def check(options: MigrationOptions) -> None:
         )
     keep(options, "cached_share", share)
     if options.move_gb_per_s is not None:
-        found = real("move_gb_per_s", options.move_gb_per_s, 1e-6, LARGEST["move_gb_per_s"])
-        keep(options, "move_gb_per_s", found)
+        rate = real("move_gb_per_s", options.move_gb_per_s, 1e-6, LARGEST["move_gb_per_s"])
+        keep(options, "move_gb_per_s", rate)

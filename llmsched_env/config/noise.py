@@ -38,7 +38,7 @@ class NoiseOptions:
 
     @property
     def noisy(self) -> bool:
-        """Whether iterations may last something else than schedulers are told."""
+        """Whether iterations may last something else than schedulers believe."""
         return self.noise_sd > 0 or self.straggler_probability > 0 or self.believed_cost is not None
 
 
@@ -84,11 +84,11 @@ def check(options: NoiseOptions) -> None:
         ("straggler_probability", 0.0, 1.0, "[0, 1)"),
         ("straggler_factor", 1.0, MAX_STRAGGLER_FACTOR, f"[1, {MAX_STRAGGLER_FACTOR:g}]"),
     ):
-        found = number(name, getattr(options, name))
-        if not least <= found <= most or (name == "straggler_probability" and found == most):
-            hint = "" if name == "straggler_factor" else percent_hint(found, most)
+        value = number(name, getattr(options, name))
+        if not least <= value <= most or (name == "straggler_probability" and value == most):
+            hint = "" if name == "straggler_factor" else percent_hint(value, most)
             raise ConfigError(f"{name} = {getattr(options, name)!r} is out of range: it lies in {limits}.{hint}")
-        keep(options, name, found)
+        keep(options, name, value)
     if (options.straggler_probability > 0) != (options.straggler_factor > 1):
         raise ConfigError(
             f"straggler_probability = {options.straggler_probability} with straggler_factor = "

@@ -15,7 +15,7 @@ ORDERS = ("fcfs", "longest_first", "shortest_first")
 """Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
 
 DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
-"""The same where requests are promised a time to first token, with those behind all others that cannot keep it."""
+"""The same where requests have a TTFT limit, with those behind all others that cannot meet it any more."""
 
 ORDER_CODES = MappingProxyType(
     {
@@ -37,7 +37,7 @@ class QueueOptions:
     Attributes:
         queue: "client" for a queue at each client, filled by ``assignment``; "shared" for one queue.
         assignment: "mip", "lpt" or "round_robin" (client queues only).
-        order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue. With promises also
+        order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue. With SLOs also
             "late_last", "late_last_longest" and "late_last_shortest": behind all others goes who cannot have the first
             token in time any more.
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).

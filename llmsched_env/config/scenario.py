@@ -90,7 +90,7 @@ class Scenario(
         if not self.serving:
             for name, value in (("order", DEADLINE_ORDERS), ("choose_order", (True,)), ("reward", ("goodput",))):
                 if getattr(self, name) in value:
-                    raise ConfigError(f"{name} = {getattr(self, name)!r} needs promises: give ttft_s and tpot_s.")
+                    raise ConfigError(f"{name} = {getattr(self, name)!r} needs SLOs: give ttft_s and tpot_s.")
         elif self.choose_order and self.order != "fcfs":
             raise ConfigError(
                 f"order = {self.order!r} with choose_order=True: the order is the action's; set order='fcfs'."
@@ -191,15 +191,15 @@ class Scenario(
         )
 
     def mechanisms(self, case: int, num_requests: int) -> tuple[Mechanism, ...]:
-        """What the engine is told of a case of so many requests: the mechanisms that are on."""
-        found = (
+        """The mechanisms that are on, for a case of so many requests, as the engine takes them."""
+        mechanisms = (
             self.slo(num_requests),
             self.kv_cache(),
             self.mixed_iterations(),
             self.migration(),
             self.noise(case),
         )
-        return tuple(one for one in found if one is not None)
+        return tuple(one for one in mechanisms if one is not None)
 
     @property
     def num_actions(self) -> int:
@@ -268,7 +268,7 @@ def read_arguments(text: str) -> dict[str, Any]:
         ConfigError: a part that is not of this form.
         UnknownNameError: no such argument.
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     known = {field.name for field in dataclasses.fields(Scenario)}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (word.strip() for word in part.partition("="))
@@ -277,7 +277,7 @@ def read_arguments(text: str) -> dict[str, Any]:
         if name not in known:
             raise UnknownNameError("scenario argument", name, known)
         try:
-            found[name] = ast.literal_eval(value)
+            arguments[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[name] = value
-    return found
+            arguments[name] = value
+    return arguments

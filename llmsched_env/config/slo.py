@@ -1,4 +1,4 @@
-"""Service-level objectives: what requests are promised."""
+"""Service-level objectives (SLOs): latency limits that requests are to meet."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from llmsched_env.units import percent_hint
 
 __all__ = ["SLO", "SLOOptions", "check"]
 
-MIN_PROMISE_S = 1e-9
+MIN_LIMIT_S = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class SLOOptions:
-    """Promises.
+    """Service-level objectives (SLOs).
 
     Attributes:
-        ttft_s: promised time to first token, with ``tpot_s``; ``None`` for no promises.
-        tpot_s: promised time per output token after the first.
+        ttft_s: TTFT limit, of the time to first token, with ``tpot_s``; ``None`` for no SLOs.
+        tpot_s: TPOT limit, of the time per output token after the first.
         uncounted_share: share of the requests at the beginning (the warm-up), and as many at the end (the cut end),
             that are served like the others but left out of goodput and latencies.
         choose_order: each order is an action of its own: 1 is a prefill by "fcfs", 2 "late_last", 3 "shortest_first", 4
-            "late_last_shortest", 5 "longest_first", 6 "late_last_longest". Needs promises and one shared queue.
+            "late_last_shortest", 5 "longest_first", 6 "late_last_longest". Needs SLOs and one shared queue.
     """
 
     ttft_s: float | None = None
@@ -35,16 +35,16 @@ class SLOOptions:
 
     @property
     def serving(self) -> bool:
-        """Whether requests are promised a TTFT and a TPOT."""
+        """Whether requests have SLOs."""
         return self.ttft_s is not None
 
     @property
     def objective(self) -> str:
-        """The metric that policies are tuned and scored by: ``goodput`` with promises, else ``makespan_s``."""
+        """The metric that policies are tuned and scored by: ``goodput`` with SLOs, else ``makespan_s``."""
         return "goodput" if self.serving else "makespan_s"
 
     def slo(self, num_requests: int) -> SLO | None:
-        """What the requests of a case are promised, and which of them count; ``None`` where nothing is promised."""
+        """The SLOs of a case, and which of its requests count; ``None`` without SLOs."""
         if self.ttft_s is None or self.tpot_s is None:
             return None
         left_out = int(num_requests * self.uncounted_share)
@@ -97,7 +97,7 @@ def check(options: SLOOptions) -> None:
     check_flags(options, "choose_order")
     for name in ("ttft_s", "tpot_s"):
         if getattr(options, name) is not None:
-            keep(options, name, real(name, getattr(options, name), MIN_PROMISE_S, LARGEST[name]))
+            keep(options, name, real(name, getattr(options, name), MIN_LIMIT_S, LARGEST[name]))
     share = number("uncounted_share", options.uncounted_share)
     if not 0 <= share < 0.5:
         raise ConfigError(
@@ -106,4 +106,4 @@ def check(options: SLOOptions) -> None:
         )
     keep(options, "uncounted_share", share)
     if (options.ttft_s is None) != (options.tpot_s is None):
-        raise ConfigError(f"ttft_s = {options.ttft_s}, tpot_s = {options.tpot_s}: promise both or none.")
+        raise ConfigError(f"ttft_s = {options.ttft_s}, tpot_s = {options.tpot_s}: give both or none.")

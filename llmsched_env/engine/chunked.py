@@ -1,7 +1,8 @@
-"""Chunked prefill: what is read beside a decode.
+"""Chunked prefill: the prompt tokens that are computed beside a decode.
 
-Prompts are read in the order of the line, one after another, so at most one has been read in part. Its request waits no
-more; it holds a client, which is idle until the whole prompt is read, and goes before all others, also in a prefill.
+Prompts are computed in the order of the line, one after another, so at most one request has a chunked prefill under
+way. It waits no more; it holds a client, which is idle until the whole prompt is computed, and goes before all others,
+also in a prefill.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import cython
 
 
 class Chunked:
-    """The options of mixed iterations, and the request that has been read in part.
+    """The options of mixed iterations, and the request whose prefill is chunked.
 
     Attributes:
         budget: most prompt tokens beside a decode; 0: no mixed iterations.
         counts_active: whether each client that decodes takes a token of that budget.
-        whole_prompts: whether prompts are never read in part.
-        position: of the request that has been read in part; -1 where none has.
+        whole_prompts: whether prompts are never chunked.
+        position: of the request whose prefill is chunked; -1 without one.
         client: that it holds.
         computed: tokens that have been read; what is left is in the view.
         start_ns: when its reading began.
@@ -59,7 +60,7 @@ class Chunked:
     def part(
         self, tokens: cython.longlong, taken: cython.longlong, room: cython.longlong, whole: cython.bint
     ) -> cython.longlong:
-        """How many of ``tokens`` are read in an iteration with ``room``, of which so much is ``taken``.
+        """How many of ``tokens`` are computed in an iteration with ``room``, of which so much is ``taken``.
 
         ``whole``: all of them or none, and all of the first request's in any case.
         """

@@ -14,20 +14,20 @@ class Iteration:
     that is composed and not run.
 
     Attributes:
-        rows: how many requests join; the one that has been read in part comes first.
+        rows: how many requests join; the one whose prefill is chunked comes first.
         position: (J + 1,) int32: of each row.
         client: (J + 1,) int32: that takes it; known when it is run.
         tokens: (J + 1,) int64: tokens that it computes; 0 where it is copied.
         computed: their sum.
         copied: tokens copied in.
         work: estimated output tokens of the rows that are left to emit.
-        left: tokens that the last row has left to read after this iteration; 0 where it is read to its end.
+        left: tokens that the last row has left to compute after this iteration; 0 at the end of its prompt.
         served: active clients that have a token.
         context: tokens of context that they hold.
         growth: tokens of the KV cache that this takes.
         taken: tokens of the KV cache that the rows take.
         victims: active clients that give way for it, those that started last.
-        drops_reading: whether the request that is being read gives way.
+        drops_reading: whether the request whose prefill is chunked gives way.
         moved: clients that take over a running request: the last entries of ``client``.
         again: tokens computed that some client holds already.
         carried: tokens copied from one client to another.

@@ -199,7 +199,7 @@ class KVCache:
         return self.allocated(self.problem.requests[position, codes.PROMPT] + output)
 
     def reads(self, position: cython.int, computed: cython.longlong) -> cython.longlong:
-        """Tokens that a request takes of which ``computed`` have been read, and which goes on being read."""
+        """Tokens that a request takes whose prefill is chunked, ``computed`` so far."""
         if self.rule == codes.KEEP_GROWTH:  # all that it will need at its first token
             return self.allocated(self.problem.requests[position, codes.PROMPT] + self.emitted[position] + 1)
         return self.allocated(computed)
@@ -221,7 +221,7 @@ class KVCache:
         Args:
             v: the view.
             it: takes the answer.
-            reading: tokens that the request holds that is being read; -1 where none is.
+            reading: tokens that the request holds whose prefill is chunked; -1 without one.
         """
         used: cython.longlong = v.kv_used
         held: cython.longlong
@@ -251,14 +251,14 @@ class KVCache:
     def begin(
         self, v: View, it: Iteration, decoding: cython.bint, reading: cython.int, context: cython.longlong
     ) -> cython.void:
-        """Nobody has joined the iteration that is being composed but the request that is being read.
+        """Nobody has joined the iteration that is being composed but the request whose prefill is chunked.
 
         Args:
             v: the view.
             it: the iteration; its decode is planned.
             decoding: whether it has one.
-            reading: position of the request that is being read; -1 where none is.
-            context: tokens of that one's context when it has been read.
+            reading: position of the request whose prefill is chunked; -1 without one.
+            context: tokens of that one's context when it is computed.
         """
         client: cython.int = self.last
         base: cython.longlong
@@ -272,7 +272,7 @@ class KVCache:
         if self.rule == codes.KEEP_GROWTH:
             self.next_growth = self.growth_at(v.decodes + 1 if decoding else v.decodes)
             if it.rows > 0 and it.left == 0 and context % self.block == 0:
-                self.batch_growth = self.block  # for the request that is read to its end
+                self.batch_growth = self.block  # for the request whose prompt ends
         self.company = v.active > 0 or reading >= 0
         self.later = 1 if decoding else 0
         if self.admission != codes.PREDICTED:
@@ -339,7 +339,7 @@ class KVCache:
         Args:
             v: the view.
             position: of the request.
-            part: tokens that it computes where it is read in part only; -1 where it is read whole, or copied.
+            part: tokens of its chunk; -1 where it is computed whole, or copied.
         """
         emitted: cython.longlong = self.emitted[position]
         context: cython.longlong = self.problem.requests[position, codes.PROMPT] + emitted + 1

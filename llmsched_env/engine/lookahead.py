@@ -25,7 +25,7 @@ class Lookahead:
         horizon_ns: how long a trial is looked at.
 
     Attributes:
-        lost: requests lost in the last trial,
+        violations: requests that violated an objective in the last trial,
         request_ns: and the time that requests have spent.
     """
 
@@ -34,7 +34,7 @@ class Lookahead:
     rule: Rule
     prefill: cython.int
     horizon_ns: cython.longlong
-    lost: cython.longlong
+    violations: cython.longlong
     request_ns: cython.longlong
 
     def __init__(self, episode: Episode, trial: Episode, rule: Rule, prefill: int, horizon_ns: int) -> None:
@@ -43,7 +43,7 @@ class Lookahead:
         self.rule = rule
         self.prefill = prefill
         self.horizon_ns = horizon_ns
-        self.lost = 0
+        self.violations = 0
         self.request_ns = 0
 
     def plan(self) -> list[int]:
@@ -69,7 +69,7 @@ class Lookahead:
         return not self.episode.finished()
 
     def best(self) -> int:
-        """The action after which least is lost; the rule's own among equals."""
+        """The action with the fewest violations; the rule's own among equals."""
         usual: cython.int = self.usual(self.episode, self.rule)
         best: cython.int = usual
         action: cython.int
@@ -83,13 +83,13 @@ class Lookahead:
             if action == usual:
                 continue
             if action == codes.DECODE or not alike or (usual == codes.DECODE and action == codes.PREFILL):
-                lost = self.try_out(action, until_ns)
-                if lost < least:
-                    best, least = action, lost
+                outcome = self.try_out(action, until_ns)
+                if outcome < least:
+                    best, least = action, outcome
         return int(best)
 
     def try_out(self, action: int, until_ns: int) -> tuple[int, int]:
-        """(requests lost, time that requests have spent) at ``until_ns`` after ``action``, then the rule."""
+        """(violations, time that requests have spent) at ``until_ns`` after ``action``, then the rule."""
         rule: Rule = self.rule.twin()
         first: cython.int = action
         end_ns: cython.longlong = until_ns
@@ -97,15 +97,15 @@ class Lookahead:
             self.trial.assign(self.episode)
             self.trial.advance(first)
             self.look(self.trial, self.trial.view, self.trial.totals, rule, end_ns)
-        return int(self.lost), int(self.request_ns)
+        return int(self.violations), int(self.request_ns)
 
     def look(self, e: Episode, v: View, t: Totals, rule: Rule, until_ns: cython.longlong) -> cython.void:
-        """Go on under the rule, and write what is lost by then."""
+        """Go on under the rule, and write the violations by then."""
         action: cython.int
         while v.clock_ns < until_ns and not e.finished():
             action = self.usual(e, rule)
             e.advance(action)
-        self.lost = t.lost
+        self.violations = t.violations
         self.request_ns = t.request_ns + (until_ns - v.clock_ns) * (v.waiting + v.active + v.preempted + e.reads())
 
     def usual(self, e: Episode, rule: Rule) -> cython.int:

@@ -70,7 +70,7 @@ def measure(
         t: the totals.
         problem: the case.
         counted: requests that count for the objectives; 0 where there are none.
-        rereading: 1 where a request that was preempted has been read again in part, else 0.
+        rereading: 1 where a preempted request's recomputation is chunked and under way, else 0.
         missing: what stands for a number that is not there.
         out: takes the numbers.
     """
@@ -108,7 +108,7 @@ def measure(
     out[9] = t.request_ns / requests / 1e9 if requests * clock_ns <= most else missing
     out[10] = tokens / clock_ns * 1e9 if clock_ns > 0 else 0.0
     out[11] = v.completed
-    out[12] = 1.0 - share_of(t.lost, counted) if counted > 0 and done else missing
+    out[12] = 1.0 - share_of(t.violations, counted) if counted > 0 and done else missing
     out[13] = missing
     if done and t.counted_started > 0 and t.counted_started * clock_ns <= most:
         out[13] = share_of(t.ttft_sum_ns, t.counted_started) / 1e9
@@ -148,6 +148,6 @@ def measure_so_far(
     if v.completed < problem.num_requests:
         out[22] = 0.0
     if counted > 0:
-        out[12] = 1.0 - share_of(t.lost, counted)
+        out[12] = 1.0 - share_of(t.violations, counted)
         if v.completed == problem.num_requests and t.counted_decoded == 0:
             out[14] = 0.0

@@ -38,7 +38,7 @@ class Problem:
         orders: (num_actions,) int32: order in which it takes requests (2 * ranking + late last).
         caps: (num_actions,) int32: most active clients after it.
         mixes: whether some action is a mixed iteration.
-        believed: what iterations last, as schedulers are told.
+        believed: durations of iterations, as schedulers believe.
         actual: what they do.
         token_cap: most prompt tokens in one prefill.
         mean_output_tokens: of the population.

@@ -47,7 +47,7 @@ def charge(v: View, t: Totals, kind: cython.int, affine: cython.bint) -> cython.
     if kind == codes.LATENCY:
         return t.request_ns
     if kind == codes.GOODPUT:
-        return t.lost
+        return t.violations
     if kind == codes.MAKESPAN:
         return v.clock_ns
     if not affine:

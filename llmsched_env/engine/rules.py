@@ -77,11 +77,11 @@ class ReadyThreshold(Rule):
 
 
 class Deadline(Rule):
-    """A prefill where R >= ``count``, or some request has waited for a share of its promised TTFT.
+    """A prefill where R >= ``count``, or some request has waited for a share of its TTFT limit.
 
     Args:
         count: of ready clients.
-        ttft_share: of the promised time to first token. The oldest request counts that is not late.
+        ttft_share: of the TTFT limit. The oldest request counts that is not late.
     """
 
     count: cython.double

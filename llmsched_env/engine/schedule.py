@@ -120,15 +120,15 @@ def follow(start: Episode, trial: Episode, rule: Rule, prefix: Iterable[int] = (
     planned: cython.longlong[::1] = view_of(np.array([*prefix], np.int64))
     most: cython.Py_ssize_t = start.problem.num_requests + 1
     whole: cython.bint = False
-    found: Schedule = Schedule(1)
+    schedule: Schedule = Schedule(1)
     while not whole:
-        found = Schedule(most)
+        schedule = Schedule(most)
         trial.restart(start)
         trial.set_forecast(rule.reads_forecast)
         rule.check()
         rule.begin()
         with cython.nogil:
-            whole = found.play(trial, rule, planned)
+            whole = schedule.play(trial, rule, planned)
         rule.end()
         most *= 2
-    return found
+    return schedule

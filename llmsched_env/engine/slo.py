@@ -1,12 +1,12 @@
 """Service-level objectives: time to first token (TTFT) and time per output token (TPOT), and what comes of them.
 
 A request meets the first if its first token comes at most ``ttft_ns`` after its release, the second if from then on it
-takes at most ``tpot_ns`` for each further token, in the mean. It is *late* as soon as not even the shortest prefill
-there is could meet the first if it began now. *Lost* are the counted requests (numbers ``first`` to ``last`` - 1; the
-others are the warm-up and the cut end) that violate an objective, each from the moment when that is certain whatever
-its length: when it is late, has had its first token too late, or has ended too slowly. Goodput is the share not lost.
-Where iterations do not last what schedulers believe, late is who is late by what they believe, which is not certain:
-lateness is counted with the first token.
+takes at most ``tpot_ns`` for each further token, in the mean. It is *late*, past its TTFT deadline, as soon as not even
+the shortest prefill there is could meet the first if it began now. *Violations* are the counted requests (numbers
+``first`` to ``last`` - 1; the others are the warm-up and the cut end) that violate an objective, each from the moment
+when that is certain whatever its length: when it is late, has had its first token too late, or has ended too slowly.
+Goodput is the share without a violation. Where iterations do not last what schedulers believe, a request is late by
+what they believe, which is not certain: its TTFT is checked when the first token is emitted.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ class Slo:
         """Whether the request counts."""
         return self.first <= number < self.last
 
-    def lose_ttft(self, t: Totals) -> cython.void:
+    def violate_ttft(self, t: Totals) -> cython.void:
         """A counted request has violated its TTFT."""
-        t.lost += 1
-        t.lost_ttft += 1
+        t.violations += 1
+        t.ttft_violations += 1
 
     def pass_time(self, v: View, t: Totals, line: Line) -> cython.void:
-        """Find out who has become late by now."""
+        """Find the requests that are late by now."""
         position: cython.int
         number: cython.int
         last_ns: cython.longlong = v.clock_ns + self.least_prefill_ns - self.ttft_ns
@@ -104,7 +104,7 @@ class Slo:
                 v.late += 1
                 line.turn_late(position)
                 if self.certain and self.counts(number):
-                    self.lose_ttft(t)
+                    self.violate_ttft(t)
         number = line.late_until if line.late_until > self.in_time else self.in_time
         while number < line.next_release and not line.waits(self.problem.position_of[number]):
             number += 1
@@ -124,7 +124,7 @@ class Slo:
         if number < line.late_until:
             v.late += 1
             if not was_late and self.certain and self.counts(number):
-                self.lose_ttft(t)
+                self.violate_ttft(t)
         elif number < self.in_time:
             self.in_time = number
             v.in_time_release_ns = self.problem.release_ns[number]
@@ -141,8 +141,8 @@ class Slo:
         ttft_ns = v.clock_ns - self.problem.release_ns[number]
         t.counted_started += 1
         t.ttft_sum_ns += ttft_ns
-        if ttft_ns > self.ttft_ns and not (was_late and self.certain):  # else it was lost then
-            self.lose_ttft(t)
+        if ttft_ns > self.ttft_ns and not (was_late and self.certain):  # else it was counted then
+            self.violate_ttft(t)
 
     def suspend(self, v: View, client: cython.int, position: cython.int, tokens: cython.longlong) -> cython.void:
         """The running request stops with so many tokens, to go on later, or elsewhere."""
@@ -169,6 +169,6 @@ class Slo:
         t.counted_decoded += 1
         t.tpot_sum_ns += cython.cast(cython.double, elapsed_ns) / decodes
         if elapsed_ns > self.tpot_ns * decodes:
-            t.lost_tpot += 1
+            t.tpot_violations += 1
             if first_token_ns - self.problem.release_ns[number] <= self.ttft_ns:
-                t.lost += 1
+                t.violations += 1

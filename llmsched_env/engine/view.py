@@ -70,7 +70,7 @@ class View:
         mixed: mixed iterations so far: those with an active client count as decodes, the others as prefills.
         chunk_tokens: prompt tokens that a mixed iteration now would read.
         mixed_ns: what it would last.
-        reading_tokens: left to read of the prompt that has been read in part; 0 where none has.
+        reading_tokens: tokens left of the prompt whose prefill is chunked; 0 without one.
 
     Raises:
         UnknownFieldError: a field that does not exist is given or read.
@@ -289,7 +289,7 @@ class Totals:
         max_batch_tokens: most tokens computed in one prefill.
         min_batch_tokens: fewest.
         kv_peak: most tokens allocated so far.
-        preemptions: of running requests, and of one that was being read.
+        preemptions: of running requests, and of one whose prefill was chunked.
         resumed_by_prefill: ... of which resumed by another prefill; and migrations that were.
         recomputed_tokens: tokens that such prefills, and thieves, computed again.
         swapped_tokens: tokens copied out or back.
@@ -297,9 +297,9 @@ class Totals:
         migrations: running requests that moved to another client.
         moved_tokens: tokens that thieves copied.
         move_ns: time of that.
-        lost: counted requests that have violated an objective.
-        lost_ttft: ... of which TTFT.
-        lost_tpot: ... of which TPOT; some violate both.
+        violations: counted requests that have violated an objective.
+        ttft_violations: ... of which TTFT.
+        tpot_violations: ... of which TPOT; some violate both.
         counted_started: counted requests that have their first token.
         ttft_sum_ns: their TTFT in sum.
         counted_decoded: counted requests complete with more than one token.
@@ -327,9 +327,9 @@ class Totals:
     migrations: cython.longlong
     moved_tokens: cython.longlong
     move_ns: cython.longlong
-    lost: cython.longlong
-    lost_ttft: cython.longlong
-    lost_tpot: cython.longlong
+    violations: cython.longlong
+    ttft_violations: cython.longlong
+    tpot_violations: cython.longlong
     counted_started: cython.longlong
     ttft_sum_ns: cython.longlong
     counted_decoded: cython.longlong
@@ -357,9 +357,9 @@ class Totals:
         self.migrations = 0
         self.moved_tokens = 0
         self.move_ns = 0
-        self.lost = 0
-        self.lost_ttft = 0
-        self.lost_tpot = 0
+        self.violations = 0
+        self.ttft_violations = 0
+        self.tpot_violations = 0
         self.counted_started = 0
         self.ttft_sum_ns = 0
         self.counted_decoded = 0
@@ -388,9 +388,9 @@ class Totals:
         self.migrations = other.migrations
         self.moved_tokens = other.moved_tokens
         self.move_ns = other.move_ns
-        self.lost = other.lost
-        self.lost_ttft = other.lost_ttft
-        self.lost_tpot = other.lost_tpot
+        self.violations = other.violations
+        self.ttft_violations = other.ttft_violations
+        self.tpot_violations = other.tpot_violations
         self.counted_started = other.counted_started
         self.ttft_sum_ns = other.ttft_sum_ns
         self.counted_decoded = other.counted_decoded
@@ -405,12 +405,12 @@ class Totals:
 
 def fields_of(kind: type) -> tuple[str, ...]:
     """Names of the fields of a class of the engine, compiled or not, those of its bases first."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for part in reversed(kind.__mro__):
         members = vars(part)
         compiled = (n for n, member in members.items() if isinstance(member, GetSetDescriptorType) and n[:2] != "__")
-        found |= dict.fromkeys([*compiled, *members.get("__annotations__", ())])
-    return tuple(found)
+        names |= dict.fromkeys([*compiled, *members.get("__annotations__", ())])
+    return tuple(names)
 
 
 FIELDS = fields_of(View)

@@ -24,7 +24,7 @@ __all__ = ["Comparison", "Contestant", "Row", "compare"]
 NO_SCORE = Estimate(float("nan"), float("nan"), float("nan"))
 
 JSON_METRICS = ("makespan_s", "utilization", "gap_to_bound", "prefills", "decodes")
-PROMISE_METRICS = (
+SLO_METRICS = (
     "goodput",
     "ttft_s",
     "ttft_p99_s",
@@ -139,7 +139,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """The comparison as plain JSON values."""
-        metrics = (*JSON_METRICS, *PROMISE_METRICS) if self.scenario.serving else JSON_METRICS
+        metrics = (*JSON_METRICS, *SLO_METRICS) if self.scenario.serving else JSON_METRICS
         return {
             "scenario": self.scenario_id,
             "split": self.scenario.split,

@@ -76,8 +76,8 @@ def _code(root: str) -> str | None:
     if any(first.is_relative_to(installed) for installed in _installed()):
         return " ".join(sorted(_versions(root)))
     digest = hashlib.sha256()
-    found = [path for place in places for path in place.rglob("*")] if places else first.glob("*")
-    for source in sorted(path for path in found if path.suffix in SOURCES and path.is_file()):
+    paths = [path for place in places for path in place.rglob("*")] if places else first.glob("*")
+    for source in sorted(path for path in paths if path.suffix in SOURCES and path.is_file()):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()
 

@@ -173,7 +173,7 @@ class _Study:
         pickled = _pickled(policy.name, (policy, scenario))
         if sharing.folder is None:
             return cls(measure, pickled, seed, "", None)
-        said = {
+        identity = {
             "measured": measure.__qualname__,
             "policy": [policy.name, policy.kind, policy.clairvoyant],
             "policy_is": sharing.key or fingerprint(_pickled(policy.name, policy), f"policy {policy.name!r}"),
@@ -185,7 +185,7 @@ class _Study:
             "numpy": np.__version__,
         }
         folder = Path(sharing.folder).resolve()
-        return cls(measure, pickled, seed, json.dumps(said, sort_keys=True, default=repr), folder)
+        return cls(measure, pickled, seed, json.dumps(identity, sort_keys=True, default=repr), folder)
 
     def path(self, cases: NDArray[np.int64]) -> Path | None:
         """Where the chunk of these cases is kept."""
@@ -386,14 +386,14 @@ def _explain(error: Exception, sharing: Sharing) -> None:
     """
     engine_of = type(error).__module__.partition(".")[0]
     if isinstance(error, BrokenExecutor) or engine_of in {"ray", "distributed"}:
-        kept = (
+        remedy = (
             f"chunks that are done are kept in {sharing.folder}: run the same again, and only the others are done."
             if sharing.folder is not None
             else "nothing is kept without a folder: give one (folder=..., or --out with --workers) and run again."
         )
         raise WorkerError(
             f"a worker of engine {sharing.engine!r} died ({type(error).__name__}). Mostly memory ran out, or something "
-            f"killed it; fewer workers than {sharing.workers} need less memory. As to the results, {kept}"
+            f"killed it; fewer workers than {sharing.workers} need less memory. As to the results, {remedy}"
         ) from error
     if sharing.engine == "ray" and isinstance(error, ValueError) and "pool with" in str(error):
         raise ConfigError(f"workers = {sharing.workers}: {error} Give fewer, or -1 for all of them.") from error

@@ -158,9 +158,9 @@ def ranking_table(comparison: Comparison) -> str:
 
 
 def serving_table(rows: Sequence[ServingRow]) -> str:
-    """Policies by goodput, best first: both promises, their tails, and who starves.
+    """Policies by goodput, best first: goodput, both latencies with their tails, and who starves.
 
-    Goodput hides by how much a promise is broken: the worst token gap and the longest wait stand in every table, as
+    Goodput hides by how much an SLO is violated: the worst token gap and the longest wait stand in every table, as
     means over the cases of each case's maximum.
     """
     body = []
@@ -256,10 +256,10 @@ def write_files(comparisons: Sequence[Comparison], folder: Path, *, command: str
 
 def as_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """The first comparison as plain JSON values; with several, ``loads`` holds all of them by load."""
-    said = comparisons[0].as_json()
+    document = comparisons[0].as_json()
     if len(comparisons) > 1:
-        said["loads"] = {repr(one.scenario.load): one.as_json() for one in comparisons}
-    return said
+        document["loads"] = {repr(one.scenario.load): one.as_json() for one in comparisons}
+    return document
 
 
 def _sections(comparison: Comparison) -> list[tuple[str, str]]:
@@ -267,10 +267,10 @@ def _sections(comparison: Comparison) -> list[tuple[str, str]]:
         load = comparison.scenario.load
         where = "At the workload's own rate" if load is None else f"At load {load:g}"
         return [(where, serving_table(comparison.rows))]
-    found = {"Ablation": ablation_table(comparison), "Queue order and rule": two_by_two_table(comparison)}
+    sections = {"Ablation": ablation_table(comparison), "Queue order and rule": two_by_two_table(comparison)}
     if any(row.kind != "method" for row in comparison.rows):
-        found["Rules and planners on the scenario's queues"] = ranking_table(comparison)
-    return [(name, text) for name, text in found.items() if text]
+        sections["Rules and planners on the scenario's queues"] = ranking_table(comparison)
+    return [(name, text) for name, text in sections.items() if text]
 
 
 def _long_csv(comparisons: Sequence[Comparison]) -> str:

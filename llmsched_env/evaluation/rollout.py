@@ -48,7 +48,7 @@ class Evaluation:
         scenario: where.
         cases: (cases,) case numbers.
         columns: a (cases,) array a metric: those of `EPISODE_METRICS`, ``bound_s`` (the best lower bound that holds),
-            ``lb1_s`` (what rewards are scaled by), and with promises those of `SERVING_METRICS`.
+            ``lb1_s`` (what rewards are scaled by), and with SLOs those of `SERVING_METRICS`.
         outside: how an episode left the range of iterations that the cost model was fitted on; ``None`` where none did.
     """
 
@@ -68,10 +68,10 @@ class Evaluation:
         """
         if metric not in self.columns:
             raise UnknownNameError("metric", metric, self.columns)
-        found = mean_estimate(self.columns[metric])
+        interval = mean_estimate(self.columns[metric])
         if metric not in SHARES:
-            return found
-        return Estimate(found.mean, *np.clip([found.low, found.high], 0.0, 1.0).tolist())
+            return interval
+        return Estimate(interval.mean, *np.clip([interval.low, interval.high], 0.0, 1.0).tolist())
 
 
 def case_numbers(cases: int | Iterable[int]) -> NDArray[np.int64]:
@@ -152,12 +152,12 @@ def play(
             "client_of, or play a rule."
         )
     simulator = Simulator(instance(scenario, case, client_of=client_of), record=record)
-    told = start(policy, scenario, simulator, seed)
+    context = start(policy, scenario, simulator, seed)
     compiled = getattr(policy, "compiled", None)
     if compiled is not None:
-        simulator.run(compiled(told))
+        simulator.run(compiled(context))
         return simulator
-    policy.reset(told)
+    policy.reset(context)
     for _ in _decisions(policy, simulator):
         pass
     return simulator
@@ -251,7 +251,7 @@ def evaluate(
         folder: where finished chunks are kept. The same call later reads them and runs only what is missing.
         key: stands for the policy in the names of its chunks, where its state and its sources do not tell it from
             another: change it whenever the policy changes.
-        latencies: measure `SERVING_METRICS` too where promises are made. Without, episodes are not recorded, which is
+        latencies: measure `SERVING_METRICS` too where there are SLOs. Without, episodes are not recorded, which is
             quicker; goodput and the mean TTFT and TPOT are there all the same.
 
     Raises:

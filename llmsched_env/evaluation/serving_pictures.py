@@ -102,12 +102,12 @@ def goodput_against_load(
     path: Path | str,
     curves: Sequence[LoadCurve],
     *,
-    promises: tuple[float, float],
+    limits_s: tuple[float, float],
     named: Sequence[str] = (),
     best: int = 4,
     title: str = "Goodput against load",
 ) -> Path:
-    """The share of requests that keep both promises, against the load; below it, the worst token gap if it is given.
+    """The share of requests that meet both SLOs, against the load; below it, the worst token gap if it is given.
 
     The curves that are named and the best of the others have a colour, a label and a 95 % band; the rest are grey.
     The best are those with the highest mean over the loads that all curves reach.
@@ -115,7 +115,7 @@ def goodput_against_load(
     Args:
         path: the PNG file.
         curves: one a policy; with some twenty the picture can still be read.
-        promises: (TTFT, TPOT) in seconds, for the axis.
+        limits_s: (TTFT, TPOT) limits in seconds, for the axis.
         named: names of curves that are to be seen whatever their rank, at most 6.
         best: how many others; fewer where colours run out.
         title: above the picture.
@@ -147,21 +147,21 @@ def goodput_against_load(
         goodput.plot(line.loads, mean, clip_on=False, zorder=3, **style)
     goodput.set_ylim(0, 100)
     goodput.set_ylabel("goodput (%)", fontsize=9, color=INK)
-    ttft_s, tpot_s = promises
+    ttft_s, tpot_s = limits_s
     goodput.set_title(title, loc="left", fontsize=11, color=INK, pad=18)
-    said = f"share of requests with TTFT ≤ {_duration(ttft_s)} and TPOT ≤ {_duration(tpot_s)}, mean and 95 % band"
-    said += f"; grey: {len(rest)} others" if rest else ""
-    goodput.annotate(said, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8, color=FAINT, va="bottom")
+    caption = f"share of requests with TTFT ≤ {_duration(ttft_s)} and TPOT ≤ {_duration(tpot_s)}, mean and 95 % band"
+    caption += f"; grey: {len(rest)} others" if rest else ""
+    goodput.annotate(caption, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8, color=FAINT, va="bottom")
     if with_gaps:
         gap = panels[1]
         for line in with_gaps:
-            told = line.name in colour
+            highlighted = line.name in colour
             gap.plot(
                 line.loads,
                 line.gaps_s,
                 color=colour.get(line.name, OTHERS),
-                linewidth=1.6 if told else 1.0,
-                zorder=3 if told else 2,
+                linewidth=1.6 if highlighted else 1.0,
+                zorder=3 if highlighted else 2,
             )
         gap.set_yscale("log")
         _log_ticks(gap, "y")
@@ -219,27 +219,27 @@ def latency_distributions(
 ) -> Path:
     """Side by side, the share of requests whose TTFT, and whose TPOT, is at most so long, on logarithmic time.
 
-    The vertical line is the promise; the share that keeps it is written at the height at which each curve crosses it.
+    The vertical line is the SLO; the share that meets it is written at the height at which each curve crosses it.
 
     Args:
         path: the PNG file.
         named: (name, TTFT, TPOT), at most 6: two arrays of seconds, one entry a complete request each, as
-            `llmsched_env.metrics.request_metrics` gives them. A TPOT of NaN, of a request with one token, is kept.
-        ttft_s: the promised TTFT in seconds.
-        tpot_s: the promised TPOT in seconds.
+            `llmsched_env.metrics.request_metrics` gives them. A TPOT of NaN, of a request with one token, is met.
+        ttft_s: the TTFT limit in seconds.
+        tpot_s: the TPOT limit in seconds.
         title: above the picture.
 
     Raises:
         ConfigError: nothing to draw or more than there are colours, arrays that are empty or do not fit together, a
-            time that is not above 0, or a promise that is not.
+            time that is not above 0, or a limit that is not.
         MissingExtraError: matplotlib is not installed.
         PathError: the file cannot be written.
     """
     if not 0 < len(named) <= len(COLOURS):
         raise ConfigError(f"latency_distributions draws 1 to {len(COLOURS)} policies, and was given {len(named)}.")
-    for what, promise in (("ttft_s", ttft_s), ("tpot_s", tpot_s)):
-        if not 0 < promise < np.inf:
-            raise ConfigError(f"{what} = {promise} is out of range: a promise is a finite time above 0 s.")
+    for what, limit_s in (("ttft_s", ttft_s), ("tpot_s", tpot_s)):
+        if not 0 < limit_s < np.inf:
+            raise ConfigError(f"{what} = {limit_s} is out of range: a limit is a finite time above 0 s.")
     names = [name for name, _, _ in named]
     times = [_times(*entry) for entry in named]
     figure = new_figure(9.6, 3.7)
@@ -266,9 +266,9 @@ def _times(name: str, ttft_s: ArrayLike, tpot_s: ArrayLike) -> tuple[NDArray[np.
 
 
 def _distributions(
-    axes: Axes, names: Sequence[str], times_s: Sequence[NDArray[np.float64]], promise_s: float, label: str, scale: int
+    axes: Axes, names: Sequence[str], times_s: Sequence[NDArray[np.float64]], limit_s: float, label: str, scale: int
 ) -> None:
-    drawn = np.concatenate([*times_s, [promise_s]])
+    drawn = np.concatenate([*times_s, [limit_s]])
     least, most = float(drawn[drawn > 0].min()), float(drawn.max())
     axes.set_xscale("log")
     axes.set_xlim(scale * least / 1.15, scale * most * 1.15)
@@ -281,14 +281,14 @@ def _distributions(
         x = np.concatenate([[0.0], x, [scale * most * 2]]).clip(scale * least / 2)  # a logarithm has no 0
         y = np.concatenate([[0.0], y, [100.0]])
         axes.plot(x, y, drawstyle="steps-post", color=colour, linewidth=1.6)
-        kept = 100 * float(np.searchsorted(times, promise_s, side="right")) / len(times)
-        axes.plot([scale * promise_s], [kept], "o", color=colour, markersize=4.5, clip_on=False, zorder=4)
-        labels.append((f"{kept:.1f} %  {name}", colour, scale * promise_s, kept))
-    axes.axvline(scale * promise_s, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        met = 100 * float(np.searchsorted(times, limit_s, side="right")) / len(times)
+        axes.plot([scale * limit_s], [met], "o", color=colour, markersize=4.5, clip_on=False, zorder=4)
+        labels.append((f"{met:.1f} %  {name}", colour, scale * limit_s, met))
+    axes.axvline(scale * limit_s, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
     axes.text(
-        scale * promise_s,
+        scale * limit_s,
         1.02,
-        f"promise {_duration(promise_s)}",
+        f"SLO {_duration(limit_s)}",
         transform=axes.get_xaxis_transform(),
         ha="center",
         va="bottom",

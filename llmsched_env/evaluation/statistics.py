@@ -93,24 +93,24 @@ def score_estimate(policy: ArrayLike, rule: ArrayLike, planner: ArrayLike) -> Es
 
 def _by_runs(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """(runs, cases)."""
-    found = np.asarray(values, np.float64)
-    if found.ndim not in (1, 2) or not found.size:
+    table = np.asarray(values, np.float64)
+    if table.ndim not in (1, 2) or not table.size:
         raise ConfigError(
-            f"{name} has shape {found.shape}: give (cases,), or (runs, cases) for several training runs, with at least "
+            f"{name} has shape {table.shape}: give (cases,), or (runs, cases) for several training runs, with at least "
             "one of each."
         )
-    return np.atleast_2d(found)
+    return np.atleast_2d(table)
 
 
 def _of_cases(name: str, values: ArrayLike, cases: int) -> NDArray[np.float64]:
     """(1, cases)."""
-    found = np.asarray(values, np.float64)
-    if found.shape != (cases,):
+    row = np.asarray(values, np.float64)
+    if row.shape != (cases,):
         raise ConfigError(
-            f"{name} has shape {found.shape}, but the policy played {cases} cases: give one value a case, ({cases},), "
+            f"{name} has shape {row.shape}, but the policy played {cases} cases: give one value a case, ({cases},), "
             "of the same cases in the same order."
         )
-    return np.atleast_2d(found)
+    return np.atleast_2d(row)
 
 
 def _draws(count: int) -> NDArray[np.int64]:
@@ -129,8 +129,8 @@ def _drawn_means(values: NDArray[np.float64], cases: NDArray[np.int64]) -> NDArr
 def _interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Along the first axis: the mean of what is left without the lowest and the highest quarter."""
     cut = len(values) // 4
-    found: NDArray[np.float64] = np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
-    return found
+    mean: NDArray[np.float64] = np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
+    return mean
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

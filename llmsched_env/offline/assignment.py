@@ -219,11 +219,11 @@ def _improve(
     line.update()
     if cmax > bound and len(loads) * clients <= budget.exact_binaries:
         line.set_postfix_str(f"polish {cmax}, bound {bound}")
-        found = partition_mip(loads, clients, bound, solver=solver, node_limit=budget.exact_nodes)
-        if found is not None and _cmax(found[0], loads, clients) <= cmax:
-            client_of, stage = found[0], "exact"
+        partition = partition_mip(loads, clients, bound, solver=solver, node_limit=budget.exact_nodes)
+        if partition is not None and _cmax(partition[0], loads, clients) <= cmax:
+            client_of, stage = partition[0], "exact"
             cmax = _cmax(client_of, loads, clients)
-            bound = cmax if found[1] else bound
+            bound = cmax if partition[1] else bound
     line.update()
     return _finish(client_of, loads, clients, method="mip", bound=bound, stage=stage)
 
@@ -285,13 +285,13 @@ def naive_model(
     count = check_clients(clients)
     work = check_loads(requests, loads)
     bound = cmax_bound(work, count)
-    found = partition_mip(work, count, bound, solver=solver, node_limit=node_limit)
-    if found is None:
+    partition = partition_mip(work, count, bound, solver=solver, node_limit=node_limit)
+    if partition is None:
         raise SolverError(
             f"the naive model ({len(work)} requests, {count} clients) ended without a solution (node_limit = "
             f"{node_limit}): raise node_limit, or use assign(method='mip')."
         )
-    client_of, proved = found
+    client_of, proved = partition
     if proved:
         bound = _cmax(client_of, work, count)
     return _finish(client_of, work, count, method="naive", bound=bound, stage="exact")

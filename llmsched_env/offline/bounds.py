@@ -203,7 +203,7 @@ def mixed_bound_ns(
     changes_clients: bool = False,
     recomputes: bool = False,
 ) -> int:
-    """A bound on the makespan where iterations may be mixed (and prompts be read in parts); affine prefills only.
+    """A bound on the makespan where iterations may be mixed (and prefills be chunked); affine prefills only.
 
     Proof. The first iteration has nobody active, so it emits no token but first ones. All others that emit the S
     further tokens are decodes or mixed, at least ceil(S / J) of them. With the sum form each iteration lasts at least
@@ -333,8 +333,8 @@ class Case:
             decodes = -(-(self.total_decodes - m) // self.clients)
             return int(prefill_ns) - saved_ns * m + self.cost.alpha_decode_ns * decodes
 
-        found = max(min(least(a, b, m) for m in counts) for a, b in self.minorants)
-        return self.constant_ns + self.alone_ns + found
+        shared_ns = max(min(least(a, b, m) for m in counts) for a, b in self.minorants)
+        return self.constant_ns + self.alone_ns + shared_ns
 
     def least_counts(self, queues: Queues) -> tuple[int, int]:
         """LB2's least numbers of prefills and decodes."""

@@ -1,18 +1,19 @@
 """An upper bound on the goodput of *any* schedule under exclusive batching.
 
-*Goodput* is the share of the counted requests that keep both promises: TTFT <= S1, and TPOT <= S2 or one token only.
+*Goodput* is the share of the counted requests that meet both SLOs: TTFT <= S1, and TPOT <= S2 or one token only.
 Notation: request i with release r_i, prompt P_i and l_i = output_i - 1 decodes; J clients; costs as in docs/model.md.
-A request is *kept* where it keeps both. What the proof uses of a schedule: one prefill or one decode at a time, a
-request on a client of its own, each prefilled once after its release, a batch within the cap unless it is one request,
-and decodes that emit one token for each active client. Order, queues, knowledge of lengths and idling are free.
+A request is *served in time* where it meets both. What the proof uses of a schedule: one prefill or one decode at a
+time, a request on a client of its own, each prefilled once after its release, a batch within the cap unless it is one
+request, and decodes that emit one token for each active client. Order, queues, knowledge of lengths and idling are
+free.
 
-**1. When a kept request is served.** Its prefill lies in [r_i, r_i + S1], and TPOT <= S2 says that it is complete at
+**1. When such a request is served.** Its prefill lies in [r_i, r_i + S1], and TPOT <= S2 says that it is complete at
 most S2 * l_i after its first token; so its decodes lie in [r_i, d_i] with d_i = r_i + S1 + S2 * l_i.
 
-**2. What it takes of the server, at least.** Iterations do not overlap, so their times may be shared out among the kept
-requests in them, as long as no iteration gives more than its duration.
+**2. What it takes of the server, at least.** Iterations do not overlap, so their times may be shared out among the
+requests served in time in them, as long as no iteration gives more than its duration.
 
-- A decode with k kept requests lasts at least alpha_d + beta_d * k + gamma * (their context). Here k <= J, and
+- A decode with k of these requests lasts at least alpha_d + beta_d * k + gamma * (their context). Here k <= J, and
   k <= C, the most intervals [r_i, d_i] that have a point in common, since each of the k contains the decode. So
   alpha_d / min(J, C) + beta_d + gamma * context may be given to each, and all decodes of i give it
 
@@ -27,13 +28,14 @@ requests in them, as long as no iteration gives more than its duration.
 
   beside a prompt above cap - h only prompts below h fit, and without one the sum is at most tokens / cap <= 1.
 
-**3. Windows.** In a window [a, b] let each kept request with r_i >= a count with its prefill where r_i + S1 <= b, and
-with its decodes as well where d_i <= b. By 1 the iterations that these shares come from lie inside the window, so the
-shares add up to at most b - a. Whatever is kept, then, at most as many of these requests are kept as fit into b - a
-smallest first; the others are lost. A window speaks of requests with a <= r_i <= b - S1. Windows that speak of disjoint
-sets of requests prove disjoint losses, which add up: a dynamic program finds the best sequence of windows.
+**3. Windows.** In a window [a, b] let each request served in time with r_i >= a count with its prefill where
+r_i + S1 <= b, and with its decodes as well where d_i <= b. By 1 the iterations that these shares come from lie inside
+the window, so the shares add up to at most b - a. So at most as many of these requests are served in time as fit into
+b - a smallest first; the others violate an SLO. A window speaks of requests with a <= r_i <= b - S1. Windows that speak
+of disjoint sets of requests prove disjoint violations, which add up: a dynamic program finds the best sequence of
+windows.
 
-**4. Alone.** A request that breaks a promise even on an idle server is lost: prefill time of P_i above S1, or l_i > 0
+**4. Alone.** A request may violate an SLO even on an idle server: prefill time of P_i above S1, or l_i > 0
 and alpha_d + beta_d + gamma (P_i + (l_i + 1) / 2), its mean decode alone, above S2.
 """
 
@@ -63,7 +65,7 @@ MAX_THRESHOLDS = 64
 """Dual feasible functions that are tried."""
 
 SLACK = 1.0 + 1e-9
-"""Promises and windows are longer by this much than they are, which is more than float64 can be wrong."""
+"""Limits and windows are longer by this much than they are, which is more than float64 can be wrong."""
 
 
 def goodput_bound(
@@ -76,19 +78,19 @@ def goodput_bound(
     first: SupportsIndex = 0,
     last: SupportsIndex | None = None,
 ) -> float:
-    """No schedule keeps both promises for a larger share of the counted requests (proof: the module's docstring).
+    """No schedule meets both SLOs for a larger share of the counted requests (proof: the module's docstring).
 
-    Clairvoyant schedules included: it is the yardstick for goodput that LB1 is for the makespan. Lost and uncounted
-    requests are let off altogether, as if they were served when nobody minds.
+    Clairvoyant schedules included: it is the yardstick for goodput that LB1 is for the makespan. Requests that
+    violate an SLO and uncounted ones cost nothing, as if they were served when nobody minds.
 
-    With up to :data:`MAX_ENDS` / 2 counted requests a tighter promise never has a larger bound. With more, windows are
+    With up to :data:`MAX_ENDS` / 2 counted requests a tighter SLO never has a larger bound. With more, windows are
     sampled and that may fail in the last digits. About half a second for 5000 requests in overload.
 
     Args:
         requests: the requests, with their true lengths, in release order.
         cost: cost model or preset name; any.
         num_clients: J.
-        ttft_s: S1, the longest time to first token that counts, in seconds; ``math.inf`` for no promise.
+        ttft_s: S1, the longest time to first token that counts, in seconds; ``math.inf`` for no limit.
         tpot_s: S2, the longest time per output token after the first that counts, in seconds; ``math.inf`` likewise.
         first: number of the first counted request.
         last: number after the last counted request; ``None``: all from ``first`` on.
@@ -97,12 +99,12 @@ def goodput_bound(
         A share in [0, 1].
 
     Raises:
-        ConfigError: ``num_clients`` below 1; a promise that is not positive; a range that holds no request; a prompt
+        ConfigError: ``num_clients`` below 1; a limit that is not positive; a range that holds no request; a prompt
             that no prefill level holds.
         UnknownNameError: no such cost preset.
     """
     clients, model = check_clients(num_clients), cost_model(cost)
-    ttft_ns, tpot_ns = _promise_ns("ttft_s", ttft_s), _promise_ns("tpot_s", tpot_s)
+    ttft_ns, tpot_ns = _limit_ns("ttft_s", ttft_s), _limit_ns("tpot_s", tpot_s)
     start, stop = _counted(first, last, len(requests))
     counted, num_counted = slice(start, stop), stop - start
 
@@ -115,7 +117,7 @@ def goodput_bound(
     if not able.any():
         return 0.0
 
-    # Shares of all counted requests, whatever is promised: else a tighter promise might choose weaker ones.
+    # Shares of all counted requests, whatever the SLOs: else a tighter one might choose weaker ones.
     minorants = [(float(a), float(b)) for a, b in Case(requests, clients, model).minorants]
     prefill_work = _prefill_work(prompt, prefill_alone, clients, model.prefill_token_cap, minorants)[able]
     release, prompt, decodes = release[able], prompt[able], decodes[able]
@@ -124,15 +126,17 @@ def goodput_bound(
     together = min(clients, _most_at_once(release, done))
     context = decodes * (prompt + (decodes + 1.0) / 2.0)
     decode_work = decodes * (model.alpha_decode_ns / together + model.beta_decode_ns) + model.gamma_decode_ns * context
-    lost = num_counted - len(release) + _lost(release, begun, done, prefill_work, prefill_work + decode_work)
-    return (num_counted - lost) / num_counted
+    violations = (
+        num_counted - len(release) + _violations(release, begun, done, prefill_work, prefill_work + decode_work)
+    )
+    return (num_counted - violations) / num_counted
 
 
-def _promise_ns(name: str, seconds: float) -> float:
+def _limit_ns(name: str, seconds: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.floating | np.integer):
         raise ConfigError(f"{name} = {seconds!r} is not a number of seconds.")
     if math.isnan(seconds) or seconds <= 0.0:
-        raise ConfigError(f"{name} = {seconds!r} is out of range: pass seconds above 0, or math.inf for no promise.")
+        raise ConfigError(f"{name} = {seconds!r} is out of range: pass seconds above 0, or math.inf for no limit.")
     # Whole ns, as the simulator has them.
     return math.inf if math.isinf(seconds) else round(seconds * 1e9) * SLACK
 
@@ -168,13 +172,13 @@ def _prefill_work(
     return max(works, key=lambda work: float(work.sum()))
 
 
-def _lost(release: Floats, begun: Floats, done: Floats, prefill_work: Floats, work: Floats) -> int:
+def _violations(release: Floats, begun: Floats, done: Floats, prefill_work: Floats, work: Floats) -> int:
     """Requests that any schedule loses, by step 3 of the proof; all (n,) in ns, ``release`` ascending."""
     ends = np.unique(np.concatenate([begun, done]))
     ends = _spread(ends[np.isfinite(ends)], MAX_ENDS)
     reach = np.searchsorted(begun, ends, side="right")  # a window that ends there speaks of requests below this one
     starts = np.unique(np.append(reach, 0))
-    proved = np.zeros(len(starts), np.int64)  # lost among the requests below starts[k]
+    proved = np.zeros(len(starts), np.int64)  # violations among the requests below starts[k]
     most = 0
     for end, stop in zip(ends.tolist(), reach.tolist(), strict=True):
         inside = np.where(done[:stop] <= end, work[:stop], prefill_work[:stop])
@@ -184,8 +188,8 @@ def _lost(release: Floats, begun: Floats, done: Floats, prefill_work: Floats, wo
         order = np.argsort(inside)
         for k in np.flatnonzero(sums[starts[:position]] > room).tolist():
             of_window = order[order >= starts[k]]
-            kept = int(np.searchsorted(np.cumsum(inside[of_window]), room[k], side="right"))
-            most = max(most, int(proved[k]) + len(of_window) - kept)
+            fitting = int(np.searchsorted(np.cumsum(inside[of_window]), room[k], side="right"))
+            most = max(most, int(proved[k]) + len(of_window) - fitting)
         proved[position] = most
     return most
 

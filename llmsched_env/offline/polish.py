@@ -97,10 +97,10 @@ def _rebalance(
     lower = max(-(-int(sizes.sum()) // len(chosen)), int(sizes.max()))
     if lower >= cmax:
         return False
-    found = partition_mip(sizes, len(chosen), lower, solver=solver, node_limit=node_limit)
-    if found is None:
+    partition = partition_mip(sizes, len(chosen), lower, solver=solver, node_limit=node_limit)
+    if partition is None:
         return False
-    part = found[0]
+    part = partition[0]
     sums = np.zeros(len(chosen), np.int64)
     np.add.at(sums, part, sizes)
     if sums.max() >= cmax:

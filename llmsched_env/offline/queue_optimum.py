@@ -77,15 +77,15 @@ class QueueOptimum:
         """
         if position == len(self._decodes):
             return self._cost.alpha_decode_ns * max(running, default=0)
-        found = self._least_ns.get((position, running))
-        if found is None:
+        least = self._least_ns.get((position, running))
+        if least is None:
             options = []
             if running:
                 options.append(self._decoded_ns(position, running, running[0]))
             if len(running) < self._clients:
                 options.append(self.prefill_ns(position, running))
-            found = self._least_ns[position, running] = min(options)
-        return found
+            least = self._least_ns[position, running] = min(options)
+        return least
 
     def decode_ns(self, position: int, running: Running) -> int:
         """Least charge to the end with a decode now, where some client is active."""

@@ -66,9 +66,9 @@ def _highs_available() -> bool:
 
 def _cbc_path() -> str | None:
     """Path of a CBC that runs: the system's or the wheel's, or the one that PuLP 3 brings along."""
-    found = pulp.COIN_CMD(msg=False).available()
-    if found:
-        return str(found)
+    path = pulp.COIN_CMD(msg=False).available()
+    if path:
+        return str(path)
     bundled = getattr(getattr(pulp, "PULP_CBC_CMD", None), "pulp_cbc_path", None)
     if bundled and pulp.COIN_CMD(path=bundled, msg=False).available():
         return str(bundled)

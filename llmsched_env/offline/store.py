@@ -92,8 +92,8 @@ def stored_assignment(
     if method != "mip":
         return assign(requests, count, method, loads=loads)
     work = check_loads(requests, loads)
-    found = _shipped(work, count)
-    return found if found is not None else cached_assignment(requests, count, loads=loads, progress=progress)
+    shipped = _shipped(work, count)
+    return shipped if shipped is not None else cached_assignment(requests, count, loads=loads, progress=progress)
 
 
 def cached_assignment(

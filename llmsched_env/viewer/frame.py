@@ -187,14 +187,14 @@ def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
     large = _font(round(19 * place.scale))
     for x, value in zip(_number_places(place), values, strict=True):
         draw.text((x, round(29 * place.scale)), value, fill=INK, font=large)
-    said = "before the first iteration"
+    caption = "before the first iteration"
     if len(simulator.log):
         last = simulator.log[-1]
         kind, clients = "prefill" if last["prefill"] else "decode", int(last["clients"])
         kind = "mixed" if last["mixed"] else kind
         duration_ms = (int(last["end_ns"]) - int(last["start_ns"])) / 1e6
-        said = f"last: {kind}, {clients:,} client{'s' * (clients != 1)}, {duration_ms:,.1f} ms"
-    draw.text((place.left, place.caption), said, fill=FAINT, font=_font(round(13 * place.scale)))
+        caption = f"last: {kind}, {clients:,} client{'s' * (clients != 1)}, {duration_ms:,.1f} ms"
+    draw.text((place.left, place.caption), caption, fill=FAINT, font=_font(round(13 * place.scale)))
 
 
 def _draw_legend(draw: ImageDraw, place: _Layout) -> None:

@@ -239,8 +239,8 @@ def _gap_table(cv: float) -> tuple[Times, Times]:
     last = int(np.searchsorted(table, 2**TABLE_BITS, side="left"))
     assert last < len(table), "the law reaches beyond the table"
     table, edges = table[first : last + 1], edges[first : last + 1]
-    kept = np.concatenate([[True], np.diff(table) > 0])
-    table, edges = table[kept] << (53 - TABLE_BITS), edges[kept]
+    rises = np.concatenate([[True], np.diff(table) > 0])
+    table, edges = table[rises] << (53 - TABLE_BITS), edges[rises]
     table.setflags(write=False)
     edges.setflags(write=False)
     return table, edges

@@ -108,11 +108,11 @@ def read_table(path: Path | str, *, required: Sequence[str], optional: Sequence[
             raise FileFormatError(path, "appears more than once in the header: keep one.", line=line, column=name)
     kinds = {} if set(known) <= set(header) else {name: values(cell) for name, cell in _samples(reader, header)}
     dates = {name for name, kind in kinds.items() if kind == "dates"}
-    found = guesses(header, required, optional, text={name for name, kind in kinds.items() if kind == "text"})
+    guessed = guesses(header, required, optional, text={name for name, kind in kinds.items() if kind == "text"})
     for name in required:
         if name not in header:
-            raise FileFormatError(path, _missing(header, name, found, wanted, dates), line=line, column=name)
-    for name, close in found.items():
+            raise FileFormatError(path, _missing(header, name, guessed, wanted, dates), line=line, column=name)
+    for name, close in guessed.items():
         raise FileFormatError(
             path,
             f"is not a known column. Did you mean {name!r}? {remedy(name, close, dates)} "
@@ -195,15 +195,15 @@ def _samples(records: Iterator[list[str]], header: Sequence[str]) -> Iterator[tu
     yield from seen.items()
 
 
-def _missing(header: tuple[str, ...], name: str, found: dict[str, str], wanted: str, dates: Collection[str]) -> str:
+def _missing(header: tuple[str, ...], name: str, guessed: dict[str, str], wanted: str, dates: Collection[str]) -> str:
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and separator in header[0]:
             return f"is missing: the header is separated by {called}. Separate cells by commas."
-    if name in found:
-        close = found[name]
+    if name in guessed:
+        close = guessed[name]
         return (
             f"is missing, but there is {close!r}. Did you mean that? "
-            f"{remedy(name, close, dates)}{others(found, name, dates)}"
+            f"{remedy(name, close, dates)}{others(guessed, name, dates)}"
         )
     shown = ", ".join(_shown(cell) for cell in header[:10])
     return f"is missing: the header has {shown}. Columns needed: {wanted}."

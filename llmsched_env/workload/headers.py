@@ -76,12 +76,12 @@ UNIT_AT_THE_END = re.compile(
 def _unit(name: str) -> tuple[str, str | None]:
     """A name in small letters without the unit at its end, and that unit."""
     small = CAMEL.sub("_", name.strip()).casefold()
-    found = UNIT_AT_THE_END.search(small)
-    if found is None:
+    match = UNIT_AT_THE_END.search(small)
+    if match is None:
         return small, None
-    word = found[1]
+    word = match[1]
     unit = "s" if word.startswith("s") else {"m": "ms", "u": "us", "n": "ns"}[word[0]]
-    return small[: found.start()], "us" if word.startswith("micro") else unit
+    return small[: match.start()], "us" if word.startswith("micro") else unit
 
 
 def _plain(name: str) -> str:
@@ -129,25 +129,25 @@ def guesses(
     """
     known = (*required, *optional)
     strange = [name for name in header if name not in known]
-    found: dict[str, str] = {}
+    guessed: dict[str, str] = {}
     missing = [name for name in known if name not in header]
     for name in missing:
         same = next((one for one in strange if means(name, one)), None)
         if same is not None:
-            found[name] = same
+            guessed[name] = same
             strange.remove(same)
     for name in missing:
         cutoff = NEAR_MISS_REQUIRED if name in required else NEAR_MISS
         alike = [one for one in strange if not _means_another(name, one)]
-        close = [] if name in found else difflib.get_close_matches(name, alike, n=1, cutoff=cutoff)
+        close = [] if name in guessed else difflib.get_close_matches(name, alike, n=1, cutoff=cutoff)
         if close:
-            found[name] = close[0]
+            guessed[name] = close[0]
             strange.remove(close[0])
-    if "arrival_s" in missing and "arrival_s" not in found:
+    if "arrival_s" in missing and "arrival_s" not in guessed:
         times = [name for name in strange if name not in text and named_like_a_time(name)]
         if times:
-            found["arrival_s"] = times[0]
-    return found
+            guessed["arrival_s"] = times[0]
+    return guessed
 
 
 def _change(known: str, name: str, called: str, dates: Collection[str]) -> str:
@@ -175,7 +175,7 @@ def remedy(known: str, name: str, dates: Collection[str] = ()) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def others(found: Mapping[str, str], told: str, dates: Collection[str] = ()) -> str:
+def others(guessed: Mapping[str, str], shown: str, dates: Collection[str] = ()) -> str:
     """The further columns that are to be changed, in a sentence."""
-    parts = [_change(known, name, repr(name), dates) for known, name in found.items() if known != told]
+    parts = [_change(known, name, repr(name), dates) for known, name in guessed.items() if known != shown]
     return f" Likewise {'; '.join(parts)}." if parts else ""

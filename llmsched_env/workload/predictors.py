@@ -239,11 +239,11 @@ class UnevenTruth:
         """The prediction for a case; see :class:`Predictor`."""
         words = raw_words(f"{workload.name}/{self.seed}", split, number, Stream.CERTAINTY, len(requests))
         which = with_replacement(words, len(self.correlations))
-        said = [NoisyTruth(one, self.seed).predict(workload, split, number, requests) for one in self.correlations]
+        by_level = [NoisyTruth(one, self.seed).predict(workload, split, number, requests) for one in self.correlations]
         each = np.arange(len(requests))
         return Prediction(
-            np.stack([one.mean_tokens for one in said])[which, each],
-            np.stack([one.sd_tokens for one in said])[which, each],
+            np.stack([one.mean_tokens for one in by_level])[which, each],
+            np.stack([one.sd_tokens for one in by_level])[which, each],
         )
 
 

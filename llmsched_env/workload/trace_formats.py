@@ -147,11 +147,11 @@ def read_trace(path: Path, kind: TraceFormat, *, skip_failed: bool, unit: TimeUn
         time, prompt, output = columns
         if kind == "burstgpt":
             check_gaps(path, time, COLUMNS[kind][0])
-    kept = output > 0
-    if not kept.any():
+    has_output = output > 0
+    if not has_output.any():
         raise WorkloadError(f"{path} has {len(output)} rows and none of them has output tokens: nothing can be served.")
-    skipped = int(len(kept) - kept.sum())
-    return Trace(since_first(path, time)[kept], prompt[kept], output[kept], predicted, skipped)
+    skipped = int(len(has_output) - has_output.sum())
+    return Trace(since_first(path, time)[has_output], prompt[has_output], output[has_output], predicted, skipped)
 
 
 def _known_formats() -> str:
@@ -195,8 +195,8 @@ def _fast_dates(cells: tuple[str, ...]) -> Column | None:
         texts = [text[:-6] for text in texts]
     match = DATE.fullmatch
     for text in texts:
-        found = match(text)
-        if found is None or found[8] is not None:
+        parts = match(text)
+        if parts is None or parts[8] is not None:
             return None
     return np.array(texts, "datetime64[ns]").astype(np.int64)  # ValueError for a 31st of April
 
@@ -229,11 +229,11 @@ def _seconds(cell: Cell) -> int:
 
 
 def _date(cell: Cell) -> int:
-    found = DATE.fullmatch(cell.text.strip())
+    match = DATE.fullmatch(cell.text.strip())
     shown = repr(cell.text.strip()[:40])
-    if found is None:
+    if match is None:
         raise cell.error(f"{shown} is not a time: write {DATE_MEANING}.")
-    *numbers, fraction, zone = found.groups()
+    *numbers, fraction, zone = match.groups()
     try:
         moment = datetime(*map(int, numbers), tzinfo=UTC) - EPOCH  # type: ignore[arg-type, misc]
     except ValueError as error:
@@ -273,10 +273,10 @@ def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tupl
             time, prompt, output = entry[time_key], entry[prompt_key], entry[output_key]
         except KeyError as error:
             key = str(error.args[0])
-            found = ", ".join(map(repr, list(entry)[:10]))
+            keys = ", ".join(map(repr, list(entry)[:10]))
             close = next((other for other in entry if other not in SAME and means(SAME[key], other)), None)
             hint = "" if close is None else f"Did you mean {close!r}? "
-            problem = f"is missing: the object has {found or 'no keys'}. {hint}Write {_mooncake_example()}"
+            problem = f"is missing: the object has {keys or 'no keys'}. {hint}Write {_mooncake_example()}"
             raise FileFormatError(path, problem, line=line, column=key) from None
         if not (type(time) is int and 0 <= time <= most):
             time = _json_number(path, line, time_key, time, 0, most, "milliseconds or seconds from 0 or since 1970")
@@ -297,13 +297,13 @@ def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tupl
         outputs.append(output)
     if not times:
         raise FileFormatError(path, f"is empty: write {_mooncake_example()}", line=1)
-    told = unit is not None
+    unit_given = unit is not None
     unit = unit or json_unit(path, float(times[-1] - times[0]), len(times), qwen=qwen, mooncake=mooncake)
     if unit == "s" and times[-1] > MAX_CLOCK_S:
         problem = f"{times[-1]} is out of range: write seconds, in [0, {MAX_CLOCK_S}], or say unit='ms'."
         raise FileFormatError(path, problem, column=time_key)
     times_ns = _ns(times, FACTORS[unit])
-    if unit == "s" and not told:
+    if unit == "s" and not unit_given:
         check_gaps(path, times_ns, time_key)
     return times_ns, np.array(prompts, np.int64), np.array(outputs, np.int64)
 

@@ -182,5 +182,5 @@ def _read_once(
     skip_failed: bool | None,
     unit: TimeUnit | None,
 ) -> Trace:
-    found = detect_format(shown) if kind == "auto" else kind
-    return read_trace(shown, found, skip_failed=found == "burstgpt" if skip_failed is None else skip_failed, unit=unit)
+    form = detect_format(shown) if kind == "auto" else kind
+    return read_trace(shown, form, skip_failed=form == "burstgpt" if skip_failed is None else skip_failed, unit=unit)

@@ -38,7 +38,7 @@ def curve(folder):
         return list(csv.DictReader(file))
 
 
-def told(folder):
+def tensorboard_steps(folder):
     """Timesteps of what TensorBoard shows."""
     shown = EventAccumulator(str(folder / "tensorboard")).Reload()
     (tag,) = [tag for tag in shown.Tags()["scalars"] if tag.endswith("makespan_s") and "sampled" not in tag]

@@ -126,7 +126,7 @@ def test_every_shipped_agent_can_be_read(name):
 
 @pytest.mark.parametrize("load", [0.9, 0.97])
 @pytest.mark.parametrize("name", ["LLMSched/Serving-v0", "LLMSched/ServingOrder-v0"])
-def test_the_shipped_agent_keeps_more_promises_than_a_rule(name, load):
+def test_the_shipped_agent_meets_more_slos_than_a_rule(name, load):
     scenario = make_scenario(name, split="validation", load=load)
     agent = evaluate(load_agent("serving"), scenario, 2, latencies=False).columns["goodput"]
     rule = evaluate(deadline(), scenario.replace(choose_order=False), 2, latencies=False).columns["goodput"]
@@ -196,15 +196,15 @@ def test_prices_of_prefill_levels_are_those_of_the_first():
 @pytest.mark.parametrize(
     ("scenario", "words"),
     [
-        (SERVING, "needs one for 2 actions with promises \\(lengths hidden\\)"),
-        (BLIND, "needs one for 2 actions without promises \\(lengths hidden\\)"),
-        (ORDERS, "needs one for 7 actions with promises.*change choose_order"),
+        (SERVING, "needs one for 2 actions with SLOs \\(lengths hidden\\)"),
+        (BLIND, "needs one for 2 actions without SLOs \\(lengths hidden\\)"),
+        (ORDERS, "needs one for 7 actions with SLOs.*change choose_order"),
     ],
 )
 def test_a_scenario_that_no_network_fits(scenario, words):
     agent = agent_for(CLIENT, random_network(), "mine")
     with pytest.raises(
-        ConfigError, match=f"agent 'mine' has networks for 2 actions without promises \\(lengths told\\); .*{words}"
+        ConfigError, match=f"agent 'mine' has networks for 2 actions without SLOs \\(lengths shown\\); .*{words}"
     ):
         agent.reset(EpisodeContext(scenario, 100.0))
     with pytest.raises(ConfigError, match=words):
@@ -246,12 +246,12 @@ def changed(path, **arrays):
     np.savez(path, **{name: array for name, array in {**found, **arrays}.items() if array is not None})
 
 
-def told(path, change):
+def with_metadata(path, change):
     """The file with other metadata."""
     with np.load(path, allow_pickle=False) as stored:
-        said = json.loads(stored["metadata"].tobytes())
-    change(said)
-    changed(path, metadata=np.frombuffer(json.dumps(said).encode(), np.uint8))
+        metadata = json.loads(stored["metadata"].tobytes())
+    change(metadata)
+    changed(path, metadata=np.frombuffer(json.dumps(metadata).encode(), np.uint8))
 
 
 class Trap:
@@ -328,11 +328,11 @@ def origin(**changes):
         (origin(load=-1), "load = -1 is out of range"),
         (origin(serving=1), "serving = 1 is neither True nor False"),
         (origin(planet="Mars"), "unexpected keyword argument 'planet'"),
-        (lambda said: said["networks"][3]["origin"].update(serving=False), "only promises make known"),
+        (lambda said: said["networks"][3]["origin"].update(serving=False), "what is known with SLOs only"),
     ],
 )
 def test_metadata_that_are_no_agents(path, change, words):
-    told(path, change)
+    with_metadata(path, change)
     with pytest.raises(FileFormatError, match=f"mine.npz: .*{words}"):
         load_agent(path)
 
@@ -389,7 +389,7 @@ def test_what_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PathError, match="cannot write"):
         file.write(tmp_path / "file" / "a.npz")
-    with pytest.raises(ConfigError, match="only promises make known"):
+    with pytest.raises(ConfigError, match="what is known with SLOs only"):
         Trained(random_network(features=("late",)), Origin.of(CLIENT))
 
 

@@ -138,7 +138,7 @@ def test_an_agent_that_takes_masks_is_given_them():
     ("features", "actions", "words"),
     [
         (33, 2, "'fake' has learnt 2 actions, this scenario has 7: .* choose_order=True"),
-        (26, 7, r"'fake' was trained on observations of shape \(26,\), this scenario gives \(33,\).* with promises"),
+        (26, 7, r"'fake' was trained on observations of shape \(26,\), this scenario gives \(33,\).* with SLOs"),
     ],
 )
 def test_an_agent_of_another_space_is_refused(features, actions, words):

@@ -97,7 +97,7 @@ def test_the_agent_in_the_box_is_listed_where_it_fits(box, tmp_path, capsys):
     assert command.main(["--list"]) == 0
     assert "\nagent\n" in capsys.readouterr().out
     with pytest.raises(
-        ConfigError, match=r"agent 'agent' has networks for 2 actions without promises \(.*\), 7 actions with"
+        ConfigError, match=r"agent 'agent' has networks for 2 actions without SLOs \(.*\), 7 actions with"
     ):
         registry.entry("agent", SERVING)
     with pytest.raises(ConfigError, match="'agent@fcfs': 'agent' is no rule"):
@@ -112,7 +112,7 @@ def test_complaints(mine, tmp_path, capsys):
     assert "cannot read absent.npz: No such file" in complaint(capsys, *SMALL, "--policies", "absent.npz")
     (tmp_path / "bad.npz").write_text("text")
     assert "bad.npz: not an agent, or damaged" in complaint(capsys, *SMALL, "--policies", "bad.npz")
-    words = "agent 'mine' has networks for 2 actions without promises (lengths told), 7 actions with promises"
+    words = "agent 'mine' has networks for 2 actions without SLOs (lengths shown), 7 actions with SLOs"
     assert words in complaint(capsys, "--scenario", "LLMSched/Serving-v0", "--policies", "mine.npz")
     (tmp_path / "other").mkdir()
     write(tmp_path / "other" / "mine.npz", client=3)

@@ -29,7 +29,7 @@ NETWORKS = {name: random_network(number) for number, name in enumerate(HOMES)}
 AGENT = Agent("two", [Trained(NETWORKS[name], Origin.of(home)) for name, home in HOMES.items()])
 
 
-def told(name: str, requests: Requests, path) -> Scenario:
+def file_scenario(name: str, requests: Requests, path) -> Scenario:
     """The scenario of a user's file with these requests, under a name of the user's."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -41,7 +41,7 @@ def told(name: str, requests: Requests, path) -> Scenario:
 @pytest.mark.parametrize("name", HOMES)
 @pytest.mark.parametrize("called", ["mine", "gsm8k", "gsm8k-smooth"])
 def test_a_file_with_the_same_lengths_is_played_as_the_named_workload(name, called, tmp_path):
-    mine = told(name, HOMES[name].source.requests("test", 300), tmp_path / f"{called}.csv")
+    mine = file_scenario(name, HOMES[name].source.requests("test", 300), tmp_path / f"{called}.csv")
     assert mine.source.name == called
     assert AGENT.network_for(mine) is NETWORKS[name]
     assert AGENT.origin_for(mine).workload == name
@@ -108,7 +108,8 @@ def test_distance_on_paper():
 
 def test_a_network_of_ones_own_file_is_known_by_its_lengths(tmp_path):
     homes = [
-        told(name, home.source.requests("train", 5), tmp_path / f"{name[-3:]}.csv") for name, home in HOMES.items()
+        file_scenario(name, home.source.requests("train", 5), tmp_path / f"{name[-3:]}.csv")
+        for name, home in HOMES.items()
     ]
     path = tmp_path / "own.npz"
     trained = [Trained(network, Origin.of(home)) for network, home in zip(NETWORKS.values(), homes, strict=True)]
@@ -132,7 +133,7 @@ def test_bad_quantiles_are_refused():
 
 
 def test_the_comparison_says_where_the_network_was_trained(tmp_path, capsys, monkeypatch):
-    mine = told("gsm8k-smooth", HOMES["gsm8k-smooth"].source.requests("test", 0), tmp_path / "mine.csv")
+    mine = file_scenario("gsm8k-smooth", HOMES["gsm8k-smooth"].source.requests("test", 0), tmp_path / "mine.csv")
     AgentFile(AGENT.trained, "x").write(tmp_path / "two.npz")
     words = "its network was trained on workload 'gsm8k-smooth', the nearest to 'mine' in queues and output lengths"
     assert entry(str(tmp_path / "two.npz"), mine).text == words

@@ -128,7 +128,7 @@ def test_what_fills_client_queues_is_an_option():
         assert args.training().validation == Scenario(workload="gsm8k", assignment=assignment, split="validation")
 
 
-def test_a_scenario_with_promises_is_chosen_and_compared_by_goodput(quick, tmp_path, monkeypatch, capsys):
+def test_a_scenario_with_slos_is_chosen_and_compared_by_goodput(quick, tmp_path, monkeypatch, capsys):
     # All baselines of a scenario that is not in tuned.json take a while.
     monkeypatch.setattr(registry, "default_names", lambda scenario: ["lagrangian@late_last", "lookahead"])
     monkeypatch.setattr(tuned, "best_tuned", lambda scenario: "lagrangian@late_last")

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from small_runs import QUICK, SMALL, curve, told, weights
+from small_runs import QUICK, SMALL, curve, tensorboard_steps, weights
 
 import agents.training
 from agents import load_agent
@@ -91,7 +91,7 @@ def test_what_a_run_holds(whole, algo):
     assert steps[0] == 0
     assert steps == sorted(set(steps))
     assert steps[-1] == written["timesteps"] >= 512
-    assert told(folder) == steps
+    assert tensorboard_steps(folder) == steps
     columns = [name for name in rows[0] if name.endswith("/makespan_s")]
     values = {(int(row["timesteps"]), name.partition("/")[0]): float(row[name]) for row in rows for name in columns}
     best = written["best"]
@@ -236,7 +236,7 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(whole, small, algo, sto
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     record = train(recorded(broken.out), resume=True)
-    assert told(broken.out) == told(training.out)
+    assert tensorboard_steps(broken.out) == tensorboard_steps(training.out)
     assert_the_same(broken.out, training.out)
     assert record["timesteps"] == int(curve(training.out)[-1]["timesteps"])
 
@@ -279,7 +279,7 @@ def test_ars_goes_on_counting_where_it_was(small, stopped_after):
     steps = [int(row["timesteps"]) for row in after]
     assert steps == sorted(set(steps))
     assert steps[-1] >= 1500
-    assert told(broken.out) == steps
+    assert tensorboard_steps(broken.out) == steps
 
 
 def test_ended_between_evaluation_and_checkpoint_no_row_is_told_twice(small, monkeypatch):
@@ -296,11 +296,11 @@ def test_ended_between_evaluation_and_checkpoint_no_row_is_told_twice(small, mon
     monkeypatch.setattr(Run, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         train(training)
-    assert len(told(training.out)) == 3
+    assert len(tensorboard_steps(training.out)) == 3
     assert len(curve(training.out)) == 2
     train(recorded(training.out), resume=True)
     steps = [int(row["timesteps"]) for row in curve(training.out)]
-    assert told(training.out) == steps == [0, 128, 256, 384, 512]
+    assert tensorboard_steps(training.out) == steps == [0, 128, 256, 384, 512]
 
 
 def test_ended_before_the_first_checkpoint_it_begins(small, monkeypatch, whole):
@@ -423,5 +423,5 @@ def test_a_kill_in_the_middle_of_a_rollout(whole, tmp_path, algo):
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert Run.open(folder).last().timesteps == 256
     train(recorded(folder), resume=True)
-    assert told(folder) == told(training.out)
+    assert tensorboard_steps(folder) == tensorboard_steps(training.out)
     assert_the_same(folder, training.out)

@@ -24,7 +24,7 @@ from llmsched_env.simulator import Simulator
 
 CASE = 3
 SEARCHED = ("shared", "client", "client, arrivals", "memory", "moving")
-PROMISED = {"promised": 0, "promised, late last": 0, "mixed, promised": 0}
+WITH_SLO = {"SLO": 0, "SLO, late last": 0, "mixed, SLO": 0}
 
 
 def digest(*parts: bytes) -> str:
@@ -96,7 +96,7 @@ def search_digests() -> dict[str, str]:
         simulator = Simulator(instance(WORLDS[world], CASE))
         schedule = Beam(3)._search_all(simulator, start_of(WORLDS[world], simulator=simulator))
         found[f"beam, {world}"] = digest(schedule.prefills.tobytes(), str(schedule.loss).encode())
-    for world, prefill in PROMISED.items():
+    for world, prefill in WITH_SLO.items():
         simulator = Simulator(instance(WORLDS[world], CASE))
         rule = make_policy("deadline").compiled(start_of(WORLDS[world]))
         found[f"lookahead, {world}"] = digest(find_actions(simulator, rule, prefill, 3000).tobytes())

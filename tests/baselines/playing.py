@@ -54,11 +54,11 @@ WORLDS = {
     "fixed queues": world(order="fcfs", stealing=False),
     "shared, arrivals": world(mean_gap_ns=150, queue="shared", order="fcfs"),
     "client, arrivals": world(mean_gap_ns=150),
-    "promised": world(mean_gap_ns=300, queue="shared", order="fcfs", ttft_s=1e-6, tpot_s=1.1e-7),
-    "promised, late last": world(mean_gap_ns=300, queue="shared", order="late_last", ttft_s=1e-6, tpot_s=1.1e-7),
+    "SLO": world(mean_gap_ns=300, queue="shared", order="fcfs", ttft_s=1e-6, tpot_s=1.1e-7),
+    "SLO, late last": world(mean_gap_ns=300, queue="shared", order="late_last", ttft_s=1e-6, tpot_s=1.1e-7),
     "memory": world(queue="shared", order="fcfs", kv_budget_tokens=150, kv_block_tokens=4),
     "mixed": world(queue="shared", order="fcfs", mixed_tokens=9),
-    "mixed, promised": world(
+    "mixed, SLO": world(
         mean_gap_ns=300,
         queue="shared",
         order="fcfs",
@@ -78,8 +78,8 @@ def view_of(**fields: int) -> View:
     return View(**{**constants, **fields})
 
 
-def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **told: Any) -> EpisodeContext:
-    return EpisodeContext(scenario, mean_output_tokens, **told)
+def start_of(scenario: Scenario, *, mean_output_tokens: float = 10.0, **facts: Any) -> EpisodeContext:
+    return EpisodeContext(scenario, mean_output_tokens, **facts)
 
 
 def asked(policy: Any, simulator: Simulator) -> Simulator:

@@ -20,7 +20,7 @@ from baselines.registry import (
     MEMORY_POLICIES,
     MIXED_POLICIES,
     OWN_KINDS,
-    PROMISE_POLICIES,
+    SLO_POLICIES,
     default_names,
     planner_of,
 )
@@ -98,7 +98,7 @@ def end_of(name, world, case=0, seed=0):
 
 
 def test_names_are_methods_and_policies():
-    groups = (METHODS, POLICIES, PROMISE_POLICIES, MEMORY_POLICIES, MIXED_POLICIES, AGENTS)
+    groups = (METHODS, POLICIES, SLO_POLICIES, MEMORY_POLICIES, MIXED_POLICIES, AGENTS)
     assert set(BASELINES) == {name for group in groups for name in group}
     assert len(BASELINES) == sum(map(len, groups))
     for name in ("baseline", "hybrid", "threshold", "tuned_threshold", "lagrangian_tuned", "rollout", "beam"):
@@ -135,7 +135,7 @@ def test_what_has_no_source_is_ours():
     ("name", "world"),
     [
         *itertools.product(POLICIES, WORLDS),
-        *itertools.product(PROMISE_POLICIES, [w for w in WORLDS if "promised" in w]),
+        *itertools.product(SLO_POLICIES, [w for w in WORLDS if "SLO" in w]),
         *itertools.product(MEMORY_POLICIES, [w for w in WORLDS if "memory" in w]),
         *itertools.product(MIXED_POLICIES, [w for w in WORLDS if "mixed" in w]),
     ],
@@ -281,22 +281,22 @@ def test_parameters_are_those_of_the_start():
 
 
 class TestPairs:
-    """A rule under an order, where promises are made."""
+    """A rule under an order, with SLOs."""
 
-    ORDERED = WORLDS["promised"].replace(choose_order=True)
+    ORDERED = WORLDS["SLO"].replace(choose_order=True)
 
     @pytest.mark.parametrize("order", ORDER_CODES)
     def test_a_pair_is_the_rule_in_a_scenario_of_that_order(self, order):
         item = entry(f"min_batch@{order}", self.ORDERED)
         assert (item.name, item.kind, item.policy.name) == (f"min_batch@{order}", "rule", "min_batch")
-        assert item.scenario == WORLDS["promised"].replace(order=order)
-        assert entry("min_batch", self.ORDERED).scenario == WORLDS["promised"]
+        assert item.scenario == WORLDS["SLO"].replace(order=order)
+        assert entry("min_batch", self.ORDERED).scenario == WORLDS["SLO"]
 
     def test_what_a_comparison_runs(self):
         assert default_names(WORLDS["client"]) == [*METHODS, *POLICIES, *AGENTS]
-        worlds = (WORLDS["promised"], self.ORDERED)
+        worlds = (WORLDS["SLO"], self.ORDERED)
         plain, ordered = ([name for name in default_names(where) if name not in AGENTS] for where in worlds)
-        assert set(plain) == (set(POLICIES) | set(PROMISE_POLICIES)) - set(BATCH_PLANNERS)
+        assert set(plain) == (set(POLICIES) | set(SLO_POLICIES)) - set(BATCH_PLANNERS)
         assert len(ordered) == len(set(ordered)) == (len(plain) - 1) * len(ORDER_CODES) + 1
         assert {"threshold", "threshold@late_last", "lookahead"} <= set(ordered)
         for name in (*plain, *ordered):
@@ -322,10 +322,10 @@ class TestPairs:
             entry(name, self.ORDERED)
 
     @pytest.mark.parametrize("name", ["deadline", "lookahead", "deadline_tuned"])
-    def test_where_nothing_is_promised(self, name):
-        with pytest.raises(ConfigError, match="needs promises"):
+    def test_without_slos(self, name):
+        with pytest.raises(ConfigError, match="needs SLOs"):
             entry(name, WORLDS["client"])
-        with pytest.raises(ConfigError, match=r"promises"):
+        with pytest.raises(ConfigError, match=r"SLOs"):
             entry("threshold@late_last", WORLDS["shared"])
 
 

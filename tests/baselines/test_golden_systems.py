@@ -171,14 +171,14 @@ def test_recordings_have_what_tells_the_rules_apart():
         ("lightllm", iteration.max_wait),
         ("lightllm", iteration.prefill_first),
     ):
-        told = 0
+        different = 0
         for recorded in RECORDED[name]["cases"]:
             _, case, start = policy_and_case(name, recorded)
             policy = other()
             policy.reset(start)
             rows = rows_of(policy, Simulator(case.instance(), record=True), case.prompts)
-            told += rows != [row[:3] for row in recorded["iterations"]]
-        assert told >= 2, (name, other)
+            different += rows != [row[:3] for row in recorded["iterations"]]
+        assert different >= 2, (name, other)
 
 
 @pytest.mark.parametrize(("name", "recorded"), each(RECORDED))

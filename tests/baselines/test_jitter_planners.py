@@ -1,4 +1,4 @@
-"""Planners where iterations do not last what schedulers are told: what will come of their actions they only believe."""
+"""Planners where iterations do not last what schedulers believe: what will come of their actions they only believe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmsched_env.instances import instance
 from llmsched_env.simulator import Futures, Simulator
 
 NOISE = {"noise_sd": 0.6, "straggler_probability": 0.05, "straggler_factor": 8.0}
-PROMISED = WORLDS["promised"].replace(**NOISE)
+WITH_SLO = WORLDS["SLO"].replace(**NOISE)
 OVER_TIME = WORLDS["client, arrivals"].replace(**NOISE)
 WRONG = replace(COST, name="wrong", alpha_prefill_ns=300, beta_decode_ns=8)
 
@@ -82,7 +82,7 @@ def choices(scenario, first):
 
 
 def test_foresight_does_not_know_the_noise_to_come(monkeypatch):
-    for scenario in (PROMISED, PROMISED.replace(choose_order=True)):
+    for scenario in (WITH_SLO, WITH_SLO.replace(choose_order=True)):
         found = choices(scenario, first_foreseen)
         assert len(found) > 8
         assert all(len(set(alternatives)) == 1 for alternatives in found)
@@ -114,9 +114,9 @@ def test_rollout_in_drawn_futures_does_not_know_it_either():
 def test_plans_of_whole_episodes_are_those_of_the_believed_world(policy):
     noisy, quiet = OVER_TIME, WORLDS["client, arrivals"]
     for key in (0, 77):
-        told = start_of(noisy, simulator=Simulator(other_noise(noisy, 1, key)))
+        given = start_of(noisy, simulator=Simulator(other_noise(noisy, 1, key)))
         there = start_of(quiet, simulator=Simulator(instance(quiet, 1)))
-        assert settings(policy.compiled(told)) == settings(policy.compiled(there))
+        assert settings(policy.compiled(given)) == settings(policy.compiled(there))
 
 
 def test_planners_that_believe_in_another_model_do_what_it_says():
@@ -155,33 +155,33 @@ def test_rules_are_told_the_believed_model():
 
 def test_foresight_sees_what_has_happened():
     """Its trials begin from the true clock: in a world of stragglers it does better than a plan made before."""
-    lost = {"told": 0, "blind": 0}
+    violations = {"believed": 0, "blind": 0}
     for case in range(6):
         policy = Lookahead(min_batch(2))
-        lost["told"] += int(play(policy, PROMISED, case).totals.lost)
-        quiet = Simulator(instance(WORLDS["promised"], case))
-        plan = policy.compiled(start(policy, WORLDS["promised"], quiet, 0))
-        noisy = Simulator(instance(PROMISED, case))
+        violations["believed"] += int(play(policy, WITH_SLO, case).totals.violations)
+        quiet = Simulator(instance(WORLDS["SLO"], case))
+        plan = policy.compiled(start(policy, WORLDS["SLO"], quiet, 0))
+        noisy = Simulator(instance(WITH_SLO, case))
         noisy.run(plan)
-        lost["blind"] += int(noisy.totals.lost)
-    assert lost["told"] < lost["blind"]
+        violations["blind"] += int(noisy.totals.violations)
+    assert violations["believed"] < violations["blind"]
 
 
 def test_a_belief_in_the_truth_changes_no_choice():
     """Nor that lateness is not counted before the first token: it is the same for all that lookahead compares."""
-    for base, case in itertools.product(("promised", "promised, late last"), range(3)):
-        told = WORLDS[base].replace(believed_cost=COST)
+    for base, case in itertools.product(("SLO", "SLO, late last"), range(3)):
+        believed = WORLDS[base].replace(believed_cost=COST)
         for policy in (Lookahead(min_batch(2)), min_batch(2)):
-            one, other = (play(policy, scenario, case, record=True) for scenario in (told, WORLDS[base]))
+            one, other = (play(policy, scenario, case, record=True) for scenario in (believed, WORLDS[base]))
             assert history(one) == history(other)
-            assert one.totals.lost == other.totals.lost
+            assert one.totals.violations == other.totals.violations
 
 
 def test_asked_and_compiled_foresight_does_the_same():
-    simulator = Simulator(instance(PROMISED, 0), record=True)
+    simulator = Simulator(instance(WITH_SLO, 0), record=True)
     policy = Lookahead(min_batch(2))
-    policy.reset(start(policy, PROMISED, simulator, 0))
-    assert history(asked(policy, simulator)) == history(play(Lookahead(min_batch(2)), PROMISED, 0, record=True))
+    policy.reset(start(policy, WITH_SLO, simulator, 0))
+    assert history(asked(policy, simulator)) == history(play(Lookahead(min_batch(2)), WITH_SLO, 0, record=True))
 
 
 def test_planners_module_forks_only_where_it_must():

@@ -1,4 +1,4 @@
-"""The planner for promises: never worse than what it improves on, and as good as anything where it sees to the end."""
+"""The planner for SLOs: never worse than what it improves on, and as good as anything where it sees to the end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llmsched_env.evaluation import evaluate, play
 from llmsched_env.instances import instance
 from llmsched_env.simulator import Simulator
 
-PROMISED = WORLDS["promised"]
-ORDERED = PROMISED.replace(choose_order=True)
+WITH_SLO = WORLDS["SLO"]
+ORDERED = WITH_SLO.replace(choose_order=True)
 FAR = 1e6
 """Mean requests: beyond the end of every episode here."""
 
 
-MIXED = WORLDS["mixed, promised"]
+MIXED = WORLDS["mixed, SLO"]
 
 
 def test_to_the_end_it_is_never_worse_than_a_base_that_mixes():
@@ -33,7 +33,7 @@ def test_to_the_end_it_is_never_worse_than_a_base_that_mixes():
     assert planned["goodput"].mean() > usual["goodput"].mean()
 
 
-@pytest.mark.parametrize("scenario", [PROMISED, WORLDS["promised, late last"]], ids=["fcfs", "late last"])
+@pytest.mark.parametrize("scenario", [WITH_SLO, WORLDS["SLO, late last"]], ids=["fcfs", "late last"])
 @pytest.mark.parametrize("base", [prefill_first, min_batch])
 def test_to_the_end_it_is_never_worse_than_its_base(scenario, base):
     planned = evaluate(Lookahead(base(), horizon_requests=FAR), scenario, 12).columns["goodput"]
@@ -44,7 +44,7 @@ def test_to_the_end_it_is_never_worse_than_its_base(scenario, base):
 
 def test_with_orders_its_base_lets_late_ones_go_last():
     planned = evaluate(Lookahead(min_batch(), horizon_requests=FAR), ORDERED, 12).columns["goodput"]
-    usual = evaluate(min_batch(), PROMISED.replace(order=BASE_ORDER), 12).columns["goodput"]
+    usual = evaluate(min_batch(), WITH_SLO.replace(order=BASE_ORDER), 12).columns["goodput"]
     assert (planned >= usual).all()
     assert planned.mean() > usual.mean() + 0.01
     assert len(set(actions_of(Lookahead(min_batch()), 0))) > 2, "it never chose another order"
@@ -63,7 +63,7 @@ def actions_of(policy, case):
 
 
 def test_compiled_and_asked_it_does_the_same():
-    for scenario, case in itertools.product((PROMISED, ORDERED), (0, 1)):
+    for scenario, case in itertools.product((WITH_SLO, ORDERED), (0, 1)):
         ran = play(Lookahead(), scenario, case, record=True)
         assert history(ran) == history(by_act(Lookahead(), scenario, case))
         assert ran.totals.invalid_actions == 0
@@ -72,11 +72,11 @@ def test_compiled_and_asked_it_does_the_same():
 def test_tiny_cases_against_every_schedule():
     """Orders are fixed here: the best of all sequences of prefills and decodes, by trying them."""
     drawn = Drawn(200, count=5, longest_output=4)
-    scenario = PROMISED.replace(workload=drawn, num_clients=2, ttft_s=4e-7, tpot_s=9e-8, uncounted_share=0.0)
+    scenario = WITH_SLO.replace(workload=drawn, num_clients=2, ttft_s=4e-7, tpot_s=9e-8, uncounted_share=0.0)
     found, optimum, usual = [], [], []
     for case in range(25):
-        usual.append(int(play(min_batch(1), scenario, case).totals.lost))
-        found.append(int(play(Lookahead(min_batch(1), horizon_requests=FAR), scenario, case).totals.lost))
+        usual.append(int(play(min_batch(1), scenario, case).totals.violations))
+        found.append(int(play(Lookahead(min_batch(1), horizon_requests=FAR), scenario, case).totals.violations))
         optimum.append(least_lost(Simulator(instance(scenario, case))))
     assert all(loss >= least for loss, least in zip(found, optimum, strict=True))
     # One step of improvement: some way from the rule to the optimum.
@@ -85,7 +85,7 @@ def test_tiny_cases_against_every_schedule():
 
 def least_lost(simulator):
     if simulator.done:
-        return int(simulator.totals.lost)
+        return int(simulator.totals.violations)
     actions = [0, 1] if simulator.has_choice else [int(simulator.can_prefill)]
     ends = []
     for action in actions:
@@ -98,5 +98,5 @@ def least_lost(simulator):
 def test_bad_input():
     with pytest.raises(ConfigError, match="horizon_requests = 0 is out of range"):
         Lookahead(horizon_requests=0)
-    with pytest.raises(ConfigError, match="plans for promises"):
+    with pytest.raises(ConfigError, match="plans for SLOs"):
         play(Lookahead(), WORLDS["client"], 0)

@@ -1,4 +1,4 @@
-"""Recorded traces served over time: splits apart, promises, and rules that are tuned on training windows only."""
+"""Recorded traces served over time: splits apart, SLOs, and rules that are tuned on training windows only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m baselines`` where promises are made: loads, pairs of a rule and an order, files, pictures, complaints."""
+"""``python -m baselines`` with SLOs: loads, pairs of a rule and an order, files, pictures, complaints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from test_command import complaint, folder, numbers  # noqa: F401  # `folder` is
 import baselines.__main__ as command
 import baselines.lookahead
 from baselines.iteration import min_batch
-from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, PROMISE_POLICIES, default_names, entry
+from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, SLO_POLICIES, default_names, entry
 from llmsched_env import instances, make_scenario
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
@@ -73,7 +73,7 @@ def test_json_has_the_agreed_shape(tmp_path):
         assert one["policies"]["min_batch@late_last"]["score"]["mean"] == 0
         assert one["policies"]["lookahead"]["score"]["mean"] == 1
     by_load = [one["policies"]["prefill_first"] for one in found["loads"].values()]
-    assert by_load[0]["goodput"]["mean"] < by_load[1]["goodput"]["mean"], "less is kept where more comes"
+    assert by_load[0]["goodput"]["mean"] < by_load[1]["goodput"]["mean"], "goodput falls where more comes"
     # Decisions are timed once, at the first load.
     assert by_load[0]["decision_us"]["p50"] > 0
     assert by_load[1]["decision_us"] == {"p50": None, "p99": None, "max": None}
@@ -120,8 +120,8 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--loads=0.5,nan"], "--loads nan is out of range"),
         ([*SERVING, "--loads=inf"], "--loads inf is out of range"),
         ([*SERVING, "--loads=0.5,11"], "--loads 11.0 is out of range"),
-        (["--loads", "0.9"], "--loads '0.9': take a scenario with promises, as LLMSched/ServingOrder-v0."),
-        (["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: promise both or none."),
+        (["--loads", "0.9"], "--loads '0.9': take a scenario with SLOs, as LLMSched/ServingOrder-v0."),
+        (["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: give both or none."),
         (["--predictor", "noisy"], "--predictor noisy but --lengths known: nobody would read what it says."),
         ([*SERVING, "--predictor", "noisy"], "--predictor noisy but --lengths hidden"),
         ([*ORDERED, "--predictor", "nosy"], "unknown predictor 'nosy'. Did you mean 'noisy'"),
@@ -140,8 +140,8 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--policies", "threshold@latest"], "unknown order 'latest'. Did you mean 'late_last'"),
         ([*SERVING, "--policies", "lookahead@fcfs"], "'lookahead' is no rule, and brings its own order"),
         ([*SERVING, "--policies", "treshold@fcfs"], "unknown policy 'treshold'. Did you mean 'threshold'"),
-        (["--policies", "lookahead"], "policy 'lookahead' needs promises: take a scenario with --ttft-s and --tpot-s."),
-        (["--queue", "shared", "--policies", "threshold@late_last"], "--order late_last needs promises"),
+        (["--policies", "lookahead"], "policy 'lookahead' needs SLOs: take a scenario with --ttft-s and --tpot-s."),
+        (["--queue", "shared", "--policies", "threshold@late_last"], "--order late_last needs SLOs"),
     ],
 )  # fmt: skip
 def test_unusable_arguments(tmp_path, capsys, monkeypatch, arguments, words):
@@ -156,7 +156,7 @@ def scenario_of_id(name):
 
 
 def test_what_is_compared_by_default():
-    rules = [name for name in (*POLICIES, *PROMISE_POLICIES) if name not in (*BATCH_PLANNERS, "lookahead")]
+    rules = [name for name in (*POLICIES, *SLO_POLICIES) if name not in (*BATCH_PLANNERS, "lookahead")]
     worlds = map(scenario_of_id, ("Serving", "ServingOrder"))
     plain, found = ([name for name in default_names(where) if name not in AGENTS] for where in worlds)
     assert plain == [*rules, "lookahead"]
@@ -202,7 +202,7 @@ def test_the_folder_holds_everything_whole(tmp_path, capsys):
     assert "warning" not in said.err.lower()
     for text in (
         "the order chosen at each prefill, lengths predicted, noisy:0.6",
-        "Promised: first token within 2 s (TTFT), then 100 ms a token (TPOT)",
+        "SLOs: first token within 2 s (TTFT), then 100 ms a token (TPOT)",
         "The first and the last 10% of a case",
         "Load 0.9. Score: 0 = min_batch@late_last (goodput ",
         "Load 0.6. Score",
@@ -278,13 +278,13 @@ def test_leaving_the_range_of_the_cost_model_is_said_in_one_line(capsys):
     assert len(said.splitlines()) == 1
 
 
-def test_promises_that_nobody_keeps_are_said_once(capsys, monkeypatch):
+def test_slos_that_nobody_meets_are_said_once(capsys, monkeypatch):
     monkeypatch.setattr(instances, "_said", set())
     monkeypatch.setattr(instances, "_instances", {})
     arguments = [*ORDERED, "--policies", "prefill_first,min_batch", "--ttft-s", "0.01", "--loads", "0.9,0.6"]
     assert command.main(arguments) == 0
     said = capsys.readouterr()
-    assert said.err.count("warning: --ttft-s 0.01: no schedule keeps this promise") == 1
+    assert said.err.count("warning: --ttft-s 0.01: no schedule meets this SLO") == 1
     rows = [line.split("|") for line in said.out.splitlines() if line.startswith("| prefill_first ")]
     assert [row[3].split()[0] for row in rows] == ["0.0", "0.0"]
 

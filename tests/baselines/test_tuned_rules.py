@@ -11,7 +11,7 @@ from playing import WORLDS
 
 from baselines import make_policy, tuned
 from baselines.tuned import (
-    PROMISE_TUNABLE,
+    SLO_TUNABLE,
     TUNABLE,
     _tuned_value,
     best_tuned,
@@ -27,7 +27,7 @@ from llmsched_env.evaluation import evaluate, play, rollout
 from llmsched_env.workload import GammaArrivals, NoisyTruth, workload
 
 SHARED = WORLDS["shared"]
-PROMISED = WORLDS["promised"]
+WITH_SLO = WORLDS["SLO"]
 PAPER_FCFS = Scenario(queue="shared", order="fcfs")
 
 
@@ -67,7 +67,7 @@ def test_what_is_stored_says_where_it_comes_from():
     said = stored()
     assert said["made_by"].startswith(f"{tuned.COMMAND} --cases ")
     assert said["tuned_on"].startswith("split train, cases 0-")
-    rules = {**TUNABLE, **PROMISE_TUNABLE}
+    rules = {**TUNABLE, **SLO_TUNABLE}
     for entry in said["entries"]:
         assert tuple(entry["values"]) in rules[json.loads(entry["key"])["policy"]].grid(Scenario())
         assert entry["cases"] == tuned.STORED_CASES
@@ -80,7 +80,7 @@ def test_a_stored_constant_still_reaches_its_makespan(name):
     assert again == pytest.approx(makespan_s, rel=1e-12), "the simulation has changed since: tune again"
 
 
-@pytest.mark.parametrize("name", [*TUNABLE, *PROMISE_TUNABLE])
+@pytest.mark.parametrize("name", [*TUNABLE, *SLO_TUNABLE])
 def test_a_stored_constant_still_reaches_its_goodput(name):
     scenario = make_scenario("LLMSched/Serving-v0", load=0.97)
     values, goodput, cases = tuned_value(name, scenario)
@@ -127,25 +127,25 @@ def test_workloads_and_predictors_of_one_name_are_told_apart():
     assert tuned._key(serving, "tgi_tuned") in {entry["key"] for entry in stored()["entries"]}
 
 
-def test_with_promises_it_is_goodput_that_is_tuned():
-    choice = tune("max_wait_tuned", PROMISED.replace(choose_order=True), 4)
-    rule = tunable(PROMISED)["max_wait_tuned"]
+def test_with_slos_it_is_goodput_that_is_tuned():
+    choice = tune("max_wait_tuned", WITH_SLO.replace(choose_order=True), 4)
+    rule = tunable(WITH_SLO)["max_wait_tuned"]
     means = [
-        evaluate(rule.make(*values), PROMISED.replace(split="train"), 4).estimate("goodput").mean
-        for values in rule.grid(PROMISED)
+        evaluate(rule.make(*values), WITH_SLO.replace(split="train"), 4).estimate("goodput").mean
+        for values in rule.grid(WITH_SLO)
     ]
     assert choice.mean == max(means) > min(means)
     assert "deadline_tuned" not in tunable(SHARED)
-    with pytest.raises(ConfigError, match="'deadline_tuned' needs promises"):
+    with pytest.raises(ConfigError, match="'deadline_tuned' needs SLOs"):
         play(make_policy("deadline_tuned"), SHARED, 0)
 
 
 def test_the_best_pair_is_the_best_rule_under_the_best_order():
-    name = best_tuned(PROMISED.replace(choose_order=True))
+    name = best_tuned(WITH_SLO.replace(choose_order=True))
     rule, _, order = name.partition("@")
     means = {
-        (one, under): tuned_value(one, PROMISED.replace(order=under)).mean
-        for one in tunable(PROMISED)
+        (one, under): tuned_value(one, WITH_SLO.replace(order=under)).mean
+        for one in tunable(WITH_SLO)
         for under in ORDER_CODES
     }
     assert means[rule, order or "fcfs"] == max(means.values()) > min(means.values())
@@ -180,7 +180,7 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     assert tuned.main(["--cases", "2", "--out", str(path)]) == 0
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["made_by"] == "python -m baselines.tuned --cases 2"
-    assert written["tuned_on"] == "split train, cases 0-1, mean makespan (goodput where promises are made)"
+    assert written["tuned_on"] == "split train, cases 0-1, mean makespan (goodput with SLOs)"
     assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in TUNABLE]
     assert [*tmp_path.iterdir()] == [path]
 

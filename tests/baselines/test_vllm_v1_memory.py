@@ -44,7 +44,7 @@ def started(recorded):
 
 
 def holders(simulator):
-    """Numbers of the requests that run, and that of the one that is read in part with what was computed of it."""
+    """Numbers of the requests that run, and that of the one whose prefill is chunked with what was computed of it."""
     episode, number = simulator.episode, simulator.instance.request_of
     running = {int(number[at]) for at in np.asarray(episode.clients)[:, codes.RUNNING] if at >= 0}
     at = episode.chunked.position

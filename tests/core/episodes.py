@@ -37,8 +37,8 @@ def busiest(view, parameters, memory):
     return 1 if view.alpha_decode_ns * view.idle_charge >= price or memory[0] % 7 == 0 else 0
 
 
-def promised_case(seed: int, **changes: object) -> Case:
-    """The seeded case over time, with promises that some keep; orders are actions for odd seeds."""
+def slo_case(seed: int, **changes: object) -> Case:
+    """The seeded case over time, with SLOs that some meet; orders are actions for odd seeds."""
     rng = np.random.default_rng(1000 + seed)
     return seeded_case(
         seed,
@@ -57,8 +57,8 @@ def promised_case(seed: int, **changes: object) -> Case:
 
 
 def memory_case(seed: int, **changes: object) -> Case:
-    """The same, or without promises, with a KV cache that is too small for all clients; caps where no orders."""
-    case = promised_case(seed) if seed % 3 else seeded_case(seed, queues=None, stealing=False)
+    """The same, or without SLOs, with a KV cache that is too small for all clients; caps where no orders."""
+    case = slo_case(seed) if seed % 3 else seeded_case(seed, queues=None, stealing=False)
     most = 16 * max(-(-(p + n) // 16) for p, n in zip(case.prompts, case.outputs, strict=True))
     rule = ("keep_growth", "vllm_v0", "keep_growth", "vllm_v1")[seed % 4]
     cache = KVCache(
@@ -74,8 +74,8 @@ def memory_case(seed: int, **changes: object) -> Case:
 
 
 def mixed_case(seed: int, **changes: object) -> Case:
-    """Mixed iterations, every second time under promises."""
-    case = promised_case(seed, choose_order=False) if seed % 2 else seeded_case(seed, queues=None, stealing=False)
+    """Mixed iterations, every second time under SLOs."""
+    case = slo_case(seed, choose_order=False) if seed % 2 else seeded_case(seed, queues=None, stealing=False)
     cost = MixedCost(seed % 3 == 0, *((0, 0, 0, 0) if seed % 3 == 0 else (90, 8, 2, 25)))
     return replace(case, mixed=Mixed((4, 30, 9)[seed // 2 % 3], seed % 4 > 1, seed % 5 == 0, cost), **changes)
 
@@ -87,9 +87,9 @@ def moving_case(seed: int, **changes: object) -> Case:
     return seeded_case(seed, **{"queues": queues, "stealing": True, "migration": moves, **changes})
 
 
-def disturbed_case(seed: int, **changes: object) -> Case:
+def noisy_case(seed: int, **changes: object) -> Case:
     """One of those before, with noise, stragglers, a wrong belief, or all of them."""
-    case = (seeded_case, promised_case, memory_case)[seed % 3](seed, **changes)
+    case = (seeded_case, slo_case, memory_case)[seed % 3](seed, **changes)
     if seed % 6 == 0 and not case.levels:
         case = mixed_case(seed, **changes)
     elif seed % 6 == 3 and not case.levels:
@@ -102,11 +102,11 @@ def disturbed_case(seed: int, **changes: object) -> Case:
 
 CASES = {
     "plain": seeded_case,
-    "promised": promised_case,
+    "SLO": slo_case,
     "memory": memory_case,
     "mixed": mixed_case,
     "moving": moving_case,
-    "disturbed": disturbed_case,
+    "noisy": noisy_case,
 }
 
 
@@ -162,14 +162,14 @@ def _written(state: State) -> Iterator[bytes]:
 
 def episode_digest(seed: int, *, kind: str = "plain") -> str:
     """What one episode did and what was seen of it, stepped through the environment's loop."""
-    in_memory = kind == "memory" or (kind == "disturbed" and seed % 3 == 2)
+    in_memory = kind == "memory" or (kind == "noisy" and seed % 3 == 2)
     no_levels = in_memory or kind in ("mixed", "moving")
     changes = {"gamma_decode_ns": 2, **({} if no_levels else {"levels": LEVELS})} if seed % 5 == 4 else {}
     case = CASES[kind](seed, **changes)
-    promised = case.ttft_ns > 0
+    with_slo = case.ttft_ns > 0
     instance = case.instance(
-        reward="goodput" if promised and seed % 3 else REWARDS[seed % len(REWARDS)],
-        skip_forced=seed % 4 > 1 if promised else seed % 2 == 1,
+        reward="goodput" if with_slo and seed % 3 else REWARDS[seed % len(REWARDS)],
+        skip_forced=seed % 4 > 1 if with_slo else seed % 2 == 1,
         max_iterations=150 if seed % 7 == 6 else 0,
     )
     simulator = Simulator(instance, record=True)
@@ -186,8 +186,8 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
             break
         stepped.step(int(rng.integers(0, instance.num_actions)))
         steps += 1
-    if promised:
-        assert simulator.totals.lost > 0, "no promise was broken"
+    if with_slo:
+        assert simulator.totals.violations > 0, "no SLO was violated"
     if kind == "memory" and case.kv_cache.admission == "fits" and not case.kv_cache.cap_levels:
         assert simulator.totals.preemptions > 0
     if kind == "moving" and case.migration.steal == "running" and not instance.max_iterations:
@@ -254,10 +254,10 @@ def batch_digest(batch: Batch, cases: list[Instance], steps: int, seed: int) -> 
     return digest.hexdigest(), ends
 
 
-def promised_fleet_digest(orders: bool) -> str:
-    """Six copies of promised cases; those by length keep sets that others do not, and copies change sides."""
+def slo_fleet_digest(orders: bool) -> str:
+    """Six copies of cases with SLOs; those by length keep sets that others do not, and copies change sides."""
     cases = [
-        promised_case(
+        slo_case(
             20 + i,
             order="fcfs" if orders else [*ORDER_CODES][i],
             choose_order=orders,
@@ -282,16 +282,16 @@ def digests() -> dict[str, Any]:
         "forked": [forked_digest(seed) for seed in range(12)],
         "fleet": [fleet_digest(seed) for seed in range(4)],
         "run": [run_digest(seed) for seed in range(12)],
-        "promised": [episode_digest(seed, kind="promised") for seed in range(10)],
-        "promised fleet": [promised_fleet_digest(orders) for orders in (False, True)],
-        "promised run": [run_digest(seed, kind="promised") for seed in range(4)],
+        "SLO": [episode_digest(seed, kind="SLO") for seed in range(10)],
+        "SLO fleet": [slo_fleet_digest(orders) for orders in (False, True)],
+        "SLO run": [run_digest(seed, kind="SLO") for seed in range(4)],
         "memory": [episode_digest(seed, kind="memory") for seed in range(8)],
         "memory run": [run_digest(seed, kind="memory") for seed in range(6)],
         "mixed": [episode_digest(seed, kind="mixed") for seed in range(8)],
         "moving": [episode_digest(seed, kind="moving") for seed in range(6)],
         "moving run": [run_digest(seed, kind="moving") for seed in range(4)],
-        "disturbed": [episode_digest(seed, kind="disturbed") for seed in range(8)],
-        "disturbed run": [run_digest(seed, kind="disturbed") for seed in range(6)],
+        "noisy": [episode_digest(seed, kind="noisy") for seed in range(8)],
+        "noisy run": [run_digest(seed, kind="noisy") for seed in range(6)],
     }
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from episodes import batch_digest, kinds_of, promised_case
+from episodes import batch_digest, kinds_of, slo_case
 from states import state_of
 from strategies import seeded_case
 
@@ -60,7 +60,7 @@ def test_a_region_that_is_full_leaves_the_rest_to_others():
     assert np.asarray(larger).tolist() == [3] * 100
 
 
-@pytest.mark.parametrize("case", [seeded_case(3), promised_case(2)], ids=["plain", "promised"])
+@pytest.mark.parametrize("case", [seeded_case(3), slo_case(2)], ids=["plain", "SLO"])
 def test_episodes_in_a_region_are_independent(case):
     instance, region = case.instance(), Region(2**18)
     with arrays_in(region):

@@ -39,8 +39,11 @@ def assert_same(episode, reference, where):
     for name, value in expected.items():
         assert getattr(totals, name) == value, (*where, name)
     if episode.slo.enabled:
-        broken = reference.broken_ttft(), reference.broken_tpot()
-        assert (totals.lost_ttft, totals.lost_tpot, totals.lost) == (*map(len, broken), len(set.union(*broken))), where
+        violating = reference.ttft_violations(), reference.tpot_violations()
+        assert (totals.ttft_violations, totals.tpot_violations, totals.violations) == (
+            *map(len, violating),
+            len(set.union(*violating)),
+        ), where
 
 
 def assert_same_record(episode, reference):

@@ -12,22 +12,22 @@ from strategies import (
     ORDERED_ACTIONS,
     REPEATABLE,
     cases,
-    disturbed_cases,
     memory_cases,
     mixed_cases,
     moving_cases,
-    promised_cases,
+    noisy_cases,
+    slo_cases,
 )
 
 from llmsched_env.simulator import Simulator
 
 WORLDS = {
     "plain": cases(),
-    "promised": promised_cases(),
+    "SLO": slo_cases(),
     "memory": memory_cases(),
     "mixed": mixed_cases(),
     "moving": moving_cases(),
-    "disturbed": disturbed_cases(),
+    "noisy": noisy_cases(),
 }
 
 

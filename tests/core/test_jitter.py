@@ -1,4 +1,4 @@
-"""Iterations that do not last what schedulers are told: the plain simulator, laws, instances on paper, bad input."""
+"""Iterations that do not last what schedulers believe: the plain simulator, laws, instances on paper, bad input."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from reference import Reference, factors, mixed
 from states import fields
-from strategies import ORDERED_ACTIONS, REPEATABLE, Case, cases, disturbed_cases
+from strategies import ORDERED_ACTIONS, REPEATABLE, Case, cases, noisy_cases
 from test_equivalence import assert_same_history, assert_same_state
-from test_promises import assert_same_promises
+from test_slo import assert_same_slo
 
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from baselines.registry import make_policy
@@ -39,7 +39,7 @@ def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=400)
-    @given(case=disturbed_cases(), actions=ORDERED_ACTIONS)
+    @given(case=noisy_cases(), actions=ORDERED_ACTIONS)
     def check(case, actions):
         simulator, reference = Simulator(case.instance(), record=True), Reference(case)
         assert_same_state(simulator, reference)
@@ -50,19 +50,19 @@ def test_it_equals_the_reference_after_every_iteration():
             reference.step(in_space(simulator, action))
             assert_same_state(simulator, reference)
             if case.ttft_ns:
-                assert_same_promises(simulator, reference)
+                assert_same_slo(simulator, reference)
         assert_same_history(simulator, reference)
-        noise, kind = case.noise, "promised" if case.ttft_ns else "plain"
+        noise, kind = case.noise, "SLO" if case.ttft_ns else "plain"
         for name in ("kv_cache", "mixed", "migration"):
             kind = name if getattr(case, name) else kind
         seen["noise", kind] += noise.noise_sd > 0
         seen["stragglers", kind] += reference.stragglers > 0
         if not case.mixed:
             seen["belief", kind] += noise.believed is not None
-        seen["belief in levels"] += bool(case.told.levels) and not case.levels
-        seen["levels, belief in none"] += bool(case.levels) and not case.told.levels
-        seen["levels, belief in others"] += bool(case.levels) and case.told.levels not in ((), case.levels)
-        seen["context"] += case.told.gamma_decode_ns != case.gamma_decode_ns
+        seen["belief in levels"] += bool(case.believed.levels) and not case.levels
+        seen["levels, belief in none"] += bool(case.levels) and not case.believed.levels
+        seen["levels, belief in others"] += bool(case.levels) and case.believed.levels not in ((), case.levels)
+        seen["context"] += case.believed.gamma_decode_ns != case.gamma_decode_ns
         seen["client queues"] += case.queues is not None
 
     check()
@@ -79,40 +79,40 @@ def run(simulator, actions):
 
 
 @settings(REPEATABLE, max_examples=60)
-@given(case=disturbed_cases(), actions=ORDERED_ACTIONS)
+@given(case=noisy_cases(), actions=ORDERED_ACTIONS)
 def test_a_belief_in_the_truth_without_noise_changes_no_iteration(case, actions):
     """But for who is late, which is not counted before the first token: nothing else differs."""
     plain = Simulator(replace(case, noise=None).instance(), record=True)
-    told = Simulator(replace(case, noise=Noise(case.cost)).instance(), record=True)
+    believed = Simulator(replace(case, noise=Noise(case.cost)).instance(), record=True)
     run(plain, actions)
-    run(told, actions)
-    assert (plain.log == told.log).all()
-    assert (plain.served == told.served).all()
-    assert fields(plain.view) == fields(told.view)
-    assert plain.totals.lost == told.totals.lost
+    run(believed, actions)
+    assert (plain.log == believed.log).all()
+    assert (plain.served == believed.served).all()
+    assert fields(plain.view) == fields(believed.view)
+    assert plain.totals.violations == believed.totals.violations
 
 
 @settings(REPEATABLE, max_examples=60)
-@given(case=disturbed_cases(), actions=ORDERED_ACTIONS)
-def test_the_believed_world_is_the_one_without_disturbance(case, actions):
+@given(case=noisy_cases(), actions=ORDERED_ACTIONS)
+def test_the_believed_world_is_the_one_without_noise(case, actions):
     """Its instance is that of the believed cost model, bound apart; and a fork goes on in it."""
     there = case.instance().believed
-    told = replace(case.told, noise=None)
-    assert there.digest() == told_with_bounds(told, there).digest()
+    believed = replace(case.believed, noise=None)
+    assert there.digest() == believed_with_bounds(believed, there).digest()
     assert there.believed is there
     forked = run(Simulator(case.instance(), record=True).fork(record=True, believed=True), actions)
-    plain = run(Simulator(told_with_bounds(told, there), record=True), actions)
+    plain = run(Simulator(believed_with_bounds(believed, there), record=True), actions)
     assert (forked.log == plain.log).all()
     assert (forked.served == plain.served).all()
 
 
-def told_with_bounds(case, there):
+def believed_with_bounds(case, there):
     made = case.instance()
     return replace(made.with_bound(there.bound_ns), lb1_ns=there.lb1_ns)
 
 
 @settings(REPEATABLE, max_examples=40)
-@given(case=disturbed_cases(), actions=ORDERED_ACTIONS)
+@given(case=noisy_cases(), actions=ORDERED_ACTIONS)
 def test_forks_go_on_as_the_episode_does(case, actions):
     simulator = Simulator(case.instance())
     for step, action in enumerate(actions):
@@ -151,8 +151,8 @@ def test_the_hash_is_a_permutation_and_looks_uniform():
 def test_on_paper():
     """Two clients, requests of 3 + 2 and 4 + 3 tokens; a prefill lasts 100 + 10 a token, a decode 50 + 1 a client.
 
-    One prefill of 170 ns, decodes of 52 and 51 ns; every one a straggler (nearly), of 3 times as long. Schedulers are
-    told 150 + 20 a token and 40 + 2 a client.
+    One prefill of 170 ns, decodes of 52 and 51 ns; every one a straggler (nearly), of 3 times as long. Schedulers
+    believe in 150 + 20 a token and 40 + 2 a client.
     """
     always = 1 - 2**-33
     case = Case((3, 4), (2, 3), 2, noise=Noise(BELIEVED, 0.0, always, 3.0))
@@ -167,7 +167,7 @@ def test_on_paper():
     simulator.step(0)
     assert view.clock_ns == 510 + 156 + 153
     assert simulator.totals.busy_client_ns == 2 * 510 + 2 * 156 + 153
-    assert simulator.charge == 2 * 819, "excess is the makespan where costs are not what decisions are told"
+    assert simulator.charge == 2 * 819, "excess is the makespan where costs are not what schedulers believe"
 
 
 def test_copying_of_the_cache_is_stretched_like_the_rest():
@@ -216,7 +216,7 @@ COUNTING = (
 
 @pytest.mark.parametrize("queue", ["client", "shared"])
 def test_without_arrivals_noise_changes_no_decision_of_rules_that_count(queue):
-    """Lagrangian rules compare sums of counts with prices that are told: they count, too."""
+    """Lagrangian rules compare sums of counts with prices that are believed: they count, too."""
     order = {"order": "longest_first", "queue": queue, "assignment": "lpt"}
     plain = Scenario(split="test", num_clients=20, num_requests=130, **order)
     noisy = plain.replace(noise_sd=0.5, straggler_probability=0.02, straggler_factor=20.0)

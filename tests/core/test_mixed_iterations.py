@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from reference import Reference
 from strategies import ACTIONS, DECODE, MIXED, MIXED_ACTIONS, PREFILL, REPEATABLE, Case, mixed_cases
 from test_equivalence import assert_same_history, assert_same_state
-from test_promises import assert_same_promises
+from test_slo import assert_same_slo
 
 from llmsched_env.config import Mixed, Scenario
 from llmsched_env.cost import MIXED_FITS, PRESETS, MixedCost, mixed_cost
@@ -38,20 +38,20 @@ def test_it_equals_the_reference_after_every_iteration():
             if reference.done:
                 break
             seen["a prefill goes on with a part"] += action == PREFILL and reference.reading is not None
-            seen["a decode while a prompt is read"] += action == DECODE and reference.reading is not None
+            seen["a decode while a prefill is chunked"] += action == DECODE and reference.reading is not None
             seen["nothing to read"] += action == MIXED and reference.ready > 0 and not reference.parts(MIXED)
             simulator.step(action)
             reference.step(action)
             assert_same_state(simulator, reference)
             if case.ttft_ns:
-                assert_same_promises(simulator, reference)
+                assert_same_slo(simulator, reference)
             emitted = {held.request: held.emitted for held in reference.active}
             done = {i: case.outputs[i] for i in reference.completion_ns}
             assert simulator.emitted.tolist() == [{**emitted, **done}.get(i, 0) for i in range(len(case.outputs))]
         assert_same_history(simulator, reference)
         cost = case.mixed.cost
-        seen["in parts"] += reference.in_parts > 0
-        seen["in parts under promises"] += reference.in_parts > 0 and case.ttft_ns > 0
+        seen["chunked"] += reference.chunked_prefills > 0
+        seen["chunked under SLOs"] += reference.chunked_prefills > 0 and case.ttft_ns > 0
         seen["beside", "overlap" if cost.overlaps else "sum"] += reference.read_beside > 0
         seen["interference"] += reference.read_beside > 0 and cost.interference_ns > 0
         seen["budget for all tokens"] += reference.read_beside > 0 and case.mixed.counts_active

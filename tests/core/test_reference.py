@@ -125,7 +125,7 @@ EXPECTED = {
     *(("gave way while reading", rule) for rule in ("keep_growth", "vllm_v1")),
     *(("preempted", rule, mixed) for rule in ("keep_growth", "vllm_v1") for mixed in (False, True)),
     ("preempted", "vllm_v0", False),
-    *(("in parts", rule) for rule in ("no budget", "keep_growth", "vllm_v1")),
+    *(("chunked", rule) for rule in ("no budget", "keep_growth", "vllm_v1")),
     "late on client queues",
     "migrated under SLOs",
     "swapped beside decodes",
@@ -144,8 +144,10 @@ def test_laws_of_every_pair_of_mechanisms():
         rule = case.kv_cache.rule if case.kv_cache else "no budget"
         seen["gave way while reading", rule] += reference.gave_way_reading > 0
         seen["preempted", rule, bool(case.mixed)] += reference.preemptions > 0
-        seen["in parts", rule] += reference.in_parts > 0
-        seen["late on client queues"] += case.queues is not None and case.ttft_ns > 0 and bool(reference.broken_ttft())
+        seen["chunked", rule] += reference.chunked_prefills > 0
+        seen["late on client queues"] += (
+            case.queues is not None and case.ttft_ns > 0 and bool(reference.ttft_violations())
+        )
         seen["migrated under SLOs"] += reference.migrations > 0 and case.ttft_ns > 0
         seen["swapped beside decodes"] += reference.swapped > 0 and reference.mixed > 0
         seen["by the order of action 1"] += reference.fell_back > 0
@@ -199,11 +201,11 @@ def test_a_budget_that_is_never_reached_changes_nothing(rule, case, actions):
 
 @settings(REPEATABLE, max_examples=80)
 @given(case=combined_cases(), actions=COMBINED_ACTIONS)
-def test_promises_that_decide_nothing_change_nothing(case, actions):
+def test_slos_that_decide_nothing_change_nothing(case, actions):
     """First come, first served, with SLOs or without, whatever else is on."""
     case = replace(case, order="fcfs", choose_order=False)
-    promised = replace(case, ttft_ns=300, tpot_ns=60)
-    same_course(play(promised, actions), play(replace(case, ttft_ns=0, tpot_ns=0), actions))
+    with_slo = replace(case, ttft_ns=300, tpot_ns=60)
+    same_course(play(with_slo, actions), play(replace(case, ttft_ns=0, tpot_ns=0), actions))
 
 
 @settings(REPEATABLE, max_examples=80)
@@ -211,8 +213,8 @@ def test_promises_that_decide_nothing_change_nothing(case, actions):
 def test_a_belief_changes_no_iteration_by_itself(case, actions):
     """What is believed shows in the view, and in who is late; first come, first served does not ask."""
     case = replace(case, order="fcfs", choose_order=False)
-    told = case.noise and replace(case.noise, believed=None)
-    same_course(play(case, actions), play(replace(case, noise=told, believed_mixed=None), actions))
+    noise = case.noise and replace(case.noise, believed=None)
+    same_course(play(case, actions), play(replace(case, noise=noise, believed_mixed=None), actions))
 
 
 # Instances on paper. Alpha and beta are 100 and 10 ns of a prefill, 50 and 1 of a decode, 100, 10 and 1 of a mixed one.
@@ -231,7 +233,7 @@ def steps(reference, actions):
 
 
 def test_giving_way_while_reading_on_paper():
-    """15 tokens, two a chunk. The first request has its first token, then goes on while 8 tokens of the other are read.
+    """15 tokens, two a chunk. The first request has its first token, then goes on beside 8 tokens of the other.
 
     Whoever is let in holds its whole context and a token: 4 + 9 of the 15 after the second iteration, 6 + 9 after the
     fourth, when there is no room for the next decode. The 6 tokens computed by then are lost.
@@ -240,11 +242,11 @@ def test_giving_way_while_reading_on_paper():
     reference = Reference(case)
     assert steps(reference, [MIXED] * 3) == [120, 121, 121]
     assert (reference.kv_used, reference.reading.left, reference.waiting) == (14, 4, [])
-    assert reference.broken_ttft() == set(), "nobody knows how long the rest takes"
+    assert reference.ttft_violations() == set(), "nobody knows how long the rest takes"
     assert steps(reference, [MIXED]) == [121]
     assert (reference.kv_used, reference.reading, reference.waiting) == (6, None, [1])
     assert (reference.preemptions, reference.recomputed) == (1, 6)
-    assert reference.broken_ttft() == {1}, "it waits again, and is late"
+    assert reference.ttft_violations() == {1}, "it waits again, and is late"
     # It does not fit beside the other one, which ends by two decodes: 8 + 9 tokens.
     assert steps(reference, [MIXED] * 7) == [51, 51, 120, 120, 120, 120, 51]
     assert reference.done
@@ -313,7 +315,7 @@ def test_late_is_who_is_late_as_believed_on_paper():
     for reference in (plain, mixing):
         reference.step(PREFILL)
         assert reference.clock_ns == 110
-        assert reference.broken_ttft() == set(), "nobody knows for certain"
+        assert reference.ttft_violations() == set(), "nobody knows for certain"
     assert (plain.view()["late"], mixing.view()["late"]) == (1, 0)
     assert plain.view()["decode_ns"] == 42
     wide = Reference(replace(mixing.case, num_clients=2, releases_ns=(0, 1)))

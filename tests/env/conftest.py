@@ -15,8 +15,8 @@ SMALL = Scenario(
     prefill_token_cap=256,
 )
 
-PROMISED = SMALL.replace(
-    workload=ServingWorkload("promised", SMALL.source, num_requests=40),
+WITH_SLO = SMALL.replace(
+    workload=ServingWorkload("SLO", SMALL.source, num_requests=40),
     queue="shared",
     order="fcfs",
     load=0.9,
@@ -24,7 +24,7 @@ PROMISED = SMALL.replace(
     tpot_s=0.025,
     reward="goodput",
 )
-ORDERED = PROMISED.replace(choose_order=True, lengths="predicted", predictor="noisy")
+ORDERED = WITH_SLO.replace(choose_order=True, lengths="predicted", predictor="noisy")
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def small():
 
 
 @pytest.fixture
-def promised():
-    """The same requests over time, with promises that some keep and others do not."""
-    return PROMISED
+def with_slo():
+    """The same requests over time, with SLOs that some meet and others do not."""
+    return WITH_SLO
 
 
 @pytest.fixture

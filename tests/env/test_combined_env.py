@@ -81,7 +81,7 @@ def test_actions_are_masked_by_their_kind(name):
 
 
 def rereading(env):
-    """Whether a request that was preempted has been read again in part."""
+    """Whether the recomputation of a preempted request is chunked and under way."""
     episode = env.simulator.episode
     return episode.chunked.position >= 0 and episode.kv.emitted[episode.chunked.position] > 0
 

@@ -19,7 +19,7 @@ from llmsched_env.workload import MixtureWorkload
 FREE = CostModel("free", 0, 1, 0, 1)
 LEVELS = CostModel("levels", 0, 0, 10, 1, prefill_token_cap=100, prefill_levels=((50, 30), (4096, 90)))
 CONTEXT = CostModel("context", 50, 3, 10, 1, gamma_decode_ns=2)
-PROMISES = {"queue": "shared", "order": "fcfs", "ttft_s": 0.3, "tpot_s": 0.025}
+SLO = {"queue": "shared", "order": "fcfs", "ttft_s": 0.3, "tpot_s": 0.025}
 HOSTILE = {
     "one client": {"num_clients": 1, "assignment": "round_robin"},
     "more clients than requests": {"num_clients": 2000},
@@ -33,15 +33,15 @@ HOSTILE = {
     "cap of one token": {"prefill_token_cap": 1},
     "no stealing": {"stealing": False, "reward": "idle"},
     "skipping": {"skip_forced": True},
-    "promises": PROMISES,
-    "orders": {**PROMISES, "choose_order": True},
-    "orders, skipping": {**PROMISES, "choose_order": True, "skip_forced": True, "lengths": "hidden"},
-    "late last of one length": {**PROMISES, "order": "late_last_longest", "lengths": "hidden"},
-    "one request that counts": {**PROMISES, "num_requests": 3, "uncounted_share": 0.49},
-    "one promised request": {**PROMISES, "num_requests": 1, "reward": "goodput"},
-    "promises at levels": {**PROMISES, "cost": LEVELS, "order": "late_last", "ttft_s": 1e-7, "tpot_s": 2e-8},
-    "promises and context": {**PROMISES, "cost": CONTEXT, "choose_order": True, "ttft_s": 1e-3, "tpot_s": 1e-3},
-    "promises that all keep": {**PROMISES, "ttft_s": 1e6, "tpot_s": 500.0},
+    "SLOs": SLO,
+    "orders": {**SLO, "choose_order": True},
+    "orders, skipping": {**SLO, "choose_order": True, "skip_forced": True, "lengths": "hidden"},
+    "late last of one length": {**SLO, "order": "late_last_longest", "lengths": "hidden"},
+    "one request that counts": {**SLO, "num_requests": 3, "uncounted_share": 0.49},
+    "one request with SLOs": {**SLO, "num_requests": 1, "reward": "goodput"},
+    "SLOs at levels": {**SLO, "cost": LEVELS, "order": "late_last", "ttft_s": 1e-7, "tpot_s": 2e-8},
+    "SLOs and context": {**SLO, "cost": CONTEXT, "choose_order": True, "ttft_s": 1e-3, "tpot_s": 1e-3},
+    "SLOs that all meet": {**SLO, "ttft_s": 1e6, "tpot_s": 500.0},
     "equal lengths": {
         "workload": MixtureWorkload(num_requests=30, output_mean_tokens=5.0, cap_tokens=9, cap_probability=1.0)
     },
@@ -196,8 +196,8 @@ def test_skipping_leaves_only_choices(make):
 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_an_episode_without_a_choice_ends_in_its_first_step(make, reward):
-    promises = {"queue": "shared", "ttft_s": 1.0, "tpot_s": 0.1} if reward == "goodput" else {}
-    env = make(num_clients=1, assignment="round_robin", skip_forced=True, reward=reward, **promises)
+    slo = {"queue": "shared", "ttft_s": 1.0, "tpot_s": 0.1} if reward == "goodput" else {}
+    env = make(num_clients=1, assignment="round_robin", skip_forced=True, reward=reward, **slo)
     for _ in range(2):
         _, info = env.reset(seed=0)
         assert info["action_mask"].tolist() == [0, 0]

@@ -46,7 +46,7 @@ def test_copies_of_different_budgets():
 
 
 def test_copies_with_and_without_a_budget_do_not_mix():
-    with pytest.raises(ConfigError, match="go side by side: give all of them promises, a KV budget"):
+    with pytest.raises(ConfigError, match="go side by side: give all of them SLOs, a KV budget"):
         LLMSchedVectorEnv(2, [SMALL.replace(choose_cap=False), make_scenario("LLMSched/GSM8K-Blind-v0")])
 
 

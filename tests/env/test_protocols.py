@@ -82,7 +82,7 @@ class TestInfo:
             {"num_clients": 1, "skip_forced": True},
             {"queue": "shared", "order": "fcfs", "ttft_s": 2.0, "tpot_s": 0.1, "num_requests": 1, "skip_forced": True},
         ],
-        ids=["no choice at all", "one promised request"],
+        ids=["no choice at all", "one request with SLOs"],
     )
     def test_an_episode_that_ends_in_its_first_step_passes_check_env(self, changes):
         env = LLMSchedEnv(**{**SMALL, **changes})

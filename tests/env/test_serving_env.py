@@ -1,4 +1,4 @@
-"""Promises in the environment: orders as actions, what is masked and skipped, what rewards sum to, what is drawn."""
+"""SLOs in the environment: orders as actions, what is masked and skipped, what rewards sum to, what is drawn."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def test_a_forced_prefill_is_a_choice_among_orders(ordered):
 @pytest.mark.parametrize(
     "changes", [{}, {"skip_forced": True}, {"uncounted_share": 0.0}, {"order": "late_last_longest"}, {"orders": True}]
 )
-def test_goodput_rewards_sum_to_goodput_less_one(promised, ordered, changes):
-    env = LLMSchedEnv(ordered if "orders" in changes else promised.replace(**changes))
+def test_goodput_rewards_sum_to_goodput_less_one(with_slo, ordered, changes):
+    env = LLMSchedEnv(ordered if "orders" in changes else with_slo.replace(**changes))
     found = []
     for case in range(4):
         rewards, _, info = play(env, case, case)
@@ -129,20 +129,20 @@ def test_goodput_rewards_sum_to_goodput_less_one(promised, ordered, changes):
         counted = 40 - 2 * int(40 * env.scenario.uncounted_share)
         assert -min(rewards) * counted == pytest.approx(round(-min(rewards) * counted)), "whole requests are charged"
         found.append(info["goodput"])
-    assert 0 < np.mean(found) < 1, "promises too easy or too hard: nothing was told apart"
+    assert 0 < np.mean(found) < 1, "SLOs too easy or too hard: nothing was told apart"
 
 
 @pytest.mark.parametrize("orders", [False, True])
-def test_the_horizon_truncates_what_is_promised(promised, ordered, orders):
-    env = LLMSchedEnv((ordered if orders else promised).replace(max_iterations=150))
+def test_the_horizon_truncates_with_slos(with_slo, ordered, orders):
+    env = LLMSchedEnv((ordered if orders else with_slo).replace(max_iterations=150))
     rewards, observation, info = play(env)
     assert info["prefills"] + info["decodes"] == 150
     assert 0 < info["completed"] < 40, "the horizon is too short or too long to tell"
-    lost = int(env.simulator.totals.lost)
-    assert 0 < lost < 32
-    assert info["goodput"] == pytest.approx(1 - lost / 32), "what can still be reached"
+    violations = int(env.simulator.totals.violations)
+    assert 0 < violations < 32
+    assert info["goodput"] == pytest.approx(1 - violations / 32), "what can still be reached"
     assert (info["ttft_s"], info["tpot_s"]) == (np.inf, np.inf), "a mean over those served would flatter"
-    assert sum(rewards) == pytest.approx(-lost / 32)
+    assert sum(rewards) == pytest.approx(-violations / 32)
     np.testing.assert_array_equal(observation, features(env.simulator.view))
 
 
@@ -177,7 +177,7 @@ def test_text_and_pictures_of_prefills_by_any_order(ordered):
             assert (drawn[0] != drawn[1]).any()
 
 
-def test_the_window_shows_what_is_promised(ordered, monkeypatch):
+def test_the_window_shows_the_slos(ordered, monkeypatch):
     pytest.importorskip("pygame", reason="pygame is an extra")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     env = LLMSchedEnv(ordered.replace(max_iterations=6), render_mode="human")
@@ -192,7 +192,7 @@ def test_the_window_shows_what_is_promised(ordered, monkeypatch):
 
 def test_ids_and_arguments_that_contradict_each_other():
     for changes, words in (
-        ({"ttft_s": None}, "promise both or none"),
+        ({"ttft_s": None}, "give both or none"),
         ({"queue": "client"}, "orders by deadline are orders of one line"),
         (
             {"order": "late_last"},

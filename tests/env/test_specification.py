@@ -105,18 +105,16 @@ def test_version_table(sections):
 
 def test_rewards_and_information_name_what_there_is(sections):
     assert tuple(re.findall(r"^- `(\w+)`", sections["Rewards"], re.MULTILINE)) == REWARDS
-    always, promised, memory = (
-        set(re.findall(r"`(\w+)`", part)) for part in re.split("Where promises|where the KV", sections["Information"])
+    always, slo, memory = (
+        set(re.findall(r"`(\w+)`", part)) for part in re.split("With SLOs|where the KV", sections["Information"])
     )
     assert always == {"action_mask", "invalid_actions", "case", *info_metrics(Scenario())}
     for identity, arguments in ENVIRONMENTS.items():
         _, info = gymnasium.make(identity, num_requests=20, num_clients=5, assignment="lpt").reset(seed=0)
         assert info.keys() == (
-            always
-            | (promised if "ttft_s" in arguments else set())
-            | (memory if "kv_budget_tokens" in arguments else set())
+            always | (slo if "ttft_s" in arguments else set()) | (memory if "kv_budget_tokens" in arguments else set())
         )
-    assert always | promised | memory == {"action_mask", "invalid_actions", "case", "bound_s", *EPISODE_METRICS}
+    assert always | slo | memory == {"action_mask", "invalid_actions", "case", "bound_s", *EPISODE_METRICS}
 
 
 def test_render_modes(sections):

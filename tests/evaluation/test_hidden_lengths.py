@@ -130,8 +130,8 @@ PREDICTED = HIDDEN.replace(workload=OVER_TIME, lengths="predicted", predictor="n
 
 
 @pytest.mark.parametrize("scenario", [HIDDEN, PREDICTED], ids=["hidden", "orders by predicted lengths"])
-def test_a_blind_policy_does_not_reach_the_truth_of_what_is_promised(scenario):
-    # Short of what the test without promises excepts.
+def test_a_blind_policy_does_not_reach_the_truth_with_slos(scenario):
+    # Short of what the test without SLOs excepts.
     true = instance(scenario, 0).requests[:, 1]
     reached = []
 
@@ -159,7 +159,7 @@ def test_a_blind_policy_does_not_reach_the_truth_of_what_is_promised(scenario):
 
 
 @pytest.mark.parametrize("scenario", [HIDDEN, PREDICTED], ids=["hidden", "orders by predicted lengths"])
-def test_an_outlook_keeps_the_truth_of_what_is_promised(scenario):
+def test_futures_keep_the_truth_of_the_slos(scenario):
     true = np.empty(30, np.int64)
     problem = instance(scenario, 0)
     true[problem.request_of] = problem.requests[:, 1]
@@ -213,7 +213,7 @@ def infos_of(scenario, actions):
 
 @pytest.mark.parametrize("order", ["fcfs", "late_last", "late_last_longest", "choose"])
 @pytest.mark.parametrize("lengths", ["hidden", "predicted"])
-def test_a_promised_view_says_nothing_of_true_lengths(order, lengths):
+def test_a_view_with_slos_says_nothing_of_true_lengths(order, lengths):
     choose = order == "choose"
     scenario = HIDDEN.replace(order="fcfs" if choose else order, choose_order=choose, lengths=lengths)
     actions = [5 if choose else 1, 0, 3 if choose else 1, 0]

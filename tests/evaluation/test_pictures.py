@@ -145,7 +145,7 @@ def load_curve(name="rule", mean=(0.5, 0.99), **changes):
 
 
 def load(path, curves, **options):
-    return goodput_against_load(path, curves, **{"promises": (2.0, 0.05), **options})
+    return goodput_against_load(path, curves, **{"limits_s": (2.0, 0.05), **options})
 
 
 def texts(axes):
@@ -190,22 +190,22 @@ def latencies(seed=0, n=1000):
     return np.exp(rng.normal(0, 1.5, n)), np.where(np.arange(n) < n // 10, np.nan, 0.03 * np.exp(rng.normal(0, 0.1, n)))
 
 
-def test_distributions_say_what_share_keeps_the_promise(tmp_path, drawn):
+def test_distributions_say_what_share_meets_the_slo(tmp_path, drawn):
     named = [(f"policy_{seed}", *latencies(seed, n)) for seed, n in enumerate((1000, 7, 20_000))]
     pixels(latency_distributions(tmp_path / "latency.png", named, ttft_s=1.0, tpot_s=0.031))
     left, right = drawn["figure"].axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("TTFT (s)", "TPOT (ms)")
-    for axes, column, promise, scale in ((left, 1, 1.0, 1), (right, 2, 0.031, 1000)):
+    for axes, column, limit_s, scale in ((left, 1, 1.0, 1), (right, 2, 0.031, 1000)):
         assert axes.get_xscale() == "log"
         curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
         assert len(curves) == 3
         for entry, curve, text in zip(named, curves, [t for t in axes.texts if "policy" in t.get_text()], strict=True):
-            kept = 100 * np.mean(~(entry[column] > promise))  # one token: kept
-            assert text.get_text() == f"{kept:.1f} %  {entry[0]}"
+            met = 100 * np.mean(~(entry[column] > limit_s))  # one token: met
+            assert text.get_text() == f"{met:.1f} %  {entry[0]}"
             assert text.get_color() == curve.get_color()
             x, y = curve.get_data()
-            at = int(np.searchsorted(x, scale * promise, side="right")) - 1
-            assert y[at] == pytest.approx(kept, abs=0.1)
+            at = int(np.searchsorted(x, scale * limit_s, side="right")) - 1
+            assert y[at] == pytest.approx(met, abs=0.1)
             assert (np.diff(x) >= 0).all()
             assert (np.diff(y) >= 0).all()
             assert (y[0], y[-1]) == (0, 100)

@@ -90,26 +90,26 @@ def test_the_stretch_of_a_throughput_holds_its_end_and_not_its_beginning():
 
 
 @pytest.mark.parametrize(
-    ("ttft_ns", "tpot_ns", "kept"),
+    ("ttft_ns", "tpot_ns", "met"),
     [(110, 106, 2), (109, 106, 0), (110, 105, 1), (220, 106, 2), (221, 106, 3), (221, 51, 2), (221, 50, 1)],
 )
-def test_a_promise_is_kept_to_the_nanosecond(ttft_ns, tpot_ns, kept):
-    assert measured(played(), ttft_ns=ttft_ns, tpot_ns=tpot_ns)["goodput"] == kept / 3
+def test_an_slo_is_met_to_the_nanosecond(ttft_ns, tpot_ns, met):
+    assert measured(played(), ttft_ns=ttft_ns, tpot_ns=tpot_ns)["goodput"] == met / 3
 
 
-def test_promises_are_rounded_to_the_nanosecond():
-    for ttft_s, kept in ((109.6e-9, 2), (109.4e-9, 0), (110.4e-9, 2)):
-        assert serving_metrics(played(), ttft_s=ttft_s, tpot_s=1.0, first=0, last=3)["ttft_kept"] == kept / 3
+def test_slos_are_rounded_to_the_nanosecond():
+    for ttft_s, met in ((109.6e-9, 2), (109.4e-9, 0), (110.4e-9, 2)):
+        assert serving_metrics(played(), ttft_s=ttft_s, tpot_s=1.0, first=0, last=3)["ttft_kept"] == met / 3
 
 
 def test_half_a_nanosecond_a_token_is_seen():
     # 52 + 51 ns over two decodes: 51.5 a token, in whole numbers neither 51 nor 52.
     simulator = played(Case((1, 1), (3, 2), 2), (PREFILL, DECODE, DECODE))
-    kept = [measured(simulator, tpot_ns=tpot_ns, last=1)["tpot_kept"] for tpot_ns in (51, 52)]
-    assert kept == [0, 1]
+    met = [measured(simulator, tpot_ns=tpot_ns, last=1)["tpot_kept"] for tpot_ns in (51, 52)]
+    assert met == [0, 1]
 
 
-def test_the_longest_promises_keep_everything():
+def test_the_longest_slos_are_met_by_everything():
     found = serving_metrics(played(), ttft_s=4e9, tpot_s=4e9, first=0, last=3)
     assert found["goodput"] == 1
 
@@ -255,7 +255,7 @@ def test_against_a_loop_over_tokens():
             simulator, seen = watch(case, actions, max(0, len(simulator.log) - missing))
         first = data.draw(st.integers(0, n - 1))
         last = data.draw(st.integers(first + 1, n))
-        # Promises that one request just keeps, or just breaks.
+        # SLOs that one request just meets, or just violates.
         ttfts = [one.ttft_ns for one in seen if one.tokens_ns]
         tpots = [round(mean(one.gaps_ns)) for one in seen if one.gaps_ns]
         ttft_ns, tpot_ns = (
@@ -284,7 +284,7 @@ def test_a_larger_case_against_a_loop_over_tokens(seed):
     simulator, seen = watch(case, (0, 1, 0, 0, 1))
     for ttft_ns, tpot_ns in ((3000, 90), (6000, 80)):
         slow = slow_metrics(case, seen, ttft_ns, tpot_ns, 5, 35)
-        assert 0 < slow["goodput"] < 1, "promises too easy or too hard: nothing was told apart"
+        assert 0 < slow["goodput"] < 1, "SLOs too easy or too hard: nothing was told apart"
         found = measured(simulator, ttft_ns=ttft_ns, tpot_ns=tpot_ns, first=5, last=35)
         assert found == pytest.approx(slow, rel=1e-12)
 
@@ -296,7 +296,7 @@ def test_a_larger_case_against_a_loop_over_tokens(seed):
         ({"first": -1}, "first = -1, last = 3 counts no requests"),
         ({"last": 4}, "first = 0, last = 4 counts no requests"),
         ({"first": 0.5}, "first = 0.5, last = 3: give whole numbers"),
-        ({"ttft_s": 0.0}, "ttft_s = 0.0 is out of range: a promise is a time from 1e-09 to 4e\\+09 seconds"),
+        ({"ttft_s": 0.0}, "ttft_s = 0.0 is out of range: a limit is a time from 1e-09 to 4e\\+09 seconds"),
         ({"ttft_s": 1e-10}, "ttft_s = 1e-10 is out of range"),
         ({"tpot_s": -0.05}, "tpot_s = -0.05 is out of range"),
         ({"tpot_s": math.nan}, "tpot_s = nan is out of range"),

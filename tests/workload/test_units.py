@@ -351,7 +351,7 @@ def test_what_looks_like_another_unit_is_said_once(monkeypatch, usual, changes, 
     ],
 )
 def test_what_somebody_may_mean_is_not_doubted(monkeypatch, usual, changes):
-    """The largest bandwidth, and the largest promises together, are taken for 'no limit'."""
+    """The largest bandwidth, and the largest limits together, are taken for 'no limit'."""
     monkeypatch.setattr(instances, "_said", set())
     instance(Scenario(**{**usual, **changes}), 0)
 
@@ -371,7 +371,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("ttft_s", "tpot_s"), [(300, 500), (500, 8), (2000, 100), (1e6, 8)])
-def test_both_promises_in_milliseconds_are_doubted_one_by_one(monkeypatch, ttft_s, tpot_s):
+def test_both_slos_in_milliseconds_are_doubted_one_by_one(monkeypatch, ttft_s, tpot_s):
     monkeypatch.setattr(instances, "_said", set())
     with pytest.warns(UnitWarning) as said:
         instance(Scenario(**{**SERVED, "ttft_s": ttft_s, "tpot_s": tpot_s}), 0)

@@ -325,10 +325,10 @@ class Resplit:
     def largest(self) -> cython.longlong:
         """The largest load."""
         client: cython.int
-        found: cython.longlong = 0
+        most: cython.longlong = 0
         for client in range(self.num_clients):
-            found = max(found, self.held[client])
-        return found
+            most = max(most, self.held[client])
+        return most
 
     def keep_if_best(self) -> cython.void:
         """Copy the current assignment where its largest load is the least so far."""

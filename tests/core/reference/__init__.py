@@ -76,7 +76,7 @@ class Reference(SharedQueue, ClientQueues):
             "idle": len(self.idle),
             "waiting": len(self.waiting),
             "ready": self.ready,
-            "decode_ns": self.iteration_ns(decode, DECODE, self.told),
+            "decode_ns": self.iteration_ns(decode, DECODE, self.believed),
             "consecutive_prefills": self.consecutive_prefills,
             "idle_charge": sum(self.ready_at_decodes),
             "waiting_tokens": sum(case.prompts[i] for i in self.waiting),
@@ -94,7 +94,7 @@ class Reference(SharedQueue, ClientQueues):
         if self.waiting:
             fields["oldest_release_ns"] = min(case.releases_ns[i] for i in self.waiting)
         if case.ttft_ns:
-            fields.update(self.view_of_promises())
+            fields.update(self.view_of_slo())
         if self.shared:
             fields.update(self.view_of_batch())
         if case.mixed is not None:
@@ -106,7 +106,7 @@ class Reference(SharedQueue, ClientQueues):
             fields["preempted"] = len(self.preempted)
         return fields
 
-    def view_of_promises(self) -> dict[str, int]:
+    def view_of_slo(self) -> dict[str, int]:
         case = self.case
         in_time = [case.releases_ns[i] for i in self.waiting if not self.late(i)]
         return {
@@ -127,7 +127,7 @@ class Reference(SharedQueue, ClientQueues):
             "batch_work": sum(max(1, self.case.estimates[row.request] - row.emitted) for row in batch.rows),
         }
         if batch.rows:
-            fields["prefill_ns"] = self.iteration_ns(batch, PREFILL, self.told)
+            fields["prefill_ns"] = self.iteration_ns(batch, PREFILL, self.believed)
         return fields
 
     def view_of_mixed(self) -> dict[str, int]:
@@ -135,7 +135,7 @@ class Reference(SharedQueue, ClientQueues):
         it = self.iteration(action)
         return {
             "chunk_tokens": it.tokens,
-            "mixed_ns": self.iteration_ns(it, action, self.told),
+            "mixed_ns": self.iteration_ns(it, action, self.believed),
             "mixed_tokens": self.case.mixed.tokens,
             "mixed": self.mixed,
             "reading_tokens": 0 if self.reading is None else self.reading.left,

@@ -64,8 +64,8 @@ class Memory(Durations):
     def scheduled(self) -> tuple[list[Running], list[int]]:
         """vLLM's rules: whom an iteration that decodes serves, and the clients that it preempts, in turn.
 
-        As its schedulers do it: one running request after another, in the order of starts. The one that is being read
-        is the last of them, and asks for nothing here.
+        As its schedulers do it: one running request after another, in the order of starts. The one whose prefill is
+        chunked is the last of them, and asks for nothing here.
         """
         cache = self.case.kv_cache
         free = (cache.budget_tokens - self.kv_used) // cache.block_tokens
@@ -89,7 +89,7 @@ class Memory(Durations):
         return served, gone
 
     def has_blocks_for(self, row: Row, served: list[Running]) -> bool:
-        """Whether the one that is being read can go on so far, after what a decode of the served takes."""
+        """Whether the one whose prefill is chunked can go on so far, after what a decode of the served takes."""
         if not self.vllm:
             return True  # its blocks were taken when it was let in
         takes = self.blocks(row.before + row.tokens) - self.blocks(row.before)

@@ -41,7 +41,7 @@ class SharedQueue(Memory):
 
     @staticmethod
     def part(tokens: int, rows: list[Row], room: int, whole: bool) -> int:
-        """How many of the tokens are read after those of the rows."""
+        """How many of the tokens are computed after those of the rows."""
         taken = sum(row.tokens for row in rows)
         if taken + tokens <= room:
             return tokens
@@ -50,13 +50,13 @@ class SharedQueue(Memory):
         return max(0, room - taken)
 
     def goes_on(self, room: int, whole: bool) -> Row:
-        """What is read of the prompt of which a part has been read."""
+        """The next chunk of the prompt whose prefill is chunked."""
         held = self.reading
         part = self.part(held.left, [], room, whole)
         return Row(held.client, held.request, held.emitted, held.computed, part, 0, held.left - part)
 
     def joins(self, client: int, request: int, rows: list[Row], room: int, whole: bool) -> Row:
-        """What is read, or copied, of one that is in line."""
+        """What is computed, or copied, of one that is in line."""
         emitted = self.preempted.get(request, 0)
         context = self.context(request, emitted)
         if emitted and self.case.kv_cache.swap_token_ns:
@@ -87,7 +87,7 @@ class SharedQueue(Memory):
         return rows, False
 
     def reads(self, order: str, cap: int, room: int, whole: bool, served: list[Running]) -> list[Row] | None:
-        """Rows of an iteration with room for so many tokens; ``None`` where the one being read has no blocks."""
+        """Rows of an iteration with room for so many tokens; ``None`` where the chunked one has no blocks."""
         first: list[Row] = []
         if self.reading is not None:
             row = self.goes_on(room, whole)
@@ -181,7 +181,7 @@ class SharedQueue(Memory):
         self.swapped += row.copied
         if not row.finishes:
             whole = row.before + row.tokens + row.left
-            self.in_parts += row.before == 0
+            self.chunked_prefills += row.before == 0
             self.reading = Reading(request, row.client, start_ns, whole, row.before + row.tokens, row.emitted, late)
             self.read_at_ns.append(duration)
             return

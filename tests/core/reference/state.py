@@ -37,7 +37,7 @@ class State:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.told = case.told  # with the cost model that schedulers believe in
+        self.believed = case.believed  # with the cost model that schedulers believe in
         self.clock_ns = 0
         self.jump_ns = 0
         self.running: list[Running | None] = [None] * case.num_clients
@@ -56,7 +56,7 @@ class State:
         self.log: list[tuple[int, int, int, int]] = []
         self.last_read = -1  # the last iteration that read or copied something
         self.ready_at_decodes: list[int] = []  # since then
-        self.read_at_ns: list[int] = []  # client time of requests that were read in part
+        self.read_at_ns: list[int] = []  # client time of requests whose prefill was chunked
         self.batches: list[int] = []  # tokens computed in each prefill
         self.active_at_decodes: list[int] = []
 
@@ -77,7 +77,7 @@ class State:
         self.kv_peak = 0
         self.mixed = 0
         self.read_beside = 0  # tokens computed in mixed iterations with somebody active
-        self.in_parts = 0  # requests that were not read at once
+        self.chunked_prefills = 0  # requests whose prefill was chunked
         self.migrations = 0
         self.moved = 0
         self.move_ns = 0
@@ -129,10 +129,10 @@ class State:
 
     def late(self, request: int) -> bool:
         """Whether its first token cannot come in time any more."""
-        told = self.told
-        least_ns = told.levels[0][1] if told.levels else told.alpha_prefill_ns
-        if told.mixed is not None and not told.mixed.cost.overlaps:
-            least_ns = min(least_ns, told.mixed.cost.alpha_ns)
+        believed = self.believed
+        least_ns = believed.levels[0][1] if believed.levels else believed.alpha_prefill_ns
+        if believed.mixed is not None and not believed.mixed.cost.overlaps:
+            least_ns = min(least_ns, believed.mixed.cost.alpha_ns)
         return self.clock_ns + least_ns - self.case.releases_ns[request] > self.case.ttft_ns
 
     # Time.
@@ -164,7 +164,7 @@ class State:
     def counted(self) -> range:
         return range(self.case.uncounted, len(self.case.prompts) - self.case.uncounted)
 
-    def broken_ttft(self) -> set[int]:
+    def ttft_violations(self) -> set[int]:
         """Counted requests that had their first token too late, or will: that is certain without noise only."""
         case = self.case
         started = {i for i, at in self.first_token_ns.items() if at - case.releases_ns[i] > case.ttft_ns}
@@ -172,7 +172,7 @@ class State:
         given_up = [] if case.noise else [*read_late, *(i for i in self.waiting if self.late(i))]
         return {i for i in self.counted() if i in started or i in given_up}
 
-    def broken_tpot(self) -> set[int]:
+    def tpot_violations(self) -> set[int]:
         """Counted requests that have ended too slowly."""
         case = self.case
         return {

@@ -1,4 +1,4 @@
-"""Promises, orders and goodput: the engine against the plain simulator, laws, and instances done on paper."""
+"""SLOs, orders and goodput: the engine against the plain simulator, laws, and instances done on paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from reference import CHOICES, Reference
-from strategies import ORDERED_ACTIONS, REPEATABLE, Case, promised_cases
+from strategies import ORDERED_ACTIONS, REPEATABLE, Case, slo_cases
 from test_equivalence import assert_same_history, assert_same_state
 
 from llmsched_env.config import DEADLINE_ORDERS, ORDER_CODES, ORDERS
@@ -25,12 +25,12 @@ def in_space(case, action):
     return action if case.choose_order else min(action, 1)
 
 
-def assert_same_promises(simulator, reference):
+def assert_same_slo(simulator, reference):
     totals, case = simulator.totals, reference.case
-    ttft, tpot = reference.broken_ttft(), reference.broken_tpot()
-    assert totals.lost_ttft == len(ttft)
-    assert totals.lost_tpot == len(tpot)
-    assert totals.lost == len(ttft | tpot)
+    ttft, tpot = reference.ttft_violations(), reference.tpot_violations()
+    assert totals.ttft_violations == len(ttft)
+    assert totals.tpot_violations == len(tpot)
+    assert totals.violations == len(ttft | tpot)
     started = [i for i in reference.counted() if i in reference.first_token_ns]
     assert totals.counted_started == len(started)
     assert totals.ttft_sum_ns == sum(reference.first_token_ns[i] - case.releases_ns[i] for i in started)
@@ -47,7 +47,7 @@ def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=250)
-    @given(case=promised_cases(), actions=ORDERED_ACTIONS)
+    @given(case=slo_cases(), actions=ORDERED_ACTIONS)
     def check(case, actions):
         simulator, reference = Simulator(case.instance(), record=True), Reference(case)
         assert_same_state(simulator, reference)
@@ -58,17 +58,17 @@ def test_it_equals_the_reference_after_every_iteration():
             simulator.step(in_space(case, action))
             reference.step(in_space(case, action))
             assert_same_state(simulator, reference)
-            assert_same_promises(simulator, reference)
+            assert_same_slo(simulator, reference)
             assert simulator.has_choice == (
                 reference.ready > 0 and (bool(reference.active) or (case.choose_order and len(reference.waiting) > 1))
             )
             seen["late beside others"] += late
         assert_same_history(simulator, reference)
-        broken = reference.broken_ttft() | reference.broken_tpot()
-        seen["TTFT"] += bool(reference.broken_ttft())
-        seen["TPOT"] += bool(reference.broken_tpot())
-        seen["both"] += bool(reference.broken_ttft() & reference.broken_tpot())
-        seen["kept"] += len(broken) < len(reference.counted())
+        violating = reference.ttft_violations() | reference.tpot_violations()
+        seen["TTFT"] += bool(reference.ttft_violations())
+        seen["TPOT"] += bool(reference.tpot_violations())
+        seen["both"] += bool(reference.ttft_violations() & reference.tpot_violations())
+        seen["met"] += len(violating) < len(reference.counted())
         seen["overtaken"] += reference.overtaken > 0
         seen["left out"] += case.uncounted > 0
         seen.update(reference.chosen)
@@ -86,7 +86,7 @@ def test_orders_are_numbered_as_everybody_says():
 
 
 @settings(REPEATABLE, max_examples=100)
-@given(case=promised_cases(), actions=ORDERED_ACTIONS)
+@given(case=slo_cases(), actions=ORDERED_ACTIONS)
 def test_an_order_chosen_each_time_is_the_scenarios_own(case, actions):
     """``choose_order`` with action a throughout gives what the order as the scenario's own gives with action 1."""
     own = Simulator(replace(case, choose_order=False).instance(), record=True)
@@ -100,30 +100,30 @@ def test_an_order_chosen_each_time_is_the_scenarios_own(case, actions):
         chosen.step(prefill if action or not chosen.can_decode else 0)
     np.testing.assert_array_equal(own.served, chosen.served)
     np.testing.assert_array_equal(own.log, chosen.log)
-    assert own.totals.lost == chosen.totals.lost
+    assert own.totals.violations == chosen.totals.violations
 
 
 @settings(REPEATABLE, max_examples=100)
-@given(case=promised_cases(), actions=ORDERED_ACTIONS)
-def test_static_orders_do_not_need_promises(case, actions):
+@given(case=slo_cases(), actions=ORDERED_ACTIONS)
+def test_static_orders_do_not_need_slos(case, actions):
     """An order by length is the same whether the queue is laid out by it or asked for it at each prefill."""
     order = case.order.removeprefix("late_last_").replace("late_last", "fcfs")
     order = {"shortest": "shortest_first", "longest": "longest_first"}.get(order, order)
     case = replace(case, order=order, choose_order=False)
-    promised, plain = (Simulator(one.instance(), record=True) for one in (case, replace(case, ttft_ns=0, tpot_ns=0)))
+    with_slo, plain = (Simulator(one.instance(), record=True) for one in (case, replace(case, ttft_ns=0, tpot_ns=0)))
     for action in itertools.cycle(actions):
         if plain.done:
             break
-        for simulator in (promised, plain):
+        for simulator in (with_slo, plain):
             simulator.step(min(action, 1))
         names = ["batch_requests", "batch_tokens", "batch_work", "prefill_ns"]
         for name in [*names, "oldest_release_ns"] if plain.view.waiting else names:
-            assert getattr(promised.view, name) == getattr(plain.view, name)
-    np.testing.assert_array_equal(promised.served, plain.served)
+            assert getattr(with_slo.view, name) == getattr(plain.view, name)
+    np.testing.assert_array_equal(with_slo.served, plain.served)
 
 
 @settings(REPEATABLE, max_examples=100)
-@given(case=promised_cases(), actions=ORDERED_ACTIONS)
+@given(case=slo_cases(), actions=ORDERED_ACTIONS)
 def test_goodput_is_what_the_record_says(case, actions):
     simulator = Simulator(case.instance(reward="goodput"), record=True)
     assert math.isnan(final_metrics(simulator)["goodput"])
@@ -134,21 +134,21 @@ def test_goodput_is_what_the_record_says(case, actions):
         simulator.step(in_space(case, action))
         assert simulator.charge >= before
     served, counted = simulator.served, range(case.uncounted, len(case.prompts) - case.uncounted)
-    kept = [
+    met = [
         i
         for i in counted
         if served[i]["first_token_ns"] - case.releases_ns[i] <= case.ttft_ns
         and served[i]["completion_ns"] - served[i]["first_token_ns"] <= case.tpot_ns * (case.outputs[i] - 1)
     ]
     found = final_metrics(simulator)
-    assert found["goodput"] == pytest.approx(len(kept) / len(counted))
+    assert found["goodput"] == pytest.approx(len(met) / len(counted))
     assert found["goodput"] == pytest.approx(1 - simulator.charge / len(counted))
     ttft = [served[i]["first_token_ns"] - case.releases_ns[i] for i in counted]
     assert found["ttft_s"] == pytest.approx(np.mean(ttft) / 1e9)
 
 
 @settings(REPEATABLE, max_examples=100)
-@given(case=promised_cases(), actions=ORDERED_ACTIONS)
+@given(case=slo_cases(), actions=ORDERED_ACTIONS)
 def test_features_lie_in_the_box(case, actions):
     simulator = Simulator(case.instance())
     for action in itertools.cycle(actions):
@@ -162,20 +162,20 @@ def test_features_lie_in_the_box(case, actions):
         simulator.step(in_space(case, action))
 
 
-def test_a_fork_keeps_its_promises_apart():
+def test_a_fork_counts_violations_of_its_own():
     case = Case(
         (3,) * 8, (5,) * 8, 2, releases_ns=tuple(range(0, 800, 100)), ttft_ns=400, tpot_ns=90, choose_order=True
     )
     simulator = Simulator(case.instance())
     for action in (1, 0, 3, 0):
         simulator.step(action)
-    twin, before = simulator.fork(), int(simulator.totals.lost)
+    twin, before = simulator.fork(), int(simulator.totals.violations)
     while not twin.done:
         twin.step(5)
-    assert simulator.totals.lost == before
+    assert simulator.totals.violations == before
     while not simulator.done:
         simulator.step(5)
-    assert simulator.totals.lost == twin.totals.lost > before
+    assert simulator.totals.violations == twin.totals.violations > before
 
 
 class TestOnPaper:
@@ -192,9 +192,13 @@ class TestOnPaper:
 
     def test_first_come_first_served(self):
         # Prefills last 200, a request then decodes twice, 51 each: one is done every 302 ns. First tokens at 200, 502
-        # and 804, so after 200, 452 and 744: the third is too late. Each decode keeps the promised pace exactly.
+        # and 804, so after 200, 452 and 744: the third is too late. Each decode meets the TPOT limit exactly.
         simulator = self.served(self.CASE, [1, 0, 0] * 3)
-        assert (simulator.totals.lost, simulator.totals.lost_ttft, simulator.totals.lost_tpot) == (1, 1, 0)
+        assert (simulator.totals.violations, simulator.totals.ttft_violations, simulator.totals.tpot_violations) == (
+            1,
+            1,
+            0,
+        )
         assert final_metrics(simulator)["goodput"] == pytest.approx(2 / 3)
         assert final_metrics(simulator)["ttft_s"] == pytest.approx((200 + 452 + 744) / 3 / 1e9)
         assert final_metrics(simulator)["tpot_s"] == pytest.approx(51e-9)
@@ -206,7 +210,7 @@ class TestOnPaper:
         late = []
         for action in [1, 0, 0] * 3:
             simulator.step(action)
-            late.append((int(simulator.view.clock_ns), int(simulator.view.late), int(simulator.totals.lost)))
+            late.append((int(simulator.view.clock_ns), int(simulator.view.late), int(simulator.totals.violations)))
         assert late == [
             (200, 0, 0), (251, 0, 0), (302, 0, 0),
             (502, 1, 1), (553, 1, 1), (604, 1, 1),
@@ -218,12 +222,12 @@ class TestOnPaper:
         case = replace(self.CASE, prompts=(10,) * 4, outputs=(3,) * 4, estimates=(), releases_ns=(0, 50, 60, 500))
         simulator = self.served(replace(case, order="late_last"), [1, 0, 0] * 4)
         assert simulator.served["first_token_ns"].tolist() == [200, 502, 1106, 804]
-        assert simulator.totals.lost == 1
-        assert self.served(case, [1, 0, 0] * 4).totals.lost == 2
+        assert simulator.totals.violations == 1
+        assert self.served(case, [1, 0, 0] * 4).totals.violations == 2
 
     def test_a_stall_breaks_the_pace(self):
         # Two clients: the second prefill stalls the first request by 200 within its two decodes.
         case = replace(self.CASE, num_clients=2, ttft_ns=2000, tpot_ns=60)
         simulator = self.served(case, [1, 0, 1, 0, 1, 0, 0])
-        assert simulator.totals.lost_tpot >= 1
-        assert simulator.totals.lost == simulator.totals.lost_tpot
+        assert simulator.totals.tpot_violations >= 1
+        assert simulator.totals.violations == simulator.totals.tpot_violations

@@ -1,4 +1,4 @@
-"""The vector environment with promises: each copy is a single environment, whatever is promised beside it."""
+"""The vector environment with SLOs: each copy is a single environment, whatever the SLOs beside it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from test_vector import assert_same, play_both, synchronous
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.vector_env import LLMSchedVectorEnv
 
-PROMISED: dict[str, dict[str, Any]] = {
-    "promises": {},
+WITH_SLO: dict[str, dict[str, Any]] = {
+    "SLOs": {},
     "late last": {"order": "late_last"},
     "late last by length, known": {"order": "late_last_shortest", "lengths": "known", "skip_forced": True},
     "longest first, horizon": {"order": "longest_first", "max_iterations": 150, "reward": "latency"},
@@ -29,9 +29,9 @@ ORDERED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*PROMISED, *ORDERED])
-def test_each_promised_copy_is_a_single_environment(promised, ordered, name):
-    scenario = promised.replace(**PROMISED[name]) if name in PROMISED else ordered.replace(**ORDERED[name])
+@pytest.mark.parametrize("name", [*WITH_SLO, *ORDERED])
+def test_each_copy_with_slos_is_a_single_environment(with_slo, ordered, name):
+    scenario = with_slo.replace(**WITH_SLO[name]) if name in WITH_SLO else ordered.replace(**ORDERED[name])
     native, reference = LLMSchedVectorEnv(3, scenario), synchronous([scenario] * 3)
     assert native.single_observation_space == reference.single_observation_space
     assert native.single_action_space == reference.single_action_space
@@ -39,10 +39,10 @@ def test_each_promised_copy_is_a_single_environment(promised, ordered, name):
     assert play_both(native, reference, 700) >= 3
 
 
-@pytest.mark.parametrize("kind", ["promised", "ordered"])
-def test_copies_of_different_promises(promised, ordered, kind):
+@pytest.mark.parametrize("kind", ["SLO", "ordered"])
+def test_copies_of_different_slos(with_slo, ordered, kind):
     # Orders by length keep sets of ranks, others do not: a copy that goes from one to the other must follow.
-    base, variants = (promised, PROMISED) if kind == "promised" else (ordered, ORDERED)
+    base, variants = (with_slo, WITH_SLO) if kind == "SLO" else (ordered, ORDERED)
     scenarios = [base.replace(**changes) for changes in variants.values()]
     native = LLMSchedVectorEnv(len(scenarios), scenarios, threads=2)
     assert play_both(native, synchronous(scenarios), 700) >= len(scenarios)
@@ -67,8 +67,8 @@ def test_orders_are_masked_alike(ordered):
             env.step(np.array([0, 1, 6, outside]))
 
 
-def test_promised_copies_pickled_in_the_middle(promised, ordered):
-    for scenarios in ([promised, promised.replace(order="longest_first")], [ordered] * 2):
+def test_copies_with_slos_pickled_in_the_middle(with_slo, ordered):
+    for scenarios in ([with_slo, with_slo.replace(order="longest_first")], [ordered] * 2):
         env = LLMSchedVectorEnv(2, scenarios, threads=2)
         env.reset(seed=4)
         rng = np.random.default_rng(0)
@@ -85,11 +85,11 @@ def test_promised_copies_pickled_in_the_middle(promised, ordered):
         twin.close()
 
 
-def test_scenarios_of_different_sizes(small, promised, ordered):
+def test_scenarios_of_different_sizes(small, with_slo, ordered):
     for scenarios, words in (
-        ([small, promised], "2 actions and 26 features and 2 actions and 33 features"),
-        ([promised, ordered], "2 actions and 33 features and 7 actions and 33 features"),
-        ([small, promised, ordered], "26 features and .* and 7 actions"),
+        ([small, with_slo], "2 actions and 26 features and 2 actions and 33 features"),
+        ([with_slo, ordered], "2 actions and 33 features and 7 actions and 33 features"),
+        ([small, with_slo, ordered], "26 features and .* and 7 actions"),
     ):
-        with pytest.raises(ConfigError, match=f"{words}.* do not go side by side: give all of them promises"):
+        with pytest.raises(ConfigError, match=f"{words}.* do not go side by side: give all of them SLOs"):
             LLMSchedVectorEnv(len(scenarios), scenarios)

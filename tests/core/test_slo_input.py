@@ -1,4 +1,4 @@
-"""Loads and promises that nothing can be made of are refused in words; those that nobody can keep are warned of."""
+"""Loads and SLOs that nothing can be made of are refused in words; those that nobody can meet are warned of."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ CONTEXT = CostModel("context", 50, 3, 10, 1, gamma_decode_ns=2)
         ({"load": [0.9]}, r"load = \[0.9\] is not a number"),
         ({"cost": LEVELS}, r"load = 0.9 with cost model 'levels', which has prefill levels or a context term: .* Take"),
         ({"cost": CONTEXT}, r"load = 0.9 with cost model 'context', which .*leave out load"),
-        ({"tpot_s": None}, r"ttft_s = 2.0, tpot_s = None: promise both or none"),
-        ({"ttft_s": None}, r"ttft_s = None, tpot_s = 0.1: promise both or none"),
+        ({"tpot_s": None}, r"ttft_s = 2.0, tpot_s = None: give both or none"),
+        ({"ttft_s": None}, r"ttft_s = None, tpot_s = 0.1: give both or none"),
         ({"queue": "client", "choose_order": True}, r"choose_order = True with queue = 'client': orders by deadline"),
         ({"queue": "client", "order": "late_last"}, r"order = 'late_last' with queue = 'client': .*'shared'"),
         *(
-            ({**PLAIN, name: value}, rf"{name} = {value!r} needs promises: give ttft_s and tpot_s")
+            ({**PLAIN, name: value}, rf"{name} = {value!r} needs SLOs: give ttft_s and tpot_s")
             for name, value in (("order", "late_last"), ("reward", "goodput"), ("choose_order", True))
         ),
         ({"choose_order": True, "order": "late_last"}, r"order = 'late_last' with .*: the order is the action's; set"),
@@ -172,7 +172,7 @@ def nothing_said(monkeypatch):
 
 
 def tight(**changes):
-    """Promises that a request alone just keeps."""
+    """SLOs that a request alone just meets."""
     exact = SERVED.replace(uncounted_share=0.0, load=None, num_requests=None, workload=Drawn(), cost=AFFINE)
     return exact.replace(**{"ttft_s": 1.1e-6, "tpot_s": 5.07e-7, **changes})
 
@@ -180,8 +180,8 @@ def tight(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"ttft_s": 1.099e-6}, r"ttft_s = 1.099e-06: no schedule keeps this promise in case 0 of workload 'drawn', "
-         r"since the shortest prefill of a request lasts 1.1e-06 s under cost model 'affine'\. Promise more than that"),
+        ({"ttft_s": 1.099e-6}, r"ttft_s = 1.099e-06: no schedule meets this SLO in case 0 of workload 'drawn', "
+         r"since the shortest prefill of a request lasts 1.1e-06 s under cost model 'affine'\. Allow more than that"),
         ({"tpot_s": 5.06e-7}, r"tpot_s = 5.06e-07: no schedule .* but for requests of one token, since decodes of one "
          r"client alone last 5.07e-07 s"),
         # Levels: 30 ns for a prefill of 10 tokens. With 2 ns of context: the first request decodes four times, at 11,
@@ -190,7 +190,7 @@ def tight(**changes):
         ({"cost": CONTEXT, "tpot_s": 3.5e-8}, r"one client alone last 3.6e-08 s under cost model 'context'"),
     ],
 )  # fmt: skip
-def test_promises_that_no_schedule_keeps(nothing_said, changes, words):
+def test_slos_that_no_schedule_meets(nothing_said, changes, words):
     with pytest.warns(SLOWarning, match=words) as seen:
         instance(tight(**changes), 0)
     assert len(seen) == 1
@@ -200,8 +200,8 @@ def test_promises_that_no_schedule_keeps(nothing_said, changes, words):
 
 
 def test_what_the_warning_says_is_so(nothing_said):
-    """Under the tightest promises that are not warned of the first request keeps both; a nanosecond less, and none."""
-    for less, kept in ((0.0, True), (1e-9, False)):
+    """Under the tightest SLOs that are not warned of the first request meets both; a nanosecond less, and none."""
+    for less, met in ((0.0, True), (1e-9, False)):
         for cost, ttft_s, tpot_s in ((AFFINE, 1.1e-6, 5.07e-7), (CONTEXT, 8e-8, 3.6e-8)):
             scenario = tight(cost=cost, ttft_s=ttft_s - less, tpot_s=tpot_s - less)
             with warnings.catch_warnings(record=True) as seen:
@@ -209,8 +209,8 @@ def test_what_the_warning_says_is_so(nothing_said):
                 simulator = Simulator(instance(scenario, 0))
             while simulator.view.completed == 0:
                 simulator.step(int(simulator.can_prefill))
-            assert (simulator.totals.lost_ttft, simulator.totals.lost_tpot) == ((0, 0) if kept else (1, 1))
-            assert len(seen) == (0 if kept else 2)
+            assert (simulator.totals.ttft_violations, simulator.totals.tpot_violations) == ((0, 0) if met else (1, 1))
+            assert len(seen) == (0 if met else 2)
 
 
 class Waits:
@@ -243,14 +243,14 @@ def test_it_is_said_once(nothing_said, tmp_path):
     with pytest.warns(SLOWarning, match="ttft_s = 1e-06") as seen:
         much()
     assert len(seen) == 1
-    # Another promise is another message.
+    # Another SLO is another message.
     with pytest.warns(SLOWarning, match="ttft_s = 9e-07") as seen:
         evaluate(Waits(), scenario.replace(ttft_s=9e-7), 3)
     assert len(seen) == 1
 
 
 def test_it_is_said_here_where_workers_run_the_cases(nothing_said):
-    with pytest.warns(SLOWarning, match="no schedule keeps this promise in case 5") as seen:
+    with pytest.warns(SLOWarning, match="no schedule meets this SLO in case 5") as seen:
         evaluate(Waits(), tight(ttft_s=1e-6), range(5, 9), workers=2, chunk=2)
     assert len(seen) == 1
 

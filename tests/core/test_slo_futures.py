@@ -1,4 +1,4 @@
-"""Promised episodes forked, restored, pickled and copied, and gone on with under other lengths."""
+"""Episodes with SLOs forked, restored, pickled and copied, and gone on with under other lengths."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from episodes import promised_case
+from episodes import slo_case
 from hypothesis import given, settings
 from reference import Reference
 from states import state_of
-from strategies import ORDERED_ACTIONS, REPEATABLE, promised_cases
+from strategies import ORDERED_ACTIONS, REPEATABLE, slo_cases
 from test_equivalence import assert_same_state
 from test_futures import halfway, truth
-from test_promises import assert_same_promises, in_space
+from test_slo import assert_same_slo, in_space
 
 from llmsched_env.engine import codes
 from llmsched_env.engine.batch import Batch
@@ -40,7 +40,7 @@ def test_other_lengths_are_those_of_a_fresh_reference_that_has_them():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=120)
-    @given(case=promised_cases(), actions=ORDERED_ACTIONS, rest=ORDERED_ACTIONS)
+    @given(case=slo_cases(), actions=ORDERED_ACTIONS, rest=ORDERED_ACTIONS)
     def check(case, actions, rest):
         actions = [in_space(case, action) for action in actions]
         simulator, taken = halfway(case, actions)
@@ -54,16 +54,16 @@ def test_other_lengths_are_those_of_a_fresh_reference_that_has_them():
         twin = simulator.fork(outputs=outputs)
         running = bool(((emitted > 0) & (emitted < true)).any())
         seen["running"] += running
-        seen["lost before"] += bool(simulator.totals.lost)
-        before = int(simulator.totals.lost_tpot)
+        seen["violated before"] += bool(simulator.totals.violations)
+        before = int(simulator.totals.tpot_violations)
         for action in itertools.cycle(in_space(case, action) for action in rest):
             assert_same_state(twin, reference)
-            assert_same_promises(twin, reference)
+            assert_same_slo(twin, reference)
             if reference.done:
                 break
             twin.step(action)
             reference.step(action)
-        seen["paces broken"] += running and int(twin.totals.lost_tpot) > before
+        seen["TPOT violated"] += running and int(twin.totals.tpot_violations) > before
         seen["chosen"] += case.choose_order
         assert truth(simulator).tolist() == true.tolist(), "the episode that was forked has changed"
 
@@ -72,11 +72,11 @@ def test_other_lengths_are_those_of_a_fresh_reference_that_has_them():
     assert len(seen) == 4
 
 
-def test_without_arrivals_promises_are_those_of_what_is_there():
+def test_without_arrivals_slos_are_those_of_what_is_there():
     seen = Counter()
 
     @settings(REPEATABLE, max_examples=250)
-    @given(case=promised_cases(), actions=ORDERED_ACTIONS, rest=ORDERED_ACTIONS)
+    @given(case=slo_cases(), actions=ORDERED_ACTIONS, rest=ORDERED_ACTIONS)
     def check(case, actions, rest):
         actions = [in_space(case, action) for action in actions]
         simulator, taken = halfway(case, actions)
@@ -100,7 +100,7 @@ def test_without_arrivals_promises_are_those_of_what_is_there():
                 "clock_ns",
             ):
                 assert getattr(twin.view, name) == expected[name], name
-            assert_same_promises(twin, reference)
+            assert_same_slo(twin, reference)
             assert twin.view.completed == len(reference.completion_ns) + to_come
             assert twin.done == (not reference.active and not reference.waiting)
             if twin.done:
@@ -108,7 +108,7 @@ def test_without_arrivals_promises_are_those_of_what_is_there():
             twin.step(action)
             reference.step(action)
         seen["cut"] += to_come > 0
-        seen["lost in it"] += to_come > 0 and int(twin.totals.lost) > int(simulator.totals.lost)
+        seen["violated in it"] += to_come > 0 and int(twin.totals.violations) > int(simulator.totals.violations)
 
     check()
     assert min(seen.values()) > 10, seen
@@ -117,7 +117,7 @@ def test_without_arrivals_promises_are_those_of_what_is_there():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_forked_restored_and_pickled_it_goes_on_alike(seed):
-    case = promised_case(seed)
+    case = slo_case(seed)
     simulator, _ = halfway(case, [3, 0, 0, 5, 0, 1, 0, 0] * 6 if case.choose_order else [1, 0, 0] * 14)
     assert 0 < simulator.view.completed < 40
     assert simulator.view.active > 0
@@ -134,11 +134,11 @@ def test_forked_restored_and_pickled_it_goes_on_alike(seed):
     expected = course(simulator, rest)
     for other in others:
         assert course(other, rest) == expected
-    assert simulator.totals.lost > 0
+    assert simulator.totals.violations > 0
 
 
-def test_promises_are_part_of_what_an_instance_is():
-    case = promised_case(0)
+def test_slos_are_part_of_what_an_instance_is():
+    case = slo_case(0)
     simulator = Simulator(case.instance())
     for changes in (
         {"ttft_ns": case.ttft_ns + 1},
@@ -155,7 +155,7 @@ def test_promises_are_part_of_what_an_instance_is():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_copies_are_independent(seed):
-    simulator, _ = halfway(promised_case(seed), [1, 0, 0] * 12)
+    simulator, _ = halfway(slo_case(seed), [1, 0, 0] * 12)
     before, (kept, stepped) = state_of(simulator), (simulator.instance.episode() for _ in range(2))
     for episode in (kept, stepped):
         episode.restart(simulator.episode)
@@ -182,7 +182,7 @@ def test_copies_are_independent(seed):
 
 
 def test_a_pickled_episode_owns_its_arrays():
-    simulator, _ = halfway(promised_case(1), [4, 0, 0] * 9)
+    simulator, _ = halfway(slo_case(1), [4, 0, 0] * 9)
     kept = pickle.loads(pickle.dumps(simulator))
     assert len(np.asarray(kept.episode.slo.started_ns)) == 7
     assert np.array(kept.episode.problem.ranking).tobytes() == np.array(simulator.episode.problem.ranking).tobytes()
@@ -196,7 +196,7 @@ def test_a_pickled_episode_owns_its_arrays():
 def test_a_copy_of_a_batch_goes_from_ranked_orders_to_none_and_back():
     """Its sets of ranks begin where others end: what one case leaves behind is nothing to the next."""
     by_length, by_release = (
-        promised_case(8, order=order, choose_order=False) for order in ("late_last_longest", "late_last")
+        slo_case(8, order=order, choose_order=False) for order in ("late_last_longest", "late_last")
     )
     instances = [by_length.instance(), by_release.instance()]
     assert [bool(one.problem.ranked) for one in instances] == [True, False]
@@ -211,7 +211,7 @@ def test_a_copy_of_a_batch_goes_from_ranked_orders_to_none_and_back():
         out, _ = batch.step(actions)
         for number, single in enumerate(singles):
             single.step(int(actions[number]))
-            assert batch.copies[number].episode.totals.lost == single.totals.lost
+            assert batch.copies[number].episode.totals.violations == single.totals.violations
             np.testing.assert_array_equal(out.arrays[0][number], features(single.view))
             if single.done:
                 turns[number] += 1
