@@ -146,7 +146,7 @@ def first_encoding(
     if base == "auto":
         base = "deadline" if where.serving else "lagrangian"
     if base == "deadline" and not where.serving:
-        raise ConfigError("base = 'deadline' needs promises: take 'lagrangian', or a scenario with ttft_s and tpot_s.")
+        raise ConfigError("base = 'deadline' needs SLOs: take 'lagrangian', or a scenario with ttft_s and tpot_s.")
     table = [feature.name for feature in features_of(where)]
     names = tuple(chosen or table)
     for name in names:

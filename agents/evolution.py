@@ -4,7 +4,7 @@ CMA-ES (Hansen and Ostermeier 2001; library `cmaes`) on the numbers of one small
 (:mod:`agents.network`). Each generation plays the same training cases under every candidate, so that candidates
 differ by what they decide and not by their cases. A network of zeros is the rule with the numbers that do best on
 training cases, which is where the search begins. No gradients, no credit assignment, no discounting: what is minimised
-is the makespan, or the share of promises that are broken.
+is the makespan, or the share of requests whose SLOs are violated.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class EvolutionSettings:
             less candidates differ; 0 for never.
         pool: training cases to draw these from: the first ones; less where there are fewer.
         covariance: "full", or "diagonal" (Ros and Hansen 2008), quicker from some three hundred numbers on.
-        base: the rule that the network is a residual on; "auto": "deadline" with promises, else "lagrangian".
+        base: the rule that the network is a residual on; "auto": "deadline" with SLOs, else "lagrangian".
         features: names of the features to read; none: all that move on training cases.
         orders: names of the orders to choose among, where orders are actions; none: all. Fewer are fewer numbers.
         limit: of the base, from which on it is a prefill whatever the network says (`Network.base_limit`).

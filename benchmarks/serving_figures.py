@@ -48,7 +48,7 @@ def _best_s(simulator: Simulator, repeats: int) -> float:
 
 def serving_figures(*, repeats: int) -> Iterator[Figure]:
     """The figures, one after another."""
-    section = "A trace of 1,000,000 requests at load 0.9 with promises, rule min_batch"
+    section = "A trace of 1,000,000 requests at load 0.9 with SLOs, rule min_batch"
     for order in ("fcfs", "late_last", "late_last_shortest"):
         start = time.perf_counter()
         problem = instance(_scenario(num_requests=REQUESTS, order=order, lengths="known"), 0)
@@ -80,7 +80,7 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
         iterations = int(simulator.view.prefills + simulator.view.decodes)
         yield Figure(section, "an iteration", best_s / iterations * 1e9, "ns")
 
-    section = "What promises cost (GSM8K lengths over time, load 0.9, 5,000 requests, FCFS, rule min_batch)"
+    section = "What SLOs cost (GSM8K lengths over time, load 0.9, 5,000 requests, FCFS, rule min_batch)"
     plain = Simulator(instance(_scenario(ttft_s=None, tpot_s=None, reward="makespan"), 0))
     with_slo = Simulator(instance(_scenario(), 0))
     rule = min_batch().compiled(EpisodeContext(_scenario(), 345.0))
@@ -94,7 +94,7 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
         timing.best_s / int(simulator.view.prefills + simulator.view.decodes) * 1e9
         for timing, simulator in zip(timings, (with_slo, plain), strict=True)
     )
-    yield Figure(section, "an iteration", ours, "ns", theirs, "without promises")
+    yield Figure(section, "an iteration", ours, "ns", theirs, "without SLOs")
 
     section = f"{COPIES} copies through gymnasium.make_vec"
     chance = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from llmsched_env.policy import EpisodeContext, features
 from llmsched_env.simulator import Simulator
 
 SMALL = Scenario(num_clients=20, num_requests=120, queue="shared")
-PROMISED = make_scenario("LLMSched/ServingOrder-v0", num_clients=20, num_requests=150, load=0.97)
+WITH_SLO = make_scenario("LLMSched/ServingOrder-v0", num_clients=20, num_requests=150, load=0.97)
 QUICK: dict[str, Any] = {"hidden": 3, "population": 8, "cases": 3, "pool": 6}
 
 
@@ -63,7 +63,7 @@ def test_candidates_are_those_that_the_library_asks_for(covariance: str) -> None
             strategy.tell([(one, float(np.arange(1, 10) @ (one - 0.3) ** 2)) for one in expected])
 
 
-@pytest.mark.parametrize("scenario", [SMALL, SMALL.replace(queue="client", assignment="lpt"), PROMISED], ids=str)
+@pytest.mark.parametrize("scenario", [SMALL, SMALL.replace(queue="client", assignment="lpt"), WITH_SLO], ids=str)
 def test_an_arena_plays_as_an_evaluation_does(scenario: Scenario) -> None:
     learner = evolution(scenario)
     candidates = np.random.default_rng(1).normal(0.0, 0.5, (3, learner.encoding.size))
@@ -128,10 +128,10 @@ def test_a_choice_among_some_orders() -> None:
         assert not values[[1, 3, 5, 6]].any()
     assert (bias[[1, 3, 5, 6]] == -1e9).all()
     assert (abs(bias[[0, 2, 4]]) < 10).all()
-    learner = learn(evolution(PROMISED, orders=("late_last", "late_last_shortest")), 2)
-    assert learner.encoding.size < evolution(PROMISED).encoding.size
-    (policy,), simulator = learner.policies(), Simulator(instance(PROMISED, 0))
-    policy.reset(EpisodeContext(PROMISED, 100.0))
+    learner = learn(evolution(WITH_SLO, orders=("late_last", "late_last_shortest")), 2)
+    assert learner.encoding.size < evolution(WITH_SLO).encoding.size
+    (policy,), simulator = learner.policies(), Simulator(instance(WITH_SLO, 0))
+    policy.reset(EpisodeContext(WITH_SLO, 100.0))
     taken = []
     while not simulator.done:
         taken.append(policy.act(simulator.view) if simulator.has_choice else int(simulator.can_prefill))
@@ -149,7 +149,7 @@ def bad_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("bad_start")
-@pytest.mark.parametrize("scenario", [SMALL, PROMISED], ids=["known lengths", "promises"])
+@pytest.mark.parametrize("scenario", [SMALL, WITH_SLO], ids=["known lengths", "SLOs"])
 def test_it_learns(scenario: Scenario) -> None:
     learner = evolution(scenario, pool=8, cases=8, population=16)
     evaluation = BatchEvaluation(scenario, range(8))
@@ -174,7 +174,7 @@ def test_a_seed_repeats_whatever_the_threads() -> None:
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
-@pytest.mark.parametrize("scenario", [SMALL, PROMISED], ids=["known lengths", "promises"])
+@pytest.mark.parametrize("scenario", [SMALL, WITH_SLO], ids=["known lengths", "SLOs"])
 def test_going_on_is_as_if_never_stopped(tmp_path: Path, scenario: Scenario, covariance: str) -> None:
     straight = learn(evolution(scenario, covariance=covariance), 12)
     stopped = learn(evolution(scenario, covariance=covariance), 5)
@@ -363,7 +363,7 @@ def test_a_scenario_without_choices() -> None:
 
 
 def test_promises_that_are_not_made() -> None:
-    with pytest.raises(ConfigError, match="needs promises"):
+    with pytest.raises(ConfigError, match="needs SLOs"):
         evolution(base="deadline")
     with pytest.raises(UnknownNameError, match="slack"):
         evolution(features=("slack",))
@@ -373,4 +373,4 @@ def test_observations_lie_within_the_room_for_them() -> None:
     from llmsched_env.engine.network import ROOM
     from llmsched_env.instances import instance
 
-    assert len(features(Simulator(instance(PROMISED, 0)).view)) <= ROOM
+    assert len(features(Simulator(instance(WITH_SLO, 0)).view)) <= ROOM

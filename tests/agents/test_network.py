@@ -65,8 +65,8 @@ def test_the_tanh_is_one():
 
 
 @st.composite
-def networks(draw, promises, actions):
-    read = draw(st.lists(st.sampled_from(names(promises)), min_size=1, max_size=12))
+def networks(draw, slo, actions):
+    read = draw(st.lists(st.sampled_from(names(slo)), min_size=1, max_size=12))
     head = draw(st.sampled_from(["actions", "prefill"]))
     outputs = 1 if head == "prefill" and actions == 2 else actions
     skip = draw(st.booleans())
