@@ -122,7 +122,7 @@ class Trained:
     origin: Origin
 
     def __post_init__(self) -> None:
-        if self.network.needs_promises and not self.origin.serving:
+        if self.network.needs_slo and not self.origin.serving:
             raise ConfigError("the network reads what is known with SLOs only, but its origin says serving = False.")
 
     def fits(self, scenario: Scenario) -> bool:

@@ -142,7 +142,7 @@ class Network:
         return 1 if self.actions == 2 else self.actions
 
     @property
-    def needs_promises(self) -> bool:
+    def needs_slo(self) -> bool:
         """Whether it reads what is known only where requests have SLOs."""
         slo = {feature.name for feature in SLO_FEATURES}
         return self.base == "deadline" or not slo.isdisjoint(self.features)

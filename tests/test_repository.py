@@ -21,6 +21,8 @@ ABSOLUTE = re.compile(
     "|".join(["(?<![\\w.~$}])/" + f"({'|'.join(('home', 'Users', 'root', 'work', 'mnt', 'tmp'))})/", r"[A-Z]:\\\\"])
 )
 
+MOST_LINES = 450
+
 
 def tracked() -> list[Path]:
     """Files of the repository, by git where this is a checkout."""
@@ -58,6 +60,17 @@ def test_imports_bring_no_learning_library_and_no_pictures(module: str, tmp_path
     done = run_python(f"import sys, {module}\nprint(*sorted({heavy!r} & set(sys.modules)))", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_no_file_is_long() -> None:
+    """A file that is hard to read at a sitting has more than one subject."""
+    long = {}
+    for folder in ("llmsched_env", "baselines", "agents", "studies", "benchmarks", "examples", "tests"):
+        for file in (ROOT / folder).rglob("*.py"):
+            lines = len(file.read_text(encoding="utf-8").splitlines())
+            if lines > MOST_LINES:
+                long[str(file.relative_to(ROOT))] = lines
+    assert long == {}
 
 
 def test_version_is_one() -> None:

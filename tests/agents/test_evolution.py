@@ -362,7 +362,7 @@ def test_a_scenario_without_choices() -> None:
         evolution(Scenario(num_clients=1, num_requests=5, queue="shared"))
 
 
-def test_promises_that_are_not_made() -> None:
+def test_slos_that_are_not_given() -> None:
     with pytest.raises(ConfigError, match="needs SLOs"):
         evolution(base="deadline")
     with pytest.raises(UnknownNameError, match="slack"):

@@ -263,10 +263,10 @@ def test_bad_input(fields, words):
         Network(**{"features": ("active",), "layers": (LAYER,), **fields})
 
 
-def test_what_needs_promises():
-    assert not random_network().needs_promises
-    assert random_network(features=("late",)).needs_promises
-    assert zero_network(base="deadline", base_values=(0.1, 0.5)).needs_promises
+def test_what_needs_slo():
+    assert not random_network().needs_slo
+    assert random_network(features=("late",)).needs_slo
+    assert zero_network(base="deadline", base_values=(0.1, 0.5)).needs_slo
     assert SERVING.serving
 
 

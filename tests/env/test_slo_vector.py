@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_vector import assert_same, play_both, synchronous
+from comparing import assert_same
+from test_vector import play_both, synchronous
 
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.vector_env import LLMSchedVectorEnv
