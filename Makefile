@@ -69,9 +69,9 @@ $(VENV)/.compiled-%: $(VENV)/.installed-% FORCE
 engine: $(VENV)/.compiled-run
 
 run: $(VENV)/.compiled-run
-	$(BIN)/python -m baselines --cases $(CASES) --out $(RESULTS)/gsm8k
+	$(BIN)/python -m baselines --cases $(CASES) --workers $(WORKERS) --out $(RESULTS)/gsm8k
 	@echo
-	$(BIN)/python -m baselines --scenario LLMSched/GSM8K-Smooth-v0 --cases $(CASES) --policies $(METHODS) --out $(RESULTS)/gsm8k-smooth
+	$(BIN)/python -m baselines --scenario LLMSched/GSM8K-Smooth-v0 --cases $(CASES) --workers $(WORKERS) --policies $(METHODS) --out $(RESULTS)/gsm8k-smooth
 
 serving: $(VENV)/.compiled-run
 	$(BIN)/python -m baselines --scenario LLMSched/ServingOrder-v0 --cases $(CASES) --out $(RESULTS)/serving-order

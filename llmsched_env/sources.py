@@ -8,17 +8,35 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import sys
+from contextlib import suppress
 from pathlib import Path
+
+from llmsched_env.storage import cache_dir, write_whole
 
 __all__ = ["package_digest"]
 
 
 @functools.cache
 def package_digest() -> str:
-    """Hash (hex) of all code of llmsched_env: what stored results and plans depend on."""
+    """Hash (hex) of all code of llmsched_env: what stored results and plans depend on.
+
+    To parse it all takes some tenths of a second, so the digest of these very files is kept in the cache folder.
+    """
+    paths = sorted(Path(__file__).parent.rglob("*.py"))
+    as_written = hashlib.sha256(sys.version.encode())
+    for path in paths:
+        as_written.update(path.read_bytes())
+    kept = cache_dir() / "digests" / as_written.hexdigest()
+    with suppress(OSError, UnicodeDecodeError):
+        found = kept.read_text(encoding="ascii")
+        if len(found) == len(as_written.hexdigest()):
+            return found
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in paths:
         digest.update(ast.dump(_parsed(path), annotate_fields=False).encode())
+    with suppress(OSError), write_whole(kept) as temporary:
+        temporary.write_text(digest.hexdigest(), encoding="ascii")
     return digest.hexdigest()
 
 

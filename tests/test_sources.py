@@ -41,12 +41,13 @@ PROSE = {
 @pytest.fixture
 def digest(tmp_path, monkeypatch):
     """``digest(files)``: of a package of these modules."""
-    monkeypatch.setattr(sources, "__file__", str(tmp_path / "sources.py"))
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "code" / "sources.py"))
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path / "cache")
 
     def of(files):
         sources.package_digest.cache_clear()
         for name, text in files.items():
-            path = tmp_path / f"{name}.py"
+            path = tmp_path / "code" / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         return sources.package_digest()
@@ -68,3 +69,14 @@ def test_an_edit_of_prose_is_not(digest, what):
     edited = PLAIN.replace(*PROSE[what])
     assert edited != PLAIN
     assert digest({"a": edited}) == digest({"a": PLAIN})
+
+
+def test_what_was_kept_is_read_again_and_what_is_damaged_is_not(digest, tmp_path, monkeypatch):
+    found = digest({"a": PLAIN})
+    (kept,) = (tmp_path / "cache" / "digests").iterdir()
+    kept.write_text("0" * len(found))
+    assert digest({"a": PLAIN}) == "0" * len(found)
+    kept.write_text("0")
+    assert digest({"a": PLAIN}) == found
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path / "code" / "a.py")  # a folder that cannot be made
+    assert digest({"a": PLAIN}) == found
