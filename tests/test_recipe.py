@@ -52,7 +52,8 @@ def test_it_touches_four_files():
 def test_it_does_what_it_says(tmp_path):
     ignored = shutil.ignore_patterns("*.so", "*.pyd", "*.pxd", "_compiled*.json", "__pycache__")
     shutil.copytree(ROOT / "llmsched_env", tmp_path / "llmsched_env", ignore=ignored)
-    subprocess.run(["git", "apply", str(PATCH)], cwd=tmp_path, check=True)
+    applied = subprocess.run(["git", "apply", str(PATCH)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert applied.returncode == 0, f"the recipe is out of date: {applied.stderr}"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "LLMSCHED_UNCOMPILED": "1"}
     done = subprocess.run(
         [sys.executable, "-c", PAUSES], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
