@@ -21,6 +21,13 @@ __all__ = ["compiled"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path(__file__).with_name("kernels.py")
+CYTHONIZE = """
+from Cython.Build.Cythonize import main
+from Cython.Compiler import Options
+Options.buffer_max_dims = 3
+main()
+"""
+"""The engine's classes are built so (setup.py)."""
 DIRECTIVES = ("boundscheck=False", "initializedcheck=False", "wraparound=False", "cdivision=True")
 
 
@@ -39,7 +46,7 @@ def compiled() -> ModuleType:
         (folder / "kernels.pxd").write_text(_declarations(), encoding="utf-8")
         options = [part for directive in DIRECTIVES for part in ("-X", directive)]
         subprocess.run(
-            [sys.executable, "-m", "Cython.Build.Cythonize", "-3", "-i", "-q", *options, SOURCE.name],
+            [sys.executable, "-c", CYTHONIZE, "-3", "-i", "-q", *options, SOURCE.name],
             cwd=folder,
             env={
                 **os.environ,
@@ -57,7 +64,8 @@ def _declarations() -> str:
         from build_engine import pxd
     finally:
         sys.path.remove(str(ROOT))
-    return pxd(SOURCE, "llmsched_env.engine")
+    # Its classes derive from the engine's, which are in another folder: no method of them is final.
+    return pxd(SOURCE, "llmsched_env.engine").replace("    @cython.final\n", "")
 
 
 def _load(file: Path) -> ModuleType:

@@ -145,7 +145,9 @@ def test_a_scenario_with_slos_is_chosen_and_compared_by_goodput(quick, tmp_path,
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_rivals_are_all_baselines_that_make_sense_with_the_planner_that_scores_1(name):
-    scenario = make_scenario(name)
+    scenario = make_scenario(name, num_clients=4, num_requests=30)  # small, where rules have to be tuned first
+    if scenario.queue == "client":
+        scenario = scenario.replace(assignment="lpt")
     baselines = command._rivals(scenario)
     kinds = {item.name: item.kind for item in baselines.contestants}
     assert [item for item, kind in kinds.items() if kind == "planner"] == [baselines.planner.name]

@@ -58,7 +58,7 @@ def test_decodes_last_as_the_law_says(uncompiled):
 
 def test_it_trains(uncompiled):
     pytest.importorskip("stable_baselines3")
-    said = uncompiled(str(EXAMPLE), "--timesteps", "64", "--cases", "1")
+    said = uncompiled(str(EXAMPLE), "--timesteps", "64", "--cases", "1", "--clients", "3")
     assert [line.split(":")[0].strip() for line in said.splitlines()[1:]] == ["ppo", "prefill_first", "threshold"]
 
 
