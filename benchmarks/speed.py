@@ -99,7 +99,7 @@ def draw_copies(curves: Curves, path: Path) -> None:
         points = [point for point in curves.copies if point.identity == identity]
         copies, color = [point.copies for point in points], f"C{number}"
         axes[0].plot(copies, [point.ours for point in points], "o-", color=color, label=identity)
-        axes[0].plot(copies, [point.ceiling for point in points], ":", color=color, label="the same without Python")
+        axes[0].plot(copies, [point.ceiling for point in points], ":", color=color, label="the batch alone")
         if number == 0:
             axes[0].plot(copies, [point.cartpole for point in points], "s--", color="0.5", label="CartPole-v1, vector")
     axes[0].set(title="copies", xlabel="copies", ylabel="million environment steps/s")
@@ -108,7 +108,7 @@ def draw_copies(curves: Curves, path: Path) -> None:
         axes[1:], curves.sizes.items(), ("clients, 7 requests each", "requests on 200 clients"), strict=True
     ):
         axis.plot(*zip(*measured, strict=True), "o-", color="C1")
-        axis.set(title=f"{kind} (64 copies, no Python)", xlabel=text)
+        axis.set(title=f"{kind} (64 copies, the batch alone)", xlabel=text)
     for axis in axes:
         axis.set(xscale="log", yscale="log")
     _save(figure, axes, path)
