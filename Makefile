@@ -13,7 +13,7 @@
 # make bench   speed, and the tables of docs/performance.md
 # make help    this text
 #
-# PYTHON=python3.12 chooses the interpreter of a new .venv; CASES=100 the size of the study; WORKERS=4 the test processes.
+# PYTHON=python3.12 chooses the interpreter of a new .venv; CASES=100 the size of the study; WORKERS=4 the processes of run and test.
 
 PYTHON ?= python3
 CASES ?= 20
@@ -33,7 +33,7 @@ INSTALL := $(BIN)/python -m pip install --quiet
 # How the engine runs, in one line; fails where it should be compiled (again).
 STATE := $(BIN)/python -m llmsched_env.extensions
 FRESH := $(VENV)/.fresh
-COMPILING := @echo 'Installing. The engine is compiled on the way, in half a minute.'
+COMPILING := @echo 'Installing. The engine is compiled on the way. It takes a minute or two.'
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 

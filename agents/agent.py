@@ -135,7 +135,7 @@ class Trained:
 
 
 class Agent:
-    """Networks as one policy, which runs inside the core and decides in microseconds when asked from Python.
+    """Networks as one policy, which runs inside the engine and decides in microseconds when asked from Python.
 
     In each episode one network decides. Those that can are the ones with as many actions as the scenario, trained with
     SLOs if it has them and without if not, and shown lengths, or not, as the scenario shows them. Among them it is

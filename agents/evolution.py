@@ -234,7 +234,7 @@ class Evolution:
     def _breed(self) -> None:
         """One generation."""
         strategy = self._strategy
-        candidates = _ask(strategy)
+        candidates = [strategy.ask() for _ in range(strategy.population_size)]
         losses = self._losses(candidates, self._cases)
         strategy.tell(list(zip(candidates, losses.tolist(), strict=True)))
         self.generation += 1
@@ -371,21 +371,6 @@ def _read(path: Path) -> dict[str, Any]:
             return {name: stored[name] for name in stored.files}
     except Exception as error:  # numpy and zipfile raise whatever the damaged part raises
         raise FileFormatError(path, f"cannot be read ({type(error).__name__}: {error}).") from error
-
-
-def _ask(strategy: Any) -> list[Floats]:
-    """The candidates of a generation: what so many calls of ``ask`` return, by one product of matrices instead of many.
-
-    There are no bounds, so none is drawn again.
-    """
-    count = range(strategy.population_size)
-    if "_B" not in vars(strategy):  # a diagonal, which is quick
-        return [strategy.ask() for _ in count]
-    vectors, deviations = strategy._eigen_decomposition()
-    root = np.ascontiguousarray(vectors * deviations)
-    known = vars(strategy)
-    normal = (known["_rng"].randn(strategy.dim) for _ in count)
-    return [strategy.mean + known["_sigma"] * root.dot(z) for z in normal]
 
 
 def _strategy(first: Floats, settings: EvolutionSettings, seed: int) -> Any:

@@ -15,23 +15,23 @@ __all__ = ["Learner", "Task"]
 
 
 class Task(Protocol):
-    """What a learner is asked to do. `agents.training.Training` is one.
-
-    Attributes:
-        algo: the algorithm's name.
-        seed: of the network, the exploration and the order of cases.
-        settings: of the algorithm, all of them, checked.
-        training_scenario: where it learns.
-    """
+    """What a learner is asked to do. `agents.training.Training` is one."""
 
     @property
-    def algo(self) -> str: ...  # noqa: D102
+    def algo(self) -> str:
+        """The algorithm's name."""
+
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int:
+        """Of the network, the exploration and the order of cases."""
+
     @property
-    def settings(self) -> dict[str, Any]: ...  # noqa: D102
+    def settings(self) -> dict[str, Any]:
+        """Of the algorithm, all of them, checked."""
+
     @property
-    def training_scenario(self) -> Scenario: ...  # noqa: D102
+    def training_scenario(self) -> Scenario:
+        """Where it learns."""
 
 
 class Learner(Protocol):

@@ -1,4 +1,4 @@
-"""Small networks that decide inside the core: what is left of a trained agent when only its numbers are kept.
+"""Small networks that decide inside the engine: what is left of a trained agent when only its numbers are kept.
 
 A network reads some of the observation's features and scores actions. It may be a *residual* on a known rule, whose
 own score is then added to that of a prefill: a network of zeros decides as the rule does. It runs inside the loop

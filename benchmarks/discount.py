@@ -42,7 +42,7 @@ def charges(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
         "latency": duration * in_system,
     }
     own = found[REWARDS[int(cost["reward"])]].sum()
-    assert own == simulator.charge, f"charges sum to {own}, the core says {simulator.charge}"
+    assert own == simulator.charge, f"charges sum to {own}, the engine says {simulator.charge}"
     scale = {"excess": clients, "makespan": 1, "idle": clients, "latency": instance.num_requests}
     return {name: values / (scale[name] * instance.lb1_ns) for name, values in found.items()}
 

@@ -1,4 +1,4 @@
-"""The Gymnasium environment: an adapter over the core, without arithmetic of its own."""
+"""The Gymnasium environment: an adapter over the engine, without arithmetic of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a scenario and a case number to what the core reads: requests, estimates, queues and bound, built once."""
+"""From a scenario and a case number to what the engine reads: requests, estimates, queues and bound, built once."""
 
 from __future__ import annotations
 

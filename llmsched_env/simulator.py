@@ -39,7 +39,7 @@ class Simulator:
     """One episode.
 
     Args:
-        instance: the case as the core reads it.
+        instance: the case as the engine reads it.
         record: keep every iteration and the times of every request (for metrics and pictures).
 
     Attributes:

@@ -88,7 +88,7 @@ def whole(name: str, value: object, least: int, most: int) -> int:
         ConfigError: it is none.
     """
     try:
-        number = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
+        number = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]  # what is no integer is refused below
     except TypeError:
         raise ConfigError(f"{name} = {value!r} is not a whole number.") from None
     if not least <= number <= most:

@@ -44,4 +44,4 @@ def check(options: MachineOptions) -> None:
     if options.prefill_token_cap is not None:
         cap = whole("prefill_token_cap", options.prefill_token_cap, 1, 2**31 - 1)
         keep(options, "prefill_token_cap", cap)
-    options.cost_model  # noqa: B018
+    options.cost_model  # noqa: B018  # raises where there is no such preset, or the cap does not go with it

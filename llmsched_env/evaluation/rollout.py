@@ -132,7 +132,7 @@ def play(
 ) -> Simulator:
     """Run one episode to its end and return it.
 
-    A policy with a method ``compiled`` runs inside the core; one without is asked wherever there is a choice.
+    A policy with a method ``compiled`` runs inside the engine; one without is asked wherever there is a choice.
 
     Args:
         policy: any object of the `Policy` protocol.
@@ -212,7 +212,7 @@ def _choice_awaits(simulator: Simulator) -> bool:
 
 def _take(policy: Policy, simulator: Simulator, action: int) -> None:
     if action == 0 and not simulator.can_decode:
-        action = 1  # as the core takes it
+        action = 1  # as the engine takes it
     try:
         simulator.step(action)
     except InvalidActionError as error:

@@ -17,7 +17,7 @@ from llmsched_env.workload.rescale import rescaled
 __all__ = ["MAX_TOKENS", "Requests"]
 
 MAX_TOKENS = 2**24
-"""Longest prompt or output accepted, in tokens: sums over 2**20 of them still fit the core's integers."""
+"""Longest prompt or output accepted, in tokens: sums over 2**20 of them still fit the engine's integers."""
 
 NS_PER_S = 10**9
 LATEST_NS = 2**62

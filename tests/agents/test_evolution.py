@@ -53,16 +53,6 @@ def above_lb1(found: Evaluation) -> np.ndarray:
     return found.columns["makespan_s"] / found.columns["lb1_s"] - 1
 
 
-@pytest.mark.parametrize("covariance", ["full", "diagonal"])
-def test_candidates_are_those_that_the_library_asks_for(covariance: str) -> None:
-    ours, its = (agents.evolution._strategy(np.zeros(9), EvolutionSettings(covariance=covariance), 5) for _ in "ab")
-    for _ in range(4):
-        candidates, expected = agents.evolution._ask(ours), [its.ask() for _ in range(its.population_size)]
-        np.testing.assert_allclose(candidates, expected, rtol=1e-9, atol=1e-12)
-        for strategy in (ours, its):
-            strategy.tell([(one, float(np.arange(1, 10) @ (one - 0.3) ** 2)) for one in expected])
-
-
 @pytest.mark.parametrize("scenario", [SMALL, SMALL.replace(queue="client", assignment="lpt"), WITH_SLO], ids=str)
 def test_an_arena_plays_as_an_evaluation_does(scenario: Scenario) -> None:
     learner = evolution(scenario)

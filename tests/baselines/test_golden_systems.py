@@ -47,7 +47,7 @@ def each(names):
 
 
 def policy_and_case(name, recorded):
-    """The policy, started, and the case as the core reads it."""
+    """The policy, started, and the case as the engine reads it."""
     capacity, cost = recorded["capacity"], RECORDED[name]["cost_ns"]
     policy = PLAYED[name](capacity)
     releases, prompts, outputs = zip(*recorded["requests"], strict=True)
