@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.network import Network
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
-from llmsched_env.instances import instance
 from llmsched_env.progress import Progress
 
 __all__ = ["BatchEvaluation"]
@@ -36,8 +36,8 @@ class BatchEvaluation:
         self._threads = ThreadPoolExecutor(threads)
         # Seconds a case where the MIP has to assign it; what was assigned is kept.
         shown = Progress(self.cases, desc="laying out cases", unit="case", after_s=2.0)
-        self._instances = {case: instance(self.scenario, case) for case in shown}
-        self._episodes = {case: made.episode() for case, made in self._instances.items()}
+        self._problems = {case: build_problem(self.scenario, case) for case in shown}
+        self._episodes = {case: made.episode() for case, made in self._problems.items()}
 
     def losses(self, networks: Sequence[Network], cases: Sequence[int]) -> tuple[NDArray[np.float64], int]:
         """Play each case under each network.
@@ -54,17 +54,17 @@ class BatchEvaluation:
         own = threading.local()  # a rule computes in room of its own, so each thread has its own ones
 
         def one(case: int) -> tuple[list[float], int]:
-            episode, instance = self._episodes[case], self._instances[case]
+            episode, problem = self._episodes[case], self._problems[case]
             losses, iterations = [], 0
             if not hasattr(own, "rules"):
                 own.rules = [network.rule() for network in networks]
             for rule in own.rules:
-                episode.restart(instance.start)
+                episode.restart(problem.start)
                 iterations += episode.run(rule)
                 if self.scenario.serving:
                     losses.append(episode.totals.violations / (episode.slo.last - episode.slo.first))
                 else:
-                    losses.append(episode.view.clock_ns / instance.lb1_ns - 1.0)
+                    losses.append(episode.view.clock_ns / problem.lb1_ns - 1.0)
             return losses, iterations
 
         played = list(self._threads.map(one, cases))

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from agents.agent import Agent
 from agents.batch_evaluation import BatchEvaluation
 from agents.network import BASES, NEVER, Network
+from llmsched_env.cases import build_problem
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.engine.features import features_of
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation.rollout import episode_seed, start
-from llmsched_env.instances import instance
 from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator
 
@@ -174,7 +174,7 @@ def _observations(evaluation: BatchEvaluation, encoding: Encoding) -> Floats:
     policy = Agent.of("base", encoding.network(np.zeros(encoding.size)), evaluation.scenario)
     rows: list[Floats] = []
     for case in evaluation.cases[:LOOKED_AT]:
-        simulator = Simulator(instance(evaluation.scenario, case))
+        simulator = Simulator(build_problem(evaluation.scenario, case))
         policy.reset(start(policy, evaluation.scenario, simulator, episode_seed(0, case)))
         most = len(rows) + MOST_OBSERVATIONS
         while not simulator.done and len(rows) < most:

@@ -29,10 +29,10 @@ from agents.encoding import FIRST_CASES, FIRST_VALUES, Encoding, first_encoding
 from agents.hyperparameters import Check, one_of, real_number, whole_number
 from agents.learner import Task
 from agents.network import BASES, NEVER, Network
+from llmsched_env.cases import build_problem, pool_size
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine.features import ALL_FEATURES
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, MissingExtraError, UnknownNameError
-from llmsched_env.instances import instance, pool_size
 from llmsched_env.policy import Policy
 
 __all__ = ["Evolution", "EvolutionSettings"]
@@ -353,7 +353,7 @@ def _sized(scenario: Scenario, size: float) -> Scenario:
     """The scenario with so many times the clients and the requests."""
     if size == 1:
         return scenario
-    requests = instance(scenario, 0).num_requests
+    requests = build_problem(scenario, 0).num_requests
     return scenario.replace(
         num_clients=max(1, round(scenario.num_clients * size)),
         num_requests=max(1, round(requests * size)),

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
+from llmsched_env.cases import estimates
 from llmsched_env.config import Scenario
 from llmsched_env.errors import LLMSchedError
-from llmsched_env.instances import estimates
 
 __all__ = ["QUANTILES", "lengths_apart", "shown_lengths"]
 

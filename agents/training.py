@@ -23,12 +23,12 @@ from agents.learner import Learner
 from agents.libraries import LIBRARIES, one_thread
 from agents.runs import Best, Checkpoint, Run
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, PathError
 from llmsched_env.evaluation import evaluate, mean_estimate
 from llmsched_env.evaluation.comparison import Comparison, Contestant, compare
 from llmsched_env.evaluation.rollout import case_numbers
-from llmsched_env.instances import instance
 from llmsched_env.policy import Policy
 from llmsched_env.progress import Progress
 from llmsched_env.workload.registry import PREFIXES, WORKLOADS
@@ -207,7 +207,7 @@ def recorded(folder: Path | str) -> Training:
 
 def _train(training: Training, baselines: Baselines, command: str, resume: bool, progress: bool) -> dict[str, Any]:
     kind, cases = learner_class(training.algo), case_numbers(training.validation_cases)
-    instance(training.validation, int(cases[-1]))  # says now that there are not so many
+    build_problem(training.validation, int(cases[-1]))  # says now that there are not so many
     if resume:
         run = Run.open(training.out)
         asked = json.loads(json.dumps(training.fingerprint()))["training"]

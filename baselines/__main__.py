@@ -22,6 +22,7 @@ from baselines.registry import BASELINES, Entry, default_names, entry, planner_o
 from baselines.serving import draw_serving, show_serving
 from baselines.tuned import LOADS, best_tuned
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDER_CODES, ORDERS, QUEUES, Scenario, read_arguments
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
@@ -31,7 +32,6 @@ from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
 from llmsched_env.flags import flags_of, in_flags, path_option
-from llmsched_env.instances import instance
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.units import UnitWarning
@@ -203,7 +203,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         for kind in (SLOWarning, UnitWarning):
             warnings.simplefilter("always", kind)
         for place in places:
-            instance(place, int(cases[0]))
+            build_problem(place, int(cases[0]))
     for text in dict.fromkeys(str(warning.message) for warning in warned):
         print(f"warning: {in_flags(text, FLAGS)}", file=sys.stderr)
     if options.out is not None:

@@ -26,14 +26,14 @@ BASE_ORDER = "late_last"
 
 
 def _search(simulator: Simulator, rule: EngineRule, prefill: int, horizon_ns: int) -> NDArray[np.int64]:
-    episode = simulator.instance.episode()
+    episode = simulator.problem.episode()
     episode.restart(simulator.episode)
     return np.array(search.Lookahead(episode, _tried_in(simulator), rule, prefill, horizon_ns).plan(), np.int64)
 
 
 def _tried_in(simulator: Simulator) -> Episode:
     """An episode of the world as it is believed to be."""
-    return simulator.instance.believed.episode()
+    return simulator.problem.believed.episode()
 
 
 def _violations(simulator: Simulator, plan: NDArray[np.int64]) -> int:

@@ -9,10 +9,10 @@ import numpy as np
 from scipy.special import ndtri
 
 from baselines.rule import Rule
+from llmsched_env.cases import build_problem
 from llmsched_env.config import CAP_LEVELS
 from llmsched_env.engine import rules
 from llmsched_env.errors import ConfigError
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext
 
 __all__ = ["memory_aware", "most_clients"]
@@ -58,7 +58,7 @@ def _cap(risk: float, start: EpisodeContext) -> tuple[float, int]:
     if scenario.kv_budget_tokens is None:
         raise ConfigError("policy 'memory_aware' needs a budget: take a scenario with kv_budget_tokens.")
     train = scenario.replace(split="train")
-    held = np.concatenate([instance(train, case).requests[:, :2].sum(axis=1) for case in TRAINING_CASES])
+    held = np.concatenate([build_problem(train, case).requests[:, :2].sum(axis=1) for case in TRAINING_CASES])
     most = max(1.0, most_clients(scenario.kv_budget_tokens, float(held.mean()), float(held.std()), risk))
     if not scenario.choose_cap:
         return most, 1

@@ -16,12 +16,12 @@ import numpy as np
 
 from baselines.iteration import theta
 from baselines.rule import Rule
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.engine import rules
 from llmsched_env.engine.codes import PROMPT
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.errors import ConfigError
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext
 
 __all__ = ["MIXED_SYSTEMS", "costs_per_token_ns", "eb_plus", "mixed_first", "mixed_threshold"]
@@ -131,6 +131,6 @@ def _eb_plus(start: EpisodeContext) -> tuple[float, int, int]:
     scenario, output = start.scenario, start.mean_output_tokens
     share = theta(scenario.cost_model, output)
     train = scenario.replace(split="train")
-    prompt = float(np.mean([instance(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
+    prompt = float(np.mean([build_problem(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
     exclusive, mixed = costs_per_token_ns(scenario, prompt, output)
     return exclusive - mixed, max(1, math.floor(share * scenario.num_clients)), *_first_mixed(start)

@@ -38,7 +38,7 @@ def cached_plan(simulator: Simulator, key: str, make: Callable[[], Plan], loss_o
     """
     if simulator.view.prefills + simulator.view.decodes > 0:
         return make()
-    name = f"{simulator.instance.digest()} {key} {package_digest()} {_own_digest()}"
+    name = f"{simulator.problem.digest()} {key} {package_digest()} {_own_digest()}"
     path = cache_dir() / "plans" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npz"
     if path.exists():
         plan = _read(path, loss_of)

@@ -15,13 +15,13 @@ from baselines.lagrangian import lagrangian
 from baselines.plan_cache import cached_plan
 from baselines.rule import Rule
 from baselines.tuned import Tuned, best_tuned
+from llmsched_env.cases import estimates
 from llmsched_env.config import Scenario
 from llmsched_env.engine import schedule, search
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.engine.rules import FollowPrefills
 from llmsched_env.errors import ConfigError
-from llmsched_env.instances import estimates
 from llmsched_env.policy import EpisodeContext, Policy, View
 from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.workload.requests import MAX_TOKENS
@@ -112,7 +112,7 @@ class Rollout:
 
     def _gains(self, future: Simulator) -> list[int]:
         """What each action now is charged less than a decode."""
-        if self._twin is not None and self._twin.instance is future.instance:
+        if self._twin is not None and self._twin.problem is future.problem:
             self._twin.restore(future)
         else:
             self._twin = future.fork()
@@ -227,7 +227,7 @@ class Beam:
         base = min(range(len(rules)), key=lambda i: schedules[i].loss)
         best = schedules[base]
         count = self.width + SIFTED_PER_STATE * self.width + 1
-        pool = [simulator.instance.episode() for _ in range(count)]
+        pool = [simulator.problem.episode() for _ in range(count)]
         finished = search.Ends()
         for _ in range(self.rounds):
             candidate = _schedule(simulator, rules[base], self._search(simulator, pool, rules[base], best, finished))
@@ -281,7 +281,7 @@ def _charge_at_end(simulator: Simulator, rule: EngineRule) -> int:
 
 def _schedule(simulator: Simulator, rule: EngineRule, prefix: Iterable[int] = ()) -> schedule.Schedule:
     """Play ``prefix``, then ``rule``, in a copy of the episode."""
-    return schedule.follow(simulator.episode, simulator.instance.episode(), rule, prefix)
+    return schedule.follow(simulator.episode, simulator.problem.episode(), rule, prefix)
 
 
 def _simulator(policy: Policy, start: EpisodeContext) -> Simulator:
@@ -289,6 +289,6 @@ def _simulator(policy: Policy, start: EpisodeContext) -> Simulator:
         raise ConfigError(
             f"policy {policy.name!r} plans in the simulator: start it with EpisodeContext(..., simulator=...)."
         )
-    if start.simulator.instance.believed is start.simulator.instance:
+    if start.simulator.problem.believed is start.simulator.problem:
         return start.simulator
     return start.simulator.fork(believed=True)

@@ -112,7 +112,7 @@ def _latencies(comparison: Comparison, item: Entry) -> tuple[str, np.ndarray, np
     """TTFT and TPOT in s of the counted requests of the first case."""
     case = int(comparison.cases[0])
     episode = play(item.policy, item.scenario, case, seed=episode_seed(comparison.seed, case), record=True)
-    counted = item.scenario.slo(episode.instance.num_requests)
+    counted = item.scenario.slo(episode.problem.num_requests)
     assert counted is not None
     latencies = request_metrics(episode)
     return (

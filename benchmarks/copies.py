@@ -12,7 +12,7 @@ from llmsched_env.engine import codes
 from llmsched_env.engine.batch import Batch
 from llmsched_env.engine.features import FEATURES
 from llmsched_env.engine.step import together
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 
 __all__ = ["KINDS", "BareFleet", "Fleet"]
 
@@ -24,12 +24,12 @@ class Fleet:
     """``count`` copies, each begun anew with the next case where its episode ends.
 
     Args:
-        instances: cases that the copies take in turn.
+        problems: cases that the copies take in turn.
         count: copies.
     """
 
-    def __init__(self, instances: Sequence[Instance], count: int) -> None:
-        self._instances = instances
+    def __init__(self, problems: Sequence[Problem], count: int) -> None:
+        self._problems = problems
         self.count = count
         self.batch = Batch(count, KINDS, len(FEATURES), reuses=True)
         self._begun = 0
@@ -37,7 +37,7 @@ class Fleet:
             self._begin(i)
 
     def _begin(self, number: int) -> None:
-        self.batch.load(number, self._instances[self._begun % len(self._instances)], self.batch.next_steps())
+        self.batch.load(number, self._problems[self._begun % len(self._problems)], self.batch.next_steps())
         self._begun += 1
 
     def spread(self, actions: NDArray[np.int64], steps: int) -> None:
@@ -70,8 +70,8 @@ class Fleet:
 class BareFleet(Fleet):
     """The same with transitions only."""
 
-    def __init__(self, instances: Sequence[Instance], count: int) -> None:
-        super().__init__(instances, count)
+    def __init__(self, problems: Sequence[Problem], count: int) -> None:
+        super().__init__(problems, count)
         self._out = self.batch.new_steps()
         self.gather()
 

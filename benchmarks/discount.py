@@ -28,12 +28,12 @@ THRESHOLDS = (*range(1, 21), 24, 28, 32, 40, 50, 64, 80, 100, 150, 200)
 
 def charges(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
     """(iterations,) what each iteration of a recorded episode without arrivals is charged, for each reward."""
-    log, instance = simulator.log, simulator.instance
-    cost = instance.setup[0]
-    clients, prefill = instance.num_clients, log["prefill"] == 1
+    log, problem = simulator.log, simulator.problem
+    cost = problem.setup[0]
+    clients, prefill = problem.num_clients, log["prefill"] == 1
     duration = (log["end_ns"] - log["start_ns"]).astype(np.float64)
     completions = np.sort(simulator.served["completion_ns"])
-    in_system = instance.num_requests - np.searchsorted(completions, log["start_ns"], side="right")
+    in_system = problem.num_requests - np.searchsorted(completions, log["start_ns"], side="right")
     idle = clients - log["clients"]
     found = {
         "excess": np.where(prefill, cost["alpha_prefill_ns"] * clients, cost["alpha_decode_ns"] * idle),
@@ -43,8 +43,8 @@ def charges(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
     }
     own = found[REWARDS[int(cost["reward"])]].sum()
     assert own == simulator.charge, f"charges sum to {own}, the engine says {simulator.charge}"
-    scale = {"excess": clients, "makespan": 1, "idle": clients, "latency": instance.num_requests}
-    return {name: values / (scale[name] * instance.lb1_ns) for name, values in found.items()}
+    scale = {"excess": clients, "makespan": 1, "idle": clients, "latency": problem.num_requests}
+    return {name: values / (scale[name] * problem.lb1_ns) for name, values in found.items()}
 
 
 def main() -> None:

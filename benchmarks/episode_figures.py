@@ -12,13 +12,13 @@ from kernels import plain_episode
 from measuring import Figure, repeat
 
 from baselines.iteration import threshold
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.engine.codes import OUTPUT, PROMPT
 from llmsched_env.engine.rule import Rule
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
 
 __all__ = ["ScalingPoint", "episode_figures", "scaling_figures", "scaling_points"]
@@ -44,10 +44,10 @@ def _rule(clients: int = 200) -> Rule:
     return threshold(idle_clients).compiled(EpisodeContext(Scenario(), 1.0))
 
 
-def _plain_arguments(case: Instance, cost: CostModel) -> tuple[Any, ...]:
+def _plain_arguments(case: Problem, cost: CostModel) -> tuple[Any, ...]:
     prices = (cost.alpha_prefill_ns, cost.beta_prefill_ns, cost.alpha_decode_ns, cost.beta_decode_ns)
     prompts, outputs = (case.requests[:, column].astype(np.int64) for column in (PROMPT, OUTPUT))
-    ring = np.zeros(case.problem.ring_mask + 1, np.int64)
+    ring = np.zeros(case.data.ring_mask + 1, np.int64)
     return prompts, outputs, ring, case.num_clients, IDLE_CLIENTS, cost.prefill_token_cap, prices
 
 
@@ -66,8 +66,8 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
         for queues, changes in QUEUES.items():
             section = f"Whole episodes, threshold rule, {lengths} lengths (1,319 requests, 200 clients)"
             scenario = Scenario(workload=workload, split="test", **changes)
-            instances = [instance(scenario, number) for number in range(cases)]
-            episodes, rule = Episodes(instances), _rule()
+            problems = [build_problem(scenario, number) for number in range(cases)]
+            episodes, rule = Episodes(problems), _rule()
             iterations = episodes.run(rule)
             if changes["queue"] == "client":
                 run, observed = repeat(
@@ -77,7 +77,7 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
                 rate = iterations / observed.best_s / 1e6
                 yield Figure(section, f"{queues}, observation at each iteration", rate, "M iterations/s")
                 continue
-            arrays = [_plain_arguments(case, scenario.cost_model) for case in instances]
+            arrays = [_plain_arguments(case, scenario.cost_model) for case in problems]
             lists = _as_lists(arrays[0])
             expected = [compiled_plain(*arguments) for arguments in arrays]
             assert [clock_ns for clock_ns, _ in expected] == episodes.clocks_ns(), "the two simulators disagree"
@@ -87,7 +87,7 @@ def episode_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
                 for arguments in arrays:
                     compiled_plain(*arguments)
 
-            single = Episodes(instances[:1])
+            single = Episodes(problems[:1])
             single_iterations = single.run(rule)
             run, again, observed, reset, ceiling, python = repeat(
                 lambda e=episodes, r=rule: e.run(r),
@@ -165,7 +165,7 @@ def scaling_points(*, repeats: int) -> list[ScalingPoint]:
                 num_requests=REQUESTS_PER_CLIENT * clients,
                 **changes,
             )
-            points.append(_point(queues, [instance(scenario, number) for number in range(2)], clients, repeats))
+            points.append(_point(queues, [build_problem(scenario, number) for number in range(2)], clients, repeats))
     for clients in SIZES:
         # Starts and ends are the same in both, so the difference is decodes and nothing else.
         short, long = (_point("", [_endless(clients, length)], clients, repeats) for length in (2048, 8192))
@@ -175,20 +175,20 @@ def scaling_points(*, repeats: int) -> list[ScalingPoint]:
     return points
 
 
-def _point(queues: str, instances: list[Instance], clients: int, repeats: int) -> ScalingPoint:
-    episodes, rule = Episodes(instances), _rule(clients)
+def _point(queues: str, problems: list[Problem], clients: int, repeats: int) -> ScalingPoint:
+    episodes, rule = Episodes(problems), _rule(clients)
     iterations = episodes.run(rule)
     steals = episodes.steals()
     run, reset = repeat(lambda: episodes.run(rule), episodes.reset, repeats=repeats)
     return ScalingPoint(queues, clients, episodes.requests, iterations, steals, run.best_s - reset.best_s)
 
 
-def _endless(clients: int, length: int) -> Instance:
+def _endless(clients: int, length: int) -> Problem:
     """One request a client, all of the same length, all prefilled at once."""
     lengths = np.full(clients, length, np.int32)
     requests = Requests.of(np.ones(clients, np.int32), lengths)
     cost = PRESETS["llama-65b-paper"].with_cap(2**31 - 1)
-    return Instance.build(
+    return Problem.build(
         requests, lengths, cost, clients, client_of=None, order="fcfs", stealing=False, bound_ns=10**12
     )
 

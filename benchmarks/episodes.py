@@ -9,7 +9,7 @@ from building import compiled
 
 from llmsched_env.engine.features import FEATURES
 from llmsched_env.engine.rule import Rule
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 
 __all__ = ["Episodes"]
 
@@ -21,13 +21,13 @@ class Episodes:
     """Episodes of several cases, each beside the one that it starts from.
 
     Args:
-        instances: the cases.
+        problems: the cases.
     """
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self._pairs = [(case.episode(), case.start) for case in instances]
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self._pairs = [(case.episode(), case.start) for case in problems]
         self._watched = compiled().Watched(np.zeros((ROWS, len(FEATURES)), np.float32))
-        self.requests = sum(case.num_requests for case in instances)
+        self.requests = sum(case.num_requests for case in problems)
         """Of all cases in sum."""
 
     def run(self, rule: Rule) -> int:

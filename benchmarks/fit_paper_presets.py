@@ -53,7 +53,7 @@ def measure(case: int, cap: int) -> Case:
     tokens = (duration[prefill] - cost.alpha_prefill_ns) // cost.beta_prefill_ns
     prompts, decodes = requests.prompt_tokens.sum(), requests.decodes.sum()
     assert tokens.sum() == prompts, "the log does not add up to the workload"
-    count = simulator.instance.num_clients
+    count = simulator.problem.num_clients
     return Case(
         np.array([prefill.sum(), prompts, (~prefill).sum(), decodes], np.float64),
         np.array(

@@ -10,9 +10,9 @@ from episodes import Episodes
 from measuring import Figure, repeat
 
 from baselines.iteration import threshold
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import play
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext
 
 __all__ = ["profile_figures"]
@@ -27,7 +27,7 @@ def profile_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
         counts, times_ns = [], []
         for order in ("fcfs", "longest_first"):
             scenario = Scenario(workload=workload, split="test", queue="shared", order=order)
-            episodes = Episodes([instance(scenario, number) for number in range(cases)])
+            episodes = Episodes([build_problem(scenario, number) for number in range(cases)])
             for idle_clients in THRESHOLDS:
                 policy = threshold(idle_clients)
                 rule = policy.compiled(EpisodeContext(scenario, 1.0))
@@ -47,4 +47,4 @@ def profile_figures(*, cases: int, repeats: int) -> Iterator[Figure]:
 def _events(policy: object, scenario: Scenario, number: int) -> list[int]:
     simulator = play(policy, scenario, number, record=True)  # type: ignore[arg-type]
     endings = len(np.unique(simulator.served["completion_ns"]))
-    return [int(simulator.view.decodes), endings, int(simulator.view.prefills), simulator.instance.num_requests]
+    return [int(simulator.view.decodes), endings, int(simulator.view.prefills), simulator.problem.num_requests]

@@ -14,8 +14,8 @@ from measuring import Figure, repeat
 import llmsched_env  # noqa: F401  # registers the environments
 from baselines.iteration import min_batch
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
-from llmsched_env.instances import instance
 from llmsched_env.metrics import serving_metrics
 from llmsched_env.policy import EpisodeContext
 from llmsched_env.simulator import Simulator
@@ -51,7 +51,7 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
     section = "A trace of 1,000,000 requests at load 0.9 with SLOs, rule min_batch"
     for order in ("fcfs", "late_last", "late_last_shortest"):
         start = time.perf_counter()
-        problem = instance(_scenario(num_requests=REQUESTS, order=order, lengths="known"), 0)
+        problem = build_problem(_scenario(num_requests=REQUESTS, order=order, lengths="known"), 0)
         built_s = time.perf_counter() - start
         simulator = Simulator(problem)
         best_s = _best_s(simulator, min(repeats, 5))
@@ -75,14 +75,14 @@ def serving_figures(*, repeats: int) -> Iterator[Figure]:
         trace.pool_size("train")
         yield Figure(section, "reading it (19,366 rows)", time.perf_counter() - start, "s")
         world = {"workload": trace, "cost": "qwen3-30b-a3b-h200", "prefill_token_cap": 16_384, "split": "test"}
-        simulator = Simulator(instance(_scenario(**world, ttft_s=1.0, tpot_s=0.05), 0))
+        simulator = Simulator(build_problem(_scenario(**world, ttft_s=1.0, tpot_s=0.05), 0))
         best_s = _best_s(simulator, min(repeats, 5))
         iterations = int(simulator.view.prefills + simulator.view.decodes)
         yield Figure(section, "an iteration", best_s / iterations * 1e9, "ns")
 
     section = "What SLOs cost (GSM8K lengths over time, load 0.9, 5,000 requests, FCFS, rule min_batch)"
-    plain = Simulator(instance(_scenario(ttft_s=None, tpot_s=None, reward="makespan"), 0))
-    with_slo = Simulator(instance(_scenario(), 0))
+    plain = Simulator(build_problem(_scenario(ttft_s=None, tpot_s=None, reward="makespan"), 0))
+    with_slo = Simulator(build_problem(_scenario(), 0))
     rule = min_batch().compiled(EpisodeContext(_scenario(), 345.0))
 
     def play(simulator: Simulator) -> None:

@@ -18,9 +18,9 @@ from measuring import Figure
 from baselines.planners import Beam, Rollout
 from baselines.registry import METHODS, POLICIES, entry
 from llmsched_env import ENVIRONMENTS
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import decision_times, evaluate, play
-from llmsched_env.instances import instance
 from studies.machine import child, peak_memory_bytes
 
 __all__ = ["large_figures", "planner_figures", "start_figures", "study_figures"]
@@ -82,7 +82,7 @@ def _planners(cases: int) -> dict[str, Any]:
             play(Beam(width, rounds=1 if width == 1 else 2), scenario, cases)
             times = []
             for case in range(episodes):
-                instance(scenario, case)
+                build_problem(scenario, case)
                 start = time.perf_counter()
                 play(Beam(width, rounds=1 if width == 1 else 2), scenario, case)
                 times.append(time.perf_counter() - start)
@@ -116,7 +116,7 @@ def _large(queues: str) -> dict[str, Any]:
     scenario = Scenario(**{**LARGE, **LARGE_QUEUES[queues]})
     import_bytes = peak_memory_bytes()
     start = time.perf_counter()
-    instance(scenario, 0)
+    build_problem(scenario, 0)
     build_s = time.perf_counter() - start
     start = time.perf_counter()
     simulator = play(threshold(350), scenario, 0)

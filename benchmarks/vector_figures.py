@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 import llmsched_env  # noqa: F401  # registers the environments
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem, pool_size
 from llmsched_env.config import Scenario
 from llmsched_env.engine.batch import Batch
 from llmsched_env.engine.features import FEATURES
-from llmsched_env.instances import instance, pool_size
 
 __all__ = ["CopiesPoint", "copies_points", "learning_figures", "size_points", "vector_figures"]
 
@@ -50,7 +50,7 @@ def _actions(copies: int, prefill_share: float = PREFILL_SHARE) -> NDArray[np.in
 def _warmed(identity: str) -> list[Any]:
     """Every case of the pool, built: a training run meets them all in its first minute."""
     scenario = make_scenario(identity)
-    return [instance(scenario, case) for case in range(pool_size(scenario) or 0)]
+    return [build_problem(scenario, case) for case in range(pool_size(scenario) or 0)]
 
 
 def _spread(env: Any, actions: NDArray[np.int64]) -> Any:
@@ -243,7 +243,7 @@ def learning_figures(*, budget: int, repeats: int, timesteps: int) -> Iterator[F
     ):
         skipping = scenario.replace(skip_forced=True)
         for case in range(pool_size(skipping) or 0):  # built once, as a training run does
-            instance(skipping, case)
+            build_problem(skipping, case)
         env = Timed(settings.pop("copies"), skipping)
         model = PPO("MlpPolicy", VecMonitor(env), seed=0, device="cpu", **settings)
         start = time.perf_counter()
@@ -269,7 +269,7 @@ def size_points(*, budget: int, repeats: int) -> dict[str, list[tuple[int, float
         found[kind] = []
         for size, changes in sizes:
             scenario = Scenario(workload="gsm8k-smooth", split="train", queue="shared", **changes)
-            fleet = Fleet([instance(scenario, case) for case in range(8)], copies)
+            fleet = Fleet([build_problem(scenario, case) for case in range(8)], copies)
             steps = _steps_for(copies, budget)
             fleet.scatter(actions)
             (timing,) = repeat(lambda f=fleet, s=steps: f.run(actions, s), repeats=repeats)

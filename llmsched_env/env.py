@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.actions import actions_of, outside_space
+from llmsched_env.cases import build_problem, draw_case
 from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
 from llmsched_env.engine import codes
 from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, SLO_FEATURES, features_of
 from llmsched_env.engine.step import Single
 from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownNameError
-from llmsched_env.instances import draw_case, instance
 from llmsched_env.metrics import info_metrics, running_metrics
 from llmsched_env.simulator import Simulator
 from llmsched_env.spec import WithSpec, merged
@@ -187,11 +187,11 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         named = checked_options(options, {"case"}).get("case")
         seed = None if seed is None else whole("seed", seed, 0, MAX_SEED)
         if named is not None:
-            instance(self.scenario, named)  # one that does not exist is found before anything has changed
+            build_problem(self.scenario, named)  # one that does not exist is found before anything has changed
         super().reset(seed=seed)
         case = draw_case(self.scenario, self.np_random) if named is None else int(named)
-        problem = instance(self.scenario, case)
-        if self._simulator is not None and self._simulator.instance is problem:
+        problem = build_problem(self.scenario, case)
+        if self._simulator is not None and self._simulator.problem is problem:
             self._simulator.reset()
         else:
             self._simulator = Simulator(problem, record=self.render_mode is not None)

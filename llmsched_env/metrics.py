@@ -121,7 +121,7 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
     """
     ttft_ns, tpot_ns = _limit_ns("ttft_s", ttft_s), _limit_ns("tpot_s", tpot_s)
     served, output = _recorded(simulator)
-    release_ns = simulator.instance.release_ns
+    release_ns = simulator.problem.release_ns
     counted = _counted(first, last, len(served))
     begin_ns, end_ns = int(release_ns[counted][0]), int(release_ns[counted][-1])
     if _recorded_from_ns(simulator) > begin_ns or not served["completion_ns"][counted].all():
@@ -160,9 +160,9 @@ def _recorded(simulator: Simulator) -> tuple[Records, NDArray[np.int64]]:
     """(n,) `SERVED` and (n,) output lengths, both by request number."""
     served = simulator.served
     if not len(served):
-        raise ConfigError("this episode was not recorded: make it with Simulator(instance, record=True).")
+        raise ConfigError("this episode was not recorded: make it with Simulator(problem, record=True).")
     output = np.empty(len(served), np.int64)
-    output[simulator.instance.request_of] = simulator.instance.requests[:, codes.OUTPUT]
+    output[simulator.problem.request_of] = simulator.problem.requests[:, codes.OUTPUT]
     return served, output
 
 
@@ -175,7 +175,7 @@ def _recorded_from_ns(simulator: Simulator) -> int:
 
 
 def _seconds(simulator: Simulator, served: Records, output: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    release_ns = simulator.instance.release_ns
+    release_ns = simulator.problem.release_ns
     started, finished = served["first_token_ns"] > 0, served["completion_ns"] > 0
     several = started & finished & (output > 1)
     decoding_ns = served["completion_ns"] - served["first_token_ns"]

@@ -19,12 +19,12 @@ from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.features import feature_table
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["Instance"]
+__all__ = ["Problem"]
 
 Options = dict[str, dict[str, Any]]
 
@@ -32,11 +32,11 @@ _M = TypeVar("_M", bound=Mechanism)
 
 
 @dataclass(frozen=True, eq=False)
-class Instance:
+class Problem:
     """One case as the engine reads it: read-only, built once, shared by every copy of an episode.
 
     Attributes:
-        problem: requests, clients, costs and actions.
+        data: requests, clients, costs and actions.
         options: of each mechanism that is on, by its name in the engine.
         requests: (n, REQUEST_COLUMNS) int32 in queue order.
         release_ns: (n,) int64 in release order.
@@ -45,7 +45,7 @@ class Instance:
         action_names: (num_actions,) what each action is called.
     """
 
-    problem: Problem
+    data: ProblemData
     options: Options
     requests: NDArray[np.int32]
     release_ns: NDArray[np.int64]
@@ -61,27 +61,27 @@ class Instance:
     @property
     def num_clients(self) -> int:
         """Clients J."""
-        return int(self.problem.num_clients)
+        return int(self.data.num_clients)
 
     @property
     def num_actions(self) -> int:
         """Entries of the action table (`llmsched_env.actions`)."""
-        return int(self.problem.num_actions)
+        return int(self.data.num_actions)
 
     @property
     def num_features(self) -> int:
         """Entries of an observation."""
-        return len(feature_table("slo" in self.options, "kv" in self.options, bool(self.problem.mixes)))
+        return len(feature_table("slo" in self.options, "kv" in self.options, bool(self.data.mixes)))
 
     @property
     def bound_ns(self) -> int:
         """The best lower bound on the makespan that holds, in ns: what gaps are to."""
-        return int(self.problem.bound_ns)
+        return int(self.data.bound_ns)
 
     @property
     def max_iterations(self) -> int:
         """Horizon, 0 for none."""
-        return int(self.problem.max_iterations)
+        return int(self.data.max_iterations)
 
     @property
     def nbytes(self) -> int:
@@ -93,8 +93,8 @@ class Instance:
     @property
     def episode_nbytes(self) -> int:
         """About what each of its episodes takes beside, in bytes: what depends on its size."""
-        per_request = 8 + 12 * ("kv" in self.options) + 8 * ("slo" in self.options) + 20 * bool(self.problem.ranked)
-        return 64 * self.num_clients + 8 * int(self.problem.ring_mask) + per_request * self.num_requests
+        per_request = 8 + 12 * ("kv" in self.options) + 8 * ("slo" in self.options) + 20 * bool(self.data.ranked)
+        return 64 * self.num_clients + 8 * int(self.data.ring_mask) + per_request * self.num_requests
 
     @property
     def noisy(self) -> bool:
@@ -108,12 +108,12 @@ class Instance:
 
     def episode(self, *, record: bool = False) -> Episode:
         """A new episode before its first iteration."""
-        return Episode(self.problem, self.options, record=record)
+        return Episode(self.data, self.options, record=record)
 
     def digest(self) -> str:
         """Content hash (hex) of everything that the course of an episode depends on."""
         h = hashlib.sha256()
-        p = self.problem
+        p = self.data
         for array in (self.requests, self.release_ns, self.request_of, p.kinds, p.orders, p.caps):
             h.update(np.ascontiguousarray(array).tobytes())
         world = (
@@ -141,7 +141,7 @@ class Instance:
         skip_forced: bool = False,
         max_iterations: int = 0,
         mechanisms: Iterable[Mechanism] = (),
-    ) -> Instance:
+    ) -> Problem:
         """Lay a case out.
 
         Args:
@@ -207,7 +207,7 @@ class Instance:
             scale = float(slo.last - slo.first)
         for array in (rows, by_position):
             array.setflags(write=False)
-        problem = Problem(
+        data = ProblemData(
             rows,
             requests.release_ns,
             by_position,
@@ -228,21 +228,21 @@ class Instance:
             skip_forced=skip_forced,
         )
         names = tuple(action.name for action in table)
-        return cls(problem, options, rows, requests.release_ns, by_position, scale_ns, names)
+        return cls(data, options, rows, requests.release_ns, by_position, scale_ns, names)
 
     @cached_property
-    def believed(self) -> Instance:
+    def believed(self) -> Problem:
         """The case in the world as schedulers believe it to be: this one, where they believe the truth."""
         if not self.noisy:
             return self
         options = {name: values for name, values in self.options.items() if name != "noise"}
-        shown = self.problem.believed
-        problem = self.problem.changed(actual=shown, affine=_affine(shown.model, options))
+        shown = self.data.believed
+        data = self.data.changed(actual=shown, affine=_affine(shown.model, options))
         if "slo" in options:
             options["slo"] = {**options["slo"], "certain": True}
-        return replace(self, problem=problem, options=options)
+        return replace(self, data=data, options=options)
 
-    def with_outputs(self, outputs: NDArray[np.int32]) -> Instance:
+    def with_outputs(self, outputs: NDArray[np.int32]) -> Problem:
         """The same case with other true lengths; estimates, queues and the bound stay.
 
         Args:
@@ -257,15 +257,15 @@ class Instance:
         if "kv" in self.options:
             _check_longest(self.options["kv"], rows)
         check_clock(
-            rows, self.release_ns, self.num_clients, self.problem.believed, self.problem.actual, self.options,
+            rows, self.release_ns, self.num_clients, self.data.believed, self.data.actual, self.options,
             "these output lengths",
         )  # fmt: skip
         rows.setflags(write=False)
-        return replace(self, problem=self.problem.changed(rows), requests=rows)
+        return replace(self, data=self.data.changed(rows), requests=rows)
 
-    def with_bound(self, bound_ns: int) -> Instance:
+    def with_bound(self, bound_ns: int) -> Problem:
         """The same case with another bound for its gaps."""
-        return replace(self, problem=self.problem.changed(bound_ns=bound_ns))
+        return replace(self, data=self.data.changed(bound_ns=bound_ns))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}

@@ -1,4 +1,4 @@
-"""The Python face of the engine: one episode of one instance, stepped, run under a rule, or forked."""
+"""The Python face of the engine: one episode of one problem, stepped, run under a rule, or forked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmsched_env.engine import codes
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.view import Totals, View
 from llmsched_env.errors import ConfigError, EpisodeOverError
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.snapshot import restore, snapshot
 from llmsched_env.workload.requests import MAX_TOKENS
 
@@ -39,17 +39,17 @@ class Simulator:
     """One episode.
 
     Args:
-        instance: the case as the engine reads it.
+        problem: the case as the engine reads it.
         record: keep every iteration and the times of every request (for metrics and pictures).
 
     Attributes:
-        instance: as given.
+        problem: as given.
         episode: the engine's own.
     """
 
-    def __init__(self, instance: Instance, *, record: bool = False) -> None:
-        self.instance = instance
-        self.episode = instance.episode(record=record)
+    def __init__(self, problem: Problem, *, record: bool = False) -> None:
+        self.problem = problem
+        self.episode = problem.episode(record=record)
 
     @property
     def view(self) -> View:
@@ -59,7 +59,7 @@ class Simulator:
 
     def reset(self) -> None:
         """Back to the state before the first iteration."""
-        self.episode.restart(self.instance.start)
+        self.episode.restart(self.problem.start)
 
     def fork(
         self,
@@ -85,13 +85,13 @@ class Simulator:
             WorkloadError: too many tokens for the clock.
         """
         twin = Simulator.__new__(Simulator)
-        twin.instance = self.instance.believed if believed else self.instance
+        twin.problem = self.problem.believed if believed else self.problem
         if outputs is None:
-            twin.episode = twin.instance.episode(record=record)
+            twin.episode = twin.problem.episode(record=record)
             twin.episode.restart(self.episode)
         else:
-            twin.instance = twin.instance.with_outputs(self._checked(outputs))
-            twin.episode = twin.instance.episode(record=record)
+            twin.problem = twin.problem.with_outputs(self._checked(outputs))
+            twin.episode = twin.problem.episode(record=record)
             twin.episode.move(self.episode)
         if not arrivals:
             twin.episode.end_arrivals()
@@ -100,26 +100,26 @@ class Simulator:
     def _checked(self, outputs: ArrayLike) -> NDArray[np.int32]:
         """``outputs`` by position, the true lengths where requests are complete."""
         given = np.asarray(outputs)
-        n = self.instance.num_requests
+        n = self.problem.num_requests
         if given.shape != (n,) or given.dtype.kind not in "iu":
             raise ConfigError(
                 f"outputs of shape {given.shape} and dtype {given.dtype}: give {n} whole numbers, one a request."
             )
-        emitted, true = self._emitted(), self.instance.requests[:, codes.OUTPUT]
-        by_position = np.where(emitted == true, true, given[self.instance.request_of])
+        emitted, true = self._emitted(), self.problem.requests[:, codes.OUTPUT]
+        by_position = np.where(emitted == true, true, given[self.problem.request_of])
         bad = np.flatnonzero((by_position <= emitted) & (emitted < true) | (by_position > MAX_TOKENS))
         if len(bad):
             position = int(bad[0])
             raise ConfigError(
-                f"outputs[{self.instance.request_of[position]}] = {by_position[position]} is out of range: the request "
+                f"outputs[{self.problem.request_of[position]}] = {by_position[position]} is out of range: the request "
                 f"has emitted {emitted[position]} tokens and is not complete, and the longest may have {MAX_TOKENS}."
             )
         return by_position.astype(np.int32)
 
     def _emitted(self) -> NDArray[np.int32]:
         """(n,) by position; all of them where a request is complete."""
-        e, instance = self.episode, self.instance
-        out = instance.requests[:, codes.OUTPUT].copy()
+        e, problem = self.episode, self.problem
+        out = problem.requests[:, codes.OUTPUT].copy()
         out[_members(e.line.waiting, len(out))] = 0
         out[np.asarray(e.problem.position_of)[e.line.next_release :]] = 0
         if e.kv.enabled:
@@ -137,25 +137,25 @@ class Simulator:
     @property
     def emitted(self) -> NDArray[np.int32]:
         """(n,) output tokens emitted so far, by request number."""
-        by_request = np.empty(self.instance.num_requests, np.int32)
-        by_request[self.instance.request_of] = self._emitted()
+        by_request = np.empty(self.problem.num_requests, np.int32)
+        by_request[self.problem.request_of] = self._emitted()
         return by_request
 
     def restore(self, other: Simulator) -> None:
-        """Take over the state of another episode of the same instance (recordings excepted), or of a believed one's.
+        """Take over the state of another episode of the same problem (recordings excepted), or of a believed one's.
 
         Raises:
-            ConfigError: it is an episode of another instance.
+            ConfigError: it is an episode of another problem.
         """
-        same = self.instance in (other.instance, other.instance.believed)
-        if not same and other.instance.digest() != self.instance.digest():
-            raise ConfigError("restore: the other episode is of another instance: fork it instead.")
+        same = self.problem in (other.problem, other.problem.believed)
+        if not same and other.problem.digest() != self.problem.digest():
+            raise ConfigError("restore: the other episode is of another problem: fork it instead.")
         self.episode.restart(other.episode)
 
     @property
     def done(self) -> bool:
         """Whether every request is complete."""
-        return bool(self.episode.view.completed >= self.instance.num_requests)
+        return bool(self.episode.view.completed >= self.problem.num_requests)
 
     @property
     def can_decode(self) -> bool:
@@ -184,8 +184,8 @@ class Simulator:
         """
         if self.done:
             raise EpisodeOverError("every request of this episode is complete: call reset first.")
-        if action not in range(self.instance.num_actions):
-            raise outside_space(f"action {action!r}", self.instance.action_names)
+        if action not in range(self.problem.num_actions):
+            raise outside_space(f"action {action!r}", self.problem.action_names)
         self.episode.step(int(action))
 
     def run(self, rule: Rule) -> None:
@@ -199,7 +199,7 @@ class Simulator:
 
     @property
     def charge(self) -> int:
-        """The integer total that the instance's reward is a difference of (see llmsched_env.engine.reward)."""
+        """The integer total that the problem's reward is a difference of (see llmsched_env.engine.reward)."""
         return self.episode.charge()
 
     @property
@@ -215,16 +215,16 @@ class Simulator:
             return np.zeros(0, SERVED)
         by_position = _as_records(np.asarray(self.episode.recorder.served), SERVED)
         by_request = np.empty_like(by_position)
-        by_request[self.instance.request_of] = by_position
+        by_request[self.problem.request_of] = by_position
         return by_request
 
     def __getstate__(self) -> dict[str, Any]:
         record = bool(self.episode.recorder.enabled)
-        return {"instance": self.instance, "record": record, "state": snapshot(self.episode)}
+        return {"problem": self.problem, "record": record, "state": snapshot(self.episode)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.instance = state["instance"]
-        self.episode = self.instance.episode(record=state["record"])
+        self.problem = state["problem"]
+        self.episode = self.problem.episode(record=state["record"])
         restore(self.episode, state["state"])
 
 
@@ -269,8 +269,8 @@ class Futures:
         return self._by_request(codes.PROMPT)
 
     def _by_request(self, column: int) -> NDArray[np.int32]:
-        by_request = np.empty(self._simulator.instance.num_requests, np.int32)
-        by_request[self._simulator.instance.request_of] = self._simulator.instance.requests[:, column]
+        by_request = np.empty(self._simulator.problem.num_requests, np.int32)
+        by_request[self._simulator.problem.request_of] = self._simulator.problem.requests[:, column]
         return by_request
 
     def future(self, into: Simulator | None = None) -> Simulator:

@@ -8,7 +8,7 @@ import numpy as np
 
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.costs import Costs
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import View, fields_of
 
 __all__ = ["restore", "snapshot"]
@@ -28,7 +28,7 @@ def snapshot(part: Any) -> State:
         value = getattr(part, name)
         if isinstance(value, bool | int | float | str):
             state[name] = value
-        elif isinstance(value, Problem | Costs) or value is None:
+        elif isinstance(value, ProblemData | Costs) or value is None:
             continue
         elif type(value).__module__.startswith(ENGINE):
             state[name] = snapshot(value)

@@ -17,15 +17,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from llmsched_env.actions import action_names, actions_of, outside_space
+from llmsched_env.cases import build_problem, draw_case
 from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
 from llmsched_env.engine.batch import Batch
 from llmsched_env.engine.features import Feature, features_of
 from llmsched_env.engine.measure import COUNTS, MEASURED
 from llmsched_env.engine.step import Steps
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
-from llmsched_env.instances import draw_case, instance
 from llmsched_env.metrics import info_metrics
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.snapshot import restore, snapshot
 from llmsched_env.spec import WithSpec, merged, restored
 
@@ -245,17 +245,17 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
 
     def _cases(
         self, copies: NDArray[np.int64], cases: Sequence[int] | None, streams: Sequence[Stream | None]
-    ) -> list[tuple[int, int, Instance]]:
+    ) -> list[tuple[int, int, Problem]]:
         """(copy, case number, case) for each of ``copies``, the number drawn where none is given."""
         drawn = []
         for i in copies.tolist():
             scenario, stream = self.scenarios[i], streams[i]
             assert stream is not None
             case = draw_case(scenario, stream[0]) if cases is None else cases[i]
-            drawn.append((i, case, instance(scenario, case)))
+            drawn.append((i, case, build_problem(scenario, case)))
         return drawn
 
-    def _begin(self, batch: Batch, begun: Sequence[tuple[int, int, Instance]], out: Steps) -> None:
+    def _begin(self, batch: Batch, begun: Sequence[tuple[int, int, Problem]], out: Steps) -> None:
         """Begin these cases in these copies.
 
         Raises:

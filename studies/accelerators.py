@@ -1,4 +1,4 @@
-"""Several accelerators: a large case shared among them beforehand, and each of them an instance of its own.
+"""Several accelerators: a large case shared among them beforehand, and each of them a problem of its own.
 
 Nothing passes between accelerators once the requests are shared out, so the shares are cases like any others, and
 :func:`llmsched_env.evaluation.evaluate` runs them on as many processes or machines as there are. The whole takes as

@@ -12,11 +12,11 @@ from baselines.lagrangian import lagrangian, lagrangian_literal, lagrangian_look
 from baselines.planners import Beam, Rollout
 from baselines.rule import Rule
 from baselines.tuned import tuned_value
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.engine.codes import OUTPUT, PROMPT
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import play, start
-from llmsched_env.instances import instance
 from llmsched_env.offline import QueueOptimum
 from llmsched_env.policy import Action
 from llmsched_env.simulator import Simulator
@@ -105,8 +105,8 @@ def exact(
     }
     found: dict[str, dict[str, list[Any]]] = {name: {} for name in rules}
     for case in range(cases):
-        simulator = Simulator(instance(scenario, case))
-        in_order = simulator.instance.requests
+        simulator = Simulator(build_problem(scenario, case))
+        in_order = simulator.problem.requests
         optimum = QueueOptimum(Requests.of(in_order[:, PROMPT], in_order[:, OUTPUT]), CLIENTS, cost)
         best_way = on_the_best_way(rules, scenario, simulator, optimum)
         for name, rule in rules.items():
@@ -143,8 +143,8 @@ def _choices(simulator: Simulator) -> Iterator[None]:
 
 def charges_ns(simulator: Simulator, optimum: QueueOptimum) -> tuple[int, int]:
     """Least charges to the end after a decode and after a prefill, at a choice."""
-    emitted = simulator.emitted[simulator.instance.request_of]
-    left = simulator.instance.requests[:, OUTPUT] - emitted
+    emitted = simulator.emitted[simulator.problem.request_of]
+    left = simulator.problem.requests[:, OUTPUT] - emitted
     position = int(np.count_nonzero(emitted))
     running = tuple(np.sort(left[(emitted > 0) & (left > 0)]).tolist())
     return optimum.decode_ns(position, running), optimum.prefill_ns(position, running)
@@ -242,7 +242,7 @@ def one_step(workload: str, clients: int, order: str, cases: int) -> dict[str, A
     rules = {USUAL: lagrangian(), TUNED: lagrangian(multiplier)}
     found: dict[str, dict[str, list[Any]]] = {name: {} for name in rules}
     for case in range(cases):
-        simulator = Simulator(instance(scenario, case))
+        simulator = Simulator(build_problem(scenario, case))
         planned_ns, plans = on_the_plan(rules, scenario, simulator)
         for name, rule in rules.items():
             end_ns, row = other_actions(rule, scenario, simulator)

@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.lagrangian import lagrangian
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
-from llmsched_env.instances import instance
 from llmsched_env.metrics import final_metrics
 from llmsched_env.offline import Assignment, Budget, assign, lb1_ns, naive_model
 from llmsched_env.offline.assignment import MOVES_PER_REQUEST
 from llmsched_env.offline.polish import polish
 from llmsched_env.offline.resplit import resplit
 from llmsched_env.policy import EpisodeContext
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import Requests
 from studies.machine import child, machine, peak_memory_bytes, reset_peak_memory
@@ -155,10 +155,10 @@ def _closed(given: tuple[Requests, int], found: Assignment) -> dict[str, Any]:
     return {"cmax": found.makespan_decodes, "bound": found.bound_decodes}
 
 
-def _lay_out(given: tuple[Requests, Assignment]) -> Instance:
+def _lay_out(given: tuple[Requests, Assignment]) -> Problem:
     requests, lpt = given
     cost, clients = Scenario().cost_model, lpt.num_clients
-    return Instance.build(
+    return Problem.build(
         requests,
         requests.output_tokens,
         cost,
@@ -170,17 +170,17 @@ def _lay_out(given: tuple[Requests, Assignment]) -> Instance:
     )
 
 
-def _laid_out(queues: str) -> Callable[[Point], Instance]:
-    return lambda point: instance(point.scenario(**QUEUES[queues]), point.case)
+def _laid_out(queues: str) -> Callable[[Point], Problem]:
+    return lambda point: build_problem(point.scenario(**QUEUES[queues]), point.case)
 
 
-def _play(given: Instance) -> Simulator:
+def _play(given: Problem) -> Simulator:
     simulator = Simulator(given)
     simulator.run(lagrangian().compiled(EpisodeContext(Scenario(), given.start.view.mean_output_tokens)))
     return simulator
 
 
-def _episode(given: Instance, played: Simulator) -> dict[str, Any]:
+def _episode(given: Problem, played: Simulator) -> dict[str, Any]:
     metrics = final_metrics(played)
     said = {name: metrics[name] for name in ("makespan_s", "bound_s", "gap_to_bound")}
     return {**said, "iterations": metrics["prefills"] + metrics["decodes"]}
@@ -197,7 +197,7 @@ STAGES = {
     "resplit": Stage("pair re-split", _started, _resplit, _certificate),
     "polish": Stage("polish MIPs", _started, _polish, _certificate),
     "assign": Stage("all of `assign`", _unassigned, _by("mip"), _closed),
-    "layout": Stage("laying out", _assigned, _lay_out, lambda given, made: {"instance_bytes": made.nbytes}),
+    "layout": Stage("laying out", _assigned, _lay_out, lambda given, made: {"problem_bytes": made.nbytes}),
     "client": Stage("episode, client queues", _laid_out("client"), _play, _episode),
     "shared": Stage("episode, shared queue", _laid_out("shared"), _play, _episode),
 }

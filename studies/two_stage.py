@@ -85,18 +85,18 @@ def largest_loads(client_of: NDArray[np.int32], scenarios: NDArray[np.int64]) ->
     return largest
 
 
-def two_stage(workload_name: str, certainty: str, instance: int, seed: int) -> dict[str, dict[str, float]]:
+def two_stage(workload_name: str, certainty: str, number: int, seed: int) -> dict[str, dict[str, float]]:
     """Expected largest load and its CVaR of every method on one instance, in decodes, under the true law.
 
     ``in_sample`` is what a sample average said of its own objective.
     """
     source = workload(workload_name)
-    requests = source.requests("test", instance, num_requests=REQUESTS)
-    prediction = predictor_of(certainty, seed).predict(source, "test", instance, requests)
+    requests = source.requests("test", number, num_requests=REQUESTS)
+    prediction = predictor_of(certainty, seed).predict(source, "test", number, requests)
     loads = possible_loads(prediction)
     scenarios = every_scenario(loads)
     found = {name: judged(assigned, scenarios) for name, assigned in _without_samples(loads).items()}
-    random = np.random.default_rng([seed, instance])
+    random = np.random.default_rng([seed, number])
     for size in SAMPLES:
         sample = loads[np.arange(REQUESTS), random.integers(loads.shape[1], size=(size, REQUESTS))]
         for tail in (1.0, TAIL):

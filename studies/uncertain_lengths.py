@@ -91,9 +91,9 @@ def jobs(options: Options) -> list[Job]:
                     found.append(Job(f"error/{where}/{error}/{draw}", by_error, arguments))
     for name in WORKLOADS:
         for certainty in CERTAINTIES:
-            for instance in range(options.cases):
-                small = {"workload_name": name, "certainty": certainty, "instance": instance, "seed": options.seed}
-                found.append(Job(f"small/{name}/{certainty}/{instance}", two_stage, small))
+            for number in range(options.cases):
+                small = {"workload_name": name, "certainty": certainty, "number": number, "seed": options.seed}
+                found.append(Job(f"small/{name}/{certainty}/{number}", two_stage, small))
     return found
 
 
@@ -217,7 +217,7 @@ def _small(found: Found, workload: str, certainty: str) -> list[dict[str, dict[s
 
 def _small_table(found: Found) -> str:
     kinds = [(workload, certainty) for workload in WORKLOADS for certainty in CERTAINTIES]
-    instances = [_small(found, *kind) for kind in kinds]
+    small = [_small(found, *kind) for kind in kinds]
     names = [
         *(f"LPT, {weight_name(k)}" for k in WEIGHTS),
         MEAN_VALUE,
@@ -229,11 +229,11 @@ def _small_table(found: Found) -> str:
     rows = []
     for name in names:
         objective = "cvar" if name.endswith("CVaR") else "mean"
-        above = np.array([[_above(one, name, "mean", OPTIMUM) for one in kind] for kind in instances])
-        tails = np.array([[_above(one, name, "cvar", OPTIMUM_TAIL) for one in kind] for kind in instances])
+        above = np.array([[_above(one, name, "mean", OPTIMUM) for one in kind] for kind in small])
+        tails = np.array([[_above(one, name, "cvar", OPTIMUM_TAIL) for one in kind] for kind in small])
         hidden = [
             [100 * (one[name][objective] / one[name]["in_sample"] - 1) for one in kind]
-            for kind in instances
+            for kind in small
             if "in_sample" in kind[0][name]
         ]
         rows.append(
@@ -248,9 +248,9 @@ def _small_table(found: Found) -> str:
     return grid(header, rows)
 
 
-def _above(instance: Mapping[str, Mapping[str, float]], name: str, measure: str, best: str) -> float:
+def _above(values: Mapping[str, Mapping[str, float]], name: str, measure: str, best: str) -> float:
     """By how many percent an assignment is above the optimum of a measure."""
-    return 100 * (instance[name][measure] / instance[best][measure] - 1)
+    return 100 * (values[name][measure] / values[best][measure] - 1)
 
 
 def draw(found: Found, path: Path) -> Path:

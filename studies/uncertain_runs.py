@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.registry import make_policy
+from llmsched_env.cases import estimates
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import evaluate, play
-from llmsched_env.instances import estimates
 from llmsched_env.offline import assign_expected_max, expected_max, stored_assignment
 from llmsched_env.workload import NoisyTruth, Prediction, Predictor, Requests, UnevenTruth, Workload, predictor
 from llmsched_env.workload.draws import Stream, raw_words, standard_normal
@@ -144,7 +144,7 @@ def by_estimate(workload_name: str, clients: int, certainty: str, cases: int, se
                 play(make_policy(rule), where.replace(**QUEUES[queues]), case, client_of=client_of)
                 for case, client_of in enumerate(assigned)
             ]
-            least[f"{queues}, {rule}"] = [int(one.view.clock_ns) / one.instance.lb1_ns - 1.0 for one in played]
+            least[f"{queues}, {rule}"] = [int(one.view.clock_ns) / one.problem.lb1_ns - 1.0 for one in played]
     return {**found, EXPECTED_MAX: least}
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from llmsched_env.cases import bounds_ns
 from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, SLO, STEALS, KVCache, Mechanism, Migration, Mixed, Noise
 from llmsched_env.cost import CostModel, MixedCost
-from llmsched_env.instances import bounds_ns
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
 
 DECODE, PREFILL, MIXED = 0, 1, 2
@@ -149,10 +149,10 @@ class Case:
     def requests(self) -> Requests:
         return Requests.of(list(self.prompts), list(self.outputs), release_ns=list(self.releases_ns))
 
-    def instance(self, **options: Any) -> Instance:
-        """The case as the engine reads it; ``options`` as those of `Instance.build` (reward, skip_forced, ...)."""
+    def problem(self, **options: Any) -> Problem:
+        """The case as the engine reads it; ``options`` as those of `Problem.build` (reward, skip_forced, ...)."""
         lb1, best = bounds_ns(self.requests, self.num_clients, self.cost, self.migration, self.mixed, self.kv_cache)
-        return Instance.build(
+        return Problem.build(
             self.requests,
             np.array(self.estimates, np.int32),
             self.cost,

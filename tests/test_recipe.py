@@ -16,12 +16,12 @@ PATCH = ROOT / "docs" / "recipes" / "pause.patch"
 
 PAUSES = """
 from llmsched_env import Scenario
-from llmsched_env.instances import instance
+from llmsched_env.cases import build_problem
 from llmsched_env.simulator import Simulator
 
 def durations_ns(**pauses):
     scenario = Scenario(num_clients=5, num_requests=20, queue="shared", **pauses)
-    simulator = Simulator(instance(scenario, 0), record=True)
+    simulator = Simulator(build_problem(scenario, 0), record=True)
     while not simulator.done:
         simulator.step(int(simulator.view.ready >= 2))
         if simulator.view.decodes == 50:

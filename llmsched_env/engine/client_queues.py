@@ -10,7 +10,7 @@ from llmsched_env.engine import bitset, codes
 from llmsched_env.engine.arrays import zero_words
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.migration import Migration
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.stealing import Tournament
 from llmsched_env.engine.view import Totals, View
 
@@ -44,7 +44,7 @@ class ClientQueues:
     own_tokens: cython.longlong
     own_work: cython.longlong
     tournament: Tournament
-    problem: Problem
+    problem: ProblemData
     clients: cython.int[:, ::1]
     ready: cython.ulonglong[::1]
     own_cached: cython.longlong
@@ -52,7 +52,7 @@ class ClientQueues:
     moves_ahead: cython.longlong
     migration: Migration
 
-    def __init__(self, problem: Problem, clients: Any, migration: Migration) -> None:
+    def __init__(self, problem: ProblemData, clients: Any, migration: Migration) -> None:
         self.problem = problem
         self.enabled = not problem.shared
         self.migration = migration

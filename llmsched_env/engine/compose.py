@@ -14,7 +14,7 @@ import cython
 from llmsched_env.engine import bitset, codes
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.iteration import Iteration
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.slots import Slots
 from llmsched_env.engine.view import Totals, View
 
@@ -38,7 +38,7 @@ class Composer(Slots):
     window_from: cython.int
     window_full: cython.bint
 
-    def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
+    def __init__(self, problem: ProblemData, options: dict[str, Any], record: bool) -> None:
         Slots.__init__(self, problem, options, record)
         self.next_prefill = Iteration(problem.num_clients)
         self.next_mixed = Iteration(problem.num_clients)

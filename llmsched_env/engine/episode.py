@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.engine import codes, features, measure, reward
 from llmsched_env.engine.arrays import view_of
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.transition import Transition
 from llmsched_env.engine.view import Totals, View
@@ -25,7 +25,7 @@ class Episode(Transition):
         record: keep every iteration and the times of every request.
     """
 
-    def __init__(self, problem: Problem, options: dict[str, Any] | None = None, *, record: bool = False) -> None:
+    def __init__(self, problem: ProblemData, options: dict[str, Any] | None = None, *, record: bool = False) -> None:
         Transition.__init__(self, problem, options or {}, record)
         self.settle(self.view, self.totals)
 

@@ -21,7 +21,7 @@ import cython
 from llmsched_env.engine import codes
 from llmsched_env.engine.arrays import int32s, int64s
 from llmsched_env.engine.iteration import Iteration
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import View
 
 
@@ -59,7 +59,7 @@ class KVCache:
         ending_context: (mask + 1,) int64: scratch: sum of their tokens held - decodes.
     """
 
-    problem: Problem
+    problem: ProblemData
     enabled: cython.bint
     budget: cython.longlong
     block: cython.longlong
@@ -89,7 +89,7 @@ class KVCache:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: ProblemData,
         clients: Any,
         budget: int = 0,
         block: int = 1,

@@ -13,7 +13,7 @@ import cython
 
 from llmsched_env.engine import bitset, codes
 from llmsched_env.engine.arrays import zero_words
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 
 
 class Line:
@@ -33,7 +33,7 @@ class Line:
         oldest: all numbers before it have started.
     """
 
-    problem: Problem
+    problem: ProblemData
     num_requests: cython.int
     ranks: cython.bint
     num_preempted: cython.int
@@ -45,7 +45,7 @@ class Line:
     preempted: cython.ulonglong[::1]
     ranked: cython.ulonglong[::1]
 
-    def __init__(self, problem: Problem, keeps_preempted: bool) -> None:
+    def __init__(self, problem: ProblemData, keeps_preempted: bool) -> None:
         self.problem = problem
         words = bitset.words_needed(problem.num_requests)
         self.num_requests = problem.num_requests

@@ -6,7 +6,7 @@ import cython
 
 from llmsched_env.engine import codes
 from llmsched_env.engine.episode import Episode
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.view import Totals, View
 
@@ -74,7 +74,7 @@ class Lookahead:
         best: cython.int = usual
         action: cython.int
         v: View = self.episode.view
-        problem: Problem = self.episode.problem
+        problem: ProblemData = self.episode.problem
         # Where orders are actions and all that wait would go, one is as good as another.
         alike = not problem.mixes and not chooses_cap(problem) and v.waiting <= v.batch_requests
         until_ns: cython.longlong = v.clock_ns + self.horizon_ns
@@ -116,6 +116,6 @@ class Lookahead:
         return action if self.prefill == 0 else self.prefill
 
 
-def chooses_cap(problem: Problem) -> cython.bint:
+def chooses_cap(problem: ProblemData) -> cython.bint:
     """Whether prefills differ in how many clients are active after them."""
     return problem.num_actions > 2 and problem.caps[1] != problem.caps[problem.num_actions - 1]

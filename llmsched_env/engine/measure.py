@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cython
 
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import Totals, View
 
 EPISODE_METRICS = (
@@ -52,7 +52,7 @@ COUNTS = (
 def measure(
     v: View,
     t: Totals,
-    problem: Problem,
+    problem: ProblemData,
     counted: cython.longlong,
     rereading: cython.longlong,
     missing: cython.double,
@@ -131,7 +131,7 @@ def share_of(part: cython.double, whole: cython.double) -> cython.double:
 def measure_so_far(
     v: View,
     t: Totals,
-    problem: Problem,
+    problem: ProblemData,
     counted: cython.longlong,
     rereading: cython.longlong,
     infinity: cython.double,

@@ -24,11 +24,11 @@ from __future__ import annotations
 import cython
 
 from llmsched_env.engine import codes
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import Totals, View
 
 
-def excess(v: View, t: Totals, problem: Problem) -> cython.longlong:
+def excess(v: View, t: Totals, problem: ProblemData) -> cython.longlong:
     """The part of the clock that decisions control, in client-ns; J times the clock where costs are not affine."""
     return charge(v, t, codes.EXCESS, problem.affine)
 

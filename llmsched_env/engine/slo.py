@@ -16,7 +16,7 @@ import cython
 from llmsched_env.engine import codes
 from llmsched_env.engine.arrays import int64s
 from llmsched_env.engine.line import Line
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import Totals, View
 
 
@@ -37,7 +37,7 @@ class Slo:
         in_time: all numbers before it are late or have started.
     """
 
-    problem: Problem
+    problem: ProblemData
     enabled: cython.bint
     ttft_ns: cython.longlong
     tpot_ns: cython.longlong
@@ -51,7 +51,7 @@ class Slo:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: ProblemData,
         ttft_ns: int = 0,
         tpot_ns: int = 0,
         least_prefill_ns: int = 0,

@@ -19,7 +19,7 @@ from llmsched_env.engine.forecast import Forecast
 from llmsched_env.engine.kv_cache import KVCache
 from llmsched_env.engine.line import Line
 from llmsched_env.engine.migration import Migration
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.recorder import Recorder
 from llmsched_env.engine.slo import Slo
 from llmsched_env.engine.view import Totals, View
@@ -69,7 +69,7 @@ class Slots(Forecast):
     num_clients: cython.int
     arrivals: cython.bint
     first_release_ns: cython.longlong
-    problem: Problem
+    problem: ProblemData
     believed: Costs
     actual: Costs
     clients: cython.int[:, ::1]
@@ -80,7 +80,7 @@ class Slots(Forecast):
     slo: Slo
     recorder: Recorder
 
-    def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
+    def __init__(self, problem: ProblemData, options: dict[str, Any], record: bool) -> None:
         Forecast.__init__(self, problem.ring_mask)
         self.take_terms(problem)
         self.view = View(
@@ -118,7 +118,7 @@ class Slots(Forecast):
         self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
 
-    def take_terms(self, problem: Problem) -> None:
+    def take_terms(self, problem: ProblemData) -> None:
         """Keep what iterations read of the problem: that of a thousand copies is in no near cache."""
         self.problem = problem
         self.num_clients = problem.num_clients

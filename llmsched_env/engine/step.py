@@ -15,7 +15,7 @@ from llmsched_env.engine import ahead, codes, features, measure, reward
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import COUNTS, MEASURED
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 
 
 class Steps:
@@ -181,7 +181,7 @@ class Copy(Copies):
         self._seen = 0
         self.first = self.second = self.third = self
 
-    def note_terms(self, problem: Problem) -> None:
+    def note_terms(self, problem: ProblemData) -> None:
         """Keep what every step reads of the problem: that of a thousand copies is in no near cache."""
         self._requests = problem.num_requests
         self._horizon = problem.max_iterations

@@ -14,7 +14,7 @@ from llmsched_env.engine import codes, ring
 from llmsched_env.engine.compose import Composer
 from llmsched_env.engine.iteration import Iteration
 from llmsched_env.engine.noise import Noise
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import Totals, View
 
 
@@ -35,7 +35,7 @@ class Transition(Composer):
     has_noise: cython.bint
     noise: Noise
 
-    def __init__(self, problem: Problem, options: dict[str, Any], record: bool) -> None:
+    def __init__(self, problem: ProblemData, options: dict[str, Any], record: bool) -> None:
         Composer.__init__(self, problem, options, record)
         self.noise = Noise(**options.get("noise", {}))
         self.has_noise = self.noise.enabled

@@ -40,7 +40,7 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> 
     """Gantt timelines of several finished episodes, one over the other on the same time axis.
 
     Each line of pixels is a client (or a group of them), coloured by what it did; at the right the end of the episode
-    is repeated, magnified. The dashed line is the lower bound of the instance, the solid one the makespan.
+    is repeated, magnified. The dashed line is the lower bound of the case, the solid one the makespan.
 
     Args:
         path: the PNG file.
@@ -83,12 +83,12 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> 
 
 def _tail(simulators: Sequence[tuple[str, Simulator]], last_ns: float) -> tuple[float, float]:
     """The stretch of time to magnify: the last tenth before the earliest end or bound, up to the latest end."""
-    earliest = min(min(float(s.view.clock_ns), float(s.instance.bound_ns)) for _, s in simulators)
+    earliest = min(min(float(s.view.clock_ns), float(s.problem.bound_ns)) for _, s in simulators)
     return max(0.0, min(earliest, last_ns) - 0.08 * last_ns), 1.01 * last_ns
 
 
 def _timeline(axes: Axes, simulator: Simulator, window_ns: tuple[float, float], columns: int) -> None:
-    num_clients = simulator.instance.num_clients
+    num_clients = simulator.problem.num_clients
     rows = min(num_clients, 400)
     cells = colours(shares(simulator, np.linspace(*window_ns, columns + 1), rows))
     begin, end = (t / 1e9 for t in window_ns)
@@ -100,7 +100,7 @@ def _timeline(axes: Axes, simulator: Simulator, window_ns: tuple[float, float], 
 
 
 def _numbers(simulator: Simulator) -> str:
-    makespan_ns, num_clients = int(simulator.view.clock_ns), simulator.instance.num_clients
+    makespan_ns, num_clients = int(simulator.view.clock_ns), simulator.problem.num_clients
     utilization = float(simulator.totals.busy_client_ns) / (num_clients * makespan_ns)
     return (
         f"makespan {makespan_ns / 1e9:.2f} s   utilization {100 * utilization:.1f} %   "
@@ -110,7 +110,7 @@ def _numbers(simulator: Simulator) -> str:
 
 def _mark(axes: Axes, simulator: Simulator, *, labelled: bool) -> None:
     """Draw the makespan and the lower bound as lines, with their values above them if ``labelled``."""
-    end_s, bound_s = float(simulator.view.clock_ns) / 1e9, simulator.instance.bound_ns / 1e9
+    end_s, bound_s = float(simulator.view.clock_ns) / 1e9, simulator.problem.bound_ns / 1e9
     above = axes.get_xaxis_transform()
     first, last = axes.get_xlim()
     axes.axvline(end_s, color=INK, linewidth=1.2)

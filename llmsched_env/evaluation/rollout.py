@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownFieldError, UnknownNameError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
-from llmsched_env.instances import instance
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, serving_metrics
 from llmsched_env.policy import EpisodeContext, Policy, check_policy
 from llmsched_env.simulator import Futures, Simulator
@@ -151,7 +151,7 @@ def play(
             f"policy {policy.name!r} is a method with queues of its own, and client_of gives others: leave out "
             "client_of, or play a rule."
         )
-    simulator = Simulator(instance(scenario, case, client_of=client_of), record=record)
+    simulator = Simulator(build_problem(scenario, case, client_of=client_of), record=record)
     context = start(policy, scenario, simulator, seed)
     compiled = getattr(policy, "compiled", None)
     if compiled is not None:
@@ -173,7 +173,7 @@ def _played(
         if together is None:
             yield from (play(policy, scenario, case, seed=episode_seed(seed, case), record=record) for case in block)
             continue
-        simulators = [Simulator(instance(scenario, case), record=record) for case in block]
+        simulators = [Simulator(build_problem(scenario, case), record=record) for case in block]
         decide = together(
             [
                 start(policy, scenario, simulator, episode_seed(seed, case))
@@ -202,7 +202,7 @@ def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = 
 
 def _choice_awaits(simulator: Simulator) -> bool:
     """Go on through iterations that offer no choice; whether there is one before the end or the horizon."""
-    horizon = simulator.instance.max_iterations
+    horizon = simulator.problem.max_iterations
     while not simulator.done and not (horizon and simulator.view.prefills + simulator.view.decodes >= horizon):
         if simulator.has_choice:
             return True
@@ -270,7 +270,7 @@ def evaluate(
         raise ConfigError(f"seed = {seed} is negative: give one of at least 0.")
     sharing = Sharing(workers, engine, chunk, folder, key)
     if scenario.serving:
-        instance(scenario, int(numbers[0]))  # what it warns of is said here, whoever runs the cases
+        build_problem(scenario, int(numbers[0]))  # what it warns of is said here, whoever runs the cases
     measure = _measure_latencies if latencies and scenario.serving else _measure
     if sharing.plain:
         rows = measure(policy, scenario, numbers, seed, progress)
@@ -299,7 +299,7 @@ def _measure_latencies(
     ttft_s, tpot_s = scenario.ttft_s, scenario.tpot_s
 
     def metrics(simulator: Simulator) -> dict[str, Any]:
-        counted = scenario.slo(simulator.instance.num_requests)
+        counted = scenario.slo(simulator.problem.num_requests)
         assert counted is not None
         latencies = serving_metrics(simulator, ttft_s=ttft_s, tpot_s=tpot_s, first=counted.first, last=counted.last)
         return {**_metrics(simulator), **latencies}
@@ -308,7 +308,7 @@ def _measure_latencies(
 
 
 def _metrics(simulator: Simulator) -> dict[str, Any]:
-    return {**final_metrics(simulator), "lb1_s": simulator.instance.lb1_ns / 1e9}
+    return {**final_metrics(simulator), "lb1_s": simulator.problem.lb1_ns / 1e9}
 
 
 def _rows(
@@ -352,11 +352,11 @@ def decision_times(
     """(decisions,) ns: how long ``policy.act`` took, asked one decision at a time from Python on these cases."""
     check_policy(policy)
     times: list[int] = []
-    first = Simulator(instance(scenario, int(cases[0])))  # code is compiled or loaded before the clock runs
+    first = Simulator(build_problem(scenario, int(cases[0])))  # code is compiled or loaded before the clock runs
     policy.reset(start(policy, scenario, first, episode_seed(seed, int(cases[0]))))
     next(iter(_decisions(policy, first)), None)
     for case in cases:
-        simulator = Simulator(instance(scenario, int(case)))
+        simulator = Simulator(build_problem(scenario, int(case)))
         policy.reset(start(policy, scenario, simulator, episode_seed(seed, int(case))))
         times.extend(_decisions(policy, simulator, time.perf_counter_ns))
     return np.array(times, np.int64)

@@ -5,7 +5,7 @@
 - :func:`lower_bounds` gives LB1, LB2 and LB3: no policy finishes earlier, proved in their docstrings.
 - :func:`goodput_bound` says how many requests any policy can serve in time, at most.
 - :func:`assign_expected_max` does so for loads that are uncertain, :func:`sample_average` on a sample of scenarios.
-- :func:`naive_model` and :func:`stage_model` are the paper's MIPs as they stand: exact references on small instances.
+- :func:`naive_model` and :func:`stage_model` are the paper's MIPs as they stand: exact references on small problems.
 - :class:`QueueOptimum` is the exact reference where the order of the requests is given and a policy only says when.
 
 All of it is deterministic: seeds and counts decide, never a clock.

@@ -28,7 +28,7 @@ STAGES = ("open", "round_robin", "lpt", "resplit", "polish", "exact")
 
 
 MOVES_PER_REQUEST = 400
-"""Where the search has not met the bound of a small instance in so many moves, it is the bound that is too low."""
+"""Where the search has not met the bound of a small problem in so many moves, it is the bound that is too low."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Budget:
         resplit_starts: searches for the bound, each with random numbers of its own.
         polish_mips: PuLP models of a few clients.
         polish_nodes: branch-and-bound nodes in each of them.
-        exact_binaries: the whole instance goes to the solver where requests times clients is at most this.
+        exact_binaries: the whole problem goes to the solver where requests times clients is at most this.
         exact_nodes: branch-and-bound nodes of that model.
     """
 
@@ -266,7 +266,7 @@ def naive_model(
     solver: str | None = None,
     node_limit: int | None = None,
 ) -> Assignment:
-    """The paper's assignment MIP as it stands, one binary for each request and client: a reference for small instances.
+    """The paper's assignment MIP as it stands, one binary for each request and client: a reference for small problems.
 
     At the paper's size (1319 requests, 200 clients: 263,800 binaries) neither HiGHS nor CBC leaves the root node
     within a minute; :func:`assign` is what to use there.

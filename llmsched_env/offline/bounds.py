@@ -68,7 +68,7 @@ Queues = Assignment | ArrayLike | None
 
 @dataclass(frozen=True)
 class LowerBounds:
-    """The three bounds of one instance, each in nanoseconds and at least as large as the one before."""
+    """The three bounds of one problem, each in nanoseconds and at least as large as the one before."""
 
     lb1_ns: int
     lb2_ns: int
@@ -276,7 +276,7 @@ def lower_bounds(
 
 
 class Case:
-    """The constants of one instance that all three bounds share."""
+    """The constants of one problem that all three bounds share."""
 
     def __init__(self, requests: Requests, clients: int, cost: CostModel) -> None:
         self.requests, self.clients, self.cost = requests, clients, cost
@@ -301,7 +301,7 @@ class Case:
     def of(
         cls, requests: Requests, clients: SupportsIndex, cost: CostModel, cached_tokens: CachedTokens = None
     ) -> Case:
-        """The instance, of whose prompts ``cached_tokens`` need not be computed."""
+        """The problem, of whose prompts ``cached_tokens`` need not be computed."""
         count = check_clients(clients)
         if cached_tokens is None:
             return cls(requests, count, cost)

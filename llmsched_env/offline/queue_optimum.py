@@ -1,4 +1,4 @@
-"""The least makespan of one queue that is taken in a given order: exact, and for small instances only.
+"""The least makespan of one queue that is taken in a given order: exact, and for small problems only.
 
 The stage model (stage_model.py) is free in the order and the batches. Here both are given, as they are in the simulator
 with one shared queue, and what is left is the choice of a policy: prefill or decode. All requests are released at time

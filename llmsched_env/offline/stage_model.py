@@ -1,4 +1,4 @@
-"""The paper's full scheduling model as a MIP, written with PuLP: exact, and for small instances only."""
+"""The paper's full scheduling model as a MIP, written with PuLP: exact, and for small problems only."""
 
 from __future__ import annotations
 

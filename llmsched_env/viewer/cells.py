@@ -119,12 +119,12 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
         ConfigError: the episode was not recorded.
     """
     served, log = recorded(simulator), simulator.log
-    num_clients, now_ns = simulator.instance.num_clients, float(simulator.view.clock_ns)
+    num_clients, now_ns = simulator.problem.num_clients, float(simulator.view.clock_ns)
     edges_ns = np.minimum(np.asarray(edges_ns, np.float64), now_ns)
     served = served[served["first_token_ns"] > 0]
     running = np.asarray(simulator.episode.clients)[:, codes.RUNNING]
     runs = np.zeros(len(simulator.served), np.bool_)
-    runs[simulator.instance.request_of[running[running >= 0]]] = True
+    runs[simulator.problem.request_of[running[running >= 0]]] = True
     runs |= simulator.served["completion_ns"] > 0
     served = served[runs[simulator.served["first_token_ns"] > 0]]
     row = served["client"] * rows // num_clients
@@ -167,7 +167,7 @@ def waiting(simulator: Simulator, edges_ns: Floats) -> Floats:
     """
     served, now_ns = recorded(simulator), float(simulator.view.clock_ns)
     edges_ns = np.minimum(np.asarray(edges_ns, np.float64), now_ns)
-    release_ns = np.minimum(simulator.instance.release_ns, now_ns)
+    release_ns = np.minimum(simulator.problem.release_ns, now_ns)
     started = np.sort(served["prefill_start_ns"][served["first_token_ns"] > 0])
     leave_ns = np.full(len(release_ns), now_ns)
     leave_ns[: len(started)] = started  # counts do not ask which request it was

@@ -104,7 +104,7 @@ def frame(simulator: Simulator, *, width: int = 960, height: int = 600) -> NDArr
     length = _queue(simulator, edges_ns[: now + 1])
     most_waiting = round_up(max(1.0, float(simulator.view.waiting), float(length.max(initial=0.0))))
 
-    pixels = _furniture(width, height, simulator.instance.num_clients, span_ns, most_waiting).copy()
+    pixels = _furniture(width, height, simulator.problem.num_clients, span_ns, most_waiting).copy()
     _fill_timeline(pixels, place, simulator, edges_ns[: now + 1])
     _fill_queue(pixels, place, length / most_waiting)
     for top, bottom in ((place.top, place.bottom), (place.queue_top, place.queue_bottom)):
@@ -116,8 +116,8 @@ def frame(simulator: Simulator, *, width: int = 960, height: int = 600) -> NDArr
 
 def _span_ns(simulator: Simulator) -> float:
     """Length of the time axis: round, and grown in steps, so that the picture seldom jumps."""
-    cost = simulator.instance.problem.believed
-    decode_ns = int(cost.alpha_decode_ns) + int(cost.beta_decode_ns) * simulator.instance.num_clients
+    cost = simulator.problem.data.believed
+    decode_ns = int(cost.alpha_decode_ns) + int(cost.beta_decode_ns) * simulator.problem.num_clients
     return round_up(max(FIRST_SPAN_DECODES * float(decode_ns), float(simulator.view.clock_ns), 1.0))
 
 
@@ -126,7 +126,7 @@ def _fill_timeline(pixels: NDArray[np.uint8], place: _Layout, simulator: Simulat
     if len(edges_ns) < 2:
         shares(simulator, np.zeros(2), 1)  # the same complaint about a missing record at time 0
         return
-    rows = min(simulator.instance.num_clients, lines)
+    rows = min(simulator.problem.num_clients, lines)
     cells = colours(shares(simulator, edges_ns, rows), PAPER)
     pixels[place.top : place.bottom, place.left : place.left + len(edges_ns) - 1] = cells[
         np.arange(lines) * rows // lines
@@ -172,15 +172,15 @@ def _number_places(place: _Layout) -> NDArray[Any]:
 
 
 def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
-    view, instance = simulator.view, simulator.instance
+    view, problem = simulator.view, simulator.problem
     clock_ns = int(view.clock_ns)
     busy = float(simulator.totals.busy_client_ns)
     values = (
         f"{clock_ns / time_unit(_span_ns(simulator))[1]:,.2f}",
-        f"{100 * busy / (instance.num_clients * clock_ns):.1f} %" if clock_ns else "-",
-        f"{int(view.completed):,} / {instance.num_requests:,}",
+        f"{100 * busy / (problem.num_clients * clock_ns):.1f} %" if clock_ns else "-",
+        f"{int(view.completed):,} / {problem.num_requests:,}",
         f"{int(view.waiting):,}",
-        f"{int(view.active):,} / {instance.num_clients:,}",
+        f"{int(view.active):,} / {problem.num_clients:,}",
         f"{int(view.prefills):,}",
         f"{int(view.decodes):,}",
     )

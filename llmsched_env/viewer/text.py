@@ -24,16 +24,16 @@ def text(simulator: Simulator) -> str:
     the newest at the right; only where the simulator records. ``next``: what either kind of iteration now would be;
     after the end (``end``), how far the makespan is above the lower bound.
     """
-    view, instance = simulator.view, simulator.instance
-    clock_ns, num_clients = int(view.clock_ns), instance.num_clients
+    view, problem = simulator.view, simulator.problem
+    clock_ns, num_clients = int(view.clock_ns), problem.num_clients
     unit, length_ns = time_unit(float(clock_ns)) if clock_ns else ("s", 1e9)
     utilization = "–"
     if clock_ns:
         utilization = f"{100 * float(simulator.totals.busy_client_ns) / (num_clients * clock_ns):.1f} %"
-    waiting = _bar(int(view.waiting) / instance.num_requests)
+    waiting = _bar(int(view.waiting) / problem.num_requests)
     lines = (
         f"time     {clock_ns / length_ns:,.3f} {unit}   utilization {utilization}",
-        f"done     {int(view.completed):,} of {instance.num_requests:,} requests"
+        f"done     {int(view.completed):,} of {problem.num_requests:,} requests"
         f"   {int(view.prefills):,} prefills   {int(view.decodes):,} decodes",
         f"clients  [{_clients(simulator)}] {int(view.active):,} active, {int(view.idle):,} idle",
         f"queue    [{waiting}] {int(view.waiting):,} waiting",
@@ -67,7 +67,7 @@ def _last(simulator: Simulator) -> str:
 
 def _next(simulator: Simulator) -> str:
     if simulator.done:
-        gap = int(simulator.view.clock_ns) / simulator.instance.bound_ns - 1
+        gap = int(simulator.view.clock_ns) / simulator.problem.bound_ns - 1
         return f"all requests complete, {100 * gap:.2f} % above the lower bound"
     view, choices = simulator.view, []
     if simulator.can_prefill:

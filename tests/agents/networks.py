@@ -10,10 +10,10 @@ import numpy as np
 from agents.agent import Agent, Origin, Trained
 from agents.network import Network, dense
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.engine.features import feature_table
 from llmsched_env.evaluation import play
-from llmsched_env.instances import instance
 from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator
 
@@ -87,7 +87,7 @@ def views(name, count=1500):
     """Copies of views at choices of whole episodes, under actions by lot."""
     scenario, found, case = SCENARIOS[name], [], 0
     while len(found) < count:
-        rng, simulator = np.random.default_rng(case), Simulator(instance(scenario, case))
+        rng, simulator = np.random.default_rng(case), Simulator(build_problem(scenario, case))
         chance = (0.4, 0.0, 0.1)[case % 3]  # of a prefill; with none at all, clients finish while requests wait
         while not simulator.done:
             action = int(simulator.can_prefill)

@@ -19,10 +19,10 @@ from agents.encoding import Encoding
 from agents.evolution import TRIED_EVERY, Evolution, EvolutionSettings
 from baselines.lagrangian import lagrangian
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
 from llmsched_env.evaluation import Evaluation, evaluate
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext, features
 from llmsched_env.simulator import Simulator
 
@@ -120,7 +120,7 @@ def test_a_choice_among_some_orders() -> None:
     assert (abs(bias[[0, 2, 4]]) < 10).all()
     learner = learn(evolution(WITH_SLO, orders=("late_last", "late_last_shortest")), 2)
     assert learner.encoding.size < evolution(WITH_SLO).encoding.size
-    (policy,), simulator = learner.policies(), Simulator(instance(WITH_SLO, 0))
+    (policy,), simulator = learner.policies(), Simulator(build_problem(WITH_SLO, 0))
     policy.reset(EpisodeContext(WITH_SLO, 100.0))
     taken = []
     while not simulator.done:
@@ -360,7 +360,7 @@ def test_slos_that_are_not_given() -> None:
 
 
 def test_observations_lie_within_the_room_for_them() -> None:
+    from llmsched_env.cases import build_problem
     from llmsched_env.engine.network import ROOM
-    from llmsched_env.instances import instance
 
-    assert len(features(Simulator(instance(WITH_SLO, 0)).view)) <= ROOM
+    assert len(features(Simulator(build_problem(WITH_SLO, 0)).view)) <= ROOM

@@ -18,9 +18,9 @@ from agents.lengths import QUANTILES, lengths_apart, shown_lengths
 from baselines import entry
 from baselines.__main__ import main
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
-from llmsched_env.instances import instance
 from llmsched_env.workload import GammaWorkload, Requests
 
 KNOWN = Scenario(workload="gsm8k", assignment="lpt", num_clients=8)
@@ -78,7 +78,7 @@ def test_what_is_shown_is_what_a_scheduler_knows():
     mean = round(KNOWN.source.requests("train", 0).mean_output_tokens)
     assert shown_lengths(KNOWN.replace(**hidden)) == (mean,) * QUANTILES
     noisy = KNOWN.replace(lengths="predicted", predictor="noisy:0.5", split="train")
-    shown = instance(noisy, 0).requests[:, 2]
+    shown = build_problem(noisy, 0).requests[:, 2]
     assert shown_lengths(noisy) == tuple(np.quantile(shown, _middles()).tolist()) != known
     assert shown_lengths(KNOWN.replace(lengths="predicted")) is None, "gsm8k brings no predictions"
 

@@ -26,12 +26,12 @@ from agents.network import ACTIVATIONS, Network, dense
 from baselines.iteration import deadline, decode_first
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.engine.features import ALL_FEATURES, all_features, features_of
 from llmsched_env.engine.network import FORECAST_PLACES, squashed
 from llmsched_env.engine.view import FIELDS
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext, View, features
 from llmsched_env.simulator import Simulator
 
@@ -273,13 +273,13 @@ def test_what_needs_slo():
 def test_what_is_not_modelled_reads_as_zero():
     """Whatever lay there: a network that reads it must not decide by what another episode has left."""
     for name, modelled in (("LLMSched/GSM8K-Blind-v0", 26), ("LLMSched/Serving-v0", 33)):
-        view = Simulator(instance(make_scenario(name, num_requests=20, num_clients=4), 0)).view
+        view = Simulator(build_problem(make_scenario(name, num_requests=20, num_clients=4), 0)).view
         seen = all_features(view)
         assert (seen[:modelled] == features(view)).all()
         assert (seen[modelled:] == 0).all()
     names = [feature.name for feature in ALL_FEATURES]
     memory = make_scenario("LLMSched/KVMemory-v0", num_requests=20, num_clients=4)
-    view = Simulator(instance(memory, 0)).view
+    view = Simulator(build_problem(memory, 0)).view
     seen = all_features(view)
     found = dict(zip(names, seen.tolist(), strict=True))
     assert [found[one.name] for one in features_of(memory)] == features(view).tolist()
@@ -289,7 +289,7 @@ def test_what_is_not_modelled_reads_as_zero():
 def test_which_features_are_made_of_the_forecast():
     """Networks that read none of these let the loop leave it out."""
     scenario = make_scenario("LLMSched/KVMemory-v0", num_requests=60, num_clients=6).replace(ttft_s=2.0, tpot_s=0.2)
-    simulator, moved = Simulator(instance(scenario, 0)), set()
+    simulator, moved = Simulator(build_problem(scenario, 0)), set()
     while not simulator.done:
         simulator.step(int(simulator.can_prefill))
         view = simulator.view.copy()

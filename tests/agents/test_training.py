@@ -25,7 +25,7 @@ from agents.runs import Run
 from agents.sb3_policy import SB3Policy
 from agents.training import Baselines, Training, recorded, train
 from baselines.registry import entry
-from llmsched_env import instances
+from llmsched_env import cases
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import _played
@@ -151,7 +151,7 @@ def test_side_by_side_the_agent_plays_as_one_by_one(whole, algo):
 
     alone = evaluate(OneByOne(), training.validation, 3, seed=1)
     same(together, alone)
-    simulator = Simulator(instances.instance(training.validation, 0))
+    simulator = Simulator(cases.build_problem(training.validation, 0))
     choices = 0
     while not simulator.done:
         action = int(simulator.can_prefill)
@@ -319,14 +319,14 @@ def test_ended_before_the_first_checkpoint_it_begins(small, monkeypatch, whole):
 @pytest.mark.parametrize(("algo", "requests"), [("ppo", 13), ("es", 14)])
 def test_nothing_touches_the_test_cases(small, monkeypatch, algo, requests):
     splits = set()
-    build = instances._build
+    build = cases._build
 
     def built(scenario, case):
         splits.add(scenario.split)
         return build(scenario, case)
 
-    monkeypatch.setattr(instances, "_build", built)
-    # A number of requests of its own, so that no instance is in memory already.
+    monkeypatch.setattr(cases, "_build", built)
+    # A number of requests of its own, so that no problem is in memory already.
     training = small(algo, timesteps=64, arguments={**SMALL, "num_requests": requests})
     baselines = [entry(name, training.validation) for name in ("lagrangian", "lagrangian_tuned", "beam")]
     train(training, Baselines(baselines, baselines[1], baselines[2]))

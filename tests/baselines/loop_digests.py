@@ -14,12 +14,12 @@ from baselines.planners import Beam, Rollout
 from baselines.registry import BASELINES, METHODS, make_policy
 from baselines.rule import Rule
 from baselines.tuned import Tuned
+from llmsched_env.cases import build_problem
 from llmsched_env.engine.features import features_of
 from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import play
 from llmsched_env.evaluation.rollout import start
-from llmsched_env.instances import instance
 from llmsched_env.simulator import Simulator
 
 CASE = 3
@@ -33,7 +33,7 @@ def digest(*parts: bytes) -> str:
 
 def played(rule: EngineRule, world: str) -> str:
     """The iterations of an episode, and which request ran where."""
-    simulator = Simulator(instance(WORLDS[world], CASE), record=True)
+    simulator = Simulator(build_problem(WORLDS[world], CASE), record=True)
     simulator.run(rule)
     assert simulator.done
     return digest(simulator.log.tobytes(), simulator.served.tobytes())
@@ -48,7 +48,7 @@ def rule_digests() -> dict[str, str]:
             continue
         for world, scenario in WORLDS.items():
             try:
-                rule = policy.compiled(start(policy, scenario, Simulator(instance(scenario, CASE)), 0))
+                rule = policy.compiled(start(policy, scenario, Simulator(build_problem(scenario, CASE)), 0))
                 found[f"{name}, {world}"] = played(rule, world)
             except ConfigError:
                 continue
@@ -93,11 +93,11 @@ def search_digests() -> dict[str, str]:
     """What planners find, with nothing read from disk."""
     found = {}
     for world in SEARCHED:
-        simulator = Simulator(instance(WORLDS[world], CASE))
+        simulator = Simulator(build_problem(WORLDS[world], CASE))
         schedule = Beam(3)._search_all(simulator, start_of(WORLDS[world], simulator=simulator))
         found[f"beam, {world}"] = digest(schedule.prefills.tobytes(), str(schedule.loss).encode())
     for world, prefill in WITH_SLO.items():
-        simulator = Simulator(instance(WORLDS[world], CASE))
+        simulator = Simulator(build_problem(WORLDS[world], CASE))
         rule = make_policy("deadline").compiled(start_of(WORLDS[world]))
         found[f"lookahead, {world}"] = digest(find_actions(simulator, rule, prefill, 3000).tobytes())
     ran = play(Rollout(), WORLDS["shared"].replace(lengths="hidden", order="fcfs"), CASE, record=True)

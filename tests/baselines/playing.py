@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.evaluation.rollout import start
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext, View
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import SPLITS, Requests
@@ -92,7 +92,7 @@ def asked(policy: Any, simulator: Simulator) -> Simulator:
 
 def by_act(policy: Any, scenario: Scenario, case: int, *, seed: int = 0) -> Simulator:
     """A recorded episode in which every decision is asked for from Python."""
-    simulator = Simulator(instance(scenario, case), record=True)
+    simulator = Simulator(build_problem(scenario, case), record=True)
     policy.reset(start(policy, scenario, simulator, seed))
     return asked(policy, simulator)
 

@@ -6,8 +6,8 @@ import pytest
 from playing import WORLDS, start_of
 
 from baselines import planners
+from llmsched_env.cases import build_problem
 from llmsched_env.engine.search import Beam, Ends
-from llmsched_env.instances import instance
 from llmsched_env.simulator import Simulator
 
 NOT_DONE = 2**62
@@ -18,9 +18,9 @@ NOT_DONE = 2**62
 def test_a_search_that_knows_ends_finds_the_same_with_less(name):
     base, width, met = 3, 6, 0
     for case in range(6):
-        simulator = Simulator(instance(WORLDS[name], case))
+        simulator = Simulator(build_problem(WORLDS[name], case))
         rules = [rule.compiled(start_of(WORLDS[name])) for rule in planners._references(start_of(WORLDS[name]))]
-        pool = [simulator.instance.episode() for _ in range(5 * width + 1)]
+        pool = [simulator.problem.episode() for _ in range(5 * width + 1)]
         first, second = (planners._schedule(simulator, rules[i]) for i in (0, base))
         knowing, fresh = Ends(), Ends()
 

@@ -24,11 +24,11 @@ from baselines.registry import (
     default_names,
     planner_of,
 )
+from llmsched_env.cases import build_problem
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import begin, evaluate, play
 from llmsched_env.evaluation.rollout import start
-from llmsched_env.instances import instance
 from llmsched_env.policy import Policy
 from llmsched_env.simulator import Simulator
 
@@ -207,8 +207,8 @@ def test_blind_methods_are_given_no_lengths(told):
         scenario = entry(name, WORLDS["client"].replace(**told)).scenario
         assert scenario.lengths == "hidden"
         # Every request is expected to be of one and the same length, the population's mean.
-        assert len(set(instance(scenario, 0).requests[:, 2].tolist())) == 1
-        assert len(set(instance(scenario, 0).requests[:, 1].tolist())) > 5
+        assert len(set(build_problem(scenario, 0).requests[:, 2].tolist())) == 1
+        assert len(set(build_problem(scenario, 0).requests[:, 1].tolist())) > 5
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -223,7 +223,7 @@ def test_its_choices_are_fixed_by_case_and_seed(name):
 def test_an_episode_before_leaves_no_trace(name):
     policy, scenario = make_policy(name), WORLDS["client, arrivals"]
     by_act(policy, WORLDS["shared"], 1)  # another world, other parameters
-    half = Simulator(instance(scenario, 2))
+    half = Simulator(build_problem(scenario, 2))
     policy.reset(start(policy, scenario, half, 5))
     for _ in range(30):
         choice = half.can_decode and half.can_prefill
@@ -239,7 +239,7 @@ def test_it_pickles_before_and_within_an_episode(name):
     expected = end_of(name, "shared")
     assert history(by_act(fresh, scenario, 0)) == expected
     # Simulator and policy together, as a planner holds on to the episode that it was started in.
-    policy, simulator = make_policy(name), Simulator(instance(scenario, 0), record=True)
+    policy, simulator = make_policy(name), Simulator(build_problem(scenario, 0), record=True)
     policy.reset(start(policy, scenario, simulator, 0))
     policy, simulator = pickle.loads(pickle.dumps((policy, simulator)))
     assert history(asked(policy, simulator)) == expected
@@ -352,6 +352,6 @@ class TestMethodsElsewhere:
 
     def test_on_an_assignment_of_ones_own(self):
         item = entry("offline", WORLDS["client"])
-        count = len(play(item.policy, item.scenario, 0).instance.requests)
+        count = len(play(item.policy, item.scenario, 0).problem.requests)
         with pytest.raises(ConfigError, match="'offline' is a method with queues of its own"):
             play(item.policy, item.scenario, 0, client_of=[0] * count)

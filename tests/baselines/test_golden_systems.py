@@ -103,21 +103,21 @@ def first_difference(ours, theirs):
 @pytest.mark.parametrize(("name", "recorded"), each(PLAYED))
 def test_a_policy_does_what_its_system_does(name, recorded):
     policy, case, start = policy_and_case(name, recorded)
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     policy.reset(start)
     rows = rows_of(policy, simulator, case.prompts)
     assert not first_difference(rows, [row[:3] for row in recorded["iterations"]])
     assert simulator.served["first_token_ns"].tolist() == recorded["first_token_ns"]
     assert simulator.served["completion_ns"].tolist() == recorded["completion_ns"]
     assert simulator.totals.invalid_actions == 0
-    ran = Simulator(case.instance(), record=True)
+    ran = Simulator(case.problem(), record=True)
     ran.run(policy.compiled(start))
     assert ran.log.tobytes() == simulator.log.tobytes()
 
 
 def running_requests(simulator):
     positions = np.asarray(simulator.episode.clients)[:, codes.RUNNING]
-    return {int(simulator.instance.request_of[position]) for position in positions if position >= 0}
+    return {int(simulator.problem.request_of[position]) for position in positions if position >= 0}
 
 
 @pytest.mark.parametrize(("name", "recorded"), each(PLAYED_IN_MEMORY))
@@ -139,7 +139,7 @@ def test_a_rule_of_memory_does_what_its_system_does(name, recorded):
         alpha_prefill_ns=cost["alpha_p"], beta_prefill_ns=cost["beta_p"],
         alpha_decode_ns=cost["alpha_d"], beta_decode_ns=cost["beta_d"], kv_cache=scenario.kv_cache(),
     )  # fmt: skip
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     rows, had_tokens = [], set()
     while not simulator.done:
         action, before = int(simulator.can_prefill), simulator.emitted
@@ -176,7 +176,7 @@ def test_recordings_have_what_tells_the_rules_apart():
             _, case, start = policy_and_case(name, recorded)
             policy = other()
             policy.reset(start)
-            rows = rows_of(policy, Simulator(case.instance(), record=True), case.prompts)
+            rows = rows_of(policy, Simulator(case.problem(), record=True), case.prompts)
             different += rows != [row[:3] for row in recorded["iterations"]]
         assert different >= 2, (name, other)
 

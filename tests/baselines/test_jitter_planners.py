@@ -13,9 +13,9 @@ from baselines.iteration import eb_threshold, min_batch
 from baselines.lookahead import Lookahead
 from baselines.planners import AlwaysWorst, Beam, Rollout
 from baselines.rule import settings
+from llmsched_env.cases import build_problem
 from llmsched_env.evaluation import play
 from llmsched_env.evaluation.rollout import start
-from llmsched_env.instances import instance
 from llmsched_env.simulator import Futures, Simulator
 
 NOISE = {"noise_sd": 0.6, "straggler_probability": 0.05, "straggler_factor": 8.0}
@@ -32,14 +32,14 @@ def plans(tmp_path, monkeypatch):
 
 def other_noise(scenario, case, key):
     """The case with other factors, in all else the same."""
-    made = instance(scenario, case)
+    made = build_problem(scenario, case)
     noise = made.options["noise"]
     return replace(made, options={**made.options, "noise": {**noise, "key": noise["key"] ^ key}})
 
 
 def moments(scenario, case, steps):
     """The same moment of an episode, with different noise from there on."""
-    past = Simulator(instance(scenario, case))
+    past = Simulator(build_problem(scenario, case))
     for _ in range(steps):
         if past.done:
             return
@@ -86,7 +86,7 @@ def test_foresight_does_not_know_the_noise_to_come(monkeypatch):
         found = choices(scenario, first_foreseen)
         assert len(found) > 8
         assert all(len(set(alternatives)) == 1 for alternatives in found)
-        monkeypatch.setattr(lookahead, "_tried_in", lambda simulator: simulator.instance.episode())
+        monkeypatch.setattr(lookahead, "_tried_in", lambda simulator: simulator.problem.episode())
         assert any(len(set(alternatives)) > 1 for alternatives in choices(scenario, first_foreseen)), "nothing to see"
         monkeypatch.undo()
 
@@ -115,7 +115,7 @@ def test_plans_of_whole_episodes_are_those_of_the_believed_world(policy):
     noisy, quiet = OVER_TIME, WORLDS["client, arrivals"]
     for key in (0, 77):
         given = start_of(noisy, simulator=Simulator(other_noise(noisy, 1, key)))
-        there = start_of(quiet, simulator=Simulator(instance(quiet, 1)))
+        there = start_of(quiet, simulator=Simulator(build_problem(quiet, 1)))
         assert settings(policy.compiled(given)) == settings(policy.compiled(there))
 
 
@@ -159,9 +159,9 @@ def test_foresight_sees_what_has_happened():
     for case in range(6):
         policy = Lookahead(min_batch(2))
         violations["believed"] += int(play(policy, WITH_SLO, case).totals.violations)
-        quiet = Simulator(instance(WORLDS["SLO"], case))
+        quiet = Simulator(build_problem(WORLDS["SLO"], case))
         plan = policy.compiled(start(policy, WORLDS["SLO"], quiet, 0))
-        noisy = Simulator(instance(WITH_SLO, case))
+        noisy = Simulator(build_problem(WITH_SLO, case))
         noisy.run(plan)
         violations["blind"] += int(noisy.totals.violations)
     assert violations["believed"] < violations["blind"]
@@ -178,12 +178,12 @@ def test_a_belief_in_the_truth_changes_no_choice():
 
 
 def test_asked_and_compiled_foresight_does_the_same():
-    simulator = Simulator(instance(WITH_SLO, 0), record=True)
+    simulator = Simulator(build_problem(WITH_SLO, 0), record=True)
     policy = Lookahead(min_batch(2))
     policy.reset(start(policy, WITH_SLO, simulator, 0))
     assert history(asked(policy, simulator)) == history(play(Lookahead(min_batch(2)), WITH_SLO, 0, record=True))
 
 
 def test_planners_module_forks_only_where_it_must():
-    policy, plain = Beam(4), Simulator(instance(WORLDS["shared"], 0))
+    policy, plain = Beam(4), Simulator(build_problem(WORLDS["shared"], 0))
     assert planners._simulator(policy, start_of(WORLDS["shared"], simulator=plain)) is plain

@@ -10,9 +10,9 @@ from playing import WORLDS, Drawn, by_act, history
 from baselines.iteration import min_batch, prefill_first
 from baselines.lookahead import BASE_ORDER, Lookahead
 from baselines.mixed import mixed_first
+from llmsched_env.cases import build_problem
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
-from llmsched_env.instances import instance
 from llmsched_env.simulator import Simulator
 
 WITH_SLO = WORLDS["SLO"]
@@ -53,7 +53,7 @@ def test_with_orders_its_base_lets_late_ones_go_last():
 def actions_of(policy, case):
     from llmsched_env.evaluation.rollout import start
 
-    simulator = Simulator(instance(ORDERED, case))
+    simulator = Simulator(build_problem(ORDERED, case))
     policy.reset(start(policy, ORDERED, simulator, 0))
     actions = []
     while not simulator.done:
@@ -77,7 +77,7 @@ def test_tiny_cases_against_every_schedule():
     for case in range(25):
         usual.append(int(play(min_batch(1), scenario, case).totals.violations))
         found.append(int(play(Lookahead(min_batch(1), horizon_requests=FAR), scenario, case).totals.violations))
-        optimum.append(least_lost(Simulator(instance(scenario, case))))
+        optimum.append(least_lost(Simulator(build_problem(scenario, case))))
     assert all(loss >= least for loss, least in zip(found, optimum, strict=True))
     # One step of improvement: some way from the rule to the optimum.
     assert sum(usual) > sum(found) > sum(optimum) > 0

@@ -8,10 +8,10 @@ import pytest
 from baselines.memory_aware import memory_aware, most_clients
 from baselines.registry import default_names, entry, make_policy
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
-from llmsched_env.instances import instance
 
 SMALL = make_scenario(
     "LLMSched/KVMemory-v0", split="test", num_clients=60, num_requests=120, kv_budget_tokens=6_000, choose_cap=False
@@ -70,6 +70,6 @@ def test_it_is_offered_where_it_makes_sense():
 def test_rollout_draws_lengths_that_the_cache_holds():
     """The budget is that of the longest request here, and the population has longer ones."""
     few = SMALL.replace(num_requests=12, num_clients=6, lengths="hidden")
-    tokens = int(instance(few, 0).requests[:, :2].sum(axis=1).max())
+    tokens = int(build_problem(few, 0).requests[:, :2].sum(axis=1).max())
     tight = few.replace(kv_budget_tokens=-(-tokens // 16) * 16)
     assert play(make_policy("rollout"), tight, 0).done

@@ -9,11 +9,11 @@ import pytest
 from baselines.mixed import MIXED_SYSTEMS, costs_per_token_ns, eb_plus, mixed_first
 from baselines.registry import default_names, entry, planner_of
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import MIXED_FITS, CostModel, MixedCost
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext
 from llmsched_env.simulator import Simulator
 from llmsched_env.snapshot import snapshot
@@ -27,7 +27,7 @@ def test_systems_read_whenever_there_is_something_to_read(name):
     item = entry(name, BATCH)
     assert item.name == name
     assert {key: getattr(item.scenario, key) for key in MIXED_SYSTEMS[name]} == MIXED_SYSTEMS[name]
-    simulator, seen = Simulator(instance(item.scenario, 0)), set()
+    simulator, seen = Simulator(build_problem(item.scenario, 0)), set()
     item.policy.reset(EpisodeContext(item.scenario, 300.0))
     while not simulator.done:
         before, readable = int(simulator.view.mixed), simulator.can_prefill

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from playing import WORLDS, history
 
+from llmsched_env.cases import build_problem
 from llmsched_env.engine.rule import Rule
 from llmsched_env.extensions import compiled
-from llmsched_env.instances import instance
 from llmsched_env.policy import FunctionRule
 from llmsched_env.simulator import Simulator
 
@@ -60,7 +60,7 @@ def test_it_does_what_the_function_does(my_rule, name):
     assert my_rule.__file__.endswith(".py") != compiled
     rule, function = my_rule.Patience(IDLE, DECODES), FunctionRule(patience, (IDLE, DECODES), (0,))
     for _ in range(2):  # it begins each episode anew
-        mine, asked = (Simulator(instance(WORLDS[name], 0), record=True) for _ in range(2))
+        mine, asked = (Simulator(build_problem(WORLDS[name], 0), record=True) for _ in range(2))
         mine.run(rule)
         asked.run(function)
         assert mine.done
@@ -75,4 +75,4 @@ def test_a_rule_that_is_not_compiled_is_refused():
             return 1
 
     with pytest.raises(TypeError, match=r"Mine\.act is not compiled, but the engine is: compile its file as"):
-        Simulator(instance(WORLDS["client"], 0)).run(Mine())
+        Simulator(build_problem(WORLDS["client"], 0)).run(Mine())

@@ -17,13 +17,13 @@ from baselines import make_policy, plan_cache, planners
 from baselines.lagrangian import lagrangian
 from baselines.planners import Beam, Rollout
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine.codes import OUTPUT
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
 from llmsched_env.evaluation.rollout import start as evaluation_start
-from llmsched_env.instances import instance
 from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.snapshot import snapshot
 from llmsched_env.workload import Requests
@@ -92,7 +92,7 @@ def best_clock_ns(simulator):
 
 def planned(policy, case):
     """Makespan of ``policy`` on a case written by hand."""
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     futures = Futures(simulator, known=True)
     policy.reset(start_of(world(num_clients=case.num_clients), simulator=simulator, futures=futures))
     return int(asked(policy, simulator).view.clock_ns)
@@ -100,13 +100,13 @@ def planned(policy, case):
 
 def stepped(policy, scenario, case, *, seed=0):
     """A recorded episode in which every decision is asked for from Python."""
-    simulator = Simulator(instance(scenario, case), record=True)
+    simulator = Simulator(build_problem(scenario, case), record=True)
     policy.reset(evaluation_start(policy, scenario, simulator, seed))
     return asked(policy, simulator)
 
 
 def ruled(rule, case):
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     simulator.run(rule.compiled(start_of(world(num_clients=case.num_clients))))
     return int(simulator.view.clock_ns)
 
@@ -116,7 +116,7 @@ def test_against_every_action_sequence():
     seeds = range(24)
     for seed in seeds:
         case = tiny_case(seed)
-        optimum, count = best_clock_ns(Simulator(case.instance()))
+        optimum, count = best_clock_ns(Simulator(case.problem()))
         states += count
         beam, rollout = planned(Beam(50), case), planned(Rollout(), case)
         assert optimum <= beam
@@ -189,7 +189,7 @@ BLIND = {
 
 def first_choice(scenario, case):
     """The episode at the first choice after 15 iterations under the base rule, and how to go on with it."""
-    simulator = Simulator(instance(scenario, case))
+    simulator = Simulator(build_problem(scenario, case))
     rule = lagrangian()
     rule.reset(start_of(scenario))
     count = 0
@@ -222,7 +222,7 @@ def test_rollout_is_blind_to_what_is_hidden(name):
         # Longer than anything in the population: the size of the ring must not be seen either.
         outputs[waiting[0]] = 200
         other = simulator.fork(outputs=outputs)
-        delayed = Simulator(later(other.instance, int(other.episode.line.next_release)))
+        delayed = Simulator(later(other.problem, int(other.episode.line.next_release)))
         delayed.episode.restart(other.episode)
         found = gains_of(Rollout(), scenario, simulator)
         assert gains_of(Rollout(), scenario, other) == found
@@ -241,13 +241,13 @@ def policy_of(scenario, simulator):
 
 
 def outputs_of(simulator):
-    outputs = np.empty(simulator.instance.num_requests, np.int32)
-    outputs[simulator.instance.request_of] = simulator.instance.requests[:, OUTPUT]
+    outputs = np.empty(simulator.problem.num_requests, np.int32)
+    outputs[simulator.problem.request_of] = simulator.problem.requests[:, OUTPUT]
     return outputs
 
 
 def later(case, released):
-    """The same instance with the releases to come postponed."""
+    """The same problem with the releases to come postponed."""
     release_ns = case.release_ns.copy()
     release_ns[released:] += 12_345 * np.arange(1, len(release_ns) - released + 1)
     return dataclasses.replace(case, release_ns=release_ns)
@@ -256,7 +256,7 @@ def later(case, released):
 @pytest.mark.parametrize("name", BLIND)
 def test_a_blind_rollout_plays_fair_and_is_repeatable(name):
     scenario = BLIND[name]
-    told = evaluation_start(Rollout(), scenario, Simulator(instance(scenario, 0)), 0)
+    told = evaluation_start(Rollout(), scenario, Simulator(build_problem(scenario, 0)), 0)
     assert told.simulator is None
     assert not told.futures.known
     assert not evaluate(Rollout(), scenario, 1).clairvoyant
@@ -269,7 +269,7 @@ def test_a_blind_rollout_plays_fair_and_is_repeatable(name):
 def test_with_known_lengths_a_rollout_knows():
     for name in WORLDS:
         pair = Rollout(futures=1), Rollout()
-        told = evaluation_start(pair[0], WORLDS[name], Simulator(instance(WORLDS[name], 0)), 0)
+        told = evaluation_start(pair[0], WORLDS[name], Simulator(build_problem(WORLDS[name], 0)), 0)
         assert told.futures.known
         assert told.simulator is None
         assert evaluate(Rollout(), WORLDS[name], 1).clairvoyant
@@ -348,7 +348,7 @@ def test_plans_are_followed_to_the_letter():
     ran = play(policy, SHARED, 0, record=True)
     log = ran.log["prefill"]
     decodes_before = np.cumsum(log == 0)[log == 1]
-    plan = policy.compiled(start_of(SHARED, simulator=Simulator(instance(SHARED, 0)))).plan
+    plan = policy.compiled(start_of(SHARED, simulator=Simulator(build_problem(SHARED, 0)))).plan
     assert set(decodes_before.tolist()) <= {0, *plan}
 
 
@@ -411,7 +411,7 @@ EIGHT = {"num_requests": 60, "num_clients": 8}
 def test_the_plan_that_was_found_is_found_again(name, changes, width, prefills, loss, digest):
     """Recorded with an earlier implementation: what makes the search quicker must not change what it finds."""
     scenario = make_scenario(f"LLMSched/{name}-v0", **changes)
-    simulator = Simulator(instance(scenario, 0))
+    simulator = Simulator(build_problem(scenario, 0))
     found = Beam(width)._search_all(simulator, start_of(scenario, mean_output_tokens=345.0, simulator=simulator))
     assert (found.last, found.loss) == (prefills, loss)
     assert hashlib.sha256(found.prefills.tobytes()).hexdigest()[:12] == digest

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llmsched_env.cases import build_problem
 from llmsched_env.extensions import compiled
-from llmsched_env.instances import instance
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "quadratic_context.py"
@@ -20,10 +20,10 @@ LAW = f"""
 import sys
 sys.path.insert(0, {str(EXAMPLE.parent)!r})
 from quadratic_context import COST, scenario
-from llmsched_env.instances import instance
+from llmsched_env.cases import build_problem
 from llmsched_env.simulator import Simulator
 
-simulator = Simulator(instance(scenario(5), 0))
+simulator = Simulator(build_problem(scenario(5), 0))
 view, squared = simulator.view, 0
 while not simulator.done:
     active, context, clock_ns, decodes = view.active, view.context_tokens, view.clock_ns, view.decodes
@@ -69,4 +69,4 @@ def test_a_compiled_engine_refuses_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "quadratic_context", module)
     spec.loader.exec_module(module)
     with pytest.raises(TypeError, match=r"QuadraticCosts\.decode_ns is not compiled.* LLMSCHED_UNCOMPILED=1"):
-        instance(module.scenario(), 0)
+        build_problem(module.scenario(), 0)

@@ -25,8 +25,8 @@ def episode(rule, case):
     """The case under ``rule``, recorded, both ways of running alike."""
     start = start_of(world(num_clients=case.num_clients))
     rule.reset(start)
-    stepped = asked(rule, Simulator(case.instance(), record=True))
-    ran = Simulator(case.instance(), record=True)
+    stepped = asked(rule, Simulator(case.problem(), record=True))
+    ran = Simulator(case.problem(), record=True)
     ran.run(rule.compiled(start))
     assert ran.log.tobytes() == stepped.log.tobytes()
     return ran

@@ -11,10 +11,10 @@ import pytest
 from baselines import tuned
 from baselines.iteration import min_batch
 from baselines.tuned import _tuned_value, tuned_value
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.evaluation import evaluate
-from llmsched_env.instances import instance
 from llmsched_env.workload import SPLITS, CsvWorkload, TraceWorkload
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -41,7 +41,7 @@ def nothing_remembered():
 
 def prompts(scenario, case=0):
     """Prompt lengths of a case, by release."""
-    problem = instance(scenario, case)
+    problem = build_problem(scenario, case)
     found = np.empty(problem.num_requests, np.int64)
     found[problem.request_of] = problem.requests[:, 0]
     return found.tolist()
@@ -103,7 +103,7 @@ def test_the_azure_conversations_at_a_load():
     assert (found["goodput"] > 0).all()
     assert (found["goodput"] < 1).all()
     assert (found["worst_token_gap_s"] > 0).all()
-    windows = {split: instance(scenario.replace(split=split), 0) for split in SPLITS}
+    windows = {split: build_problem(scenario.replace(split=split), 0) for split in SPLITS}
     assert len({window.digest() for window in windows.values()}) == 3
     ends = [scenario.source.stretch(split) for split in SPLITS]
     assert ends[0][0] == 0

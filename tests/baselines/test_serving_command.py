@@ -15,7 +15,7 @@ import baselines.__main__ as command
 import baselines.lookahead
 from baselines.iteration import min_batch
 from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, SLO_POLICIES, default_names, entry
-from llmsched_env import instances, make_scenario
+from llmsched_env import cases, make_scenario
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
@@ -279,8 +279,8 @@ def test_leaving_the_range_of_the_cost_model_is_said_in_one_line(capsys):
 
 
 def test_slos_that_nobody_meets_are_said_once(capsys, monkeypatch):
-    monkeypatch.setattr(instances, "_said", set())
-    monkeypatch.setattr(instances, "_instances", {})
+    monkeypatch.setattr(cases, "_said", set())
+    monkeypatch.setattr(cases, "_problems", {})
     arguments = [*ORDERED, "--policies", "prefill_first,min_batch", "--ttft-s", "0.01", "--loads", "0.9,0.6"]
     assert command.main(arguments) == 0
     said = capsys.readouterr()

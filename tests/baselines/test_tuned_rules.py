@@ -35,13 +35,13 @@ PAPER_FCFS = Scenario(queue="shared", order="fcfs")
 def splits(monkeypatch):
     """Which (split, case) were simulated."""
     seen = set()
-    real = rollout.instance
+    real = rollout.build_problem
 
     def spy(scenario, case, **more):
         seen.add((scenario.split, int(case)))
         return real(scenario, case, **more)
 
-    monkeypatch.setattr(rollout, "instance", spy)
+    monkeypatch.setattr(rollout, "build_problem", spy)
     return seen
 
 

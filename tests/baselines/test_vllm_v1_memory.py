@@ -40,12 +40,12 @@ def started(recorded):
     )  # fmt: skip
     policy = mixed_first("vllm_v1")
     policy.reset(start_of(scenario))
-    return policy, Simulator(case.instance(), record=True), prompts
+    return policy, Simulator(case.problem(), record=True), prompts
 
 
 def holders(simulator):
     """Numbers of the requests that run, and that of the one whose prefill is chunked with what was computed of it."""
-    episode, number = simulator.episode, simulator.instance.request_of
+    episode, number = simulator.episode, simulator.problem.request_of
     running = {int(number[at]) for at in np.asarray(episode.clients)[:, codes.RUNNING] if at >= 0}
     at = episode.chunked.position
     return running, ({int(number[at]): int(episode.chunked.computed)} if at >= 0 else {})

@@ -21,7 +21,7 @@ from llmsched_env.engine.batch import Batch
 from llmsched_env.engine.features import FEATURES, SLO_FEATURES
 from llmsched_env.engine.step import Copy, Steps
 from llmsched_env.policy import FunctionRule, features
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
 from llmsched_env.snapshot import State, snapshot
 
@@ -110,9 +110,9 @@ CASES = {
 }
 
 
-def kinds_of(instance: Instance) -> list[int]:
+def kinds_of(problem: Problem) -> list[int]:
     """(num_actions,) kinds of iterations."""
-    return np.asarray(instance.problem.kinds).tolist()
+    return np.asarray(problem.data.kinds).tolist()
 
 
 class Stepped:
@@ -125,8 +125,8 @@ class Stepped:
     """
 
     def __init__(self, simulator: Simulator) -> None:
-        instance = simulator.instance
-        self._out, self._copy = Steps(1, kinds_of(instance), instance.num_features), Copy()
+        problem = simulator.problem
+        self._out, self._copy = Steps(1, kinds_of(problem), problem.num_features), Copy()
         self._copy.take(simulator.episode, 0)
         self._copy.begin(self._out)
         self.observation, self.reward, self.flags = self._out.arrays[0][0], 0.0, self._copy.flags
@@ -167,12 +167,12 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
     changes = {"gamma_decode_ns": 2, **({} if no_levels else {"levels": LEVELS})} if seed % 5 == 4 else {}
     case = CASES[kind](seed, **changes)
     with_slo = case.ttft_ns > 0
-    instance = case.instance(
+    problem = case.problem(
         reward="goodput" if with_slo and seed % 3 else REWARDS[seed % len(REWARDS)],
         skip_forced=seed % 4 > 1 if with_slo else seed % 2 == 1,
         max_iterations=150 if seed % 7 == 6 else 0,
     )
-    simulator = Simulator(instance, record=True)
+    simulator = Simulator(problem, record=True)
     digest = hashlib.sha256()
     rng = np.random.default_rng(seed)
     stepped, steps = Stepped(simulator), 0
@@ -184,13 +184,13 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
             digest.update(part.tobytes())
         if stepped.over:
             break
-        stepped.step(int(rng.integers(0, instance.num_actions)))
+        stepped.step(int(rng.integers(0, problem.num_actions)))
         steps += 1
     if with_slo:
         assert simulator.totals.violations > 0, "no SLO was violated"
     if kind == "memory" and case.kv_cache.admission == "fits" and not case.kv_cache.cap_levels:
         assert simulator.totals.preemptions > 0
-    if kind == "moving" and case.migration.steal == "running" and not instance.max_iterations:
+    if kind == "moving" and case.migration.steal == "running" and not problem.max_iterations:
         assert simulator.totals.migrations > 0
     digest.update(simulator.log.tobytes() + simulator.served.tobytes())
     return digest.hexdigest()
@@ -199,14 +199,14 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
 def run_digest(seed: int, *, kind: str = "plain") -> str:
     """The same under a compiled rule."""
     case = replace(CASES[kind](seed), choose_order=False)
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     simulator.run(FunctionRule(busiest, [0.7], [0]))
     return hashlib.sha256(written(simulator) + simulator.log.tobytes() + simulator.served.tobytes()).hexdigest()
 
 
 def forked_digest(seed: int) -> str:
     """An episode that is gone on with under other lengths."""
-    simulator, rng = Simulator(seeded_case(seed).instance()), np.random.default_rng(seed)
+    simulator, rng = Simulator(seeded_case(seed).problem()), np.random.default_rng(seed)
     for action in rng.integers(0, 2, 20 + seed).tolist():
         if not simulator.done:
             simulator.step(action)
@@ -226,7 +226,7 @@ def forked_digest(seed: int) -> str:
 def fleet_digest(seed: int) -> str:
     """Twelve copies stepped together, each begun anew with the next case where it is over."""
     cases = [
-        seeded_case(3 * seed + i, **({"gamma_decode_ns": 2, "levels": LEVELS} if i == 4 else {})).instance(
+        seeded_case(3 * seed + i, **({"gamma_decode_ns": 2, "levels": LEVELS} if i == 4 else {})).problem(
             reward=REWARDS[i % len(REWARDS)], skip_forced=i == 1, max_iterations=70 if i == 2 else 0
         )
         for i in range(5)
@@ -236,7 +236,7 @@ def fleet_digest(seed: int) -> str:
     return digest
 
 
-def batch_digest(batch: Batch, cases: list[Instance], steps: int, seed: int) -> tuple[str, int]:
+def batch_digest(batch: Batch, cases: list[Problem], steps: int, seed: int) -> tuple[str, int]:
     """What random actions come to, and how many episodes end."""
     rng, digest, out, ends = np.random.default_rng(seed), hashlib.sha256(), batch.new_steps(), 0
     for number in range(batch.count):
@@ -262,12 +262,12 @@ def slo_fleet_digest(orders: bool) -> str:
             order="fcfs" if orders else [*ORDER_CODES][i],
             choose_order=orders,
             **({"gamma_decode_ns": 2, "levels": LEVELS} if i == 4 else {}),
-        ).instance(reward="goodput" if i % 2 else "latency", skip_forced=i == 3, max_iterations=90 if i == 2 else 0)
+        ).problem(reward="goodput" if i % 2 else "latency", skip_forced=i == 3, max_iterations=90 if i == 2 else 0)
         for i in range(6)
     ]
     shown = len(FEATURES + SLO_FEATURES)
     assert {(case.num_actions, case.num_features) for case in cases} == {(7 if orders else 2, shown)}
-    assert orders or {bool(case.problem.ranked) for case in cases} == {False, True}
+    assert orders or {bool(case.data.ranked) for case in cases} == {False, True}
     digest, ends = batch_digest(Batch(6, kinds_of(cases[0]), shown), cases, 220, int(orders))
     assert ends >= 3
     return digest

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine.view import View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import LLMSchedError
-from llmsched_env.instances import instance
 from llmsched_env.metrics import final_metrics
 from llmsched_env.policy import FunctionRule, PythonRule, features
 from llmsched_env.simulator import Simulator
@@ -154,7 +154,7 @@ def play(rng: np.random.Generator, simulator: Simulator) -> None:
         what = rng.random()
         if what < 0.9:
             if not one.done:
-                one.step(act(rng, one.instance.num_actions))
+                one.step(act(rng, one.problem.num_actions))
         elif what < 0.92:
             one.reset()
         elif what < 0.94:
@@ -223,7 +223,7 @@ def main(seed: int, count: int) -> None:
         where = None if served is None else tried(tally, "scenarios", scenario, rng, served)
         if where is None:
             continue
-        case = tried(tally, "cases", instance, where, 0)
+        case = tried(tally, "cases", build_problem, where, 0)
         if case is not None:
             record = bool(rng.random() < 0.5)
             tried(tally, "played", play, rng, Simulator(case, record=record))

@@ -62,10 +62,10 @@ def test_a_region_that_is_full_leaves_the_rest_to_others():
 
 @pytest.mark.parametrize("case", [seeded_case(3), slo_case(2)], ids=["plain", "SLO"])
 def test_episodes_in_a_region_are_independent(case):
-    instance, region = case.instance(), Region(2**18)
+    problem, region = case.problem(), Region(2**18)
     with arrays_in(region):
-        one, other = instance.episode(), instance.episode()
-    plain, start = instance.episode(), state_of(instance.start)
+        one, other = problem.episode(), problem.episode()
+    plain, start = problem.episode(), state_of(problem.start)
     assert region.taken - region.begun > 2000, "they lie elsewhere"
     for action in (1, 0, 0, 1) * 10:
         if plain.feasible_now():
@@ -76,7 +76,7 @@ def test_episodes_in_a_region_are_independent(case):
 
 
 def test_a_batch_in_regions_steps_like_one_without(monkeypatch):
-    cases = [seeded_case(3 * i).instance() for i in range(4)]
+    cases = [seeded_case(3 * i).problem() for i in range(4)]
     found = {}
     for large_from in (2**22, 1):
         monkeypatch.setattr(batch, "LARGE_PAGES_FROM", large_from)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from strategies import Case
 
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario, read_arguments
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.env import LLMSchedEnv
@@ -19,7 +20,6 @@ from llmsched_env.errors import (
     UnknownNameError,
     WorkloadError,
 )
-from llmsched_env.instances import instance
 from llmsched_env.workload import Requests
 
 
@@ -98,7 +98,7 @@ def test_levels_that_a_prompt_exceeds():
     # A prompt above the cap goes alone, but some level must hold it.
     case = Case((30,), (1,), 1, levels=((10, 5), (20, 9)), token_cap=20)
     with pytest.raises(ConfigError, match=r"of 30 tokens exceeds the largest (prefill )?level, 20"):
-        case.instance()
+        case.problem()
 
 
 def test_a_cap_that_no_level_holds():
@@ -109,14 +109,14 @@ def test_a_cap_that_no_level_holds():
 
 def test_more_output_tokens_than_decode_counts_hold():
     with pytest.raises(WorkloadError, match=r"output tokens in sum exceed .* split it"):
-        Case((1,) * 128, (2**24,) * 128, 4).instance()
+        Case((1,) * 128, (2**24,) * 128, 4).problem()
 
 
 def test_durations_beyond_the_clock():
     with pytest.raises(WorkloadError, match=r"beyond the 4e.09 s of the clock: check the units of the cost model"):
-        Case((2**24,) * 4, (1,) * 4, 2, beta_prefill_ns=10**12).instance()
+        Case((2**24,) * 4, (1,) * 4, 2, beta_prefill_ns=10**12).problem()
     with pytest.raises(WorkloadError, match=r"beyond the"):
-        Case((1,), (2**24,), 1, gamma_decode_ns=10**6).instance()
+        Case((1,), (2**24,), 1, gamma_decode_ns=10**6).problem()
 
 
 def test_the_largest_case_of_the_issue_fits_the_clock():
@@ -131,7 +131,7 @@ def test_the_largest_case_of_the_issue_fits_the_clock():
         alpha_decode_ns=preset.alpha_decode_ns,
         beta_decode_ns=preset.beta_decode_ns,
         token_cap=2048,
-    ).instance()
+    ).problem()
     assert built.num_requests == 100_000
 
 
@@ -169,9 +169,9 @@ def test_predictions_that_the_workload_does_not_bring(tmp_path):
 @pytest.mark.parametrize("case", [-1, 1.0, True, "0", None])
 def test_no_such_case(case):
     scenario = Scenario(split="test", assignment="lpt")
-    instance(scenario, 1)
+    build_problem(scenario, 1)
     with pytest.raises(ConfigError, match=r"case number"):
-        instance(scenario, case)
+        build_problem(scenario, case)
 
 
 def test_every_error_is_one_of_ours():

@@ -91,7 +91,7 @@ def test_requests_are_taken_in_the_order_asked_for(n):
     case = Case(
         (1,) * n, (1,) * n, 1, estimates=tuple(estimates.tolist()), ttft_ns=10**15, tpot_ns=10**9, choose_order=True
     )
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     actions = [number for number, order in enumerate(CHOICES, 1) if not order.startswith("late")]
     chosen = rng.choice(actions, n)
     for action in chosen.tolist():

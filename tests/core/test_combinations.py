@@ -62,9 +62,9 @@ def test_it_equals_the_reference_for_every_pair_of_mechanisms():
     met, gave_way = Counter(), Counter()
     for seed in (*range(CASES), *RARE):
         case = combined_case(seed)
-        instance = case.instance()
-        episode, reference = instance.episode(record=True), Reference(case)
-        assert instance.num_actions == case.num_actions
+        problem = case.problem()
+        episode, reference = problem.episode(record=True), Reference(case)
+        assert problem.num_actions == case.num_actions
         actions, step = combined_actions(seed), 0
         assert_same(episode, reference, (seed, step))
         while not reference.done:

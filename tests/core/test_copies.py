@@ -22,8 +22,8 @@ def play_on(episode: Episode, seed: int) -> None:
 def test_a_copy_is_the_same_and_goes_on_alike(kind):
     moved = 0
     for seed in range(60):
-        instance = CASES[kind](seed).instance()
-        episode, twin, third = (instance.episode() for _ in range(3))
+        problem = CASES[kind](seed).problem()
+        episode, twin, third = (problem.episode() for _ in range(3))
         rng = random.Random(seed)
         for _ in range(rng.randrange(80)):
             if not episode.feasible_now():

@@ -52,7 +52,7 @@ def test_it_equals_the_reference_after_every_iteration():
     @settings(REPEATABLE, max_examples=300)
     @given(case=cases(), actions=ACTIONS)
     def check(case, actions):
-        simulator, reference = Simulator(case.instance(), record=True), Reference(case)
+        simulator, reference = Simulator(case.problem(), record=True), Reference(case)
         assert_same_state(simulator, reference)
         for action in itertools.cycle(actions):
             if reference.done:
@@ -91,7 +91,7 @@ def test_batch_expected_on_client_queues_is_exact_where_it_can_be():
     def check(case, actions):
         queues = case.queues or tuple(i % case.num_clients for i in range(len(case.prompts)))
         case = replace(case, queues=queues)
-        simulator, reference = Simulator(case.instance()), Reference(case)
+        simulator, reference = Simulator(case.problem()), Reference(case)
         for action in itertools.cycle(actions):
             if reference.done:
                 break

@@ -39,8 +39,8 @@ def test_forks_go_on_as_the_episode_does(world):
     @settings(REPEATABLE, max_examples=60)
     @given(case=WORLDS[world], actions=ORDERED_ACTIONS)
     def check(case, actions):
-        simulator = Simulator(case.instance())
-        last = simulator.instance.num_actions - 1
+        simulator = Simulator(case.problem())
+        last = simulator.problem.num_actions - 1
         for action in actions[: len(actions) // 2]:
             if not simulator.done:
                 simulator.step(min(action, last))

@@ -21,7 +21,7 @@ from llmsched_env.simulator import Futures, Simulator
 
 def halfway(case, actions, **options):
     """An episode after the actions, or as much of them as there is to do, and the iterations that it took."""
-    simulator, taken = Simulator(case.instance(**options)), 0
+    simulator, taken = Simulator(case.problem(**options)), 0
     for action in actions:
         if simulator.done:
             break
@@ -31,8 +31,8 @@ def halfway(case, actions, **options):
 
 
 def truth(simulator):
-    outputs = np.empty(simulator.instance.num_requests, np.int32)
-    outputs[simulator.instance.request_of] = simulator.instance.requests[:, codes.OUTPUT]
+    outputs = np.empty(simulator.problem.num_requests, np.int32)
+    outputs[simulator.problem.request_of] = simulator.problem.requests[:, codes.OUTPUT]
     return outputs
 
 
@@ -107,7 +107,7 @@ def test_other_lengths_are_those_of_a_case_that_has_them():
 @settings(REPEATABLE, max_examples=150)
 @given(case=cases(), actions=ACTIONS)
 def test_emitted_tokens_are_counted(case, actions):
-    simulator, reference = Simulator(case.instance()), Reference(case)
+    simulator, reference = Simulator(case.problem()), Reference(case)
     for action in actions:
         emitted = simulator.emitted
         # A token for each client in a prefill, and for each in a decode.
@@ -141,7 +141,7 @@ def test_without_arrivals_only_what_is_there_is_served():
     for seed in (1, 3, 5, 7):
         simulator, _ = halfway(seeded_case(seed), [0, 1] * 20)
         there = int(simulator.view.active + simulator.view.waiting)
-        to_come = simulator.instance.num_requests - there - int(simulator.view.completed)
+        to_come = simulator.problem.num_requests - there - int(simulator.view.completed)
         assert there > 0
         assert to_come > 0, "nothing was to come"
         for outputs in (None, truth(simulator)):
@@ -160,15 +160,15 @@ def test_without_arrivals_only_what_is_there_is_served():
 def test_a_fork_with_other_lengths_is_an_episode_like_any_other():
     simulator, _ = halfway(seeded_case(2), [0, 1] * 15)
     twin = simulator.fork(outputs=simulator.emitted + 7)
-    again, copied, other = twin.fork(), pickle.loads(pickle.dumps(twin)), Simulator(twin.instance)
+    again, copied, other = twin.fork(), pickle.loads(pickle.dumps(twin)), Simulator(twin.problem)
     other.restore(twin)
-    with pytest.raises(ConfigError, match="another instance"):
+    with pytest.raises(ConfigError, match="another problem"):
         simulator.restore(twin)
     ends = {repr(course(episode, [1, 0, 0])[0][-1]) for episode in (twin, again, copied, other)}
     assert len(ends) == 1
     twin.reset()
     assert twin.view.clock_ns == twin.view.completed == 0
-    assert twin.instance.bound_ns == simulator.instance.bound_ns
+    assert twin.problem.bound_ns == simulator.problem.bound_ns
 
 
 @pytest.mark.parametrize(
@@ -196,10 +196,10 @@ def test_a_length_of_a_complete_request_is_ignored():
 
 def test_too_much_for_the_clock_is_refused():
     n = 200
-    simulator = Simulator(Case((1,) * n, (2,) * n, 2).instance())
+    simulator = Simulator(Case((1,) * n, (2,) * n, 2).problem())
     with pytest.raises(WorkloadError, match=r"3355443200 output tokens in sum exceed .* split it"):
         simulator.fork(outputs=np.full(n, 2**24))
-    slow = Simulator(Case((1,), (2,), 2, alpha_decode_ns=10**12).instance())
+    slow = Simulator(Case((1,), (2,), 2, alpha_decode_ns=10**12).problem())
     with pytest.raises(WorkloadError, match="1 requests under these output lengths could take"):
         slow.fork(outputs=[10**7])
 
@@ -213,4 +213,4 @@ def test_an_outlook_keeps_what_is_hidden():
         hidden.future()
     assert course(known.future(), [1, 0])[0] == course(simulator.fork(), [1, 0])[0]
     imagined = hidden.imagine(simulator.emitted + 3)
-    assert imagined.episode.line.next_release == simulator.instance.num_requests
+    assert imagined.episode.line.next_release == simulator.problem.num_requests

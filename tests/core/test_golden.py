@@ -10,9 +10,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
-from llmsched_env.instances import instance
 from llmsched_env.policy import FunctionRule
 from llmsched_env.simulator import Simulator
 
@@ -88,7 +88,7 @@ WITH_SLO = {
 
 def outcome(name):
     scenario, rule = {**SCENARIOS, **WITH_SLO}[name]
-    simulator = Simulator(instance(scenario, 0), record=True)
+    simulator = Simulator(build_problem(scenario, 0), record=True)
     simulator.run(FunctionRule(rule, [0.0], [0]))
     view, totals, served = simulator.view, simulator.totals, simulator.served
     table = np.array([served[field] for field in ("client", "prefill_start_ns", "first_token_ns", "completion_ns")])

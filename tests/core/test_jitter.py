@@ -18,12 +18,12 @@ from test_slo import assert_same_slo
 
 from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from baselines.registry import make_policy
+from llmsched_env.cases import build_problem
 from llmsched_env.config import KVCache, Noise, Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine.noise import ONE, QUANTILES, factor_table
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownNameError, WorkloadError
 from llmsched_env.evaluation import play
-from llmsched_env.instances import instance
 from llmsched_env.metrics import final_metrics
 from llmsched_env.offline import lb1_ns
 from llmsched_env.simulator import Simulator
@@ -32,7 +32,7 @@ BELIEVED = CostModel("believed", 150, 20, 40, 2, 0, 1000)
 
 
 def in_space(simulator, action):
-    return min(action, simulator.instance.num_actions - 1)
+    return min(action, simulator.problem.num_actions - 1)
 
 
 def test_it_equals_the_reference_after_every_iteration():
@@ -41,7 +41,7 @@ def test_it_equals_the_reference_after_every_iteration():
     @settings(REPEATABLE, max_examples=400)
     @given(case=noisy_cases(), actions=ORDERED_ACTIONS)
     def check(case, actions):
-        simulator, reference = Simulator(case.instance(), record=True), Reference(case)
+        simulator, reference = Simulator(case.problem(), record=True), Reference(case)
         assert_same_state(simulator, reference)
         for action in itertools.cycle(actions):
             if reference.done:
@@ -75,15 +75,15 @@ def run(simulator, actions):
     for action in itertools.cycle(actions):
         if simulator.done:
             return simulator
-        simulator.step(min(action, simulator.instance.num_actions - 1))
+        simulator.step(min(action, simulator.problem.num_actions - 1))
 
 
 @settings(REPEATABLE, max_examples=60)
 @given(case=noisy_cases(), actions=ORDERED_ACTIONS)
 def test_a_belief_in_the_truth_without_noise_changes_no_iteration(case, actions):
     """But for who is late, which is not counted before the first token: nothing else differs."""
-    plain = Simulator(replace(case, noise=None).instance(), record=True)
-    believed = Simulator(replace(case, noise=Noise(case.cost)).instance(), record=True)
+    plain = Simulator(replace(case, noise=None).problem(), record=True)
+    believed = Simulator(replace(case, noise=Noise(case.cost)).problem(), record=True)
     run(plain, actions)
     run(believed, actions)
     assert (plain.log == believed.log).all()
@@ -95,26 +95,26 @@ def test_a_belief_in_the_truth_without_noise_changes_no_iteration(case, actions)
 @settings(REPEATABLE, max_examples=60)
 @given(case=noisy_cases(), actions=ORDERED_ACTIONS)
 def test_the_believed_world_is_the_one_without_noise(case, actions):
-    """Its instance is that of the believed cost model, bound apart; and a fork goes on in it."""
-    there = case.instance().believed
+    """Its problem is that of the believed cost model, bound apart; and a fork goes on in it."""
+    there = case.problem().believed
     believed = replace(case.believed, noise=None)
     assert there.digest() == believed_with_bounds(believed, there).digest()
     assert there.believed is there
-    forked = run(Simulator(case.instance(), record=True).fork(record=True, believed=True), actions)
+    forked = run(Simulator(case.problem(), record=True).fork(record=True, believed=True), actions)
     plain = run(Simulator(believed_with_bounds(believed, there), record=True), actions)
     assert (forked.log == plain.log).all()
     assert (forked.served == plain.served).all()
 
 
 def believed_with_bounds(case, there):
-    made = case.instance()
+    made = case.problem()
     return replace(made.with_bound(there.bound_ns), lb1_ns=there.lb1_ns)
 
 
 @settings(REPEATABLE, max_examples=40)
 @given(case=noisy_cases(), actions=ORDERED_ACTIONS)
 def test_forks_go_on_as_the_episode_does(case, actions):
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     for step, action in enumerate(actions):
         if simulator.done:
             return
@@ -156,7 +156,7 @@ def test_on_paper():
     """
     always = 1 - 2**-33
     case = Case((3, 4), (2, 3), 2, noise=Noise(BELIEVED, 0.0, always, 3.0))
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     view = simulator.view
     assert (view.alpha_prefill_ns, view.alpha_decode_ns, view.beta_decode_ns) == (150, 40, 2)
     assert view.prefill_ns == 150 + 20 * 7
@@ -173,8 +173,8 @@ def test_on_paper():
 def test_copying_of_the_cache_is_stretched_like_the_rest():
     case = Case((3, 3), (6, 6), 2, kv_cache=KVCache(10, swap_token_ns=2))
     always = 1 - 2**-33
-    stretched = Simulator(replace(case, noise=Noise(None, 0.0, always, 2.0)).instance(), record=True)
-    plain = Simulator(case.instance(), record=True)
+    stretched = Simulator(replace(case, noise=Noise(None, 0.0, always, 2.0)).problem(), record=True)
+    plain = Simulator(case.problem(), record=True)
     for one in (stretched, plain):
         run(one, (1, 0))
     lasted = [one.log["end_ns"] - one.log["start_ns"] for one in (stretched, plain)]
@@ -187,7 +187,7 @@ def test_factors_belong_to_kind_and_count_not_to_the_policy():
     plain = replace(case, noise=None)
     found = {}
     for actions in ((1,), (0,), (0, 0, 1), (0,) * 9 + (1,)):
-        noisy, quiet = (run(Simulator(one.instance(), record=True), actions).log for one in (case, plain))
+        noisy, quiet = (run(Simulator(one.problem(), record=True), actions).log for one in (case, plain))
         assert (noisy["prefill"] == quiet["prefill"]).all()
         for kind in (0, 1):
             ratios = np.round(
@@ -234,9 +234,9 @@ def test_lb1_holds_in_the_mean_and_not_case_by_case():
     gaps = []
     for key in range(400):
         noisy = replace(case, noise=Noise(None, 0.5, 0.0, 1.0, 1000 + key))
-        gaps.append(final_metrics(run(Simulator(noisy.instance()), (1,)))["gap_to_bound"])
+        gaps.append(final_metrics(run(Simulator(noisy.problem()), (1,)))["gap_to_bound"])
     assert min(gaps) < 0 < max(gaps)
-    assert np.mean(gaps) == pytest.approx(run(Simulator(case.instance()), (1,)).view.clock_ns / bound - 1, abs=0.03)
+    assert np.mean(gaps) == pytest.approx(run(Simulator(case.problem()), (1,)).view.clock_ns / bound - 1, abs=0.03)
 
 
 @settings(REPEATABLE, max_examples=30)
@@ -245,9 +245,9 @@ def test_a_longer_world_of_the_same_shape_is_no_noise(case, actions):
     """Every iteration twice as long (a straggler in all but one of 2^33) is the world of twice the coefficients."""
     case = replace(case, releases_ns=(0,) * len(case.prompts))
     always = Noise(None, 0.0, 1 - 2**-33, 2.0)
-    one = run(Simulator(replace(case, noise=always).instance()), actions)
+    one = run(Simulator(replace(case, noise=always).problem()), actions)
     twice = {name: 2 * getattr(case, name) for name in CASE_COEFFICIENTS}
-    other = run(Simulator(replace(case, **twice).instance()), actions)
+    other = run(Simulator(replace(case, **twice).problem()), actions)
     assert one.view.clock_ns == other.view.clock_ns
 
 
@@ -256,14 +256,14 @@ CASE_COEFFICIENTS = ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "
 
 def test_a_case_fixes_its_noise():
     scenario = Scenario(split="test", num_clients=20, num_requests=60, assignment="lpt", noise_sd=0.3)
-    keys = [instance(scenario, case).options["noise"]["key"] for case in range(20)]
+    keys = [build_problem(scenario, case).options["noise"]["key"] for case in range(20)]
     assert len(set(keys)) == 20
-    assert keys[3] == instance(scenario.replace(noise_sd=0.5, num_clients=10), 3).options["noise"]["key"]
-    assert keys[3] != instance(scenario.replace(split="train"), 3).options["noise"]["key"]
-    digests = {instance(scenario.replace(noise_sd=sd), 0).digest() for sd in (0.0, 0.1, 0.3)}
+    assert keys[3] == build_problem(scenario.replace(noise_sd=0.5, num_clients=10), 3).options["noise"]["key"]
+    assert keys[3] != build_problem(scenario.replace(split="train"), 3).options["noise"]["key"]
+    digests = {build_problem(scenario.replace(noise_sd=sd), 0).digest() for sd in (0.0, 0.1, 0.3)}
     assert len(digests) == 3
-    plain = instance(scenario.replace(noise_sd=0.0), 0)
-    assert instance(scenario, 0).believed.digest() == plain.digest()
+    plain = build_problem(scenario.replace(noise_sd=0.0), 0)
+    assert build_problem(scenario, 0).believed.digest() == plain.digest()
 
 
 @pytest.mark.parametrize(
@@ -302,9 +302,9 @@ def test_a_cap_that_is_given_holds_for_both():
 def test_what_the_clock_or_the_levels_do_not_hold_is_refused():
     large = 10**12
     case = Case((3, 4), (300, 300), 2, alpha_prefill_ns=large, beta_decode_ns=large)
-    case.instance()
+    case.problem()
     with pytest.raises(WorkloadError, match="beyond the 4e\\+09 s of the clock"):
-        replace(case, noise=Noise(None, 0.0, 0.1, 1e4, 0), alpha_decode_ns=large).instance()
+        replace(case, noise=Noise(None, 0.0, 0.1, 1e4, 0), alpha_decode_ns=large).problem()
     short = CostModel("short", 1, 1, 1, 1, 0, 3, ((3, 10),))
     with pytest.raises(ConfigError, match="a prompt of 4 tokens exceeds the largest prefill level, 3"):
-        Case((3, 4), (2, 2), 2, token_cap=3, noise=Noise(short)).instance()
+        Case((3, 4), (2, 2), 2, token_cap=3, noise=Noise(short)).problem()

@@ -22,8 +22,8 @@ from llmsched_env.metrics import final_metrics, worst_token_gaps_ns
 from llmsched_env.simulator import Simulator
 
 
-def in_space(instance, action):
-    return min(action, instance.num_actions - 1)
+def in_space(problem, action):
+    return min(action, problem.num_actions - 1)
 
 
 def assert_same_memory(simulator, reference):
@@ -63,14 +63,14 @@ def test_it_equals_the_reference_after_every_iteration(rule, examples):
     @settings(REPEATABLE, max_examples=examples)
     @given(case=memory_cases((rule,)), actions=ORDERED_ACTIONS)
     def check(case, actions):
-        instance = case.instance()
-        simulator, reference = Simulator(instance, record=True), Reference(case)
+        problem = case.problem()
+        simulator, reference = Simulator(problem, record=True), Reference(case)
         assert_same_state(simulator, reference)
         for action in itertools.cycle(actions):
             if reference.done:
                 break
-            simulator.step(in_space(instance, action))
-            reference.step(in_space(instance, action))
+            simulator.step(in_space(problem, action))
+            reference.step(in_space(problem, action))
             assert_same_state(simulator, reference)
             assert_same_memory(simulator, reference)
             if case.ttft_ns:
@@ -122,7 +122,7 @@ def test_recompute_on_paper():
     The first goes on to 9 tokens alone: 4 decodes. Then 3 + 2 tokens are prefilled anew, which gives the third token,
     and 3 decodes give the rest.
     """
-    simulator = Simulator(paper().instance(), record=True)
+    simulator = Simulator(paper().problem(), record=True)
     assert (simulator.view.ready, simulator.view.kv_used, simulator.view.kv_growth) == (2, 0, 0)
     for action in (1, 0):
         simulator.step(action)
@@ -147,7 +147,7 @@ def test_recompute_on_paper():
 def test_swapping_on_paper():
     """The same at 2 ns a token: 5 tokens are copied out beside the next decode and back by a prefill of nothing."""
     case = paper(kv_cache=KVCache(10, swap_token_ns=2))
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     for action in (1, 0):
         simulator.step(action)
     assert simulator.view.decode_ns == 51 + 10
@@ -180,7 +180,7 @@ def test_swapping_on_paper():
     ],
 )
 def test_admission_on_paper(cache, admitted):
-    simulator = Simulator(paper(kv_cache=cache).instance())
+    simulator = Simulator(paper(kv_cache=cache).problem())
     assert simulator.view.ready == simulator.view.batch_requests == admitted
     simulator.step(1)
     assert simulator.view.active == admitted
@@ -189,16 +189,16 @@ def test_admission_on_paper(cache, admitted):
 def test_prediction_lets_in_who_ends_before_others_grow():
     """Requests of 2 + 2 and 2 + 8 tokens: their peaks are 4 + 4, then 10 alone. By reserve it would be 4 + 10."""
     case = Case((2, 2), (2, 8), 2, kv_cache=KVCache(10, admission="predicted"))
-    assert Simulator(case.instance()).view.ready == 2
-    assert Simulator(replace(case, kv_cache=KVCache(10, admission="reserve")).instance()).view.ready == 1
+    assert Simulator(case.problem()).view.ready == 2
+    assert Simulator(replace(case, kv_cache=KVCache(10, admission="reserve")).problem()).view.ready == 1
     tight = replace(case, prompts=(2, 2), outputs=(7, 8), estimates=(), kv_cache=KVCache(10, admission="predicted"))
-    assert Simulator(replace(tight, estimates=(7, 8)).instance()).view.ready == 1
+    assert Simulator(replace(tight, estimates=(7, 8)).problem()).view.ready == 1
 
 
 def test_caps_stop_a_prefill():
     case = Case((1,) * 8, (3,) * 8, 8, kv_cache=KVCache(100, cap_levels=4))
     for action, active in ((1, 8), (2, 6), (3, 4), (4, 2)):
-        simulator = Simulator(case.instance())
+        simulator = Simulator(case.problem())
         simulator.step(action)
         assert simulator.view.active == active
         simulator.step(4)
@@ -208,8 +208,8 @@ def test_caps_stop_a_prefill():
 @settings(REPEATABLE, max_examples=100)
 @given(case=memory_cases(), actions=ORDERED_ACTIONS)
 def test_memory_is_conserved_and_never_exceeded(case, actions):
-    instance, cache = case.instance(), case.kv_cache
-    simulator = Simulator(instance)
+    problem, cache = case.problem(), case.kv_cache
+    simulator = Simulator(problem)
     for action in itertools.cycle(actions):
         view = simulator.view
         assert 0 <= view.kv_used <= cache.budget_tokens
@@ -225,7 +225,7 @@ def test_memory_is_conserved_and_never_exceeded(case, actions):
         if simulator.done:
             break
         assert simulator.can_decode or simulator.can_prefill
-        simulator.step(in_space(instance, action))
+        simulator.step(in_space(problem, action))
     assert view.kv_used == 0
     assert simulator.episode.kv.reserved == 0
 
@@ -235,53 +235,53 @@ def test_memory_is_conserved_and_never_exceeded(case, actions):
 def test_a_cache_that_holds_everybody_changes_nothing(case, actions):
     cache = replace(case.kv_cache, budget_tokens=10**6, block_tokens=1, headroom_tokens=0, cap_levels=0)
     roomy = replace(case, kv_cache=cache)
-    instance = roomy.instance()
-    limited, free = Simulator(instance), Simulator(replace(case, kv_cache=None).instance())
+    problem = roomy.problem()
+    limited, free = Simulator(problem), Simulator(replace(case, kv_cache=None).problem())
     for action in itertools.cycle(actions):
         for name in set(FIELDS) - {"kv_budget_tokens", "kv_used", "kv_growth", "prefill_ns", "oldest_release_ns"}:
             assert getattr(limited.view, name) == getattr(free.view, name), name
         if free.done:
             break
-        limited.step(in_space(instance, action))
-        free.step(in_space(instance, action))
+        limited.step(in_space(problem, action))
+        free.step(in_space(problem, action))
 
 
 @settings(REPEATABLE, max_examples=150)
 @given(case=memory_cases(), actions=ORDERED_ACTIONS)
 def test_no_episode_beats_the_bound(case, actions):
     """Also where prefills give tokens to those that were preempted."""
-    instance = case.instance()
-    simulator = Simulator(instance)
+    problem = case.problem()
+    simulator = Simulator(problem)
     for action in itertools.cycle(actions):
         if simulator.done:
             break
-        simulator.step(in_space(instance, action))
-    assert simulator.view.clock_ns - case.releases_ns[0] >= instance.bound_ns
+        simulator.step(in_space(problem, action))
+    assert simulator.view.clock_ns - case.releases_ns[0] >= problem.bound_ns
 
 
 def test_the_plain_bound_is_too_large_where_prefills_give_tokens():
     """Recompute in place of dear decodes: two of 1 + 3 tokens that do not fit side by side but for one decode."""
     dear = {"alpha_decode_ns": 1000, "alpha_prefill_ns": 0, "beta_prefill_ns": 1, "beta_decode_ns": 1}
     case = Case((1, 1), (3, 3), 2, kv_cache=KVCache(6), **dear)
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     while not simulator.done:
         simulator.step(1)
     assert simulator.totals.preemptions > 0
-    assert case.instance().bound_ns <= simulator.view.clock_ns
-    assert case.instance().bound_ns < replace(case, kv_cache=None).instance().bound_ns
+    assert case.problem().bound_ns <= simulator.view.clock_ns
+    assert case.problem().bound_ns < replace(case, kv_cache=None).problem().bound_ns
 
 
 def test_a_request_that_does_not_fit_is_refused():
     with pytest.raises(WorkloadError, match="takes 12 tokens in blocks of 4, and the KV cache holds 10"):
-        paper(kv_cache=KVCache(10, block_tokens=4)).instance()
+        paper(kv_cache=KVCache(10, block_tokens=4)).problem()
     with pytest.raises(WorkloadError, match="a request of 9 prompt and output tokens takes 9"):
-        paper(kv_cache=KVCache(8)).instance()
+        paper(kv_cache=KVCache(8)).problem()
     with pytest.raises(WorkloadError, match=r"takes 8 .* holds 8, 4 of which stay free"):
-        paper(kv_cache=KVCache(8, 4, headroom_tokens=4, rule="vllm_v0")).instance()
-    paper(kv_cache=KVCache(8, 4, rule="vllm_v0")).instance()  # the last token needs no cache
-    paper(kv_cache=KVCache(8, 4, headroom_tokens=4, rule="vllm_v1")).instance()  # for those who join somebody only
+        paper(kv_cache=KVCache(8, 4, headroom_tokens=4, rule="vllm_v0")).problem()
+    paper(kv_cache=KVCache(8, 4, rule="vllm_v0")).problem()  # the last token needs no cache
+    paper(kv_cache=KVCache(8, 4, headroom_tokens=4, rule="vllm_v1")).problem()  # for those who join somebody only
     with pytest.raises(ConfigError, match="may have 8 tokens to compute again, which exceeds the largest"):
-        paper(levels=((4, 10), (7, 20)), token_cap=7).instance()
+        paper(levels=((4, 10), (7, 20)), token_cap=7).problem()
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_options_that_make_no_sense_are_refused(arguments, message):
 
 def test_a_clock_that_copies_could_overflow_is_refused():
     with pytest.raises(WorkloadError, match="beyond the 4e"):
-        paper(kv_cache=KVCache(10, swap_token_ns=10**17)).instance()
+        paper(kv_cache=KVCache(10, swap_token_ns=10**17)).problem()
 
 
 def vllm(rule, **changes):
@@ -338,7 +338,7 @@ def vllm(rule, **changes):
 
 
 def prefill_first(case):
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     while not simulator.done:
         simulator.step(1)
     return simulator
@@ -371,7 +371,7 @@ def test_vllm_on_paper(rule, log):
     simulator = prefill_first(case)
     assert log_of(simulator) == log
     assert simulator.totals.preemptions == {"vllm_v0": 2, "vllm_v1": 1}[rule]
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     simulator.step(1)
     view = simulator.view
     assert (view.active, view.kv_used, view.kv_growth, view.ready) == (2, 8, 0, 0)

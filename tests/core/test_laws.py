@@ -28,7 +28,7 @@ def run(simulator, actions):
 @settings(REPEATABLE, max_examples=150)
 @given(case=cases(), actions=ACTIONS)
 def test_requests_are_conserved_and_the_clock_moves_on(case, actions):
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     n, before_ns = len(case.prompts), -1
     for action in itertools.cycle(actions):
         view = simulator.view
@@ -44,7 +44,7 @@ def test_requests_are_conserved_and_the_clock_moves_on(case, actions):
         simulator.step(action)
     served, log = simulator.served, simulator.log
     assert simulator.view.completed == n
-    assert sorted(simulator.instance.request_of.tolist()) == list(range(n))
+    assert sorted(simulator.problem.request_of.tolist()) == list(range(n))
     # Causality of each request, and no two on a client at a time.
     assert (served["prefill_start_ns"] >= np.array(case.releases_ns)).all()
     assert (served["first_token_ns"] > served["prefill_start_ns"]).all()
@@ -65,7 +65,7 @@ def test_requests_are_conserved_and_the_clock_moves_on(case, actions):
 @settings(REPEATABLE, max_examples=100)
 @given(case=cases(affine=True, arrivals=False), actions=ACTIONS)
 def test_makespan_is_prefills_and_decodes_and_a_constant(case, actions):
-    simulator = run(Simulator(case.instance()), actions)
+    simulator = run(Simulator(case.problem()), actions)
     view, totals = simulator.view, simulator.totals
     needed = sum(case.outputs) - len(case.outputs)
     assert view.clock_ns == (
@@ -80,7 +80,7 @@ def test_makespan_is_prefills_and_decodes_and_a_constant(case, actions):
 @settings(REPEATABLE, max_examples=150)
 @given(case=cases(), actions=ACTIONS)
 def test_makespan_is_no_less_than_the_bound(case, actions):
-    simulator = run(Simulator(case.instance()), actions)
+    simulator = run(Simulator(case.problem()), actions)
     assert simulator.view.clock_ns >= lb1_ns(case.requests, case.num_clients, case.cost)
 
 
@@ -90,7 +90,7 @@ def test_littles_law():
     @settings(REPEATABLE, max_examples=120)
     @given(case=cases(), actions=ACTIONS)
     def check(case, actions):
-        simulator = run(Simulator(case.instance(), record=True), actions)
+        simulator = run(Simulator(case.problem(), record=True), actions)
         latency_ns = simulator.served["completion_ns"] - np.array(case.releases_ns)
         assert simulator.totals.request_ns == latency_ns.sum()
         # The same from the other side: requests in the system, summed over every interval between events.
@@ -145,8 +145,8 @@ def test_rewards_telescope_to_their_metric(reward):
         if late:
             case = replace(case, releases_ns=tuple(release + 12_345 for release in case.releases_ns))
         skip, horizon = len(actions) % 2 == 0, 5 * (len(actions) % 3)
-        instance = case.instance(reward=reward, skip_forced=skip, max_iterations=horizon)
-        simulator = Simulator(instance, record=True)
+        problem = case.problem(reward=reward, skip_forced=skip, max_iterations=horizon)
+        simulator = Simulator(problem, record=True)
         stepped = Stepped(simulator)
         scale, paid, exact = scale_of(reward, case), 0.0, 0
         for action in itertools.cycle(actions):

@@ -32,7 +32,7 @@ def test_it_equals_the_reference_after_every_iteration():
     @settings(REPEATABLE, max_examples=200)
     @given(case=mixed_cases(), actions=MIXED_ACTIONS)
     def check(case, actions):
-        simulator, reference = Simulator(case.instance(), record=True), Reference(case)
+        simulator, reference = Simulator(case.problem(), record=True), Reference(case)
         assert_same_state(simulator, reference)
         for action in itertools.cycle(actions):
             if reference.done:
@@ -76,7 +76,7 @@ def log_of(simulator):
 
 
 def play(case, actions):
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     for action in actions:
         simulator.step(action)
     return simulator
@@ -156,7 +156,7 @@ def test_interference_on_paper():
 @given(case=mixed_cases(), actions=MIXED_ACTIONS)
 def test_laws(case, actions):
     """Clients, prompt tokens and output tokens are conserved; no schedule is faster than the bound."""
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     cost, mixed = case.cost, case.mixed
     for action in itertools.cycle(actions):
         view = simulator.view
@@ -181,7 +181,7 @@ def test_laws(case, actions):
 @settings(REPEATABLE, max_examples=100)
 @given(case=mixed_cases(), actions=ACTIONS)
 def test_without_a_mixed_iteration_nothing_is_different(case, actions):
-    mixed, plain = Simulator(case.instance()), Simulator(replace(case, mixed=None).instance())
+    mixed, plain = Simulator(case.problem()), Simulator(replace(case, mixed=None).problem())
     own = {"mixed_tokens", "mixed", "chunk_tokens", "mixed_ns", "late", "in_time_release_ns"}  # least times differ
     of_somebody = {"prefill_ns": "batch_requests", "oldest_release_ns": "waiting"}
     for action in itertools.cycle(actions):
@@ -273,11 +273,11 @@ def test_a_clock_that_chunks_could_overflow_is_refused():
     cost = MixedCost(alpha_ns=10**12)
     case = Case((10**7,) * 2, (1, 1), 1, token_cap=10**8, mixed=Mixed(1, False, False, cost))
     with pytest.raises(WorkloadError, match="beyond the 4e"):
-        case.instance()
+        case.problem()
 
 
 def test_interference_beyond_the_clock_is_refused():
     cost = MixedCost(alpha_ns=1, interference_ns=10**12)
     case = Case((1,) * 5, (2,) * 5, 4000, mixed=Mixed(4, False, False, cost))
     with pytest.raises(ConfigError, match="interference_ns = 1000000000000 with 4000 clients leaves the clock"):
-        case.instance()
+        case.problem()

@@ -28,7 +28,7 @@ def assert_same_moves(simulator, reference):
     assert totals.moved_tokens == reference.moved
     assert totals.recomputed_tokens == reference.recomputed
     assert totals.move_ns == reference.move_ns
-    order = simulator.instance.request_of
+    order = simulator.problem.request_of
     running = [None if i < 0 else int(order[i]) for i in np.asarray(simulator.episode.clients)[:, codes.RUNNING]]
     assert running == [None if held is None else held.request for held in reference.running]
     emitted = simulator.emitted
@@ -42,7 +42,7 @@ def test_it_equals_the_reference_after_every_iteration():
     @settings(REPEATABLE, max_examples=600)
     @given(case=moving_cases(), actions=ACTIONS)
     def check(case, actions):
-        simulator, reference = Simulator(case.instance(), record=True), Reference(case)
+        simulator, reference = Simulator(case.problem(), record=True), Reference(case)
         assert_same_state(simulator, reference)
         for action in itertools.cycle(actions):
             if reference.done:
@@ -81,7 +81,7 @@ def test_it_equals_the_reference_after_every_iteration():
 @given(case=moving_cases(), actions=ACTIONS)
 def test_preview_is_exact_without_stealing(case, actions):
     case = replace(case, stealing=False)
-    simulator, reference = Simulator(case.instance()), Reference(case)
+    simulator, reference = Simulator(case.problem()), Reference(case)
     for action in itertools.cycle(actions):
         if reference.done:
             break
@@ -99,7 +99,7 @@ def test_preview_is_exact_without_stealing(case, actions):
 @given(case=moving_cases(), actions=ACTIONS)
 def test_what_holds_in_every_episode(case, actions):
     """Conservation, one request a client, the preview within its limits, and the bound."""
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     n, recompute = len(case.prompts), case.migration.token_ns == 0
     for action in itertools.cycle(actions):
         view, queues = simulator.view, simulator.episode.queues
@@ -124,7 +124,7 @@ def test_what_holds_in_every_episode(case, actions):
     assert totals.migrations < n, "each comes with the start of another request, and none with the first"
     assert totals.move_ns == totals.moved_tokens * case.migration.token_ns
     assert min(totals.moved_tokens, totals.recomputed_tokens) == 0
-    assert simulator.view.clock_ns >= simulator.instance.bound_ns
+    assert simulator.view.clock_ns >= simulator.problem.bound_ns
     tokens = final_metrics(simulator)["throughput_tokens_per_s"] * simulator.view.clock_ns / 1e9
     assert tokens == pytest.approx(sum(case.outputs))
 
@@ -134,8 +134,8 @@ def test_what_holds_in_every_episode(case, actions):
 def test_nothing_to_move_changes_nothing(case, actions):
     """No share cached and waiting requests taken, at whatever bandwidth: every field is that of today's stealing."""
     case = replace(case, queues=case.queues or (0,) * len(case.prompts))
-    free = Simulator(case.instance())
-    idle = Simulator(replace(case, migration=Migration(0, "waiting", 15)).instance())
+    free = Simulator(case.problem())
+    idle = Simulator(replace(case, migration=Migration(0, "waiting", 15)).problem())
     for action in itertools.cycle(actions):
         assert state_of(free) == state_of(idle)
         if free.done:
@@ -152,7 +152,7 @@ def test_dearer_copies_take_exactly_their_time(case, actions):
     runs = {}
     for token_ns in (1, 1000):
         moves = replace(case.migration, token_ns=token_ns)
-        simulator = runs[token_ns] = Simulator(replace(case, migration=moves).instance())
+        simulator = runs[token_ns] = Simulator(replace(case, migration=moves).problem())
         for action in itertools.cycle(actions):
             if simulator.done:
                 break
@@ -175,7 +175,7 @@ def paper(**changes):
 
 
 def play(case, actions=()):
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     for action in itertools.chain(actions, itertools.repeat(PREFILL)):
         if simulator.done:
             return simulator
@@ -250,11 +250,11 @@ def test_the_preview_expects_an_average_theft():
         (Migration(500_000, "waiting", 7), 5 + 10, 10),
         (Migration(500_000, "waiting", 0), 5 + 20, 0),
     ):
-        simulator = Simulator(paper(migration=moves).instance())
+        simulator = Simulator(paper(migration=moves).problem())
         view = simulator.view
         assert (view.ready, view.batch_tokens) == (2, tokens)
         assert view.prefill_ns == 100 + 10 * tokens + 7 * ahead
-    simulator = Simulator(paper(migration=Migration(500_000, "running", 7), releases_ns=(0, 201)).instance())
+    simulator = Simulator(paper(migration=Migration(500_000, "running", 7), releases_ns=(0, 201)).problem())
     for action in (PREFILL, DECODE, DECODE):
         simulator.step(action)
     assert simulator.view.prefill_ns == 100 + 10 * 10 + 7 * 13, "the only one that runs, and its head"
@@ -270,12 +270,12 @@ def test_the_bound_where_prefills_give_tokens():
     assert simulator.totals.migrations == 1
     # 1 ns; then context 2 and head 1 in one prefill, which completes the first; one decode for the second.
     assert log_of(simulator) == [(0, 1, 1, 1), (1, 4, 1, 2), (4, 1005, 0, 1)]
-    assert simulator.instance.bound_ns <= 1005
-    plain = replace(case, migration=None).instance().bound_ns
+    assert simulator.problem.bound_ns <= 1005
+    plain = replace(case, migration=None).problem().bound_ns
     assert plain == 2 + 2 * 1 + 1000 * 1
     three = replace(case, prompts=(1,) * 3, outputs=(2,) * 3, estimates=(), queues=(0,) * 3, releases_ns=(0, 1, 4))
-    assert play(three).view.clock_ns < replace(three, migration=None).instance().bound_ns, "the plain one is too large"
-    assert play(three).view.clock_ns >= three.instance().bound_ns
+    assert play(three).view.clock_ns < replace(three, migration=None).problem().bound_ns, "the plain one is too large"
+    assert play(three).view.clock_ns >= three.problem().bound_ns
 
 
 def shortest_ns(simulator):
@@ -304,18 +304,18 @@ def test_no_sequence_of_decisions_beats_the_bound():
             gamma_decode_ns=int(rng.choice([0, 0, 3])), token_cap=int(rng.choice([6, 1000])),
             migration=Migration(int(rng.choice([0, 500_000, 900_000])), STEALS[seed % 3], int(rng.choice([0, 0, 2]))),
         )  # fmt: skip
-        best, instance = shortest_ns(Simulator(case.instance())), case.instance()
-        assert best >= instance.bound_ns, seed
-        tight += best == instance.bound_ns
+        best, problem = shortest_ns(Simulator(case.problem())), case.problem()
+        assert best >= problem.bound_ns, seed
+        tight += best == problem.bound_ns
         moved += play(case).totals.migrations > 0
-        above_plain += best < replace(case, migration=None).instance().bound_ns
+        above_plain += best < replace(case, migration=None).problem().bound_ns
     assert tight > 3, "no bound was ever met: the instances say little"
     assert min(moved, above_plain) > 3, "the plain bound would have done"
 
 
 def test_a_clock_that_copies_would_overflow():
     with pytest.raises(WorkloadError, match="beyond the 4e"):
-        paper(migration=Migration(500_000, "running", 10**18)).instance()
+        paper(migration=Migration(500_000, "running", 10**18)).problem()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from llmsched_env.simulator import Simulator
 
 
 def play(case, actions, **options):
-    simulator = Simulator(case.instance(**options), record=True)
+    simulator = Simulator(case.problem(**options), record=True)
     for action in actions:
         simulator.step(action)
     assert simulator.done, "the instance on paper ends here"
@@ -53,7 +53,7 @@ def test_decode_before_refill():
 
 def test_the_cap_stops_at_the_first_that_would_exceed_it_and_skips_nobody():
     # Cap 10, three idle clients, prompts 6, 5, 4: 6 fits, 6 + 5 = 11 does not, and 4 is not tried though 6 + 4 = 10.
-    simulator = Simulator(Case((6, 5, 4), (1, 1, 1), 3, token_cap=10).instance(), record=True)
+    simulator = Simulator(Case((6, 5, 4), (1, 1, 1), 3, token_cap=10).problem(), record=True)
     simulator.step(PREFILL)
     assert times(simulator, "first_token_ns") == [160, 0, 0]
     # 5 + 4 = 9 fits: 100 + 90.
@@ -77,7 +77,7 @@ def test_the_cap_binds_in_the_order_of_clients():
     # Prompts: client 0 has 8, client 1 nothing, client 2 has 8, client 3 has 1. Cap 10: 8 + 8 does not fit, so client 3
     # is not asked, though 8 + 1 would.
     case = Case((8, 8, 1), (1, 1, 1), 4, queues=(0, 2, 3), token_cap=10)
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     assert simulator.view.ready == 3
     simulator.step(PREFILL)
     assert times(simulator, "completion_ns") == [180, 0, 0]
@@ -90,7 +90,7 @@ def test_steal_from_the_most_loaded():
     # Outputs: client 0 has 9, 2 waiting; client 1: 3, 3, 3; client 2: none. When client 2 composes, the others hold
     # theirs: client 0 has 8 to decode and 2 waiting = 10, client 1 has 2 + 6 = 8. It takes request 1, from client 0.
     case = Case((1,) * 5, (9, 2, 3, 3, 3), 3, queues=(0, 0, 1, 1, 1), stealing=True)
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     simulator.step(PREFILL)
     assert times(simulator, "client")[:3] == [0, 2, 1]
     assert times(simulator, "first_token_ns") == [130, 130, 130, 0, 0]
@@ -105,7 +105,7 @@ def test_steal_from_the_most_loaded():
 def test_equal_work_robs_the_lowest_client():
     # Client 0 is the thief. Clients 1 and 2: one request of 4 waiting each, and both idle.
     case = Case((1, 1), (4, 4), 3, queues=(1, 2), stealing=True)
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     simulator.step(PREFILL)
     # Client 0 takes client 1's request; client 1, left with nothing, takes client 2's; client 2 finds none.
     assert times(simulator, "client") == [0, 1]
@@ -114,7 +114,7 @@ def test_equal_work_robs_the_lowest_client():
 
 def test_without_stealing_a_client_waits_for_its_own():
     case = Case((1, 1), (1, 2), 2, queues=(0, 0), stealing=False)
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     assert simulator.view.ready == 1
     simulator.step(PREFILL)
     simulator.step(PREFILL)
@@ -134,7 +134,7 @@ def test_order_within_a_queue_is_by_estimate():
 def test_time_jumps_to_the_next_arrival():
     # Released at 70, 500: the clock starts at 70; the first is done at 180; nothing to do until 500; done at 610.
     case = Case((1, 1), (1, 1), 1, releases_ns=(70, 500))
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     assert simulator.view.clock_ns == 70
     simulator.step(PREFILL)
     assert simulator.view.clock_ns == 500
@@ -148,7 +148,7 @@ def test_time_jumps_to_the_next_arrival():
 def test_an_arrival_inside_an_iteration_waits_for_its_end():
     # Prefill of request 0 from 0 to 110. Request 1 arrives at 30, is seen at 110, taken then, done at 220.
     case = Case((1, 1), (5, 1), 2, releases_ns=(0, 30))
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     assert simulator.view.waiting == 1
     simulator.step(PREFILL)
     assert (simulator.view.waiting, simulator.view.oldest_release_ns) == (1, 30)
@@ -174,7 +174,7 @@ def test_context_makes_decodes_longer():
 
 
 def test_an_infeasible_action_is_replaced_and_counted():
-    simulator = Simulator(Case((1,), (3,), 1).instance())
+    simulator = Simulator(Case((1,), (3,), 1).problem())
     simulator.step(DECODE)  # nobody is active: a prefill
     assert (simulator.view.prefills, simulator.view.decodes) == (1, 0)
     simulator.step(PREFILL)  # nothing waits: a decode
@@ -185,7 +185,7 @@ def test_an_infeasible_action_is_replaced_and_counted():
 def test_what_a_view_expects():
     # Estimates 2, 4, 20, 3 of requests that really have 2, 4, 2, 9 tokens, all started together.
     case = Case((1,) * 4, (2, 4, 2, 9), 4, estimates=(2, 4, 20, 3))
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     simulator.step(PREFILL)
     view = simulator.view
     # To go: 1, 3, 19, 2.

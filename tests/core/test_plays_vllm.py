@@ -11,7 +11,7 @@ import pytest
 from llmsched_env.config import KVCache, Mixed
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine.rule import PythonRule
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
 
 GOLDEN = Path(__file__).parents[1] / "baselines" / "golden"
@@ -24,7 +24,7 @@ CASES = [
 ]
 
 
-def instance(name: str, case: dict) -> Instance:
+def problem_of(name: str, case: dict) -> Problem:
     released, prompts, outputs = (list(column) for column in zip(*case["requests"], strict=True))
     requests, capacity = Requests.of(prompts, outputs, release_ns=released), case["capacity"]
     cost = CostModel("recorded", 100, 10, 50, 1, 0, capacity.get("token_cap", NO_CAP))
@@ -36,7 +36,7 @@ def instance(name: str, case: dict) -> Instance:
         cache = KVCache(capacity["blocks"] * block, block, marked * block, rule=RULES[name])
     if name.startswith("vllm_v1"):
         mixed = Mixed(capacity["mixed_tokens"], True, False, MixedCost(False, 100, 10, 1))
-    return Instance.build(
+    return Problem.build(
         requests,
         np.array(outputs, np.int32),
         cost,
@@ -51,7 +51,7 @@ def instance(name: str, case: dict) -> Instance:
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_it_schedules_as_vllm_did(name, case):
-    made = instance(name, case)
+    made = problem_of(name, case)
     episode = made.episode(record=True)
     episode.run(PythonRule(lambda view: 2 if name.startswith("vllm_v1") else 1))  # mixed, or prefill first
     completed = np.asarray(episode.recorder.served)[np.argsort(made.request_of), 3]

@@ -20,7 +20,7 @@ CASE = next(
 
 
 def test_a_function_plays_as_the_compiled_rule_does():
-    compiled, asked = CASE.instance().episode(record=True), CASE.instance().episode(record=True)
+    compiled, asked = CASE.problem().episode(record=True), CASE.problem().episode(record=True)
     decisions = []
 
     def threshold(view):
@@ -37,9 +37,9 @@ def test_what_a_function_keeps_begins_anew_with_each_episode():
         memory[0] += 1
         return int(memory[0] % parameters[0] == 0)
 
-    rule, instance, clocks = FunctionRule(every_third, (3,), (1,)), CASE.instance(), []
+    rule, problem, clocks = FunctionRule(every_third, (3,), (1,)), CASE.problem(), []
     for _ in range(3):
-        episode = instance.episode()
+        episode = problem.episode()
         episode.run(rule)
         clocks.append(episode.view.clock_ns)
         assert rule.memory[0] % 3 != 1  # else the next episode would begin alike in any case
@@ -52,7 +52,7 @@ def test_an_error_ends_the_episode_there_and_is_raised():
             raise LookupError("no idea")
         return 1
 
-    episode = CASE.instance().episode()
+    episode = CASE.problem().episode()
     with pytest.raises(LookupError, match="no idea"):
         episode.run(PythonRule(fails))
     assert episode.view.prefills == 1
@@ -67,7 +67,7 @@ def test_a_twin_goes_on_from_what_the_rule_has_kept_and_a_pickle_begins_anew():
         return 1
 
     rule = FunctionRule(count, (), (5,))
-    view = CASE.instance().start.view
+    view = CASE.problem().start.view
     rule.decide(view)
     twin = rule.twin()
     assert (rule.memory, twin.memory) == ([6], [6])
@@ -92,8 +92,8 @@ def always(view):
 
 @pytest.mark.parametrize("iterations", [3, 8, 13, 0])
 def test_whether_the_forecast_is_kept_makes_no_difference_to_who_looks_later(iterations):
-    instance = seeded_case(4).instance(max_iterations=iterations)
-    kept, left = instance.episode(), instance.episode()
+    problem = seeded_case(4).problem(max_iterations=iterations)
+    kept, left = problem.episode(), problem.episode()
     for episode, reads in ((kept, True), (left, False)):
         rule = PythonRule(lambda view: int(view.ready >= 2))
         rule.reads_forecast = reads

@@ -12,12 +12,12 @@ import pytest
 from states import state_of
 from strategies import Case, seeded_case
 
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Noise, Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import compiled
 from llmsched_env.engine.recorder import FIRST_CAPACITY
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
-from llmsched_env.instances import instance
 from llmsched_env.policy import FunctionRule, Rule
 from llmsched_env.simulator import Simulator
 
@@ -53,13 +53,13 @@ def history_of(simulator):
 @pytest.mark.parametrize("how", ["fork", "restore", "pickle", "deepcopy"])
 def test_a_copy_goes_on_as_the_original_would(seed, how):
     actions = actions_of(seed)
-    original = Simulator(seeded_case(seed).instance(), record=True)
+    original = Simulator(seeded_case(seed).problem(), record=True)
     advance(original, actions, 25)
     assert not original.done
     if how == "fork":
         twin = original.fork()
     elif how == "restore":
-        twin = Simulator(original.instance)
+        twin = Simulator(original.problem)
         advance(twin, actions[100:], 40)
         twin.restore(original)
     else:
@@ -78,7 +78,7 @@ def test_a_copy_goes_on_as_the_original_would(seed, how):
 
 
 def test_a_pickled_episode_also_runs_under_a_rule():
-    original = Simulator(seeded_case(1).instance(), record=True)
+    original = Simulator(seeded_case(1).problem(), record=True)
     advance(original, actions_of(1), 10)
     twin = pickle.loads(pickle.dumps(original))
     for simulator in (original, twin):
@@ -89,7 +89,7 @@ def test_a_pickled_episode_also_runs_under_a_rule():
 
 
 def test_a_fork_that_records_begins_its_own_recording():
-    original = Simulator(seeded_case(2).instance(), record=True)
+    original = Simulator(seeded_case(2).problem(), record=True)
     advance(original, actions_of(2), 25)
     completed_before = int(original.view.completed)
     twin = original.fork(record=True)
@@ -105,9 +105,9 @@ def test_a_fork_that_records_begins_its_own_recording():
 
 def test_a_long_recording_does_not_reach_into_a_copy():
     # The original recorded more iterations than the log of a fresh copy holds.
-    original = Simulator(Case((1,), (3 * FIRST_CAPACITY,), 1).instance(), record=True)
+    original = Simulator(Case((1,), (3 * FIRST_CAPACITY,), 1).problem(), record=True)
     advance(original, itertools.cycle([0]), 2 * FIRST_CAPACITY + 10)
-    restored = Simulator(original.instance, record=True)
+    restored = Simulator(original.problem, record=True)
     restored.restore(original)
     for twin in (original.fork(record=True), restored):
         advance(twin, [0], 1)
@@ -117,7 +117,7 @@ def test_a_long_recording_does_not_reach_into_a_copy():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reset_forgets_everything(seed):
-    simulator = Simulator(seeded_case(seed).instance(), record=True)
+    simulator = Simulator(seeded_case(seed).problem(), record=True)
     start = state_of(simulator)
     advance(simulator, actions_of(seed))
     history = history_of(simulator)
@@ -132,9 +132,9 @@ def test_reset_forgets_everything(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_rule_runs_as_if_stepped(seed):
     rule = threshold(3)
-    ran = Simulator(seeded_case(seed).instance(), record=True)
+    ran = Simulator(seeded_case(seed).problem(), record=True)
     ran.run(rule)
-    stepped, kept = Simulator(ran.instance, record=True), [0]
+    stepped, kept = Simulator(ran.problem, record=True), [0]
     while not stepped.done:
         choice = stepped.can_decode and stepped.can_prefill
         action = rule.function(stepped.view, rule.parameters, kept) if choice else int(stepped.can_prefill)
@@ -153,8 +153,8 @@ def long_case():
 
 @pytest.mark.parametrize("how", ["step", "run"])
 def test_the_log_grows(how):
-    simulator = Simulator(long_case().instance(), record=True)
-    plain = Simulator(simulator.instance)
+    simulator = Simulator(long_case().problem(), record=True)
+    plain = Simulator(simulator.problem)
     for episode in (simulator, plain):
         if how == "step":
             advance(episode, itertools.cycle([0]))
@@ -168,7 +168,7 @@ def test_the_log_grows(how):
 
 
 def test_the_horizon_ends_a_run_but_not_a_step():
-    simulator = Simulator(seeded_case(0).instance(max_iterations=17))
+    simulator = Simulator(seeded_case(0).problem(max_iterations=17))
     simulator.run(threshold(1))
     assert simulator.view.prefills + simulator.view.decodes == 17
     assert not simulator.done
@@ -178,22 +178,22 @@ def test_the_horizon_ends_a_run_but_not_a_step():
 
 @pytest.mark.skipif(not compiled, reason="plain classes let anybody write")
 def test_the_view_is_read_only():
-    simulator = Simulator(seeded_case(0).instance())
+    simulator = Simulator(seeded_case(0).problem())
     for name in ("clock_ns", "clocks"):
         with pytest.raises(AttributeError):
             setattr(simulator.view, name, 5)
 
 
-def test_the_instance_is_read_only():
-    instance = seeded_case(0).instance()
-    for array in (instance.requests, instance.request_of, instance.release_ns):
+def test_the_problem_is_read_only():
+    problem = seeded_case(0).problem()
+    for array in (problem.requests, problem.request_of, problem.release_ns):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 5
-    start = state_of(instance.start)
-    for simulator in (Simulator(instance), Simulator(instance)):
+    start = state_of(problem.start)
+    for simulator in (Simulator(problem), Simulator(problem)):
         simulator.run(Rule())
     simulator.reset()
-    assert state_of(instance.start) == start, "the start that all episodes share was advanced"
+    assert state_of(problem.start) == start, "the start that all episodes share was advanced"
 
 
 def test_a_digest_covers_what_an_episode_depends_on():
@@ -212,15 +212,15 @@ def test_a_digest_covers_what_an_episode_depends_on():
         # The same requests, the other one first.
         replace(case, prompts=(2, 1), outputs=(3, 9), estimates=(3, 9)),
     ]
-    digests = [other.instance().digest() for other in (case, *others)]
+    digests = [other.problem().digest() for other in (case, *others)]
     assert len(set(digests)) == len(digests)
-    assert case.instance(reward="idle", skip_forced=True).digest() == digests[0]
+    assert case.problem(reward="idle", skip_forced=True).digest() == digests[0]
     named = CostModel("another name", 100, 10, 50, 1, 0, 1000, covers_active_clients=(1, 2))
-    assert replace(case, noise=Noise(named)).instance().believed.digest() == digests[0]
+    assert replace(case, noise=Noise(named)).problem().believed.digest() == digests[0]
 
 
 def test_a_step_after_the_end():
-    simulator = Simulator(Case((1,), (1,), 1).instance())
+    simulator = Simulator(Case((1,), (1,), 1).problem())
     simulator.step(1)
     with pytest.raises(EpisodeOverError, match="every request of this episode is complete: call reset"):
         simulator.step(0)
@@ -228,13 +228,13 @@ def test_a_step_after_the_end():
 
 @pytest.mark.parametrize("action", [2, -1, 0.5, None, "1"])
 def test_an_action_outside_the_space(action):
-    simulator = Simulator(Case((1,), (2,), 1).instance())
+    simulator = Simulator(Case((1,), (2,), 1).problem())
     with pytest.raises(InvalidActionError, match=r"is not in Discrete\(2\): 0 is decode, 1 is prefill"):
         simulator.step(action)
     assert simulator.view.prefills == 0
 
 
-def test_another_instance_cannot_be_restored():
-    first, second = (Simulator(instance(Scenario(split="test", queue="shared"), case)) for case in (0, 1))
-    with pytest.raises(ConfigError, match="another instance"):
+def test_another_problem_cannot_be_restored():
+    first, second = (Simulator(build_problem(Scenario(split="test", queue="shared"), case)) for case in (0, 1))
+    with pytest.raises(ConfigError, match="another problem"):
         first.restore(second)

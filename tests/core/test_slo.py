@@ -49,7 +49,7 @@ def test_it_equals_the_reference_after_every_iteration():
     @settings(REPEATABLE, max_examples=250)
     @given(case=slo_cases(), actions=ORDERED_ACTIONS)
     def check(case, actions):
-        simulator, reference = Simulator(case.instance(), record=True), Reference(case)
+        simulator, reference = Simulator(case.problem(), record=True), Reference(case)
         assert_same_state(simulator, reference)
         for action in itertools.cycle(actions):
             if reference.done:
@@ -89,8 +89,8 @@ def test_orders_are_numbered_as_everybody_says():
 @given(case=slo_cases(), actions=ORDERED_ACTIONS)
 def test_an_order_chosen_each_time_is_the_scenarios_own(case, actions):
     """``choose_order`` with action a throughout gives what the order as the scenario's own gives with action 1."""
-    own = Simulator(replace(case, choose_order=False).instance(), record=True)
-    chosen = Simulator(replace(case, choose_order=True).instance(), record=True)
+    own = Simulator(replace(case, choose_order=False).problem(), record=True)
+    chosen = Simulator(replace(case, choose_order=True).problem(), record=True)
     prefill = 1 + ORDER_CODES[case.order]
     for action in itertools.cycle(actions):
         if own.done:
@@ -110,7 +110,7 @@ def test_static_orders_do_not_need_slos(case, actions):
     order = case.order.removeprefix("late_last_").replace("late_last", "fcfs")
     order = {"shortest": "shortest_first", "longest": "longest_first"}.get(order, order)
     case = replace(case, order=order, choose_order=False)
-    with_slo, plain = (Simulator(one.instance(), record=True) for one in (case, replace(case, ttft_ns=0, tpot_ns=0)))
+    with_slo, plain = (Simulator(one.problem(), record=True) for one in (case, replace(case, ttft_ns=0, tpot_ns=0)))
     for action in itertools.cycle(actions):
         if plain.done:
             break
@@ -125,7 +125,7 @@ def test_static_orders_do_not_need_slos(case, actions):
 @settings(REPEATABLE, max_examples=100)
 @given(case=slo_cases(), actions=ORDERED_ACTIONS)
 def test_goodput_is_what_the_record_says(case, actions):
-    simulator = Simulator(case.instance(reward="goodput"), record=True)
+    simulator = Simulator(case.problem(reward="goodput"), record=True)
     assert math.isnan(final_metrics(simulator)["goodput"])
     for action in itertools.cycle(actions):
         if simulator.done:
@@ -150,7 +150,7 @@ def test_goodput_is_what_the_record_says(case, actions):
 @settings(REPEATABLE, max_examples=100)
 @given(case=slo_cases(), actions=ORDERED_ACTIONS)
 def test_features_lie_in_the_box(case, actions):
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     for action in itertools.cycle(actions):
         row = features(simulator.view)
         assert len(row) == len(FEATURES) + len(SLO_FEATURES)
@@ -166,7 +166,7 @@ def test_a_fork_counts_violations_of_its_own():
     case = Case(
         (3,) * 8, (5,) * 8, 2, releases_ns=tuple(range(0, 800, 100)), ttft_ns=400, tpot_ns=90, choose_order=True
     )
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     for action in (1, 0, 3, 0):
         simulator.step(action)
     twin, before = simulator.fork(), int(simulator.totals.violations)
@@ -184,7 +184,7 @@ class TestOnPaper:
     CASE = Case((10, 10, 10), (3, 3, 3), 1, releases_ns=(0, 50, 60), ttft_ns=500, tpot_ns=51)
 
     def served(self, case, actions):
-        simulator = Simulator(case.instance(), record=True)
+        simulator = Simulator(case.problem(), record=True)
         for action in actions:
             simulator.step(action)
         assert simulator.done
@@ -206,7 +206,7 @@ class TestOnPaper:
     def test_late_from_the_moment_on_that_nothing_helps(self):
         # A prefill lasts at least 100: the third, released at 60, is late where the clock exceeds 460. That is at 502,
         # with its predecessor's first token, and not at 302.
-        simulator = Simulator(self.CASE.instance())
+        simulator = Simulator(self.CASE.problem())
         late = []
         for action in [1, 0, 0] * 3:
             simulator.step(action)

@@ -32,7 +32,7 @@ def course(simulator, actions):
         seen += [state_of(simulator, order=False), features(simulator.view).tobytes()]
         if simulator.done:
             return seen
-        simulator.step(action % simulator.instance.num_actions)
+        simulator.step(action % simulator.problem.num_actions)
 
 
 def test_other_lengths_are_those_of_a_fresh_reference_that_has_them():
@@ -122,7 +122,7 @@ def test_forked_restored_and_pickled_it_goes_on_alike(seed):
     assert 0 < simulator.view.completed < 40
     assert simulator.view.active > 0
     assert simulator.view.decoding_ns > 0
-    restored = Simulator(case.instance())
+    restored = Simulator(case.problem())
     restored.restore(simulator)
     others = [
         simulator.fork(),
@@ -137,9 +137,9 @@ def test_forked_restored_and_pickled_it_goes_on_alike(seed):
     assert simulator.totals.violations > 0
 
 
-def test_slos_are_part_of_what_an_instance_is():
+def test_slos_are_part_of_what_a_problem_is():
     case = slo_case(0)
-    simulator = Simulator(case.instance())
+    simulator = Simulator(case.problem())
     for changes in (
         {"ttft_ns": case.ttft_ns + 1},
         {"tpot_ns": case.tpot_ns + 1},
@@ -147,20 +147,20 @@ def test_slos_are_part_of_what_an_instance_is():
         {"order": "late_last_shortest"},
         {"choose_order": True},
     ):
-        other = Simulator(replace(case, **changes).instance())
-        with pytest.raises(ConfigError, match="another instance"):
+        other = Simulator(replace(case, **changes).problem())
+        with pytest.raises(ConfigError, match="another problem"):
             simulator.restore(other)
-    simulator.restore(Simulator(case.instance(reward="goodput")))
+    simulator.restore(Simulator(case.problem(reward="goodput")))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_copies_are_independent(seed):
     simulator, _ = halfway(slo_case(seed), [1, 0, 0] * 12)
-    before, (kept, stepped) = state_of(simulator), (simulator.instance.episode() for _ in range(2))
+    before, (kept, stepped) = state_of(simulator), (simulator.problem.episode() for _ in range(2))
     for episode in (kept, stepped):
         episode.restart(simulator.episode)
     twin = simulator.fork()
-    actions = [0, min(3, simulator.instance.num_actions - 1), 0, 1] * 8
+    actions = [0, min(3, simulator.problem.num_actions - 1), 0, 1] * 8
     for action in actions:
         if not twin.done:
             stepped.step(action)
@@ -198,13 +198,13 @@ def test_a_copy_of_a_batch_goes_from_ranked_orders_to_none_and_back():
     by_length, by_release = (
         slo_case(8, order=order, choose_order=False) for order in ("late_last_longest", "late_last")
     )
-    instances = [by_length.instance(), by_release.instance()]
-    assert [bool(one.problem.ranked) for one in instances] == [True, False]
+    problems = [by_length.problem(), by_release.problem()]
+    assert [bool(one.data.ranked) for one in problems] == [True, False]
     batch = Batch(3, (codes.DECODE, codes.PREFILL), 33)
     out = batch.new_steps()
-    singles = [Simulator(instances[i % 2]) for i in range(3)]
+    singles = [Simulator(problems[i % 2]) for i in range(3)]
     for number in range(3):
-        batch.load(number, instances[number % 2], out)
+        batch.load(number, problems[number % 2], out)
     rng, turns = np.random.default_rng(0), Counter()
     for _ in range(900):
         actions = rng.integers(0, 2, 3)
@@ -215,7 +215,7 @@ def test_a_copy_of_a_batch_goes_from_ranked_orders_to_none_and_back():
             np.testing.assert_array_equal(out.arrays[0][number], features(single.view))
             if single.done:
                 turns[number] += 1
-                chosen = instances[(number + turns[number]) % 2]
+                chosen = problems[(number + turns[number]) % 2]
                 singles[number] = Simulator(chosen)
                 batch.load(number, chosen, out)
     assert min(turns.values()) >= 2, turns

@@ -11,13 +11,13 @@ import gymnasium
 import numpy as np
 import pytest
 
-from llmsched_env import instances
+from llmsched_env import cases
+from llmsched_env.cases import SLOWarning, build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, WorkloadError
 from llmsched_env.evaluation import evaluate
-from llmsched_env.instances import SLOWarning, instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.vector_env import LLMSchedVectorEnv
 from llmsched_env.workload import Requests
@@ -140,12 +140,12 @@ def test_traces_that_cannot_be_served(tmp_path, text, line, words):
 def test_files_without_arrivals_and_files_that_are_not_there(tmp_path):
     together = trace(tmp_path, "prompt_tokens,output_tokens\n3,5\n4,6\n")
     with pytest.raises(ConfigError, match=r"load = 0.9: the requests of workload 'trace' are all released at one time"):
-        instance(SERVED.replace(workload=together, num_requests=None), 0)
+        build_problem(SERVED.replace(workload=together, num_requests=None), 0)
     with pytest.raises(PathError, match="cannot read"):
-        instance(SERVED.replace(workload=tmp_path / "absent.csv"), 0)
+        build_problem(SERVED.replace(workload=tmp_path / "absent.csv"), 0)
     short = trace(tmp_path, AZURE + f"{DAY}3,3,5\n{DAY}4,4,7\n", "short.csv")
     with pytest.raises(WorkloadError, match=r"is too short: its train stretch .* Pass num_requests of at most"):
-        instance(SERVED.replace(workload=short), 0)
+        build_problem(SERVED.replace(workload=short), 0)
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ AFFINE = CostModel("affine", 1000, 10, 500, 7)
 
 @pytest.fixture
 def nothing_said(monkeypatch):
-    monkeypatch.setattr(instances, "_said", set())
-    monkeypatch.setattr(instances, "_instances", {})
+    monkeypatch.setattr(cases, "_said", set())
+    monkeypatch.setattr(cases, "_problems", {})
 
 
 def tight(**changes):
@@ -192,10 +192,10 @@ def tight(**changes):
 )  # fmt: skip
 def test_slos_that_no_schedule_meets(nothing_said, changes, words):
     with pytest.warns(SLOWarning, match=words) as seen:
-        instance(tight(**changes), 0)
+        build_problem(tight(**changes), 0)
     assert len(seen) == 1
     name = "ttft_s" if "ttft_s" in changes else "tpot_s"
-    barely = instance(tight(**{**changes, name: changes[name] + 1e-9}), 0)  # what is just possible is not warned of
+    barely = build_problem(tight(**{**changes, name: changes[name] + 1e-9}), 0)  # just possible: no warning
     assert barely.num_requests == 2
 
 
@@ -206,7 +206,7 @@ def test_what_the_warning_says_is_so(nothing_said):
             scenario = tight(cost=cost, ttft_s=ttft_s - less, tpot_s=tpot_s - less)
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
-                simulator = Simulator(instance(scenario, 0))
+                simulator = Simulator(build_problem(scenario, 0))
             while simulator.view.completed == 0:
                 simulator.step(int(simulator.can_prefill))
             assert (simulator.totals.ttft_violations, simulator.totals.tpot_violations) == ((0, 0) if met else (1, 1))
@@ -260,7 +260,7 @@ def test_as_an_error_it_stays_one(nothing_said):
         warnings.simplefilter("error")
         for _ in range(2):
             with pytest.raises(SLOWarning):
-                instance(tight(ttft_s=1e-6), 0)
+                build_problem(tight(ttft_s=1e-6), 0)
 
 
 def test_a_scenario_and_the_ids_are_silent(nothing_said, tmp_path):

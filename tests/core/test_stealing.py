@@ -17,7 +17,7 @@ BLOCK = 8
 
 def _takes(simulator: Simulator, case: Case) -> list[tuple[int, int, int]]:
     """(client, whose queue, request) of each start in a prefill now, by a scan of all clients for each."""
-    episode, order = simulator.episode, simulator.instance.request_of
+    episode, order = simulator.episode, simulator.problem.request_of
     clients = np.array(episode.clients)
     work = clients[:, codes.WORK].copy()
     left = np.maximum(0, clients[:, codes.DUE] - simulator.view.decodes)
@@ -51,7 +51,7 @@ def test_the_victim_is_the_one_that_a_scan_finds() -> None:
     def law(seed: int, num_clients: int, estimates: str, arrivals: bool, eagerness: float) -> None:
         rng = np.random.default_rng(seed)
         case = _robbers(rng, num_clients, estimates, arrivals)
-        simulator = Simulator(case.instance(), record=True)
+        simulator = Simulator(case.problem(), record=True)
         while not simulator.done:
             action = int(rng.random() < eagerness)
             if action == PREFILL and simulator.can_prefill:

@@ -65,7 +65,7 @@ def test_each_copy_is_a_single_environment(name):
 def test_actions_are_masked_by_their_kind(name):
     env = LLMSchedEnv(TOGETHER[name].replace(num_requests=40))
     _, info = env.reset(seed=0)
-    kinds = np.asarray(env.simulator.instance.problem.kinds)
+    kinds = np.asarray(env.simulator.problem.data.kinds)
     assert set(kinds) == {codes.DECODE, codes.PREFILL, codes.MIXED}
     rng, over, told_apart = np.random.default_rng(0), False, 0
     while not over:

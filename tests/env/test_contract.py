@@ -144,7 +144,7 @@ def test_every_info_has_the_same_keys_and_an_episode_ends_with_its_metrics(short
         key: value for key, value in final_metrics(simulator).items() if key in numbers & set(EPISODE_METRICS)
     }
     assert ("goodput" in info, "kv_peak" in info) == (scenario.serving, scenario.kv_limited)
-    assert info["completed"] == simulator.instance.num_requests
+    assert info["completed"] == simulator.problem.num_requests
     assert info["invalid_actions"] == 0
     assert info["gap_to_bound"] == pytest.approx(info["makespan_s"] / info["bound_s"] - 1)
     assert 0 < info["utilization"] < 1

@@ -80,7 +80,7 @@ def assert_sound(env):
         assert type(reward) is float
     _, _, last = steps[-1]
     assert last["terminated"]
-    assert last["completed"] == env.simulator.instance.num_requests
+    assert last["completed"] == env.simulator.problem.num_requests
     return len(steps)
 
 
@@ -206,7 +206,7 @@ def test_an_episode_without_a_choice_ends_in_its_first_step(make, reward):
         assert env.observation_space.contains(observation)
         assert info["completed"] == 40
         assert info["invalid_actions"] == 0
-        assert paid == -env.simulator.charge / env.simulator.instance.problem.reward_scale
+        assert paid == -env.simulator.charge / env.simulator.problem.data.reward_scale
         assert (paid < 0) == (reward != "idle"), "a single client is never idle"
         with pytest.raises(EpisodeOverError, match="call reset"):
             env.step(0)
@@ -229,13 +229,13 @@ def test_ending_at_the_horizon_is_ending(make):
 def test_cases_are_picked_exactly(make):
     env = make()
     first, _ = env.reset(options={"case": 4})
-    plan = env.simulator.instance
+    plan = env.simulator.problem
     env.reset(options={"case": 5})
-    assert env.simulator.instance is not plan
+    assert env.simulator.problem is not plan
     again, info = env.reset(options={"case": np.int64(4)})
     assert info["case"] == 4
     assert type(info["case"]) is int
-    assert env.simulator.instance is plan
+    assert env.simulator.problem is plan
     np.testing.assert_array_equal(first, again)
 
 

@@ -10,8 +10,8 @@ import pytest
 from test_vector import play_both, synchronous
 
 from llmsched_env import make_scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.engine.features import FEATURES
-from llmsched_env.instances import instance
 from llmsched_env.vector_env import LLMSchedVectorEnv
 
 SMALL = make_scenario(
@@ -76,10 +76,10 @@ def arguments(scenario):
 
 
 def test_the_bound_counts_what_has_to_be_computed():
-    made = {share: instance(SMALL.replace(cached_share=share), 0) for share in (0.0, 0.5, 0.9)}
+    made = {share: build_problem(SMALL.replace(cached_share=share), 0) for share in (0.0, 0.5, 0.9)}
     for bounds in ({share: one.lb1_ns for share, one in made.items()}, {s: one.bound_ns for s, one in made.items()}):
         assert bounds[0.0] > bounds[0.5] > bounds[0.9]
-    bare = instance(SMALL.replace(cached_share=0.0, steal="waiting", move_gb_per_s=None), 0)
+    bare = build_problem(SMALL.replace(cached_share=0.0, steal="waiting", move_gb_per_s=None), 0)
     assert bare.lb1_ns == made[0.0].lb1_ns
     assert bare.bound_ns > made[0.0].bound_ns, "a request that changes clients may be split between them"
     assert "migration" not in bare.options

@@ -362,7 +362,7 @@ class TestBadInput:
         env = LLMSchedVectorEnv(2, small.replace(max_iterations=1))
         env.reset(seed=0)
         with monkeypatch.context() as patched:
-            patched.setattr(vector_env, "instance", lambda *_: 1 / 0)
+            patched.setattr(vector_env, "build_problem", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 env.step([1, 1])
         with pytest.raises(EpisodeOverError, match="not begun"):

@@ -49,7 +49,7 @@ CASE = Case((1, 1, 1), (3, 2, 2), 2)
 
 
 def played():
-    simulator = Simulator(CASE.instance(), record=True)
+    simulator = Simulator(CASE.problem(), record=True)
     for action in (PREFILL, DECODE, DECODE, PREFILL, DECODE):
         simulator.step(action)
     assert simulator.done
@@ -90,7 +90,7 @@ def test_requests_on_paper():
 
 def test_time_with_nothing_to_do_is_neither_prefill_nor_decode():
     # Starts at 70; done at 180; nothing until 500; done at 610.
-    simulator = Simulator(Case((1, 1), (1, 1), 1, releases_ns=(70, 500)).instance(), record=True)
+    simulator = Simulator(Case((1, 1), (1, 1), 1, releases_ns=(70, 500)).problem(), record=True)
     simulator.step(PREFILL)
     simulator.step(PREFILL)
     found = final_metrics(simulator)
@@ -102,7 +102,7 @@ def test_time_with_nothing_to_do_is_neither_prefill_nor_decode():
 
 
 def test_before_the_first_iteration_nothing_divides_by_zero():
-    found = final_metrics(Simulator(CASE.instance()))
+    found = final_metrics(Simulator(CASE.problem()))
     assert np.isnan(found["makespan_s"])
     assert np.isnan(found["gap_to_bound"])
     assert found["elapsed_s"] == found["utilization"] == found["throughput_tokens_per_s"] == 0
@@ -112,7 +112,7 @@ def test_before_the_first_iteration_nothing_divides_by_zero():
 def test_requests_against_the_log(seed):
     case = seeded_case(seed)
     assert (max(case.releases_ns) > 0) == (seed % 2 == 1)
-    simulator = wander(Simulator(case.instance(), record=True), seed)
+    simulator = wander(Simulator(case.problem(), record=True), seed)
     found = request_metrics(simulator)
     slow = [slow_metrics(simulator, case, request) for request in range(len(case.prompts))]
     for name, column in found.items():
@@ -125,7 +125,7 @@ def test_requests_against_the_log(seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_an_episode_against_the_log(seed):
     case = seeded_case(seed)
-    simulator = wander(Simulator(case.instance(), record=True), seed)
+    simulator = wander(Simulator(case.problem(), record=True), seed)
     found, log = final_metrics(simulator), simulator.log
     spent = log["end_ns"] - log["start_ns"]
     clock_ns = int(simulator.view.clock_ns)
@@ -143,7 +143,7 @@ def test_an_episode_against_the_log(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_not_reached_is_nan(seed):
     case = seeded_case(seed)
-    simulator = wander(Simulator(case.instance(), record=True), seed, steps=60)
+    simulator = wander(Simulator(case.problem(), record=True), seed, steps=60)
     served = simulator.served
     complete, started = served["completion_ns"] > 0, served["first_token_ns"] > 0
     assert 0 < complete.sum() < started.sum() < len(case.prompts), "horizon: no request of each kind"
@@ -162,7 +162,7 @@ def test_what_is_not_reached_is_nan(seed):
 
 def test_a_fork_that_records_tells_what_it_saw_begin():
     case = seeded_case(3)
-    original = wander(Simulator(case.instance(), record=True), 3, steps=60)
+    original = wander(Simulator(case.problem(), record=True), 3, steps=60)
     before = original.served["first_token_ns"] > 0
     twin = original.fork(record=True)
     for episode in (original, twin):
@@ -175,5 +175,5 @@ def test_a_fork_that_records_tells_what_it_saw_begin():
 
 
 def test_an_episode_that_was_not_recorded():
-    with pytest.raises(ConfigError, match=r"was not recorded: make it with Simulator\(instance, record=True\)"):
-        request_metrics(wander(Simulator(CASE.instance()), 0))
+    with pytest.raises(ConfigError, match=r"was not recorded: make it with Simulator\(problem, record=True\)"):
+        request_metrics(wander(Simulator(CASE.problem()), 0))

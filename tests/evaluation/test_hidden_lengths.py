@@ -10,21 +10,21 @@ import pytest
 from patient import SMALL, Patient
 from states import fields
 
+from llmsched_env.cases import build_problem
 from llmsched_env.engine import compiled
 from llmsched_env.engine.episode import Episode
-from llmsched_env.engine.problem import Problem
+from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import View, fields_of
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import evaluate, play
-from llmsched_env.instances import instance
 from llmsched_env.metrics import info_metrics
 from llmsched_env.policy import FunctionRule, features
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.workload import GammaWorkload, Requests, ServingWorkload
 
-TRUTH = Simulator | Instance | Episode | Problem | Requests
+TRUTH = Simulator | Problem | Episode | ProblemData | Requests
 
 
 def reachable(*roots):
@@ -47,10 +47,10 @@ def reachable(*roots):
 
 
 def test_the_truth_is_found_where_there_is_a_way_to_it():
-    simulator = Simulator(instance(SMALL, 0))
+    simulator = Simulator(build_problem(SMALL, 0))
     for start in (simulator, simulator.episode, [{"episode": simulator.episode.kv}]):
         found = reachable(start)
-        assert any(isinstance(item, Problem) for item in found)
+        assert any(isinstance(item, ProblemData) for item in found)
         assert any(isinstance(item, memoryview) and item.shape == (30, 4) for item in map(viewed, found))
 
 
@@ -73,7 +73,7 @@ def test_a_blind_policy_does_not_reach_the_truth():
 
     hidden = SMALL.replace(lengths="hidden")
     play(Curious(), hidden, 0)
-    truth = instance(hidden, 0).requests[:, 1]
+    truth = build_problem(hidden, 0).requests[:, 1]
     assert len(set(truth.tolist())) > 3
     assert reached
     for items in reached:
@@ -99,7 +99,7 @@ def test_a_view_of_hidden_lengths_says_nothing_of_them():
 
     views = []
     for source in (workload, Longer()):
-        simulator = Simulator(instance(SMALL.replace(workload=source, lengths="hidden"), 0))
+        simulator = Simulator(build_problem(SMALL.replace(workload=source, lengths="hidden"), 0))
         simulator.step(1)
         views.append(fields(simulator.view))
     assert views[0] == views[1]
@@ -132,7 +132,7 @@ PREDICTED = HIDDEN.replace(workload=OVER_TIME, lengths="predicted", predictor="n
 @pytest.mark.parametrize("scenario", [HIDDEN, PREDICTED], ids=["hidden", "orders by predicted lengths"])
 def test_a_blind_policy_does_not_reach_the_truth_with_slos(scenario):
     # Short of what the test without SLOs excepts.
-    true = instance(scenario, 0).requests[:, 1]
+    true = build_problem(scenario, 0).requests[:, 1]
     reached = []
 
     class Curious(Patient):
@@ -161,7 +161,7 @@ def test_a_blind_policy_does_not_reach_the_truth_with_slos(scenario):
 @pytest.mark.parametrize("scenario", [HIDDEN, PREDICTED], ids=["hidden", "orders by predicted lengths"])
 def test_futures_keep_the_truth_of_the_slos(scenario):
     true = np.empty(30, np.int64)
-    problem = instance(scenario, 0)
+    problem = build_problem(scenario, 0)
     true[problem.request_of] = problem.requests[:, 1]
     looked = []
 
@@ -179,7 +179,7 @@ def test_futures_keep_the_truth_of_the_slos(scenario):
                 futures.future()
             assert (futures.estimates == true).mean() < 0.2, "more than chance hits"
             emitted = futures.emitted
-            imagined = futures.imagine(emitted + 7).instance
+            imagined = futures.imagine(emitted + 7).problem
             there = np.empty(30, np.int64)
             there[imagined.request_of] = imagined.requests[:, 1]
             looked.append((there != emitted + 7).sum())
@@ -194,7 +194,7 @@ def test_futures_keep_the_truth_of_the_slos(scenario):
 
 def seen_of(scenario, actions):
     """What is to be seen of case 0 from the start on, after each action."""
-    simulator = Simulator(instance(scenario, 0))
+    simulator = Simulator(build_problem(scenario, 0))
     views = [(fields(simulator.view), features(simulator.view).tobytes())]
     for action in actions:
         simulator.step(action)
@@ -219,7 +219,7 @@ def test_a_view_with_slos_says_nothing_of_true_lengths(order, lengths):
     actions = [5 if choose else 1, 0, 3 if choose else 1, 0]
     # The same lengths, each another request's: nothing is to be seen of that.
     assert seen_of(scenario, actions) == seen_of(scenario.replace(workload=Turned(turn=7)), actions)
-    assert not np.array_equal(*(instance(scenario.replace(workload=Turned(turn=t)), 0).requests for t in (0, 7)))
+    assert not np.array_equal(*(build_problem(scenario.replace(workload=Turned(turn=t)), 0).requests for t in (0, 7)))
     # Without a load nothing is to be seen of twice the lengths, either.
     own = scenario.replace(load=None)
     assert seen_of(own, actions) == seen_of(own.replace(workload=Turned(times=2)), actions)
@@ -231,7 +231,7 @@ def test_the_mean_length_of_a_case_shows_in_its_rate_at_a_load():
 
     A load is a share of the capacity for the case's own mean lengths: twice the lengths are half the rate.
     """
-    one, two = (instance(HIDDEN.replace(workload=Turned(times=times)), 0) for times in (1, 2))
+    one, two = (build_problem(HIDDEN.replace(workload=Turned(times=times)), 0) for times in (1, 2))
     stretched = (two.release_ns[-1] - two.release_ns[0]) / (one.release_ns[-1] - one.release_ns[0])
     assert stretched == pytest.approx(2, rel=0.1)
     gaps = np.diff(one.release_ns)
@@ -264,7 +264,7 @@ def test_a_mistyped_field_of_a_view_is_named():
         with pytest.raises(UnknownNameError, match=words):
             rule.decide(play(Patient(), SMALL, 0).view)
         with pytest.raises(UnknownNameError, match=words):
-            Simulator(instance(SMALL, 0)).run(rule)
+            Simulator(build_problem(SMALL, 0)).run(rule)
 
 
 def test_a_mistyped_field_is_named_however_it_is_reached():

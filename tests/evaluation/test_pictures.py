@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, MissingExtraError, PathError
 from llmsched_env.evaluation import drawing, pictures, serving_pictures
@@ -22,7 +23,6 @@ from llmsched_env.evaluation.pictures import (
 )
 from llmsched_env.evaluation.serving_pictures import LoadCurve, goodput_against_load, latency_distributions
 from llmsched_env.evaluation.statistics import Estimate
-from llmsched_env.instances import instance
 from llmsched_env.simulator import Simulator
 from llmsched_env.viewer.cells import COLOURS
 
@@ -39,7 +39,7 @@ def episodes():
         ("baseline", Scenario(num_clients=20, num_requests=100, queue="shared", order="fcfs")),
         ("sorted", Scenario(num_clients=20, num_requests=100, assignment="lpt")),
     ):
-        episode = Simulator(instance(scenario, 0), record=True)
+        episode = Simulator(build_problem(scenario, 0), record=True)
         while not episode.done:
             episode.step(1)
         made.append((name, episode))
@@ -85,7 +85,7 @@ def test_timelines(episodes, tmp_path, drawn):
     assert [one.get_title("left") for one in wholes] == ["baseline", "sorted"]
     assert len({one.get_xlim() for one in wholes}) == len({one.get_xlim() for one in tails}) == 1
     for whole, tail, (_, episode) in zip(wholes, tails, episodes, strict=True):
-        ends = {float(episode.view.clock_ns) / 1e9, episode.instance.bound_ns / 1e9}
+        ends = {float(episode.view.clock_ns) / 1e9, episode.problem.bound_ns / 1e9}
         for one in (whole, tail):
             assert ends <= {line.get_xdata()[0] for line in one.lines}
             assert one.get_xlim()[0] < min(ends) <= max(ends) < one.get_xlim()[1]
@@ -256,7 +256,7 @@ def test_bad_input_leaves_no_file(tmp_path, draw, words):
 
 
 def test_timelines_need_episodes_that_have_begun(episodes, tmp_path):
-    fresh = Simulator(episodes[0][1].instance, record=True)
+    fresh = Simulator(episodes[0][1].problem, record=True)
     with pytest.raises(ConfigError, match="have begun"):
         timelines(tmp_path / "out.png", [("fresh", fresh)])
 

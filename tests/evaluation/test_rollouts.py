@@ -38,7 +38,7 @@ def test_an_evaluation_holds_one_row_a_case():
     for row, case in enumerate(found.cases):
         episode = play(Patient(), SMALL, int(case))
         assert found.columns["makespan_s"][row] == episode.view.clock_ns / 1e9
-        assert found.columns["bound_s"][row] == episode.instance.bound_ns / 1e9
+        assert found.columns["bound_s"][row] == episode.problem.bound_ns / 1e9
     assert len(set(found.columns["makespan_s"])) == 3
     assert (found.policy, found.kind, found.scenario) == ("patient", "rule", SMALL)
     assert found.estimate("decodes").mean == found.columns["decodes"].mean()

@@ -29,14 +29,14 @@ ACTIONS_ON_PAPER = (PREFILL, DECODE, PREFILL, DECODE, PREFILL, DECODE)
 
 
 def played(case=CASE, actions=ACTIONS_ON_PAPER):
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     for action in actions:
         simulator.step(action)
     return simulator
 
 
 def measured(simulator, *, ttft_ns=10**6, tpot_ns=10**6, first=0, last=None):
-    last = simulator.instance.num_requests if last is None else last
+    last = simulator.problem.num_requests if last is None else last
     return serving_metrics(simulator, ttft_s=ttft_ns * NS, tpot_s=tpot_ns * NS, first=first, last=last)
 
 
@@ -179,7 +179,7 @@ class Watched:
 
 def watch(case, actions, iterations=10**6):
     """A recorded episode, and what was seen of each request: it emits where its count of tokens grows."""
-    simulator = Simulator(case.instance(), record=True)
+    simulator = Simulator(case.problem(), record=True)
     seen = [Watched(release_ns) for release_ns in case.releases_ns]
     while not simulator.done and iterations > 0:
         simulator.step(actions[len(simulator.log) % len(actions)])
@@ -309,5 +309,5 @@ def test_bad_input(changes, words):
 
 
 def test_an_episode_must_be_recorded():
-    with pytest.raises(ConfigError, match=r"not recorded: make it with Simulator\(instance, record=True\)"):
-        measured(Simulator(CASE.instance()))
+    with pytest.raises(ConfigError, match=r"not recorded: make it with Simulator\(problem, record=True\)"):
+        measured(Simulator(CASE.problem()))

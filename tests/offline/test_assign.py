@@ -34,14 +34,14 @@ def held_by(client_of: np.ndarray, loads: np.ndarray, clients: int) -> np.ndarra
     return np.array([int(loads[client_of == j].sum()) for j in range(clients)])
 
 
-instances = st.tuples(st.lists(st.integers(0, 60), min_size=1, max_size=30), st.integers(1, 8))
+problems = st.tuples(st.lists(st.integers(0, 60), min_size=1, max_size=30), st.integers(1, 8))
 tiny = st.tuples(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 4))
 
 
 @settings(deadline=None, max_examples=60)
-@given(instances, st.sampled_from(METHODS), st.integers(0, 3))
-def test_every_request_has_one_client_and_the_certificate_can_be_recomputed(instance, method, seed):
-    decodes, clients = instance
+@given(problems, st.sampled_from(METHODS), st.integers(0, 3))
+def test_every_request_has_one_client_and_the_certificate_can_be_recomputed(problem, method, seed):
+    decodes, clients = problem
     requests = with_decodes(decodes)
     found = assign(requests, clients, method, seed=seed, budget=SMALL)
     assert found.client_of.shape == (len(decodes),)
@@ -61,8 +61,8 @@ def test_every_request_has_one_client_and_the_certificate_can_be_recomputed(inst
 
 @settings(deadline=None, max_examples=200)
 @given(tiny)
-def test_bound_is_never_above_the_optimum(instance):
-    decodes, clients = instance
+def test_bound_is_never_above_the_optimum(problem):
+    decodes, clients = problem
     assert cmax_bound(np.array(decodes, np.int64), clients) <= least_cmax(decodes, clients)
 
 
@@ -81,8 +81,8 @@ def test_waste_bound_is_never_above_the_optimum_where_it_binds():
 
 @settings(deadline=None, max_examples=25)
 @given(tiny)
-def test_mip_reaches_the_optimum_and_proves_it_on_few_requests(instance):
-    decodes, clients = instance
+def test_mip_reaches_the_optimum_and_proves_it_on_few_requests(problem):
+    decodes, clients = problem
     found = assign(with_decodes(decodes), clients)
     assert found.makespan_decodes == least_cmax(decodes, clients)
     assert found.proved
@@ -90,8 +90,8 @@ def test_mip_reaches_the_optimum_and_proves_it_on_few_requests(instance):
 
 @settings(deadline=None, max_examples=15)
 @given(st.tuples(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 3)))
-def test_naive_model_is_exact(instance):
-    decodes, clients = instance
+def test_naive_model_is_exact(problem):
+    decodes, clients = problem
     found = naive_model(with_decodes(decodes), clients)
     assert found.makespan_decodes == found.bound_decodes == least_cmax(decodes, clients)
     assert found.method == "naive"

@@ -10,10 +10,10 @@ import pytest
 from strategies import Case
 
 from baselines.lagrangian import lagrangian
+from llmsched_env.cases import bounds_ns, build_problem
 from llmsched_env.config import KVCache, Migration, Mixed, Scenario
 from llmsched_env.cost import MixedCost
 from llmsched_env.evaluation import evaluate
-from llmsched_env.instances import bounds_ns, instance
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, lower_bounds
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import LognormalWorkload, Requests
@@ -93,7 +93,7 @@ def least_ns(simulator: Simulator) -> int:
     if simulator.done:
         return int(simulator.view.clock_ns)
     found = []
-    for action in range(simulator.instance.num_actions):
+    for action in range(simulator.problem.num_actions):
         twin = simulator.fork()
         twin.step(action)
         found.append(least_ns(twin))
@@ -104,7 +104,7 @@ def least_ns(simulator: Simulator) -> int:
 def test_no_sequence_of_decisions_beats_it(world):
     met = better = 0
     for seed in range(40):
-        made = drawn(world, seed).instance()
+        made = drawn(world, seed).problem()
         least = least_ns(Simulator(made))
         assert 0 < made.lb1_ns <= made.bound_ns <= least, seed
         met += made.bound_ns == least
@@ -164,17 +164,17 @@ def test_gaps_are_to_the_best_bound(scenario, far, near):
     assert (makespans / lb1 - 1 > far).all()
     assert (gaps < near).all()
     np.testing.assert_allclose(gaps, makespans / columns["bound_s"] - 1, rtol=1e-12)
-    made = [instance(scenario, case) for case in range(3)]
+    made = [build_problem(scenario, case) for case in range(3)]
     assert columns["bound_s"].tolist() == [one.bound_ns / 1e9 for one in made]
     assert lb1.tolist() == [one.lb1_ns / 1e9 for one in made]
 
 
 def test_rewards_stay_those_of_lb1():
     case = Case((1, 1, 1), (10, 2, 2), 3)
-    made = case.instance()
+    made = case.problem()
     assert made.bound_ns > made.lb1_ns
-    assert made.problem.reward_scale == made.lb1_ns * 3
-    assert case.instance(reward="makespan").problem.reward_scale == made.lb1_ns
+    assert made.data.reward_scale == made.lb1_ns * 3
+    assert case.problem(reward="makespan").data.reward_scale == made.lb1_ns
     better = made.with_bound(made.bound_ns + 1)
     assert better.bound_ns == made.bound_ns + 1
     assert better.digest() == made.digest(), "plans are kept by what an episode is, not by what is known of it"

@@ -65,7 +65,7 @@ def most_in_time(requests, clients, cost, ttft_ns, tpot_ns, first, last):
     return best(0, (1 << n) - 1, ())
 
 
-def instance(kind, seed):
+def random_case(kind, seed):
     rng = np.random.default_rng([KINDS.index(kind), seed])
     n, clients = int(rng.integers(2, 5)), int(rng.integers(1, 3))
     cost = CostModel("small", int(rng.integers(0, 40)), int(rng.integers(1, 4)), int(rng.integers(0, 20)), 2)
@@ -86,7 +86,7 @@ def instance(kind, seed):
 def test_never_below_the_optimum(kind):
     met = violated = all_met = 0
     for seed in range(120):
-        requests, clients, cost, ttft_ns, tpot_ns, first, last = instance(kind, seed)
+        requests, clients, cost, ttft_ns, tpot_ns, first, last = random_case(kind, seed)
         optimum = most_in_time(requests, clients, cost, ttft_ns, tpot_ns, first, last)
         bound = goodput_bound(
             requests, cost, clients, ttft_s=ttft_ns / 1e9, tpot_s=tpot_ns / 1e9, first=first, last=last
@@ -107,7 +107,7 @@ def test_never_below_an_episode_that_was_played():
     for seed in range(1, 41, 2):
         case = seeded_case(seed)
         for patience in (1, 3):
-            simulator = Simulator(case.instance(), record=True)
+            simulator = Simulator(case.problem(), record=True)
             while not simulator.done:
                 simulator.step(int(simulator.can_prefill and (simulator.view.ready >= patience)))
             found = request_metrics(simulator)

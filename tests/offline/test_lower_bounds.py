@@ -19,7 +19,7 @@ UNIT = CostModel("unit", 100, 1, 10, 1, prefill_token_cap=1000)
 KINDS = ("plain", "cap", "queues", "levels", "context", "release")
 
 
-def instance(kind: str, seed: int) -> tuple[Requests, int, CostModel, np.ndarray | None]:
+def random_case(kind: str, seed: int) -> tuple[Requests, int, CostModel, np.ndarray | None]:
     rng = np.random.default_rng([KINDS.index(kind), seed])
     n = int(rng.integers(1, 5 if kind in {"release", "queues"} else 7))
     clients = int(rng.integers(1, 4))
@@ -44,7 +44,7 @@ def test_never_above_the_optimum(kind):
     tight = 0
     above_lb1 = 0
     for seed in range(60):
-        requests, clients, cost, queues = instance(kind, seed)
+        requests, clients, cost, queues = random_case(kind, seed)
         optimum = least_makespan_ns(requests, clients, cost, None if queues is None else queues.tolist())
         found = lower_bounds(requests, clients, cost, queues=queues)
         assert found.lb1_ns <= found.lb2_ns <= found.lb3_ns <= optimum, (kind, seed)

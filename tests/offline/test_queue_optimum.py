@@ -12,7 +12,7 @@ from llmsched_env.cost import CostModel
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.offline import QueueOptimum, lower_bounds, stage_model
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload.requests import Requests
 
@@ -29,13 +29,13 @@ def drawn(seed: int, *, most: int) -> tuple[Requests, int, CostModel]:
 def episode(requests: Requests, clients: int, cost: CostModel) -> Simulator:
     lengths = requests.output_tokens
     return Simulator(
-        Instance.build(requests, lengths, cost, clients, client_of=None, order="fcfs", stealing=False, bound_ns=1)
+        Problem.build(requests, lengths, cost, clients, client_of=None, order="fcfs", stealing=False, bound_ns=1)
     )
 
 
 def state(simulator: Simulator) -> tuple[int, tuple[int, ...]]:
     emitted = simulator.emitted
-    left = simulator.instance.requests[:, codes.OUTPUT] - emitted
+    left = simulator.problem.requests[:, codes.OUTPUT] - emitted
     return int((emitted > 0).sum()), tuple(sorted(left[(emitted > 0) & (left > 0)].tolist()))
 
 

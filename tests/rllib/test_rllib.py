@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from llmsched_env import Scenario
+from llmsched_env.cases import build_problem
 from llmsched_env.evaluation import evaluate
-from llmsched_env.instances import instance
 from llmsched_env.policy import EpisodeContext
 from llmsched_env.simulator import Simulator
 
@@ -72,7 +72,7 @@ def sampled(algorithm):
 
 def choices(scenario, case, policy):
     """What ``policy`` does at each choice of an episode that alternates: more than it would see of its own."""
-    simulator, taken = Simulator(instance(scenario, case)), []
+    simulator, taken = Simulator(build_problem(scenario, case)), []
     policy.reset(EpisodeContext(scenario, 100.0, seed=7))
     while not simulator.done:
         action = int(simulator.can_prefill)

@@ -10,12 +10,12 @@ import pytest
 
 from baselines.iteration import decode_first, prefill_first, threshold
 from baselines.lagrangian import lagrangian
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import codes
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import play
-from llmsched_env.instances import instance
 from llmsched_env.offline import QueueOptimum
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import GammaWorkload, Requests
@@ -48,7 +48,7 @@ def half(monkeypatch):
 
 
 def optimum_of(scenario: Scenario, simulator: Simulator) -> QueueOptimum:
-    rows = simulator.instance.requests
+    rows = simulator.problem.requests
     requests = Requests.of(rows[:, codes.PROMPT], rows[:, codes.OUTPUT])
     return QueueOptimum(requests, scenario.num_clients, scenario.cost_model)
 
@@ -56,7 +56,7 @@ def optimum_of(scenario: Scenario, simulator: Simulator) -> QueueOptimum:
 def small(case: int = 0, **changes) -> tuple[Scenario, Simulator, QueueOptimum]:
     law = GammaWorkload(num_requests=14, output_mean_tokens=12.0, output_sd_tokens=6.0)
     scenario = Scenario(workload=law, num_clients=3, queue="shared", split="test", **changes)
-    simulator = Simulator(instance(scenario, case))
+    simulator = Simulator(build_problem(scenario, case))
     return scenario, simulator, optimum_of(scenario, simulator)
 
 
@@ -65,7 +65,7 @@ def test_on_paper(alpha_prefill_ns, right, tmp_path):
     # Two clients, decodes needed 3, 1 | 1, 1. The one choice that matters is after the first decode: two prefills and
     # two decodes follow a prefill now, one prefill and three decodes follow waiting until the first request ends.
     scenario = written(tmp_path, "1,4\n1,2\n1,2\n1,2\n", alpha_prefill_ns)
-    simulator = Simulator(instance(scenario, 0))
+    simulator = Simulator(build_problem(scenario, 0))
     optimum = optimum_of(scenario, simulator)
     # Prompts and decodes: 4 * 1 + 6 * 1; the first prefill and decode; then the better of the two.
     shortest = 10 + alpha_prefill_ns + 10 + min(2 * alpha_prefill_ns + 20, alpha_prefill_ns + 30)
@@ -114,7 +114,7 @@ def test_the_best_way_is_a_shortest_schedule_with_no_prefill_later_than_need_be(
 def test_prefills_later_than_need_be_on_paper(tmp_path):
     # Decodes needed 9, 1 | 2. After one decode the second client is idle, and nobody else will be for eight more.
     scenario = written(tmp_path, "1,10\n1,2\n1,3\n", 25)
-    simulator = Simulator(instance(scenario, 0))
+    simulator = Simulator(build_problem(scenario, 0))
     optimum = optimum_of(scenario, simulator)
     # Charge 10 a decode against 25 * 1: the rule decodes three times, then prefills, with one idle client as before.
     row = choices.against_the_optimum(lagrangian(), scenario, simulator, optimum)
@@ -123,7 +123,7 @@ def test_prefills_later_than_need_be_on_paper(tmp_path):
     assert choices.against_the_optimum(prefill_first(), scenario, simulator, optimum)["prefills"] == [2, 0]
     # Three clients, decodes needed 9, 3, 1 | 2, 2, 2: a threshold of two waits for the second idle client, and no more.
     three = written(tmp_path, "1,10\n1,4\n1,2\n1,3\n1,3\n1,3\n", 25).replace(num_clients=3)
-    simulator = Simulator(instance(three, 0))
+    simulator = Simulator(build_problem(three, 0))
     _, row = choices.other_actions(threshold(2), three, simulator)
     assert np.sum(row["counts"], axis=1).tolist() == [2, 2]
     assert row["prefills"] == [3, 0]
@@ -133,7 +133,7 @@ def test_prefills_later_than_need_be_on_paper(tmp_path):
 def test_the_other_action_on_paper(alpha_prefill_ns, effect, tmp_path):
     scenario = written(tmp_path, "1,4\n1,2\n1,2\n1,2\n", alpha_prefill_ns)
     # Two idle clients are waited for: three decodes, both others beside each other, one more decode. K = 2, D = 4.
-    end_ns, row = choices.other_actions(threshold(2), scenario, Simulator(instance(scenario, 0)))
+    end_ns, row = choices.other_actions(threshold(2), scenario, Simulator(build_problem(scenario, 0)))
     assert end_ns == 10 + 2 * alpha_prefill_ns + 40
     # A prefill after the first decode instead, and then what waits fits: K = 3, D = 3. After the second: K = 3, D = 4.
     expected = np.zeros((2, 3), int)

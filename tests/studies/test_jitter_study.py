@@ -7,10 +7,10 @@ import pytest
 
 from baselines import iteration
 from baselines import lagrangian as readings
+from llmsched_env.cases import build_problem
 from llmsched_env.cost import cost_model
 from llmsched_env.engine import codes
 from llmsched_env.evaluation import evaluate
-from llmsched_env.instances import instance
 from studies import jitter
 from studies.jitter import (
     COEFFICIENTS,
@@ -55,9 +55,9 @@ def test_wrong_models():
 
 
 def test_all_worlds_have_the_same_requests_at_the_same_times():
-    usual = instance(quiet(0.9), 0)
+    usual = build_problem(quiet(0.9), 0)
     for changes in WORLDS.values():
-        made = instance(serving(0.9, **changes), 0)
+        made = build_problem(serving(0.9, **changes), 0)
         assert (made.release_ns == usual.release_ns).all()
         assert (made.requests[:, [codes.PROMPT, codes.OUTPUT]] == usual.requests[:, [codes.PROMPT, codes.OUTPUT]]).all()
     slower = serving(0.9, **WORLDS[SLOWER]).cost_model

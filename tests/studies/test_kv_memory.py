@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsched_env.instances import instance
+from llmsched_env.cases import build_problem
 from llmsched_env.workload import workload
 from studies import kv_memory
 from studies.kv_memory import BUDGETS, METHODS, batch, measure_batch, serving
@@ -24,7 +24,7 @@ def brief(monkeypatch):
 
 def test_sizes_are_in_proportion():
     usual, large = (batch("gsm8k", clients, 170_000, "test") for clients in (200, 1000))
-    assert (usual.num_clients, usual.kv_budget_tokens, instance(usual, 0).num_requests) == (1024, 170_000, 1319)
+    assert (usual.num_clients, usual.kv_budget_tokens, build_problem(usual, 0).num_requests) == (1024, 170_000, 1319)
     assert (large.num_clients, large.kv_budget_tokens, large.num_requests) == (5120, 850_000, 6595)
     assert (usual.lengths, usual.order) == ("hidden", "fcfs")
 
@@ -34,9 +34,9 @@ def test_the_rate_does_not_depend_on_who_serves():
     found = AtRateFor("serving", 0.9, 200, "llama-65b-paper").requests("test", 0)
     assert found.release_ns[-1] != base.release_ns[-1]
     for clients in (100, 1024):
-        made = instance(serving(0.9, 60_000, "test", num_clients=clients), 0)
+        made = build_problem(serving(0.9, 60_000, "test", num_clients=clients), 0)
         assert (made.release_ns == found.release_ns).all()
-    usual = instance(serving(0.9, 60_000, "test", num_clients=200).replace(workload="serving", load=0.9), 0)
+    usual = build_problem(serving(0.9, 60_000, "test", num_clients=200).replace(workload="serving", load=0.9), 0)
     assert (usual.release_ns == found.release_ns).all(), "at 200 clients it is what the scenario's load gives"
 
 

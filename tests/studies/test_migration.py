@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsched_env.instances import instance
+from llmsched_env.cases import build_problem
 from llmsched_env.workload import workload
 from studies import migration
 from studies.migration import (
@@ -39,7 +39,7 @@ def test_long_prompts_change_nothing_else():
 def test_sizes_are_in_proportion():
     usual, large = (place("gsm8k", "known", clients, 0.5) for clients in (200, 1000))
     assert (usual.assignment, large.assignment, large.num_requests) == ("mip", "lpt", 6595)
-    assert instance(usual, 0).num_requests == 1319
+    assert build_problem(usual, 0).num_requests == 1319
     blind = place("gsm8k", "predicted, long prompts", 200, 0.5)
     assert (blind.assignment, blind.lengths, blind.predictor) == ("lpt", "predicted", "noisy")
     assert blind.source == LongPrompts("gsm8k", 10)

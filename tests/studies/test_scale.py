@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from baselines.registry import entry
+from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
-from llmsched_env.instances import instance
 from llmsched_env.offline import lb1_ns
 from llmsched_env.workload import workload
 from studies import scale, stages
@@ -89,7 +89,7 @@ def test_episodes_are_those_of_the_methods(name, method):
 def test_a_case_is_laid_out_as_the_product_does():
     point = Point("gsm8k", 20, 132)
     laid_out = STAGES["layout"].work(STAGES["layout"].given(point))
-    assert laid_out.digest() == instance(point.scenario(assignment="lpt"), 0).digest()
+    assert laid_out.digest() == build_problem(point.scenario(assignment="lpt"), 0).digest()
 
 
 def test_a_stage_in_a_process_of_its_own():

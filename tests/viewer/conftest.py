@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmsched_env.cost import CostModel
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
 from llmsched_env.viewer import frame as _frame  # noqa: F401  # load before a test hides libraries
 from llmsched_env.workload import Requests
@@ -18,7 +18,7 @@ COST = CostModel("paper", 10, 1, 4, 1, prefill_token_cap=10)
 
 
 def simulator(requests: Requests, num_clients: int, cost: CostModel = COST, *, record: bool = True) -> Simulator:
-    problem = Instance.build(
+    problem = Problem.build(
         requests,
         requests.output_tokens,
         cost,

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from llmsched_env.cases import build_problem
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
-from llmsched_env.instances import instance
 from llmsched_env.metrics import final_metrics
 from llmsched_env.simulator import Simulator
 from llmsched_env.viewer.cells import COLOURS, KINDS, colours, shares, waiting
@@ -149,7 +149,7 @@ def test_nobody_is_drawn_twice_where_requests_are_preempted_or_move(place):
     from llmsched_env import make_scenario
 
     scenario = make_scenario(**{"split": "test", "num_requests": 80, **place})
-    simulator = Simulator(instance(scenario, 0), record=True)
+    simulator = Simulator(build_problem(scenario, 0), record=True)
     seen = 0
     while not simulator.done:
         for _ in range(60):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from llmsched_env.cases import build_problem, estimates
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
-from llmsched_env.instances import estimates, instance
 from llmsched_env.simulator import Futures, Simulator
 from llmsched_env.workload import (
     MAX_TOKENS,
@@ -379,7 +379,7 @@ def test_a_scenario_reads_its_predictor():
     said = NoisyTruth(0.7).predict(scenario.source, "test", 4, case)
     expected = estimated_tokens(said, 1.0)
     assert (estimates(scenario, 4, case) == expected).all()
-    assert (Futures(Simulator(instance(scenario, 4)), known=False).estimates == expected).all()
+    assert (Futures(Simulator(build_problem(scenario, 4)), known=False).estimates == expected).all()
     assert scenario.describe()["predictor"] == "noisy:0.7"
     assert PREDICTED.replace(predictor=NoisyTruth(0.7)).describe()["predictor"] == "noisy:0.7"
     assert Scenario().describe()["predictor"] is None
@@ -387,7 +387,7 @@ def test_a_scenario_reads_its_predictor():
 
 def test_a_scenario_holds_no_truth():
     scenario = PREDICTED.replace(predictor=UnevenTruth((0.5, 0.9)))
-    instance(scenario, 0)
+    build_problem(scenario, 0)
     assert len(pickle.dumps(scenario)) < 2000
     assert not any(isinstance(value, np.ndarray) for value in vars(scenario.predictor).values())
 
@@ -417,12 +417,12 @@ def test_a_predictor_of_ones_own_that_says_too_little():
             return Prediction([1.0], [0.0])
 
     with pytest.raises(WorkloadError, match="predicts 1 lengths for 300 requests: it has to return one per request"):
-        instance(PREDICTED.replace(predictor=Short()), 0)
+        build_problem(PREDICTED.replace(predictor=Short()), 0)
 
 
 def test_without_a_predictor_the_workload_has_to_bring_predictions():
     with pytest.raises(WorkloadError, match=r"has no predictions: give a file .*, or predictor='prompt'"):
-        instance(PREDICTED.replace(predictor=None), 0)
+        build_problem(PREDICTED.replace(predictor=None), 0)
 
 
 def test_who_says_the_truth_be_it_of_some_requests_is_exact():

@@ -11,11 +11,11 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from llmsched_env import instances
+from llmsched_env import cases
 from llmsched_env.calibration import fit_cost_model
+from llmsched_env.cases import build_problem
 from llmsched_env.config import LARGEST, Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError, WorkloadError
-from llmsched_env.instances import instance
 from llmsched_env.units import UnitWarning
 from llmsched_env.workload import CsvWorkload, Requests, TraceWorkload, read_requests_csv, workload
 from llmsched_env.workload.trace_formats import read_trace
@@ -332,11 +332,11 @@ MOVED = {"num_requests": 8, "num_clients": 2, "assignment": "lpt", "steal": "run
          "moves in MB/s", "budget in bytes"],
 )  # fmt: skip
 def test_what_looks_like_another_unit_is_said_once(monkeypatch, usual, changes, words):
-    monkeypatch.setattr(instances, "_said", set())
+    monkeypatch.setattr(cases, "_said", set())
     with pytest.warns(UnitWarning, match=words) as said:
-        instance(Scenario(**{**usual, **changes}), 0)
+        build_problem(Scenario(**{**usual, **changes}), 0)
     assert len(said) == 1
-    instance(Scenario(**{**usual, **changes}, split="test"), 0)  # warnings are errors here
+    build_problem(Scenario(**{**usual, **changes}, split="test"), 0)  # warnings are errors here
 
 
 @pytest.mark.parametrize(
@@ -352,8 +352,8 @@ def test_what_looks_like_another_unit_is_said_once(monkeypatch, usual, changes, 
 )
 def test_what_somebody_may_mean_is_not_doubted(monkeypatch, usual, changes):
     """The largest bandwidth, and the largest limits together, are taken for 'no limit'."""
-    monkeypatch.setattr(instances, "_said", set())
-    instance(Scenario(**{**usual, **changes}), 0)
+    monkeypatch.setattr(cases, "_said", set())
+    build_problem(Scenario(**{**usual, **changes}), 0)
 
 
 @dataclass(frozen=True)
@@ -372,20 +372,20 @@ class Clock:
 
 @pytest.mark.parametrize(("ttft_s", "tpot_s"), [(300, 500), (500, 8), (2000, 100), (1e6, 8)])
 def test_both_slos_in_milliseconds_are_doubted_one_by_one(monkeypatch, ttft_s, tpot_s):
-    monkeypatch.setattr(instances, "_said", set())
+    monkeypatch.setattr(cases, "_said", set())
     with pytest.warns(UnitWarning) as said:
-        instance(Scenario(**{**SERVED, "ttft_s": ttft_s, "tpot_s": tpot_s}), 0)
+        build_problem(Scenario(**{**SERVED, "ttft_s": ttft_s, "tpot_s": tpot_s}), 0)
     assert [str(warning.message).split()[0] for warning in said] == ["ttft_s", "tpot_s"]
 
 
 def test_a_clocks_origin_in_a_workload_of_the_users_own_is_doubted(monkeypatch):
-    monkeypatch.setattr(instances, "_said", set())
+    monkeypatch.setattr(cases, "_said", set())
     usual = {"num_clients": 2, "assignment": "lpt"}
     with pytest.warns(
         UnitWarning, match=r"workload 'clock' comes at release_ns = 353399\d+, 4\.09 days .* subtract the"
     ):
-        instance(Scenario(workload=Clock(353_399_700_000_000), **usual), 0)
-    instance(Scenario(workload=Clock(86_400 * 10**9), **usual), 0)
+        build_problem(Scenario(workload=Clock(353_399_700_000_000), **usual), 0)
+    build_problem(Scenario(workload=Clock(86_400 * 10**9), **usual), 0)
 
 
 def test_recorded_iterations_in_milliseconds_are_doubted(tmp_path):

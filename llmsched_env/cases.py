@@ -23,15 +23,15 @@ from llmsched_env.config import (
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
-from llmsched_env.problem import Instance
+from llmsched_env.problem import Problem
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["SLOWarning", "draw_case", "estimates", "instance", "pool_size"]
+__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "pool_size"]
 
 BYTES_KEPT = 2**29
-"""Memory for instances that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
+"""Memory for problems that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
 
 UNBOUNDED_POOL = 2**31
 """Cases to draw from where a workload makes them without end."""
@@ -43,7 +43,7 @@ LATE_NS = 86_400 * 10**9
 """A day of waiting for the first request is no part of any episode."""
 
 _lock = threading.Lock()
-_instances: LRUCache[Any, Instance] = LRUCache(BYTES_KEPT, getsizeof=lambda kept: kept.nbytes)
+_problems: LRUCache[Any, Problem] = LRUCache(BYTES_KEPT, getsizeof=lambda kept: kept.nbytes)
 _said: set[Any] = set()
 
 
@@ -51,13 +51,13 @@ class SLOWarning(UserWarning):
     """An SLO that no schedule meets for any request; said once a process for each SLO, workload and cost."""
 
 
-def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = None) -> Instance:
+def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None = None) -> Problem:
     """The case of that number in the scenario's split; the same for ever, read-only, shared by all its users.
 
     Args:
         scenario: where.
         case: its number.
-        client_of: (n,) queue of each request, in place of the scenario's assignment; such an instance is not kept.
+        client_of: (n,) queue of each request, in place of the scenario's assignment; such a problem is not kept.
 
     Raises:
         ConfigError: not a case number; an assignment that does not name one client for each request, or one for a
@@ -74,16 +74,16 @@ def instance(scenario: Scenario, case: int, *, client_of: ArrayLike | None = Non
         return _build(scenario, case, np.asarray(client_of))
     key = scenario, case, getattr(scenario.source, "version", None)
     with _lock:
-        built = _instances.get(key)
+        built = _problems.get(key)
     if built is None:
         built = _build(scenario, case)
         if built.nbytes <= BYTES_KEPT:
             with _lock:
-                _instances[key] = built
+                _problems[key] = built
     return built
 
 
-def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Instance:
+def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Problem:
     requests = scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests)
     if scenario.load is not None:
         requests = _at_load(scenario, requests)
@@ -99,7 +99,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
     slo = scenario.slo(len(requests))
     moved, mixed, cache = scenario.migration(), scenario.mixed_iterations(), scenario.kv_cache()
     lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)
-    built = Instance.build(
+    built = Problem.build(
         requests,
         guess,
         cost,

@@ -14,7 +14,7 @@ from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.costs import Costs
 
 
-class Problem:
+class ProblemData:
     """Requests, clients, costs and actions.
 
     Requests are laid out in *queue order*: queue by queue, within a queue in the order in which they are to be taken. A
@@ -148,10 +148,10 @@ class Problem:
         self.bound_ns = bound_ns
         self.arrivals = bool(release_ns.max() > release_ns.min())
 
-    def changed(self, rows: NDArray[np.int32] | None = None, **changes: Any) -> Problem:
+    def changed(self, rows: NDArray[np.int32] | None = None, **changes: Any) -> ProblemData:
         """The same problem with other rows of requests, or other keyword arguments."""
         given, named = self.made_of
-        return Problem(given[0] if rows is None else rows, *given[1:], **{**named, **changes})
+        return ProblemData(given[0] if rows is None else rows, *given[1:], **{**named, **changes})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again, (self.made_of,)
@@ -163,5 +163,5 @@ def _columns(actions: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
     return tuple(view_of(np.array(column, np.int32)) for column in zip(*actions, strict=True))
 
 
-def _made_again(made_of: tuple[tuple[Any, ...], dict[str, Any]]) -> Problem:
-    return Problem(*made_of[0], **made_of[1])
+def _made_again(made_of: tuple[tuple[Any, ...], dict[str, Any]]) -> ProblemData:
+    return ProblemData(*made_of[0], **made_of[1])
