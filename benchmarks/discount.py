@@ -22,6 +22,9 @@ from llmsched_env.config import REWARDS
 from llmsched_env.evaluation import play
 from llmsched_env.simulator import Simulator
 
+CHARGED = tuple(name for name in REWARDS if name != "goodput")
+"""Rewards of scenarios without SLOs."""
+
 DISCOUNTS = (0.99, 0.999, 0.9999, 1.0)
 THRESHOLDS = (*range(1, 21), 24, 28, 32, 40, 50, 64, 80, 100, 150, 200)
 
@@ -29,19 +32,19 @@ THRESHOLDS = (*range(1, 21), 24, 28, 32, 40, 50, 64, 80, 100, 150, 200)
 def charges(simulator: Simulator) -> dict[str, NDArray[np.float64]]:
     """(iterations,) what each iteration of a recorded episode without arrivals is charged, for each reward."""
     log, problem = simulator.log, simulator.problem
-    cost = problem.setup[0]
+    cost, reward = problem.data.actual, REWARDS[problem.data.reward]
     clients, prefill = problem.num_clients, log["prefill"] == 1
     duration = (log["end_ns"] - log["start_ns"]).astype(np.float64)
     completions = np.sort(simulator.served["completion_ns"])
     in_system = problem.num_requests - np.searchsorted(completions, log["start_ns"], side="right")
     idle = clients - log["clients"]
     found = {
-        "excess": np.where(prefill, cost["alpha_prefill_ns"] * clients, cost["alpha_decode_ns"] * idle),
+        "excess": np.where(prefill, cost.alpha_prefill_ns * clients, cost.alpha_decode_ns * idle),
         "makespan": duration,
         "idle": duration * idle,
         "latency": duration * in_system,
     }
-    own = found[REWARDS[int(cost["reward"])]].sum()
+    own = found[reward].sum()
     assert own == simulator.charge, f"charges sum to {own}, the engine says {simulator.charge}"
     scale = {"excess": clients, "makespan": 1, "idle": clients, "latency": problem.num_requests}
     return {name: values / (scale[name] * problem.lb1_ns) for name, values in found.items()}
@@ -56,18 +59,18 @@ def main() -> None:
     options = parser.parse_args()
 
     base = make_scenario(options.scenario, queue=options.queue, split="train")
-    returns = np.zeros((len(THRESHOLDS), len(DISCOUNTS), len(REWARDS)))
+    returns = np.zeros((len(THRESHOLDS), len(DISCOUNTS), len(CHARGED)))
     makespans_s = np.zeros(len(THRESHOLDS))
     for row, k in enumerate(tqdm(THRESHOLDS, desc="thresholds", leave=False)):
         for case in range(options.cases):
-            simulator = play(threshold(k), base.replace(reward=REWARDS[case % len(REWARDS)]), case, record=True)
+            simulator = play(threshold(k), base.replace(reward=CHARGED[case % len(CHARGED)]), case, record=True)
             makespans_s[row] += int(simulator.view.clock_ns) / 1e9 / options.cases
-            for column, charge in enumerate(charges(simulator)[name] for name in REWARDS):
+            for column, charge in enumerate(charges(simulator)[name] for name in CHARGED):
                 for line, discount in enumerate(DISCOUNTS):
                     returns[row, line, column] -= charge @ discount ** np.arange(len(charge)) / options.cases
 
     print(f"{options.scenario}, queue={options.queue}, {options.cases} train cases: best k by return: makespan in s\n")
-    print("| discount | " + " | ".join(REWARDS) + " |\n| --- |" + " --- |" * len(REWARDS))
+    print("| discount | " + " | ".join(CHARGED) + " |\n| --- |" + " --- |" * len(CHARGED))
     for line, discount in enumerate(DISCOUNTS):
         best = returns[:, line].argmax(axis=0)
         print(f"| {discount} | " + " | ".join(f"k = {THRESHOLDS[i]}: {makespans_s[i]:.2f}" for i in best) + " |")
