@@ -299,7 +299,7 @@ class Evolution:
                 scalars[name] = value.item() if isinstance(value, np.generic) else value
         kind, keys, *rest = vars(self._strategy)["_rng"].get_state()
         arrays.update({"rng": keys, "mean": self.encoding.mean, "spread": self.encoding.spread, "best": self.numbers})
-        said = {
+        state = {
             "strategy": scalars,
             "rng": [kind, *rest],
             "draws": self._draws.bit_generator.state,
@@ -310,28 +310,28 @@ class Evolution:
             "least": self._least,
             "cmaes": version("cmaes"),
         }
-        arrays["said"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+        arrays["said"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
         with (folder / FILE).open("wb") as file:
             np.savez(file, **arrays)
 
     def _restore(self, stored: dict[str, Any], seed: int) -> None:
-        said = json.loads(stored["said"].tobytes())
-        if said["cmaes"] != version("cmaes"):
+        state = json.loads(stored["said"].tobytes())
+        if state["cmaes"] != version("cmaes"):
             raise ConfigError(
-                f"the run was begun with cmaes {said['cmaes']}, this is {version('cmaes')}, whose state may mean "
+                f"the run was begun with cmaes {state['cmaes']}, this is {version('cmaes')}, whose state may mean "
                 "something else: install the former, or begin the run again."
             )
-        told = said["encoding"]
+        encoding = state["encoding"]
         for name in ("features", "base_values", "orders"):
-            told[name] = tuple(told[name])
-        self.encoding = Encoding(**{**told, "mean": stored["mean"], "spread": stored["spread"]})
+            encoding[name] = tuple(encoding[name])
+        self.encoding = Encoding(**{**encoding, "mean": stored["mean"], "spread": stored["spread"]})
         self._strategy = _strategy(np.zeros(self.encoding.size), self._settings, seed)
         arrays = {name.removeprefix("strategy/"): x for name, x in stored.items() if name.startswith("strategy/")}
-        vars(self._strategy).update({**said["strategy"], **arrays})
-        vars(self._strategy)["_rng"].set_state((said["rng"][0], stored["rng"], *said["rng"][1:]))
-        self._draws.bit_generator.state = said["draws"]
-        self.timesteps, self.generation, self._loss = said["timesteps"], said["generation"], said["loss"]
-        self._least, self._best = said["least"], stored["best"]
+        vars(self._strategy).update({**state["strategy"], **arrays})
+        vars(self._strategy)["_rng"].set_state((state["rng"][0], stored["rng"], *state["rng"][1:]))
+        self._draws.bit_generator.state = state["draws"]
+        self.timesteps, self.generation, self._loss = state["timesteps"], state["generation"], state["loss"]
+        self._least, self._best = state["least"], stored["best"]
 
 
 FILE = "evolution.npz"
@@ -344,9 +344,9 @@ MOST_THREADS = 8
 
 
 def _settings(training: Task) -> EvolutionSettings:
-    said = {field.name: training.settings[field.name] for field in dataclasses.fields(EvolutionSettings)}
-    lists = {name: tuple(said[name]) for name in ("features", "orders", "sizes")}
-    return EvolutionSettings(**{**said, **lists})
+    values = {field.name: training.settings[field.name] for field in dataclasses.fields(EvolutionSettings)}
+    lists = {name: tuple(values[name]) for name in ("features", "orders", "sizes")}
+    return EvolutionSettings(**{**values, **lists})
 
 
 def _sized(scenario: Scenario, size: float) -> Scenario:

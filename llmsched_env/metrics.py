@@ -29,8 +29,8 @@ __all__ = [
 
 SERVING_METRICS = (
     "goodput",
-    "ttft_kept",
-    "tpot_kept",
+    "ttft_met",
+    "tpot_met",
     "ttft_s",
     "ttft_p50_s",
     "ttft_p99_s",
@@ -114,7 +114,7 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
         last: number after the last counted request.
 
     Returns:
-        Shares in [0, 1] (``goodput``, ``*_kept``), seconds (``*_s``) and rates per second, as plain floats.
+        Shares in [0, 1] (``goodput``, ``*_met``), seconds (``*_s``) and rates per second, as plain floats.
 
     Raises:
         ConfigError: the episode was not recorded, no such requests, or a limit that is no time within the clock.

@@ -116,7 +116,7 @@ class Composer(Slots):
     def read_on(
         self, v: View, it: Iteration, kind: cython.int, room: cython.longlong, whole: cython.bint
     ) -> cython.bint:
-        """Go on with the request that has been read in part; returns whether others may join after it."""
+        """Go on with the partly prefilled request; returns whether others may join after it."""
         position: cython.int = self.chunked.position
         computed: cython.longlong = self.chunked.computed
         part: cython.longlong = self.chunked.part(v.reading_tokens, 0, room, whole)

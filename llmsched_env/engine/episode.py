@@ -77,7 +77,7 @@ class Episode(Transition):
         return int(reward.charge(self.view, self.totals, self.problem.reward, self.problem.affine))
 
     def rereading(self) -> cython.int:
-        """Requests that were preempted and have been read again in part: 1 or 0."""
+        """Requests that were preempted and are partly prefilled again: 1 or 0."""
         if not self.has_kv or self.chunked.position < 0:
             return 0
         return 1 if self.kv.emitted[self.chunked.position] > 0 else 0

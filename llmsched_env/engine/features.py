@@ -66,10 +66,10 @@ FEATURES: tuple[Feature, ...] = (
 )
 
 SLO_FEATURES: tuple[Feature, ...] = (
-    Feature("late", "L / (L + J): waiting requests that are late, whose TTFT cannot be kept any more"),
+    Feature("late", "L / (L + J): waiting requests that are late, whose TTFT SLO cannot be met any more"),
     Feature("in_time_wait", "min(1, age of the oldest waiting request that is not late / S1); 0 where there is none"),
-    Feature("prefill_price", "T_p / (T_p + S1): that prefill's duration against the promised TTFT"),
-    Feature("decode_price", "T_d / (T_d + S2): a decode's duration now against the promised TPOT"),
+    Feature("prefill_price", "T_p / (T_p + S1): that prefill's duration against the TTFT SLO"),
+    Feature("decode_price", "T_d / (T_d + S2): a decode's duration now against the TPOT SLO"),
     Feature("pace", "p / (p + S2), p the mean time per output token of the active clients so far"),
     Feature("pace_after", "the same if that prefill came now, and then a decode"),
     Feature(
@@ -95,7 +95,7 @@ MIXED_FEATURES: tuple[Feature, ...] = (
     Feature("chunk_share", "min(1, c / prompt tokens of that batch): of what a prefill now would read"),
     Feature("mixed_price", "T_m / (T_m + T_d): duration of a mixed iteration now against a decode"),
     Feature("mixed_saving", "T_m / (T_m + T_p + T_d): against a prefill and a decode"),
-    Feature("reading", "r / (r + b): left to read of the prompt that has been read in part"),
+    Feature("reading", "r / (r + b): what is left to compute of the partly prefilled prompt"),
 )
 """What follows where a mixed iteration may read b tokens beside a decode."""
 

@@ -290,7 +290,7 @@ class Slots(Forecast):
         self.line.set_preempted(position, True)
 
     def stop_reading(self, v: View, t: Totals) -> cython.void:
-        """The request that has been read in part gives way: what was computed is lost, and it waits again."""
+        """The partly prefilled request gives way: what was computed is lost, and it waits again."""
         position: cython.int = self.chunked.position
         v.kv_used -= self.kv.reads(position, self.chunked.computed)
         self.kv.reserved -= self.kv.aside(position)

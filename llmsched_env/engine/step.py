@@ -298,7 +298,7 @@ def together(copies: Sequence[Copies]) -> Copies:
     return Pair(together(copies[:half]), together(copies[half:]))
 
 
-class Told:
+class InfoFields:
     """Which of `llmsched_env.engine.measure.MEASURED` an info has.
 
     Args:
@@ -342,8 +342,8 @@ class Single(Copy):
     """
 
     out: Steps
-    running: Told
-    final: Told
+    running: InfoFields
+    final: InfoFields
     values: cython.double[::1]
     infinity: cython.double
     _reuses: cython.bint
@@ -361,8 +361,8 @@ class Single(Copy):
     ) -> None:
         Copy.__init__(self)
         self.out = Steps(1, kinds, num_features)
-        self.running = Told(running)
-        self.final = Told(final)
+        self.running = InfoFields(running)
+        self.final = InfoFields(final)
         self.values = view_of(np.zeros(len(MEASURED)))
         self.infinity = inf
         self._reuses = reuses
@@ -417,8 +417,8 @@ class Single(Copy):
         """(num_actions,) int8: which actions are feasible next."""
         return self._mask.copy()
 
-    def info(self, told: Told) -> dict[str, Any]:
-        """What an info says; what is not told anew is as after the reset."""
+    def info(self, fields: InfoFields) -> dict[str, Any]:
+        """What an info says; what is not among the fields is as after the reset."""
         e: Episode = self.episode
         found: dict[str, Any] = self._blank.copy()
         i: cython.int
@@ -428,10 +428,10 @@ class Single(Copy):
         found["action_mask"] = self._mask.copy()
         count = e.totals.invalid_actions
         found["invalid_actions"] = count
-        for i in range(told.count):
-            if told.whole[i]:
-                count = cython.cast(cython.longlong, self.values[told.places[i]])
-                found[told.names[i]] = count
+        for i in range(fields.count):
+            if fields.whole[i]:
+                count = cython.cast(cython.longlong, self.values[fields.places[i]])
+                found[fields.names[i]] = count
             else:
-                found[told.names[i]] = self.values[told.places[i]]
+                found[fields.names[i]] = self.values[fields.places[i]]
         return found

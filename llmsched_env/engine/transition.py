@@ -89,7 +89,7 @@ class Transition(Composer):
             self.settle(v, t)
 
     def reads(self) -> cython.int:
-        """Requests that have been read in part: 1 or 0."""
+        """Requests that are partly prefilled: 1 or 0."""
         return 1 if self.has_mixed and self.chunked.position >= 0 else 0
 
     def in_system(self, v: View) -> cython.longlong:
@@ -314,7 +314,7 @@ class Transition(Composer):
         return self.start(v, client, self.emitted(client), start_ns, False, True)
 
     def keep_reading(self, v: View, it: Iteration, start_ns: cython.longlong) -> cython.void:
-        """The last row has been read in part."""
+        """The request of the last row is partly prefilled."""
         position: cython.int = it.position[it.rows - 1]
         if self.chunked.position != position:
             self.chunked.position = position

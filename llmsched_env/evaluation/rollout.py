@@ -29,7 +29,7 @@ SIDE_BY_SIDE = 64
 
 BOUNDS = ("bound_s", "lb1_s")
 
-SHARES = ("utilization", "prefill_share", "decode_share", "bubble_share", "goodput", "ttft_kept", "tpot_kept")
+SHARES = ("utilization", "prefill_share", "decode_share", "bubble_share", "goodput", "ttft_met", "tpot_met")
 """Metrics that lie in [0, 1]."""
 
 

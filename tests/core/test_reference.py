@@ -60,7 +60,7 @@ def assert_state_is_sound(reference):
 
 
 def assert_iteration_is_sound(reference, action):
-    """Within its room, its cap and its clients; only the last row is left in part; who preempts admits nobody."""
+    """Within its room, its cap and its clients; only the last row is partly prefilled; who preempts admits nobody."""
     case, it = reference.case, reference.iteration(action)
     kind, order, cap = case.action(action)
     clients = [row.client for row in it.rows]

@@ -99,7 +99,7 @@ def test_throughput_counts_the_tokens_that_were_emitted(name):
         assert info["throughput_tokens_per_s"] * info["elapsed_s"] == pytest.approx(emitted)
         preemptions, again = info["preemptions"], again + rereading(env)
     assert preemptions > 0
-    assert again > 0, "nobody was read again in part"
+    assert again > 0, "nobody was partly prefilled again"
 
 
 def test_scenarios_with_other_actions_or_features_are_no_copies_of_one():

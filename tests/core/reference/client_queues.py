@@ -92,7 +92,7 @@ class ClientQueues(Durations):
         starts, overs, computed, copied, again = self.compose_with_moves()
         copying_ns = copied * moves.token_ns
         self.stopped_at_cap += len(starts) < self.ready_at_queues
-        self.clock_ns += self.lasts(self.prefill_ns(computed, case) + copying_ns, PREFILL)
+        self.clock_ns += self.actual_duration_ns(self.prefill_ns(computed, case) + copying_ns, PREFILL)
         self.batches.append(computed)
         self.computed += computed
         self.migrations += len(overs)

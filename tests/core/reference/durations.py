@@ -56,8 +56,8 @@ class Durations(State):
         both = cost.alpha_ns + cost.beta_prompt_ns * tokens + cost.beta_active_ns * active
         return both + cost.interference_ns * active * active // (active + tokens) + case.gamma_decode_ns * context
 
-    def lasts(self, ns: int, kind: int) -> int:
-        """What an iteration lasts that would last ``ns`` without noise."""
+    def actual_duration_ns(self, ns: int, kind: int) -> int:
+        """Actual duration of an iteration that lasts ``ns`` without noise."""
         noise = self.case.noise
         if noise is None:
             return ns

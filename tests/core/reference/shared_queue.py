@@ -142,7 +142,7 @@ class SharedQueue(Memory):
     def iterate(self, action: int) -> None:
         case, start_ns, it = self.case, self.clock_ns, self.iteration(action)
         kind = DECODE if it.served else PREFILL
-        duration = self.lasts(self.iteration_ns(it, action, case), kind)
+        duration = self.actual_duration_ns(self.iteration_ns(it, action, case), kind)
         if not it.rows:
             self.ready_at_decodes.append(self.ready)
         self.count_choice(action, it)
