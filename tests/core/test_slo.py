@@ -74,7 +74,7 @@ def test_it_equals_the_reference_after_every_iteration():
         seen.update(reference.chosen)
 
     check()
-    rare = {name: count for name, count in seen.items() if count < 20}
+    rare = {name: count for name, count in seen.items() if count < 8}
     assert not rare, f"hardly tested: {rare}"
     assert len(seen) == 7 + len(CHOICES)
 
