@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llmsched_env.engine.arrays import Region, arrays_in, view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import MEASURED
-from llmsched_env.engine.step import Copies, Copy, Steps, link, together
+from llmsched_env.engine.step import Copies, Copy, Steps, together
 
 RETURNED = 2
 """Steps whose memory is kept for another use: a loop holds one while it asks for the next, and then lets go of it."""
@@ -85,7 +85,6 @@ class Batch:
         self.cases = [None] * count
         self._reuses = reuses
         bounds = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
-        link(self.copies)
         self._shares = [together(self.copies[first:last]) for first, last in pairwise(bounds)]
         self._returned = [self.new_steps() for _ in range(RETURNED)]
         self._unseen = self._returned[0].holders()

@@ -96,3 +96,9 @@ TOKENS = 6  # the how many-th that is
 GAP_NS = 7  # the longest time between two of those; 0 for one alone
 PREEMPTED_NS = 8  # when it was preempted last; 0 for never
 SERVED_COLUMNS = 9
+
+# Entries of an observation: always, and with objectives, with a KV cache, with mixed iterations (features.py).
+FEATURES = 26
+SLO_FEATURES = 7
+MEMORY_FEATURES = 6
+MIXED_FEATURES = 5

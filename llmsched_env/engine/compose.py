@@ -26,15 +26,13 @@ class Composer(Slots):
         next_prefill: the prefill that action 1 would run (shared queue).
         next_mixed: the mixed iteration that the first such action would run.
         chosen: the iteration of another action.
-        recomposes: whether the previews may change at any place from one iteration to the next.
-        window_from: else: where the previewed batch ends,
+        window_from: where previews do not change at any place: where the previewed batch ends,
         window_full: and whether the next request would exceed the cap.
     """
 
     next_prefill: Iteration
     next_mixed: Iteration
     chosen: Iteration
-    recomposes: cython.bint
     window_from: cython.int
     window_full: cython.bint
 
@@ -197,7 +195,7 @@ class Composer(Slots):
         if self.has_kv:
             copying_ns = it.copied * self.kv.swap_token_ns + self.kv.swap_out_ns
         if it.carried > 0:
-            copying_ns = it.carried * self.migration.token_ns
+            copying_ns = it.carried * self.queues.migration.token_ns
         if kind == codes.MIXED and it.rows > 0 and (it.served > 0 or it.computed > 0):
             return copying_ns + costs.mixed_ns(it.computed, it.served, it.context)
         if kind != codes.PREFILL and (it.rows == 0 or it.served > 0):
@@ -214,7 +212,7 @@ class Composer(Slots):
             self.queues.preview(v)
             v.prefill_ns = self.believed.prefill_ns(v.batch_tokens)
             if self.queues.migrates:
-                v.prefill_ns += self.queues.moves_ahead * self.migration.token_ns
+                v.prefill_ns += self.queues.moves_ahead * self.queues.migration.token_ns
             return
         if self.recomposes:
             self.compose(
@@ -324,16 +322,16 @@ class Composer(Slots):
             moving = 0
             context = 0
             if self.queues.migrates:
-                cached = self.migration.cached(prompt)
+                cached = self.queues.migration.cached(prompt)
                 if queue != client:
                     context = self.context_to_move(v, queue, position, cached)
                     moving = context if context > 0 else cached
             tokens = prompt - cached
-            if moving > 0 and self.migration.token_ns == 0:
+            if moving > 0 and self.queues.migration.token_ns == 0:
                 tokens += moving
             if it.rows > 0 and it.computed + tokens > v.token_cap:
                 return
-            if moving > 0 and self.migration.token_ns == 0:
+            if moving > 0 and self.queues.migration.token_ns == 0:
                 it.again += moving
             else:
                 it.carried += moving
@@ -366,15 +364,15 @@ class Composer(Slots):
         where context and head together would be too much to compute for any prefill.
         """
         context: cython.longlong
-        if self.migration.steal == codes.STEAL_WAITING:
+        if self.queues.migration.steal == codes.STEAL_WAITING:
             return 0
         if self.clients[queue, codes.RUNNING] < 0 or self.clients[queue, codes.HELD] == 0:
             return 0
         context = self.context(queue)
-        if self.migration.steal == codes.STEAL_CHEAPER and context >= cached:
+        if self.queues.migration.steal == codes.STEAL_CHEAPER and context >= cached:
             return 0
         if (
-            self.migration.token_ns == 0
+            self.queues.migration.token_ns == 0
             and context + self.problem.requests[position, codes.PROMPT] - cached > self.problem.token_cap
         ):
             return 0
@@ -394,7 +392,7 @@ class Composer(Slots):
         v.idle += 1
         self.vacate(source)
         bitset.remove(self.idle, 0, self.num_clients, client)
-        if self.migration.token_ns == 0:
+        if self.queues.migration.token_ns == 0:
             tokens += 1
         self.clients[client, codes.RUNNING] = position
         self.clients[client, codes.BASE] = cython.cast(cython.int, v.decodes - tokens)

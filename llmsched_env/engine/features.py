@@ -13,6 +13,7 @@ import cython
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.engine import codes
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.view import View
 
@@ -137,14 +138,16 @@ def all_features(view: View) -> NDArray[np.float32]:
 
 def observe(v: View, out: cython.float[:, ::1], row: cython.int) -> cython.void:
     """Write the features of a view, in the order of :func:`feature_table`."""
-    first: cython.int = 26
+    first: cython.int = codes.FEATURES
     observe_always(v, out, row)
+    if out.shape[1] == codes.FEATURES:
+        return  # and the rest of the view stays in a far cache
     if v.ttft_ns > 0:
         observe_slo(v, out, row, first)
-        first += 7
+        first += codes.SLO_FEATURES
     if v.kv_budget_tokens > 0:
         observe_memory(v, out, row, first)
-        first += 6
+        first += codes.MEMORY_FEATURES
     if v.mixed_tokens > 0:
         observe_mixed(v, out, row, first)
 
@@ -153,11 +156,11 @@ def observe_all(v: View, out: cython.float[:, ::1], row: cython.int) -> cython.v
     """Write the features of a view by their places in `ALL_FEATURES`; the others stay as they are."""
     observe_always(v, out, row)
     if v.ttft_ns > 0:
-        observe_slo(v, out, row, 26)
+        observe_slo(v, out, row, codes.FEATURES)
     if v.kv_budget_tokens > 0:
-        observe_memory(v, out, row, 33)
+        observe_memory(v, out, row, codes.FEATURES + codes.SLO_FEATURES)
     if v.mixed_tokens > 0:
-        observe_mixed(v, out, row, 39)
+        observe_mixed(v, out, row, codes.FEATURES + codes.SLO_FEATURES + codes.MEMORY_FEATURES)
 
 
 def share(part: cython.double, rest: cython.double) -> cython.double:
@@ -243,7 +246,7 @@ def observe_always(v: View, out: cython.float[:, ::1], row: cython.int) -> cytho
     charge: cython.double = alpha_decode_ns * v.idle_charge
     ahead: cython.double = charge + alpha_decode_ns * v.ready
     fixed: cython.double = v.alpha_prefill_ns + v.alpha_decode_ns
-    released: cython.double = v.completed + v.active + v.waiting + v.preempted + (1 if v.reading_tokens > 0 else 0)
+    released: cython.double = v.completed + v.active + v.waiting
     tokens: cython.double = v.batch_tokens
     since: cython.double = v.decodes - v.last_prefill_decode
     remaining: cython.double
@@ -252,6 +255,8 @@ def observe_always(v: View, out: cython.float[:, ::1], row: cython.int) -> cytho
     age: cython.double = v.clock_ns - v.oldest_release_ns if v.waiting > 0 else 0
     work: cython.double = v.waiting_work
     batch_work: cython.double = v.batch_work
+    if out.shape[1] > codes.FEATURES:
+        released += v.preempted + (1 if v.reading_tokens > 0 else 0)
     out[row, 0] = active * per_client
     out[row, 1] = v.ready * per_client
     out[row, 2] = (v.idle - v.ready) * per_client

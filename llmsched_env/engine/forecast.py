@@ -11,11 +11,13 @@ import numpy as np
 
 from llmsched_env.engine import codes, ring
 from llmsched_env.engine.arrays import table_of
+from llmsched_env.engine.problem_data import ProblemData
+from llmsched_env.engine.state import State
 from llmsched_env.engine.view import View
 
 
-class Forecast:
-    """Who finishes at each decode to come, and how many are expected to: the lowest layer of an episode.
+class Forecast(State):
+    """Who finishes at each decode to come, and how many are expected to.
 
     Every decode reads it, so it is no object of its own.
 
@@ -29,7 +31,9 @@ class Forecast:
     ring_mask: cython.int
     ring: cython.int[::1]
 
-    def __init__(self, mask: int) -> None:
+    def __init__(self, problem: ProblemData) -> None:
+        State.__init__(self, problem)
+        mask = problem.ring_mask
         self.forecast_current = True
         self.ring_mask = mask
         self.ring = table_of(np.tile(np.array([-1, 0], np.int32), mask + 1))

@@ -30,43 +30,23 @@ class Slots(Forecast):
 
     Attributes:
         problem: the case.
-        view: what a policy may know.
-        totals: what rewards and metrics are made of.
         line: who waits.
-        migration: options of stealing.
         queues: queues of the clients' own.
         kv: the KV cache.
         chunked: mixed iterations.
         slo: service-level objectives.
         recorder: recordings.
-        has_slo: whether there are objectives. These repeat what the parts say: a decode in which they are off touches
-            none of them, nor the problem, so that more copies of an episode fit into a near cache.
-        has_kv: whether the KV cache is a budget.
-        has_mixed: whether some action is a mixed iteration.
-        num_clients: of the problem, as the following.
-        believed: what schedulers are told that iterations last.
+        believed: what schedulers are told that iterations last. These repeat what the problem says: that of a thousand
+            copies is in no near cache.
         actual: what they do.
-        reads_context: of the believed costs.
         arrivals: whether a request is released later than another.
         first_release_ns: when the first one is.
-        has_queues: whether clients have queues of their own.
-        records: whether the episode is recorded.
         clients: (J, CLIENT_COLUMNS) int32; (J, QUEUE_COLUMNS) where they have queues of their own.
         idle: the set of idle clients that hold no request.
     """
 
-    # What every decode reads comes first, so that it lies together.
-    view: View
-    totals: Totals
-    has_slo: cython.bint
-    has_kv: cython.bint
-    has_queues: cython.bint
-    has_mixed: cython.bint
-    records: cython.bint
-    reads_context: cython.bint
     queues: ClientQueues
     line: Line
-    num_clients: cython.int
     arrivals: cython.bint
     first_release_ns: cython.longlong
     problem: ProblemData
@@ -74,26 +54,14 @@ class Slots(Forecast):
     actual: Costs
     clients: cython.int[:, ::1]
     idle: cython.ulonglong[::1]
-    migration: Migration
     kv: KVCache
     chunked: Chunked
     slo: Slo
     recorder: Recorder
 
     def __init__(self, problem: ProblemData, options: dict[str, Any], record: bool) -> None:
-        Forecast.__init__(self, problem.ring_mask)
+        Forecast.__init__(self, problem)
         self.take_terms(problem)
-        self.view = View(
-            num_clients=problem.num_clients,
-            idle=problem.num_clients,
-            alpha_prefill_ns=problem.believed.alpha_prefill_ns,
-            alpha_decode_ns=problem.believed.alpha_decode_ns,
-            beta_decode_ns=problem.believed.beta_decode_ns,
-            token_cap=problem.token_cap,
-            mean_output_tokens=problem.mean_output_tokens,
-        )
-        self.totals = Totals()
-        self.totals.reset(problem.num_clients)
         columns = codes.CLIENT_COLUMNS if problem.shared else codes.QUEUE_COLUMNS
         clients = np.zeros((problem.num_clients, columns), np.int32)
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
@@ -107,15 +75,15 @@ class Slots(Forecast):
         self.kv = KVCache(problem, self.clients, **options.get("kv", {}))
         self.chunked = Chunked(**options.get("chunked", {}))
         self.slo = Slo(problem, **options.get("slo", {}))
-        self.migration = Migration(**options.get("migration", {}))
-        self.queues = ClientQueues(problem, self.clients, self.migration)
+        migration = Migration(**options.get("migration", {}))
+        self.queues = ClientQueues(problem, self.clients, migration)
         self.has_slo = self.slo.enabled
         self.has_kv = self.kv.enabled
         self.has_queues = self.queues.enabled
         self.records = record
         self.has_mixed = problem.mixes
         self.line = Line(problem, self.has_kv)
-        self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or self.migration.token_ns > 0)
+        self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or migration.token_ns > 0)
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
 
     def take_terms(self, problem: ProblemData) -> None:

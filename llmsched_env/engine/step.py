@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import inf
 from sys import getrefcount
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import cython
 import numpy as np
 
-from llmsched_env.engine import ahead, codes, features, measure, reward
+from llmsched_env.engine import codes, features, measure, reward
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import COUNTS, MEASURED
@@ -153,20 +153,11 @@ class Copy(Copies):
         row: of what is returned.
         flags: codes.CAN_DECODE, CAN_PREFILL, CAN_MIX, TERMINATED, TRUNCATED and LOG_FULL, added up, after the last step
             or reset.
-        looks: whether it looks ahead: with many copies, what the next one reads has left the near caches.
-        first: who is stepped next,
-        second: ... after that,
-        third: ... and after that.
     """
 
     episode: Episode
     row: cython.int
     flags: cython.int
-    looks: cython.bint
-    _seen: cython.longlong
-    first: Copy
-    second: Copy
-    third: Copy
     _requests: cython.longlong
     _horizon: cython.longlong
     _scale: cython.double
@@ -177,9 +168,6 @@ class Copy(Copies):
     def __init__(self, row: int = 0) -> None:
         self.row = row
         self.flags = codes.TERMINATED
-        self.looks = False
-        self._seen = 0
-        self.first = self.second = self.third = self
 
     def note_terms(self, problem: ProblemData) -> None:
         """Keep what every step reads of the problem: that of a thousand copies is in no near cache."""
@@ -223,20 +211,9 @@ class Copy(Copies):
         while not (e.finished() or e.has_choice() or (e.records and e.recorder.full())):
             e.advance(e.forced())
 
-    def look_ahead(self, out: Steps) -> cython.longlong:
-        """Read a little of what the next three will, a level deeper the nearer: their memory is on its way by then."""
-        seen: cython.longlong = ahead.episode(self.third.episode)
-        seen += ahead.parts(self.second.episode, self.second.episode.view, self.second.episode.totals)
-        seen += ahead.decodes(self.first.episode, self.first.episode.view.decodes)
-        if out.actions[self.first.row] == codes.PREFILL and self.first.episode.has_queues:
-            seen += ahead.heads(self.first.episode, self.first.episode.view.decodes)
-        return seen
-
     def step_all(self, out: Steps) -> cython.int:
         """One step with the action in its row."""
         action: cython.int = cython.cast(cython.int, out.actions[self.row])
-        if self.looks:
-            self._seen += self.look_ahead(out)
         if self.flags & (codes.TERMINATED | codes.TRUNCATED):
             action = codes.CONTINUE  # a reset that ran through a whole episode: this step reports its end
         out._rewards[self.row] = self.go(self.episode, action, out.kind_of(action))
@@ -261,41 +238,41 @@ class Copy(Copies):
         out.show(self.episode, self.flags, self.row)
 
 
-class Pair(Copies):
-    """Copies in two halves: a tree of them is walked without Python's lists.
+class Group(Copies):
+    """Four groups of copies: a tree of them is walked without Python's lists.
 
     Attributes:
-        first: half.
-        second: half.
+        first: of them.
+        second: of them.
+        third: of them.
+        fourth: of them.
     """
 
     first: Copies
     second: Copies
+    third: Copies
+    fourth: Copies
 
-    def __init__(self, first: Copies, second: Copies) -> None:
+    def __init__(self, first: Copies, second: Copies, third: Copies, fourth: Copies) -> None:
         self.first = first
         self.second = second
+        self.third = third
+        self.fourth = fourth
 
     def step_all(self, out: Steps) -> cython.int:
-        """Those of the first half, then those of the second."""
-        return self.first.step_all(out) + self.second.step_all(out)
-
-
-def link(copies: Sequence[Copy]) -> None:
-    """Let each of them know the next three."""
-    for copy, first, second, third in zip(copies, copies[1:], copies[2:], copies[3:], strict=False):
-        copy.first = first
-        copy.second = second
-        copy.third = third
-        copy.looks = True
+        """Those of the first, then those of the second, and so on."""
+        over: cython.int = self.first.step_all(out)
+        over += self.second.step_all(out)
+        over += self.third.step_all(out)
+        return over + self.fourth.step_all(out)
 
 
 def together(copies: Sequence[Copies]) -> Copies:
     """A balanced tree of these."""
-    if len(copies) == 1:
-        return copies[0]
-    half = len(copies) // 2
-    return Pair(together(copies[:half]), together(copies[half:]))
+    if len(copies) < 2:
+        return copies[0] if copies else Copies()
+    ends = [len(copies) * part // 4 for part in range(5)]
+    return Group(*(together(copies[first:last]) for first, last in pairwise(ends)))
 
 
 class InfoFields:

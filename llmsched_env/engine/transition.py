@@ -22,26 +22,19 @@ class Transition(Composer):
     """What happens from one decision to the next.
 
     Attributes:
-        next_release_ns: when the next request is released; beyond any clock where none is left.
-        settles: whether every iteration, and not only some, changes what is ready or what it costs.
-        plans_memory: whether a decode may have to preempt before it begins.
-        has_noise: whether durations are noisy.
-        noise: their factors.
+        noise: factors of durations.
     """
 
-    next_release_ns: cython.longlong
-    settles: cython.bint
-    plans_memory: cython.bint
-    has_noise: cython.bint
     noise: Noise
 
     def __init__(self, problem: ProblemData, options: dict[str, Any], record: bool) -> None:
         Composer.__init__(self, problem, options, record)
         self.noise = Noise(**options.get("noise", {}))
         self.has_noise = self.noise.enabled
-        self.settles = self.has_slo or self.has_kv or problem.mixes or self.migration.steal != codes.STEAL_WAITING
+        self.settles = (
+            self.has_slo or self.has_kv or problem.mixes or self.queues.migration.steal != codes.STEAL_WAITING
+        )
         self.plans_memory = self.has_kv and self.kv.rule != codes.KEEP_GROWTH
-        self.next_release_ns = 0
 
     def assign_transition(self, other: Transition) -> cython.void:
         """Take over all state but rings and recordings."""
@@ -240,7 +233,7 @@ class Transition(Composer):
 
     def count_moves(self, t: Totals, it: Iteration) -> cython.void:
         """Count what thieves bring over."""
-        t.move_ns += it.carried * self.migration.token_ns
+        t.move_ns += it.carried * self.queues.migration.token_ns
         t.moved_tokens += it.carried
         t.recomputed_tokens += it.again
         t.migrations += it.moved
@@ -309,7 +302,7 @@ class Transition(Composer):
 
     def start_moved(self, v: View, t: Totals, client: cython.int, start_ns: cython.longlong) -> cython.bint:
         """A running request goes on at its new client; returns whether it is complete."""
-        if self.migration.token_ns == 0:
+        if self.queues.migration.token_ns == 0:
             t.resumed_by_prefill += 1
         return self.start(v, client, self.emitted(client), start_ns, False, True)
 

@@ -279,12 +279,12 @@ class Totals:
         busy_client_ns: sum over clients of the time in which they took part.
         request_ns: integral of the requests in the system over time.
         idle_client_decodes: sum over decodes of idle clients.
+        jump_ns: time in which nothing was there to do.
         min_active: fewest clients served by a decode.
-        max_active: most clients active.
         charged: reward charge that was already paid out.
         invalid_actions: infeasible actions so far.
+        max_active: most clients active.
         prefill_time_ns: time of the prefills.
-        jump_ns: time in which nothing was there to do.
         steals: requests that a client took from another's queue.
         max_batch_tokens: most tokens computed in one prefill.
         min_batch_tokens: fewest.
@@ -309,12 +309,12 @@ class Totals:
     busy_client_ns: cython.longlong
     request_ns: cython.longlong
     idle_client_decodes: cython.longlong
+    jump_ns: cython.longlong
     min_active: cython.longlong
-    max_active: cython.longlong
     charged: cython.longlong
     invalid_actions: cython.longlong
+    max_active: cython.longlong
     prefill_time_ns: cython.longlong
-    jump_ns: cython.longlong
     steals: cython.longlong
     max_batch_tokens: cython.longlong
     min_batch_tokens: cython.longlong
@@ -339,12 +339,12 @@ class Totals:
         self.busy_client_ns = 0
         self.request_ns = 0
         self.idle_client_decodes = 0
+        self.jump_ns = 0
         self.min_active = 0
-        self.max_active = 0
         self.charged = 0
         self.invalid_actions = 0
+        self.max_active = 0
         self.prefill_time_ns = 0
-        self.jump_ns = 0
         self.steals = 0
         self.max_batch_tokens = 0
         self.min_batch_tokens = 0
@@ -370,12 +370,12 @@ class Totals:
         self.busy_client_ns = other.busy_client_ns
         self.request_ns = other.request_ns
         self.idle_client_decodes = other.idle_client_decodes
+        self.jump_ns = other.jump_ns
         self.min_active = other.min_active
-        self.max_active = other.max_active
         self.charged = other.charged
         self.invalid_actions = other.invalid_actions
+        self.max_active = other.max_active
         self.prefill_time_ns = other.prefill_time_ns
-        self.jump_ns = other.jump_ns
         self.steals = other.steals
         self.max_batch_tokens = other.max_batch_tokens
         self.min_batch_tokens = other.min_batch_tokens

@@ -62,7 +62,7 @@ def test_metrics_at_the_end(name):
     assert (info["moved_tokens"] > 0) == moved
     assert (info["transfer_s"] > 0) == moved
     assert (info["recomputed_tokens"] > 0) == (scenario.stealing and not moved)
-    token_ns = env.unwrapped.simulator.episode.migration.token_ns
+    token_ns = env.unwrapped.simulator.episode.queues.migration.token_ns
     assert info["transfer_s"] == pytest.approx(info["moved_tokens"] * token_ns / 1e9)
     if over:
         assert info["gap_to_bound"] >= 0

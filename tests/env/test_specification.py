@@ -12,7 +12,8 @@ import pytest
 
 from llmsched_env import ENVIRONMENTS, make_scenario
 from llmsched_env.config import REWARDS, Scenario
-from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, feature_table
+from llmsched_env.engine import codes
+from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, SLO_FEATURES, feature_table
 from llmsched_env.engine.view import FIELDS, View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
@@ -65,6 +66,8 @@ def test_observation_table(sections):
     assert [(number, name, formula) for number, name, formula, _, _ in added] == [
         (f"+{i}", f"`{f.name}`", f.formula) for table in (MEMORY_FEATURES, MIXED_FEATURES) for i, f in enumerate(table)
     ]
+    assert (codes.FEATURES, codes.SLO_FEATURES) == (len(FEATURES), len(SLO_FEATURES))
+    assert (codes.MEMORY_FEATURES, codes.MIXED_FEATURES) == (len(MEMORY_FEATURES), len(MIXED_FEATURES))
     assert feature_table(False, mixed=True) == (*FEATURES, *MIXED_FEATURES)
     assert feature_table(True, memory=True) == (*feature_table(True), *MEMORY_FEATURES)
     features = feature_table(slo=True)
