@@ -66,8 +66,8 @@ def test_observation_table(sections):
     assert [(number, name, formula) for number, name, formula, _, _ in added] == [
         (f"+{i}", f"`{f.name}`", f.formula) for table in (MEMORY_FEATURES, MIXED_FEATURES) for i, f in enumerate(table)
     ]
-    assert (codes.FEATURES, codes.SLO_FEATURES) == (len(FEATURES), len(SLO_FEATURES))
-    assert (codes.MEMORY_FEATURES, codes.MIXED_FEATURES) == (len(MEMORY_FEATURES), len(MIXED_FEATURES))
+    assert (len(FEATURES), len(SLO_FEATURES)) == (codes.FEATURES, codes.SLO_FEATURES)
+    assert (len(MEMORY_FEATURES), len(MIXED_FEATURES)) == (codes.MEMORY_FEATURES, codes.MIXED_FEATURES)
     assert feature_table(False, mixed=True) == (*FEATURES, *MIXED_FEATURES)
     assert feature_table(True, memory=True) == (*feature_table(True), *MEMORY_FEATURES)
     features = feature_table(slo=True)
