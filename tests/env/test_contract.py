@@ -8,6 +8,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+from comparing import assert_same
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordEpisodeStatistics
 
@@ -39,17 +40,6 @@ def random_feasible(info, rng):
     return int(rng.choice(np.flatnonzero(info["action_mask"])))
 
 
-def assert_equal(left, right):
-    """Two results of ``reset`` or ``step``: the same to the last bit."""
-    for one, other in zip(left, right, strict=True):
-        if isinstance(one, dict):
-            assert one.keys() == other.keys()
-            for key in one:
-                np.testing.assert_array_equal(one[key], other[key])
-        else:
-            np.testing.assert_array_equal(one, other)
-
-
 def test_check_env(env):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -79,19 +69,19 @@ def test_two_environments_in_lock_step(env):
     rng = np.random.default_rng(0)
     for seed in (3, None, None):
         result = env.reset(seed=seed)
-        assert_equal(result, twin.reset(seed=seed))
+        assert_same(result, twin.reset(seed=seed))
         info = result[1]
         for _ in range(300):
             action = random_feasible(info, rng)
             result = env.step(action)
-            assert_equal(result, twin.step(action))
+            assert_same(result, twin.step(action))
             info = result[-1]
 
 
 def test_a_seed_repeats_the_episode(env):
     first = env.reset(seed=11)
     cases = [env.reset()[1]["case"] for _ in range(5)]
-    assert_equal(env.reset(seed=11), first)
+    assert_same(env.reset(seed=11), first)
     assert [env.reset()[1]["case"] for _ in range(5)] == cases
     assert len({first[1]["case"], *cases}) > 1, "every reset draws the same case"
 
@@ -107,9 +97,9 @@ def test_pickled_in_the_middle_of_an_episode(short):
     while not terminated:
         action = random_feasible(info, rng)
         result = env.step(action)
-        assert_equal(result, twin.step(action))
+        assert_same(result, twin.step(action))
         terminated, info = result[2], result[-1]
-    assert_equal(env.reset(), twin.reset())
+    assert_same(env.reset(), twin.reset())
 
 
 def test_every_info_has_the_same_keys_and_an_episode_ends_with_its_metrics(short):
