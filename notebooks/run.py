@@ -23,7 +23,7 @@ from traitlets.config import Config
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 1800
 NOTICE = "llmsched_env: "
-"""Begins what is said on stderr where code is compiled first."""
+"""Begins the line on stderr that says how the engine runs."""
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -74,7 +74,7 @@ def execute(source: Path, target: Path) -> None:
 
 
 def _without_notices(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
-    """An output but for what depends on the cache of compiled code; ``None`` if that is all."""
+    """An output but for the line that says how the engine runs; ``None`` if that is all."""
     if output.output_type == "stream" and output.name == "stderr":
         output.text = "".join(line for line in output.text.splitlines(True) if not line.startswith(NOTICE))
         return output if output.text else None
@@ -88,9 +88,14 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} (default: all)")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (default: in place)")
     options = parser.parse_args()
-    for name in options.names or names:
+    for name in options.names:
         if name not in names:
             parser.error(f"there is no notebook {name!r}: there are {', '.join(names)}.")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {options.out}: {error.strerror}; name a folder that can be written to.")
+    for name in options.names or names:
         print(name, flush=True)
         try:
             execute(FOLDER / f"{name}.ipynb", options.out / f"{name}.ipynb")

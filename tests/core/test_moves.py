@@ -39,7 +39,7 @@ def assert_same_moves(simulator, reference):
 def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
-    @settings(REPEATABLE, max_examples=600)
+    @settings(REPEATABLE, max_examples=300)
     @given(case=moving_cases(), actions=ACTIONS)
     def check(case, actions):
         simulator, reference = Simulator(case.problem(), record=True), Reference(case)

@@ -46,7 +46,7 @@ def assert_same_slo(simulator, reference):
 def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
-    @settings(REPEATABLE, max_examples=250)
+    @settings(REPEATABLE, max_examples=150)
     @given(case=slo_cases(), actions=ORDERED_ACTIONS)
     def check(case, actions):
         simulator, reference = Simulator(case.problem(), record=True), Reference(case)

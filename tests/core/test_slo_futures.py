@@ -75,7 +75,7 @@ def test_other_lengths_are_those_of_a_fresh_reference_that_has_them():
 def test_without_arrivals_slos_are_those_of_what_is_there():
     seen = Counter()
 
-    @settings(REPEATABLE, max_examples=250)
+    @settings(REPEATABLE, max_examples=120)
     @given(case=slo_cases(), actions=ORDERED_ACTIONS, rest=ORDERED_ACTIONS)
     def check(case, actions, rest):
         actions = [in_space(case, action) for action in actions]
