@@ -229,8 +229,15 @@ def compiled_files(root: Path = ROOT) -> list[Path]:
 
 
 def write(files: list[Path], root: Path = ROOT) -> dict[str, Path]:
-    """Write the .pxd beside each of these files; returns those that Cython compiles, by the names of their modules."""
+    """Write the .pxd beside each of these files, and remove those of files that are gone.
+
+    Returns those that Cython compiles, by the names of their modules.
+    """
     modules = {}
+    for folder in {file.parent for file in files}:
+        for declared in folder.glob("*.pxd"):
+            if not declared.with_suffix(".py").exists():
+                declared.unlink()
     for file in files:
         package = ".".join(file.parent.relative_to(root).parts)
         text, target = pxd(file, package), file.with_suffix(".pxd")

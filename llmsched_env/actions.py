@@ -63,7 +63,8 @@ def action_table(variants: Variants, num_clients: int) -> tuple[NamedAction, ...
 def actions_of(scenario: Scenario) -> tuple[NamedAction, ...]:
     """(num_actions,) a scenario's actions."""
     caps = CAP_LEVELS if scenario.choose_cap else 0
-    return action_table(Variants("fcfs", scenario.choose_order, caps, scenario.mixes), scenario.num_clients)
+    order = scenario.order if scenario.serving and scenario.queue == "shared" else "fcfs"
+    return action_table(Variants(order, scenario.choose_order, caps, scenario.mixes), scenario.num_clients)
 
 
 def action_names(scenario: Scenario) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
         SLOWarning: an SLO that no schedule can meet.
         UnitWarning: a latency limit, a bandwidth, a budget or an origin of times that looks as if another was meant.
     """
+    if not isinstance(scenario, Scenario):
+        raise ConfigError(f"a problem is built for a Scenario, not a {type(scenario).__name__}: see make_scenario.")
     # Before the cache, to which True and 1.0 are 1.
     _, case = check_case(scenario.split, case)
     if client_of is not None:
@@ -84,7 +86,8 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
 
 
 def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Problem:
-    requests = scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests)
+    source = scenario.source
+    requests = Requests.checked(source.requests(scenario.split, case, num_requests=scenario.num_requests), source.name)
     if scenario.load is not None:
         requests = _at_load(scenario, requests)
     guess = estimates(scenario, case, requests)

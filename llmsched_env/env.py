@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmsched_env import ENVIRONMENTS
 from llmsched_env.actions import actions_of, outside_space
 from llmsched_env.cases import build_problem, draw_case
-from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
+from llmsched_env.config import MAX_SEED, Scenario, checked_options, flag, whole
 from llmsched_env.engine import codes
 from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, SLO_FEATURES, features_of
 from llmsched_env.engine.step import Single
@@ -170,7 +170,7 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         self._kinds = tuple(action.kind for action in actions)
         self._num_actions = len(actions)
         self._simulator: Simulator | None = None
-        self._reuses = bool(reuse_buffers)
+        self._reuses = flag("reuse_buffers", reuse_buffers)
         self._single = self._new_single()
         self._unpaid = False  # reset has run through the whole episode, the first step reports its end
         self._window: Any = None

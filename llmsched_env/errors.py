@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "BusyError",
     "CacheError",
     "ConfigError",
     "EpisodeOverError",
@@ -94,6 +95,16 @@ class MissingExtraError(LLMSchedError, ImportError):
 
 class EpisodeOverError(LLMSchedError, RuntimeError):
     """``step`` before ``reset``, or after the episode has ended."""
+
+
+class BusyError(LLMSchedError, RuntimeError):
+    """An episode was to be changed while it runs: by another thread, or by the rule that it asks."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is running: give each thread one of its own, and do not step or reset from inside a rule "
+            "(Simulator.fork makes another episode)."
+        )
 
 
 class WorkerError(LLMSchedError, RuntimeError):

@@ -30,6 +30,8 @@ PACKAGE = "llmsched_env"
 RECORD = f"_compiled{EXTENSION_SUFFIXES[0]}.json"
 """Written by setup.py: checksums (CRC-32) of the files that were compiled and of the extension modules made of them."""
 
+DAMAGED = f"the record of its build ({RECORD}) is damaged"
+
 FIELDS = {"problem", "seconds", "patterns", "sources", "extensions"}
 
 REMEDY = "With a C compiler and Python's headers, 'make engine' in a checkout, or installing again, compiles it."
@@ -58,17 +60,27 @@ def _checksum(name: str) -> int | None:
 def _record() -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(FOLDER.joinpath(RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = {}
-    if record.keys() >= FIELDS:
-        return record
-    return {"problem": f"it was not built for this Python (there is no {RECORD})"}
+    except OSError:
+        return {"problem": f"it was not built for this Python (there is no {RECORD})"}
+    except ValueError:
+        return {"problem": DAMAGED}
+    return record if isinstance(record, dict) and record.keys() >= FIELDS else {"problem": DAMAGED}
 
 
 def _problem(record: dict[str, Any]) -> str:
     """Why the extension modules cannot be used; empty where they can."""
     if record["problem"]:
         return str(record["problem"])
+    try:
+        return _difference(record)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return DAMAGED
+
+
+def _difference(record: dict[str, Any]) -> str:
+    """What is not as it was built; empty where all is."""
+    if not record["patterns"] or not record["sources"] or not record["extensions"]:
+        return DAMAGED
     present = {
         file.relative_to(FOLDER).as_posix()
         for pattern in record["patterns"]
@@ -88,7 +100,7 @@ def _problem(record: dict[str, Any]) -> str:
     return ""
 
 
-_asked = os.environ.get("LLMSCHED_UNCOMPILED", "") not in {"", "0"}
+_asked = os.environ.get("LLMSCHED_UNCOMPILED", "").strip().lower() not in {"", "0", "false", "no", "off"}
 _built = _record()
 _why = "LLMSCHED_UNCOMPILED asks for it" if _asked else _problem(_built)
 

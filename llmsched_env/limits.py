@@ -1,4 +1,8 @@
-"""What the engine's integers hold: checked when a case is laid out, so that no sum ever overflows."""
+"""What the engine's integers hold: checked when a case is laid out, so that clocks and decode counts never overflow.
+
+Totals that are multiples of the clock (J times it, in rewards) may wrap around 64 bits on cases of days with very many
+clients; their differences, which rewards are, stay right.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +90,12 @@ def check_clock(
             )
         )
     )
+    gap_ns = int(np.diff(release_ns, prepend=0).max())
+    if gap_ns * num_clients >= 2**62:
+        raise WorkloadError(
+            f"{gap_ns / 1e9:.3g} s without an arrival, times {num_clients} clients, is more client time than the "
+            f"{2**62 / 1e9:.3g} s that a reward can tell: take fewer clients, or begin another case after the gap."
+        )
     if longest_s > MAX_CLOCK_S:
         what = what or f"cost model {actual.model.name!r}"
         raise WorkloadError(

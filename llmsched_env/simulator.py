@@ -48,6 +48,10 @@ class Simulator:
     """
 
     def __init__(self, problem: Problem, *, record: bool = False) -> None:
+        if not isinstance(problem, Problem):
+            raise ConfigError(
+                f"a Simulator is made of a Problem, as build_problem makes, not of a {type(problem).__name__}."
+            )
         self.problem = problem
         self.episode = problem.episode(record=record)
 
@@ -189,7 +193,14 @@ class Simulator:
         self.episode.step(int(action))
 
     def run(self, rule: Rule) -> None:
-        """Run to the end (or the horizon) under a rule, which is asked only where there is a choice."""
+        """Run to the end (or the horizon) under a rule, which is asked only where there is a choice.
+
+        Raises:
+            ConfigError: not a rule.
+            BusyError: it is running.
+        """
+        if not isinstance(rule, Rule):
+            raise ConfigError(f"run takes a Rule, not a {type(rule).__name__}: PythonRule makes one of a function.")
         self.episode.run(rule)
 
     @property

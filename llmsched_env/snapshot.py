@@ -21,7 +21,7 @@ ENGINE = "llmsched_env.engine."
 def snapshot(part: Any) -> State:
     """All fields of an episode, or of a part of it: numbers, copies of arrays, and snapshots of its parts.
 
-    What parts share (the problem, its costs, the table of clients) is left to its owner.
+    The problem and its costs are left to their owner.
     """
     state: State = {}
     for name in fields_of(type(part)):
@@ -43,7 +43,7 @@ def restore(part: Any, state: State) -> None:
         if isinstance(value, dict):
             held = getattr(part, name)
             if isinstance(held, View):
-                held.take(View(**value))
+                part.set_view(View(**value))
             else:
                 restore(held, value)
         elif isinstance(value, np.ndarray):

@@ -102,7 +102,7 @@ def restored(name: str, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     fields = {key: restored(key, item) for key, item in value.items() if key != "class"}
-    kind = _USUAL.get(name) if "class" not in value else CLASSES.get(value["class"])
+    kind = _USUAL.get(name) if "class" not in value else CLASSES.get(str(value["class"]))
     if kind is None:
         raise ConfigError(
             f"{name} = {value!r} is a dictionary that does not say what it was: give the object, or add its 'class', "

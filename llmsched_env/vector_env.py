@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -16,18 +15,18 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from llmsched_env.actions import action_names, actions_of, outside_space
+from llmsched_env.actions import actions_of
 from llmsched_env.cases import build_problem, draw_case
-from llmsched_env.config import MAX_SEED, Scenario, checked_options, whole
+from llmsched_env.config import MAX_SEED, Scenario, checked_options, flag, whole
+from llmsched_env.copies import CLIENT_BYTES, check_memory, checked_actions, one_each, one_shape, outside
 from llmsched_env.engine.batch import Batch
-from llmsched_env.engine.features import Feature, features_of
 from llmsched_env.engine.measure import COUNTS, MEASURED
 from llmsched_env.engine.step import Steps
-from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError
+from llmsched_env.errors import BusyError, ConfigError, EpisodeOverError
 from llmsched_env.metrics import info_metrics
 from llmsched_env.problem import Problem
 from llmsched_env.snapshot import restore, snapshot
-from llmsched_env.spec import WithSpec, merged, restored
+from llmsched_env.spec import WithSpec
 
 __all__ = ["LLMSchedVectorEnv"]
 
@@ -37,12 +36,6 @@ Infos = dict[str, Any]
 
 Stream = tuple[np.random.Generator, int]
 """Where a copy draws its cases from, and what that was seeded with."""
-
-CLIENT_BYTES = 68
-"""What a client takes in an episode."""
-
-COPY_BYTES = 2**15
-"""What an episode takes beside its clients and requests."""
 
 MOST_COPIES, MOST_THREADS, MOST_STEPS = 2**24, 256, 2**62
 
@@ -96,8 +89,9 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
+        self._lock = threading.Lock()
         self.num_envs = whole("num_envs", num_envs, 1, MOST_COPIES)
-        self._reuses = bool(reuse_buffers)
+        self._reuses = flag("reuse_buffers", reuse_buffers)
         self._threads = whole("threads", threads, 1, MOST_THREADS)
         unlimited = max_episode_steps is None or max_episode_steps == -1  # as gymnasium.make has it
         self._limit = 0 if unlimited else whole("max_episode_steps", max_episode_steps, 1, MOST_STEPS)
@@ -106,9 +100,9 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
                 f"render_mode = {render_mode!r}: a vector environment does not draw; make a single one with "
                 "gymnasium.make, or pass vectorization_mode='sync'."
             )
-        self.scenarios = _one_each(scenario, arguments, self.num_envs)
-        _check_memory(self.num_envs, CLIENT_BYTES * max(one.num_clients for one in self.scenarios))
-        self._names, table = _one_shape(self.scenarios)
+        self.scenarios = one_each(scenario, arguments, self.num_envs)
+        check_memory(self.num_envs, CLIENT_BYTES * max(one.num_clients for one in self.scenarios))
+        self._names, table = one_shape(self.scenarios)
         self._kinds = tuple(action.kind for action in actions_of(self.scenarios[0]))
         self._num_features = len(table)
         self._measured = info_metrics(self.scenarios[0])  # the same of all, as the features are
@@ -140,6 +134,12 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             ConfigError: a list of the wrong length, an option of the wrong shape or type, or a case number below 0.
             EpisodeOverError: the environment is closed, or ``reset_mask`` leaves out a copy that has not begun.
         """
+        with self._alone():
+            return self._reset(seed, options)
+
+    def _reset(
+        self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None
+    ) -> tuple[Observations, Infos]:
         if self.closed:
             raise EpisodeOverError("the vector environment is closed: make another one.")
         chosen, cases = self._reset_options(options)
@@ -175,7 +175,18 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         Raises:
             InvalidActionError: of the wrong shape or type, or an action that is not in the action space.
             EpisodeOverError: before ``reset`` or after ``close``.
+            BusyError: another thread steps or resets it.
         """
+        if not self._lock.acquire(blocking=False):
+            raise BusyError("this vector environment")
+        try:
+            return self._step(actions)
+        finally:
+            self._lock.release()
+
+    def _step(
+        self, actions: Any
+    ) -> tuple[Observations, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
         batch = self._running()
         if not (
             type(actions) is np.ndarray
@@ -183,10 +194,10 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             and actions.shape == (self.num_envs,)
             and actions.flags.carray
         ):
-            actions = _checked(actions, self.num_envs, self._names)
+            actions = checked_actions(actions, self.num_envs, self._names)
         out, over = batch.step(actions)
         if over < 0:
-            raise _outside(actions, -1 - over, self._names)
+            raise outside(actions, -1 - over, self._names)
         observations, rewards, terminated, truncated, masks, invalid = self._handed_out(out)
         self._steps += 1
         if self._limit and self._steps >= self._due:
@@ -237,7 +248,8 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         Raises:
             EpisodeOverError: before ``reset`` or after ``close``.
         """
-        return self._metrics(self._running(), np.arange(self.num_envs))
+        with self._alone():
+            return self._metrics(self._running(), np.arange(self.num_envs))
 
     def _metrics(self, batch: Batch, copies: NDArray[np.int64]) -> Infos:
         values: Infos = dict(zip(MEASURED, batch.measure(copies), strict=True))
@@ -263,7 +275,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         """
         largest = max(problem.episode_nbytes for _, _, problem in begun)
         if largest > self._largest:
-            _check_memory(self.num_envs, largest)
+            check_memory(self.num_envs, largest)
             self._largest = largest
         self._case = self._case.copy()  # that of earlier infos stays what it was
         for i, case, problem in begun:
@@ -294,7 +306,18 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         Raises:
             EpisodeOverError: before ``reset`` or after ``close``.
         """
-        return self._running().masks().astype(np.bool_)
+        with self._alone():
+            return self._running().masks().astype(np.bool_)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse whoever comes while another thread is at it."""
+        if not self._lock.acquire(blocking=False):
+            raise BusyError("this vector environment")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _running(self) -> Batch:
         if self._batch is None or self.closed:
@@ -314,6 +337,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
+        del state["_lock"]
         batch = state.pop("_batch", None)
         if batch is not None:
             state["_running_episodes"] = batch.cases, [snapshot(copy.episode) for copy in batch.copies], batch.flags()
@@ -322,6 +346,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
     def __setstate__(self, state: dict[str, Any]) -> None:
         running = state.pop("_running_episodes", None)
         self.__dict__.update(state)
+        self._lock = threading.Lock()
         for array in (self._everywhere, self._case):
             array.setflags(write=False)
         if running is not None:
@@ -334,8 +359,9 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads and free the episodes."""
         if self._batch is not None:
-            self._batch.close()
-            self._batch = None
+            with self._alone():
+                self._batch.close()
+                self._batch = None
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
@@ -364,82 +390,6 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
         if len(cases) != self.num_envs:
             raise ConfigError(f"{len(cases)} cases are given for {self.num_envs} copies: give one each, or one number.")
         return np.flatnonzero(mask), list(cases)
-
-
-def _one_each(scenario: Any, arguments: dict[str, Any], count: int) -> tuple[Scenario, ...]:
-    scenario = restored("scenario", scenario)
-    if scenario is None or isinstance(scenario, Scenario):
-        return (merged(scenario, arguments),) * count
-    if isinstance(scenario, str) or not isinstance(scenario, Sequence):
-        raise ConfigError(
-            f"scenario = {scenario!r} is neither a Scenario nor a list of them: make one with Scenario(...). That of "
-            "an id is llmsched_env.make_scenario(id)."
-        )
-    scenarios = tuple(scenario)
-    if len(scenarios) != count:
-        raise ConfigError(f"{len(scenarios)} scenarios are given for {count} copies: give one each, or one for all.")
-    return tuple(merged(one, arguments) for one in scenarios)
-
-
-def _one_shape(scenarios: Iterable[Scenario]) -> tuple[tuple[str, ...], tuple[Feature, ...]]:
-    """Names of the actions, and features, the same in every scenario.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    shapes = {(action_names(one), features_of(one)) for one in set(scenarios)}
-    if len(shapes) > 1:
-        sizes = sorted({(len(actions), len(table)) for actions, table in shapes})
-        raise ConfigError(
-            f"scenarios with {' and '.join(f'{a} actions and {f} features' for a, f in sizes)} do not go side "
-            "by side: give all of them SLOs, a KV budget, choose_order, choose_cap and mixed_tokens, or none."
-        )
-    return shapes.pop()
-
-
-def _check_memory(copies: int, episode_bytes: int) -> None:
-    """Before it is too late: on most systems an allocation succeeds, and the process is killed when it is used.
-
-    Raises:
-        ConfigError: more copies than memory holds.
-    """
-    needed, limit = copies * (COPY_BYTES + episode_bytes), _memory_bytes()
-    if needed > limit:
-        raise ConfigError(
-            f"{copies} copies need {needed / 2**30:.1f} GiB, but this machine has {limit / 2**30:.1f} GiB: make fewer, "
-            "or with fewer clients."
-        )
-
-
-def _memory_bytes() -> float:
-    """What this machine or the container that we run in has."""
-    try:
-        limit = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        limit = math.inf
-    try:
-        return min(limit, float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no container, or "max"
-        return limit
-
-
-def _checked(actions: Any, count: int, names: Sequence[str]) -> Actions:
-    try:
-        numbers = np.asarray(actions)
-    except ValueError:  # ragged
-        numbers = np.array(None)
-    if numbers.dtype.kind not in "iu" or numbers.shape != (count,):
-        raise InvalidActionError(
-            f"actions of shape {numbers.shape} and type {numbers.dtype} are given: one whole number a copy is needed, "
-            f"shape ({count},)."
-        )
-    if numbers.dtype == np.uint64 and numbers.max() >= len(names):  # it would wrap
-        raise _outside(numbers, int(np.argmax(numbers >= len(names))), names)
-    return numbers.astype(np.int64)
-
-
-def _outside(actions: NDArray[Any], copy: int, names: Sequence[str]) -> InvalidActionError:
-    return outside_space(f"action {actions[copy]} of copy {copy}", names)
 
 
 def _where(copies: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

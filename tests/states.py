@@ -19,7 +19,7 @@ SCRATCH_OF_A_CACHE = {"ending", "ending_context", "batch", "batch_growth", "batc
 SCRATCH_OF_A_CACHE |= {"this_growth", "next_growth", "later"}
 """What an iteration writes before it reads it, and recordings, which begin anew."""
 
-ELSEWHERE = {"records", "queues.clients", "queues.tournament.clients", "queues.tournament.queues", "kv.clients"}
+ELSEWHERE = {"records", "queues.clients", "queues.tournament.clients", "kv.clients"}
 """Whether it is recorded, and tables that have another name, too."""
 
 Values = dict[str, Any]

@@ -1,7 +1,7 @@
 """Scenarios: one file for each group of arguments, with what they mean, what is checked, and what the engine takes."""
 
 from llmsched_env.config.cases import LENGTHS, MAX_LOAD
-from llmsched_env.config.checks import LARGEST, MAX_KV_TOKENS, MAX_SEED, checked_options, number, real, whole
+from llmsched_env.config.checks import LARGEST, MAX_KV_TOKENS, MAX_SEED, checked_options, flag, number, real, whole
 from llmsched_env.config.chunked import Mixed
 from llmsched_env.config.episodes import REWARDS
 from llmsched_env.config.kv_cache import (
@@ -46,6 +46,7 @@ __all__ = [
     "Scenario",
     "World",
     "checked_options",
+    "flag",
     "number",
     "read_arguments",
     "real",

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from llmsched_env.errors import ConfigError, UnknownNameError
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "check_flags",
     "check_names",
     "checked_options",
+    "flag",
     "keep",
     "number",
     "real",
@@ -44,7 +47,7 @@ def check_names(options: object, **known: tuple[str, ...]) -> None:
         UnknownNameError: one is not.
     """
     for name, names in known.items():
-        if getattr(options, name) not in names:
+        if not isinstance(getattr(options, name), str) or getattr(options, name) not in names:
             raise UnknownNameError(name, getattr(options, name), names)
 
 
@@ -55,8 +58,18 @@ def check_flags(options: object, *names: str) -> None:
         ConfigError: one is neither.
     """
     for name in names:
-        if not isinstance(getattr(options, name), bool):
-            raise ConfigError(f"{name} = {getattr(options, name)!r} is neither True nor False.")
+        flag(name, getattr(options, name))
+
+
+def flag(name: str, value: object) -> bool:
+    """``value``, which is True or False.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name} = {value!r} is neither True nor False.")
+    return bool(value)
 
 
 def changed(options: Any, group: type) -> Iterator[str]:
@@ -104,7 +117,10 @@ def number(name: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ConfigError(f"{name} = {value!r} is not a number.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"{name} is beyond the numbers that a float holds: check its unit.") from None
 
 
 def real(name: str, value: object, least: float, most: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -62,17 +63,23 @@ class Region:
         return np.ndarray(shape, kind, self.block, start)
 
 
-_regions: list[Region] = []
+_region: ContextVar[Region | None] = ContextVar("region", default=None)
+"""Where this thread makes arrays."""
 
 
 @contextmanager
 def arrays_in(region: Region) -> Iterator[None]:
-    """Take the arrays of what is made inside from this region."""
-    _regions.insert(0, region)
+    """Take the arrays of what is made inside, by this thread, from this region."""
+    before = _region.set(region)
     try:
         yield
     finally:
-        _regions.remove(region)
+        _region.reset(before)
+
+
+def _new(shape: tuple[int, ...], kind: Any) -> Any:
+    region = _region.get()
+    return np.empty(shape, kind) if region is None else region.array(shape, kind)
 
 
 def view_of(array: NDArray[Any]) -> Any:
@@ -82,14 +89,14 @@ def view_of(array: NDArray[Any]) -> Any:
 
 def table_of(array: NDArray[Any]) -> Any:
     """The memory of a copy of it."""
-    out = _regions[0].array(array.shape, array.dtype) if _regions else np.empty_like(array)
+    out = _new(array.shape, array.dtype)
     out[...] = array
     return view_of(out)
 
 
 def filled(count: int, value: int, kind: Any) -> Any:
     """(count,) times ``value``."""
-    out = _regions[0].array((count,), kind) if _regions else np.empty(count, kind)
+    out = _new((count,), kind)
     out.fill(value)
     return view_of(out)
 

@@ -16,6 +16,7 @@ from llmsched_env.engine.arrays import Region, arrays_in, view_of
 from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import MEASURED
 from llmsched_env.engine.step import Copies, Copy, Steps, together
+from llmsched_env.errors import EpisodeOverError
 
 RETURNED = 2
 """Steps whose memory is kept for another use: a loop holds one while it asks for the next, and then lets go of it."""
@@ -66,6 +67,7 @@ class Batch:
     num_features: cython.int
     copies: list[Any]
     cases: list[Any]
+    _waiting: cython.int
     _reuses: cython.bint
     _shares: list[Any]
     _returned: list[Any]
@@ -83,6 +85,7 @@ class Batch:
         self.num_features = num_features
         self.copies = [Copy(i) for i in range(count)]
         self.cases = [None] * count
+        self._waiting = count
         self._reuses = reuses
         bounds = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
         self._shares = [together(self.copies[first:last]) for first, last in pairwise(bounds)]
@@ -113,6 +116,7 @@ class Batch:
         """Begin an episode of a case in copy ``number``, and write what it looks like to its row of ``out``."""
         copy: Copy = self.copies[number]
         before = self.cases[number]
+        self._waiting -= before is None
         if before is case:
             copy.episode.restart(case.start)
         elif before is not None and copy.episode.fits(case.start) and _alike(before.options, case.options):
@@ -124,6 +128,7 @@ class Batch:
 
     def go_on(self, number: int, case: Case, episode: Episode, flags: int) -> None:
         """Let copy ``number`` go on with an episode of a case, after a step that returned these flags."""
+        self._waiting -= self.cases[number] is None
         self.copies[number].take(episode, flags)
         self.cases[number] = case
 
@@ -146,6 +151,10 @@ class Batch:
         Args:
             actions: (count,) int64, contiguous.
         """
+        if self._waiting:
+            raise EpisodeOverError(
+                f"{self._waiting} of {self.count} copies have not begun: load a case into each first."
+            )
         out = self.next_steps()
         out.actions = view_of(actions)
         unknown = out.first_unknown()
@@ -160,7 +169,7 @@ class Batch:
         return out, sum(self._pool.map(_run, shares, [out] * len(shares)))
 
     def observe(self) -> Steps:
-        """What every copy looks like as it stands; no rewards and no ends."""
+        """What every copy, each with a case, looks like as it stands; no rewards and no ends."""
         out = self.next_steps()
         for copy in self.copies:
             copy.show_to(out)
@@ -179,11 +188,8 @@ class Batch:
 
     def masks(self) -> NDArray[np.int8]:
         """(count, num_actions) int8: which actions are feasible next."""
-        out = self.new_steps()
-        for copy in self.copies:
-            copy.show_to(out)
-        found: NDArray[np.int8] = out.arrays[4]
-        return found
+        masks: NDArray[np.int8] = (self.flags()[:, np.newaxis] >> np.array(self.kinds) & 1).astype(np.int8)
+        return masks
 
     def close(self) -> None:
         """End the threads."""

@@ -37,10 +37,7 @@ EXPECTED = 1  # clients that are expected to
 RING_COLUMNS = 2
 
 # Rankings of requests, each with an order in which late ones go last: order = 2 * ranking + late last.
-BY_RELEASE = 0
-SHORTEST = 1
-LONGEST = 2
-RANKINGS = 2  # of those that have sets of their own
+RANKINGS = 2  # that have sets of their own: shortest first, longest first; by release needs none
 
 # Rules of the KV cache.
 KEEP_GROWTH = 0
@@ -64,14 +61,13 @@ IDLE = 2
 LATENCY = 3
 GOODPUT = 4
 
-# What a step of an environment says, in bits.
-CAN_DECODE = 1
-CAN_PREFILL = 2
-CAN_MIX = 4
-TERMINATED = 8
-TRUNCATED = 16
-LOG_FULL = 32
-INVALID_SHIFT = 6
+# What a step of an environment says, in bits: which kinds of iteration are feasible, bit by bit, then the rest.
+CAN_DECODE = 1 << DECODE
+CAN_PREFILL = 1 << PREFILL
+CAN_MIX = 1 << MIXED
+TERMINATED = 256
+TRUNCATED = 512
+LOG_FULL = 1024
 
 # What a step does instead of an action.
 OBSERVE = -1

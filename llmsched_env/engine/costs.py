@@ -78,7 +78,7 @@ class Costs:
         return least if self.overlaps else min(least, int(self.mixed_alpha_ns))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Costs, (self.model, self.mixed)
+        return type(self), (self.model, self.mixed)
 
     def check(self) -> None:
         """A compiled engine does not find durations that are not compiled.

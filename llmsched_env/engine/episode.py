@@ -31,10 +31,10 @@ class Episode(Transition):
 
     def assign(self, other: Episode) -> cython.void:
         """Take over the state of another episode of the same problem and options; the recordings begin anew."""
-        self.assign_state(other)
+        self.assign_but_rings(other)
         self.assign_rings(other)
 
-    def assign_state(self, other: Episode) -> cython.void:
+    def assign_but_rings(self, other: Episode) -> cython.void:
         """Take over what does not depend on output lengths to come."""
         self.assign_transition(other)
         self.recorder.logged = 0
@@ -144,15 +144,20 @@ class Episode(Transition):
     def run(self, rule: Rule) -> int:
         """:meth:`play` for Python: without the GIL, with a log that grows."""
         iterations: cython.longlong = 0
-        self.set_forecast(rule.reads_forecast)
+        self.check_idle()
         rule.check()
         rule.begin()
-        while True:
-            with cython.nogil:
-                iterations += self.play(rule)
-            if not self.recorder.full() or self.finished():
-                break
-            self.recorder.grow()
+        self.set_forecast(rule.reads_forecast)
+        self.running = True
+        try:
+            while True:
+                with cython.nogil:
+                    iterations += self.play(rule)
+                if not self.recorder.full() or self.finished():
+                    break
+                self.recorder.grow()
+        finally:
+            self.running = False
         rule.end()
         self.set_forecast(True)
         return int(iterations)
@@ -174,12 +179,14 @@ class Episode(Transition):
 
     def step(self, action: int) -> None:
         """:meth:`advance` for Python."""
+        self.check_idle()
         if self.recorder.full():
             self.recorder.grow()
         self.advance(action)
 
     def restart(self, start: Episode) -> None:
         """:meth:`assign` for Python; a recording begins anew."""
+        self.check_idle()
         self.assign(start)
         self.recorder.clear()
 
@@ -199,11 +206,9 @@ class Episode(Transition):
 
     def switch(self, start: Episode) -> None:
         """Take over the state and the problem of an episode that it fits, whose options are the same but for noise."""
+        self.check_idle()
         self.take_terms(start.problem)
-        self.line.problem = start.problem
-        self.queues.problem = start.problem
-        self.kv.problem = start.problem
-        self.slo.problem = start.problem
+        self.hand_out(start.problem)
         self.noise = start.noise
         self.recomposes = start.recomposes
         self.settles = start.settles
@@ -212,12 +217,14 @@ class Episode(Transition):
 
     def move(self, other: Episode) -> None:
         """Take over the state of an episode of the same problem with other lengths, which none has outlived."""
-        self.assign_state(other)
+        self.check_idle()
+        self.assign_but_rings(other)
         self.fill_ending()
         self.recorder.clear()
 
     def end_arrivals(self) -> None:
         """Let nothing more arrive: requests not released by now count as complete."""
+        self.check_idle()
         one: cython.longlong = 1
         self.view.completed += self.problem.num_requests - self.line.next_release
         self.line.next_release = self.problem.num_requests

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llmsched_env.engine import codes
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.view import View
+from llmsched_env.errors import ConfigError
 
 
 class _Scenario(Protocol):
@@ -121,8 +122,29 @@ ALL_FEATURES = feature_table(slo=True, memory=True, mixed=True)
 """Every feature at a place that does not depend on the scenario."""
 
 
+def check_whole(view: View) -> None:
+    """Raise where a view made by hand lacks what features divide by.
+
+    Raises:
+        ConfigError: it does.
+    """
+    needed = ["num_clients", "token_cap", "mean_output_tokens"]
+    needed += ["decode_ns"] * (view.active > 0) + ["prefill_ns"] * (view.batch_requests > 0)
+    lacking = [name for name in needed if not getattr(view, name) > 0]
+    if lacking:
+        raise ConfigError(
+            f"features need {' and '.join(lacking)} above 0, and this view has "
+            f"{', '.join(f'{name}={getattr(view, name)}' for name in lacking)}: fill them in (docs/view.md)."
+        )
+
+
 def features(view: View) -> NDArray[np.float32]:
-    """(num_features,) float32: the observation of a view."""
+    """(num_features,) float32: the observation of a view.
+
+    Raises:
+        ConfigError: the view lacks what features divide by.
+    """
+    check_whole(view)
     table = feature_table(view.ttft_ns > 0, view.kv_budget_tokens > 0, view.mixed_tokens > 0)
     out: NDArray[np.float32] = np.empty(len(table), np.float32)
     observe(view, view_of(out[np.newaxis]), 0)
@@ -130,7 +152,12 @@ def features(view: View) -> NDArray[np.float32]:
 
 
 def all_features(view: View) -> NDArray[np.float32]:
-    """(len(ALL_FEATURES),) float32, by their places there; what is not modelled is 0."""
+    """(len(ALL_FEATURES),) float32, by their places there; what is not modelled is 0.
+
+    Raises:
+        ConfigError: the view lacks what features divide by.
+    """
+    check_whole(view)
     out: NDArray[np.float32] = np.zeros(len(ALL_FEATURES), np.float32)
     observe_all(view, view_of(out[np.newaxis]), 0)
     return out

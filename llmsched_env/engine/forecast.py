@@ -23,7 +23,7 @@ class Forecast(State):
 
     Attributes:
         forecast_current: whether the view's fields (``due_1`` ... ``last_due``) are up to date.
-        ring_mask: size of the ring less 1; the size is a power of two above the longest output and estimate.
+        ring_mask: size of the ring less 1; the size is a power of two, at least the longest output and estimate.
         ring: ((mask + 1) * RING_COLUMNS,) int32: who finishes, and is expected to, by decode count modulo the size.
     """
 

@@ -72,6 +72,7 @@ class Lookahead:
         """The action with the fewest violations; the rule's own among equals."""
         usual: cython.int = self.usual(self.episode, self.rule)
         best: cython.int = usual
+        self.rule.end()
         action: cython.int
         v: View = self.episode.view
         problem: ProblemData = self.episode.problem
@@ -97,6 +98,7 @@ class Lookahead:
             self.trial.assign(self.episode)
             self.trial.advance(first)
             self.look(self.trial, self.trial.view, self.trial.totals, rule, end_ns)
+        rule.end()
         return int(self.violations), int(self.request_ns)
 
     def look(self, e: Episode, v: View, t: Totals, rule: Rule, until_ns: cython.longlong) -> cython.void:

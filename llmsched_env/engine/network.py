@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.engine import codes, features
 from llmsched_env.engine.arrays import view_of
+from llmsched_env.engine.features import ALL_FEATURES
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.view import View
 
@@ -22,7 +23,10 @@ ROOM = 64
 BLOCK = 8
 """Sums that are kept in registers side by side."""
 
-FORECAST_PLACES = (*range(15, 24), 32, 35)
+FORECAST = {"due_1", "due_2_4", "due_5_16", "due_17_64", "due_65_256", "overdue", "slack", "kv_due"} | {
+    f"remaining_{what}" for what in ("mean", "spread", "max")
+}
+FORECAST_PLACES = tuple(place for place, feature in enumerate(ALL_FEATURES) if feature.name in FORECAST)
 """Features, by their places in ALL_FEATURES, that are made of the forecast."""
 
 BASES = ("none", "lagrangian", "deadline")

@@ -42,7 +42,7 @@ class ProblemData:
         actual: what they do.
         token_cap: most prompt tokens in one prefill.
         mean_output_tokens: of the population.
-        ring_mask: size of rings over decode counts, less 1: a power of two above the longest output and estimate.
+        ring_mask: size of rings over decode counts, less 1: a power of two, at least the longest output and estimate.
         max_iterations: horizon, 0 for none.
         skip_forced: whether a step goes on to the next choice.
         reward: one of codes.EXCESS, ...

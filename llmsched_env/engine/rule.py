@@ -100,7 +100,7 @@ class PythonRule(Rule):
         return int(self.function(view))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PythonRule, (self.function,)
+        return type(self), (self.function,)
 
     def begin(self) -> None:
         """Forget an error."""
@@ -156,4 +156,4 @@ class FunctionRule(PythonRule):
         return FunctionRule(self.function, self.parameters, self.memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FunctionRule, (self.function, self.parameters, self.first)
+        return type(self), (self.function, self.parameters, self.first)

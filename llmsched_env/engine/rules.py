@@ -419,3 +419,9 @@ class FollowActions(Rule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FollowActions, (np.asarray(self.plan).tolist(),)
+
+    def twin(self) -> Rule:
+        """Another rule, which goes on with the next choice."""
+        twin = FollowActions(np.asarray(self.plan).tolist())
+        twin.made = self.made
+        return twin

@@ -67,7 +67,7 @@ class Slots(Forecast):
         clients[:, codes.RUNNING] = clients[:, codes.NEXT] = -1
         if not problem.shared:
             clients[:, codes.HEAD] = -1
-            clients[:, codes.END] = problem.queue_end
+            clients[:, codes.END] = np.asarray(problem.queue_end)
         self.clients = table_of(clients)
         self.idle = zero_words(bitset.words_needed(problem.num_clients))
         for client in range(problem.num_clients):
@@ -96,12 +96,18 @@ class Slots(Forecast):
         self.arrivals = problem.arrivals
         self.first_release_ns = problem.release_ns[0]
 
+    def hand_out(self, problem: ProblemData) -> None:
+        """Let each part that keeps the problem go on with this one, of the same sizes."""
+        self.line.problem = problem
+        self.queues.problem = problem
+        self.kv.problem = problem
+        self.slo.problem = problem
+
     def assign_slots(self, other: Slots) -> cython.void:
         """Take over the state of another episode of the same problem, but for rings and recordings."""
         i: cython.int
         column: cython.int
-        self.view.assign(other.view)
-        self.totals.assign(other.totals)
+        self.assign_state(other)
         for i in range(self.problem.num_clients):
             for column in range(self.clients.shape[1]):
                 self.clients[i, column] = other.clients[i, column]

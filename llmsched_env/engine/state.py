@@ -9,6 +9,7 @@ import cython
 
 from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import Totals, View
+from llmsched_env.errors import BusyError
 
 
 class State:
@@ -29,6 +30,7 @@ class State:
         settles: whether every iteration, and not only some, changes what is ready or what it costs.
         plans_memory: whether a decode may have to preempt before it begins.
         recomposes: whether the previews may change at any place from one iteration to the next.
+        running: whether a rule plays it just now, without the GIL.
     """
 
     view: View
@@ -45,6 +47,7 @@ class State:
     settles: cython.bint
     plans_memory: cython.bint
     recomposes: cython.bint
+    running: cython.bint
 
     def __init__(self, problem: ProblemData) -> None:
         self.view = View(
@@ -61,4 +64,23 @@ class State:
         self.next_release_ns = 0
         self.num_clients = problem.num_clients
         self.has_slo = self.has_kv = self.has_queues = self.has_mixed = self.has_noise = self.records = False
-        self.reads_context = self.settles = self.plans_memory = self.recomposes = False
+        self.reads_context = self.settles = self.plans_memory = self.recomposes = self.running = False
+
+    def assign_state(self, other: State) -> cython.void:
+        """Take over the numbers of another episode; what is on is the same."""
+        self.view.assign(other.view)
+        self.totals.assign(other.totals)
+        self.next_release_ns = other.next_release_ns
+
+    def set_view(self, view: View) -> None:
+        """Take over all fields of a view."""
+        self.view.assign(view)
+
+    def check_idle(self) -> None:
+        """Raise where a rule plays the episode just now.
+
+        Raises:
+            BusyError: one does.
+        """
+        if self.running:
+            raise BusyError("this episode")

@@ -40,7 +40,6 @@ class Transition(Composer):
         """Take over all state but rings and recordings."""
         self.assign_slots(other)
         self.assign_previews(other)
-        self.next_release_ns = other.next_release_ns
 
     def advance(self, action: cython.int) -> cython.void:
         """Run one iteration, then release what has arrived, or jump to the next arrival where nothing is left to do.

@@ -129,7 +129,7 @@ class View:
     reading_tokens: cython.longlong
 
     def __init__(self, **fields: float) -> None:
-        take = fields.pop
+        take: Any = fields.pop
         self.clock_ns = take("clock_ns", 0)
         self.prefills = take("prefills", 0)
         self.decodes = take("decodes", 0)
@@ -250,10 +250,6 @@ class View:
         self.tpot_ns = tpot_ns
         self.kv_budget_tokens = kv_budget_tokens
         self.mixed_tokens = mixed_tokens
-
-    def take(self, other: View) -> None:
-        """:meth:`assign` for Python."""
-        self.assign(other)
 
     def copy(self) -> View:
         """The same fields in a view of its own, which no episode changes."""

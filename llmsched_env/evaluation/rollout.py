@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.cases import build_problem
-from llmsched_env.config import Scenario
+from llmsched_env.config import MAX_SEED, Scenario, whole
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownFieldError, UnknownNameError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate
@@ -23,6 +22,9 @@ from llmsched_env.policy import EpisodeContext, Policy, check_policy
 from llmsched_env.simulator import Futures, Simulator
 
 __all__ = ["CoverageWarning", "Evaluation", "begin", "case_numbers", "decision_times", "evaluate", "play", "start"]
+
+MOST_CASES = 10**9
+"""In one study."""
 
 SIDE_BY_SIDE = 64
 """Episodes that a policy with a method ``together`` is asked about at once, at most: they are all in memory."""
@@ -81,9 +83,12 @@ def case_numbers(cases: int | Iterable[int]) -> NDArray[np.int64]:
         ConfigError: none, or a negative, fractional or repeated number.
     """
     try:
-        numbers = np.arange(cases) if isinstance(cases, int | np.integer) else np.array([index(x) for x in cases])
+        if isinstance(cases, int | np.integer):
+            numbers = np.arange(whole("cases", cases, -MOST_CASES, MOST_CASES))
+        else:
+            numbers = np.array([whole("case number", x, -(2**63), 2**63 - 1) for x in cases])
     except TypeError:
-        raise ConfigError(f"cases = {cases!r}: give a whole number, or case numbers.") from None
+        raise ConfigError(f"cases = {cases!r} is not a whole number, and not case numbers.") from None
     if not len(numbers):
         raise ConfigError(f"cases = {cases!r} names no case: give a count of at least 1, or case numbers.")
     if numbers.min() < 0 or len(np.unique(numbers)) < len(numbers):
@@ -266,8 +271,7 @@ def evaluate(
     if not isinstance(scenario, Scenario):
         raise ConfigError(f"{scenario!r} is not a Scenario: make one with Scenario(...).")
     numbers = case_numbers(cases)
-    if seed < 0:
-        raise ConfigError(f"seed = {seed} is negative: give one of at least 0.")
+    seed = whole("seed", seed, 0, MAX_SEED)
     sharing = Sharing(workers, engine, chunk, folder, key)
     if scenario.serving:
         build_problem(scenario, int(numbers[0]))  # what it warns of is said here, whoever runs the cases

@@ -89,6 +89,30 @@ class Requests:
                 column.setflags(write=False)
         return cls(prompt, output, release, predicted, mean)
 
+    @classmethod
+    def checked(cls, given: object, source: str) -> Requests:
+        """The same requests, checked as :meth:`of` does: ``dataclasses.replace`` checks nothing.
+
+        Args:
+            given: what a workload made.
+            source: its name.
+
+        Raises:
+            WorkloadError: no requests, or none that can be simulated.
+        """
+        if not isinstance(given, cls):
+            raise WorkloadError(
+                f"workload {source!r} made a {type(given).__name__}: its method requests "
+                "returns Requests, as Requests.of makes."
+            )
+        return cls.of(
+            given.prompt_tokens,
+            given.output_tokens,
+            release_ns=given.release_ns,
+            predicted_tokens=given.predicted_tokens,
+            mean_output_tokens=given.mean_output_tokens,
+        )
+
     def __len__(self) -> int:
         return len(self.prompt_tokens)
 

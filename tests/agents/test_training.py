@@ -335,7 +335,7 @@ def test_nothing_touches_the_test_cases(small, monkeypatch, algo, requests):
 
 KILLED = {
     "ppo": ("60000", "640", "n_steps: 32\nbatch_size: 32\nn_epochs: 2\nnet_arch: [16]\ncopies: 2\n"),
-    "es": ("300000", "10000", "hidden: 2\npopulation: 4\ncases: 2\npool: 4\n"),
+    "es": ("100000", "10000", "hidden: 2\npopulation: 4\ncases: 2\npool: 4\n"),
 }
 """Timesteps, timesteps between two checkpoints, settings."""
 

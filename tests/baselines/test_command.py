@@ -316,7 +316,7 @@ def test_case_numbers():
         (["--queue", "share"], "unknown queue 'share'. Did you mean 'shared'"),
         (["--order", "lpt"], "unknown order 'lpt'"),
         (["--split", "tests"], "unknown split 'tests'. Did you mean 'test'"),
-        (["--seed", "-1"], "--seed -1 is negative"),
+        (["--seed", "-1"], "--seed -1 is out of range"),
         (["--workers", "0"], "--workers 0 is out of range"),
         (["--workers", "2", "--engine", "lokki"], "unknown engine 'lokki'. Did you mean 'loky'"),
     ],

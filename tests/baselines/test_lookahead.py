@@ -10,9 +10,11 @@ from playing import WORLDS, Drawn, by_act, history
 from baselines.iteration import min_batch, prefill_first
 from baselines.lookahead import BASE_ORDER, Lookahead
 from baselines.mixed import mixed_first
+from baselines.rule import Rule
 from llmsched_env.cases import build_problem
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
+from llmsched_env.policy import FunctionRule
 from llmsched_env.simulator import Simulator
 
 WITH_SLO = WORLDS["SLO"]
@@ -67,6 +69,21 @@ def test_compiled_and_asked_it_does_the_same():
         ran = play(Lookahead(), scenario, case, record=True)
         assert history(ran) == history(by_act(Lookahead(), scenario, case))
         assert ran.totals.invalid_actions == 0
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 7, 30])
+def test_what_its_base_raises_ends_it(at):
+    asked = [0]
+
+    def tired(view, parameters, memory):
+        asked[0] += 1
+        if asked[0] == at:
+            raise KeyboardInterrupt
+        return int(view.ready > 3)
+
+    with pytest.raises(KeyboardInterrupt):
+        play(Lookahead(Rule("tired", FunctionRule, (tired,))), WITH_SLO, 0)
+    assert asked[0] < at + 40, "it went on"
 
 
 def test_tiny_cases_against_every_schedule():

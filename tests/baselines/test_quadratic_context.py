@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "quadratic_context.py"
 
 LAW = f"""
-import sys
+import pickle, sys
 sys.path.insert(0, {str(EXAMPLE.parent)!r})
 from quadratic_context import COST, scenario
 from llmsched_env.cases import build_problem
@@ -33,6 +33,8 @@ while not simulator.done:
         assert view.clock_ns - clock_ns == shown_ns == COST.decode_ns(active, context)
         squared += shown_ns - COST.alpha_decode_ns - COST.beta_decode_ns * active
 assert squared > 10**9
+kept = pickle.loads(pickle.dumps(build_problem(scenario(5), 0).data))
+assert type(kept.actual) is type(kept.believed) is type(COST.engine_costs(None))
 print("held")
 """
 

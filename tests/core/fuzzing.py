@@ -197,8 +197,10 @@ def steps_of_many(rng: np.random.Generator, env: LLMSchedVectorEnv) -> None:
 
 
 def view(field: str, value: int) -> View:
-    """One made by hand."""
-    return View(**{field: value})
+    """One made by hand, and what is seen of it."""
+    made = View(num_clients=5, token_cap=value + 2, mean_output_tokens=3.5, **{field: value})
+    assert not np.isnan(features(made)).any()
+    return made
 
 
 def tried(tally: collections.Counter[str], name: str, call: Any, *arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +20,16 @@ def places(*views):
     """(first byte, byte after the last) of each."""
     arrays = [np.asarray(view) for view in views]
     return [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays]
+
+
+def test_another_thread_makes_its_arrays_elsewhere():
+    region = Region(4096)
+    with arrays_in(region), ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(int32s, 50).result()
+        here = int32s(50)
+    (first, end), (start, _), (other, _) = places(region.block, here, elsewhere)
+    assert first <= start < end
+    assert not first <= other < end
 
 
 def test_arrays_of_a_region_lie_in_it_side_by_side():

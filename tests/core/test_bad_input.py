@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,15 +11,20 @@ from strategies import Case
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario, read_arguments
 from llmsched_env.cost import PRESETS, CostModel
+from llmsched_env.engine.batch import Batch
+from llmsched_env.engine.features import all_features, features
+from llmsched_env.engine.view import View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import (
     ConfigError,
+    EpisodeOverError,
     FileFormatError,
     LLMSchedError,
     PathError,
     UnknownNameError,
     WorkloadError,
 )
+from llmsched_env.simulator import Simulator
 from llmsched_env.workload import Requests
 
 
@@ -192,3 +197,85 @@ def test_arguments_of_a_command_line():
         read_arguments("noise_sd")
     with pytest.raises(UnknownNameError, match="unknown scenario argument 'noise'"):
         read_arguments("noise=1")
+
+
+def test_a_view_that_lacks_what_features_divide_by():
+    whole = {"num_clients": 9, "token_cap": 100, "mean_output_tokens": 7.5, "active": 2, "decode_ns": 5}
+    seen = features(View(**whole))
+    assert ((seen >= 0) & (seen <= 1)).all()
+    for name in ("num_clients", "token_cap", "mean_output_tokens", "decode_ns"):
+        with pytest.raises(ConfigError, match=f"features need {name} above 0, and this view has {name}="):
+            features(View(**{**whole, name: 0}))
+    with pytest.raises(ConfigError, match="prefill_ns=0"):
+        all_features(View(**whole, batch_requests=1))
+
+
+def test_a_batch_some_of_whose_copies_have_no_case():
+    batch, problem = Batch(2, (0, 1), 26), build_problem(Scenario(), 0)
+    actions = np.ones(2, np.int64)
+    for left in (2, 1):
+        with pytest.raises(EpisodeOverError, match=f"{left} of 2 copies have not begun"):
+            batch.step(actions)
+        batch.load(2 - left, problem, batch.next_steps())
+    assert batch.step(actions)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"release_ns": np.zeros(3, np.int64)}, "release_ns has 3 entries but prompt_tokens has 5"),
+        ({"prompt_tokens": np.zeros(5, np.int32)}, r"prompt_tokens\[0\] = 0 is out of range"),
+        ({"output_tokens": [1, 2, 3, 4, -5]}, r"output_tokens\[4\] = -5"),
+        ({"mean_output_tokens": float("nan")}, "mean_output_tokens = nan"),
+    ],
+)
+def test_requests_that_nobody_has_checked(changes, words):
+    given = replace(Requests.of([3] * 5, [4] * 5), **changes)
+    with pytest.raises(WorkloadError, match=words):
+        build_problem(Scenario(workload=Drawn(given), num_clients=2, assignment="lpt"), 0)
+
+
+def test_what_are_no_requests():
+    for given in (None, [1, 2], {"prompt_tokens": [1]}):
+        with pytest.raises(WorkloadError, match=f"workload 'drawn' made a {type(given).__name__}"):
+            build_problem(Scenario(workload=Drawn(given), num_clients=2), 0)
+
+
+def test_a_gap_that_no_reward_can_tell():
+    given = Requests.of([5] * 2, [9] * 2, release_ns=[0, 3 * 3600 * 10**9])
+    with pytest.raises(WorkloadError, match="without an arrival, times 1048576 clients"):
+        build_problem(Scenario(workload=Drawn(given), queue="shared", order="fcfs", num_clients=2**20), 0)
+
+
+def test_numbers_names_and_flags_of_other_kinds():
+    with pytest.raises(ConfigError, match="tpot_s is beyond the numbers that a float holds"):
+        Scenario(ttft_s=1.0, tpot_s=10**400)
+    with pytest.raises(UnknownNameError, match="reward"):
+        Scenario(reward=np.array([1, 2]))
+    with pytest.raises(ConfigError, match="reuse_buffers = 'no' is neither True nor False"):
+        LLMSchedEnv(reuse_buffers="no")
+    with pytest.raises(ConfigError, match="does not say what it was"):
+        LLMSchedEnv(workload={"class": [1]})
+
+
+def test_what_is_no_problem_no_scenario_and_no_rule():
+    with pytest.raises(ConfigError, match="made of a Problem, as build_problem makes, not of a Scenario"):
+        Simulator(Scenario())
+    with pytest.raises(ConfigError, match="a problem is built for a Scenario, not a int"):
+        build_problem(3, 0)
+    with pytest.raises(ConfigError, match="run takes a Rule, not a function"):
+        Simulator(build_problem(Scenario(), 0)).run(lambda view: 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A workload of one's own."""
+
+    given: object
+    name: str = "drawn"
+
+    def pool_size(self, split):
+        return 1
+
+    def requests(self, split, number, *, num_requests=None):
+        return self.given

@@ -10,7 +10,7 @@ from states import fields, state_of
 from strategies import seeded_case
 
 from llmsched_env.engine.rule import FunctionRule, PythonRule
-from llmsched_env.engine.rules import ReadyThreshold
+from llmsched_env.engine.rules import FollowActions, ReadyThreshold
 
 CASE = next(
     case
@@ -79,6 +79,16 @@ def test_a_twin_goes_on_from_what_the_rule_has_kept_and_a_pickle_begins_anew():
         assert again.decide(view) == 1
         assert type(again) is type(given)
         assert kept is None or (again.parameters, again.first, again.memory) == ((2.0,), (5,), [6])
+
+
+def test_a_twin_of_planned_actions_goes_on_with_the_next():
+    view = CASE.problem().start.view
+    rule = FollowActions([0, 1, 1, 0])
+    assert [rule.decide(view), rule.decide(view)] == [0, 1]
+    assert rule.twin().decide(view) == 1
+    assert [rule.decide(view), rule.decide(view)] == [1, 0]
+    rule.begin()
+    assert rule.twin().decide(view) == 0
 
 
 def every_time(view, parameters, memory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -147,13 +148,33 @@ def test_machine_code_for_another_machine_is_not_run(copy):
     falls_back(copy, "its extension modules cannot be loaded (")
 
 
-@pytest.mark.parametrize("text", [None, "{", "{}"])
-def test_without_a_record_nothing_compiled_is_trusted(copy, text):
-    record = copy / extensions.RECORD
-    record.unlink()
-    if text is not None:
-        record.write_text(text, encoding="utf-8")
+def test_without_a_record_nothing_compiled_is_trusted(copy):
+    copy.joinpath(extensions.RECORD).unlink()
     falls_back(copy, "it was not built for this Python")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "{}",
+        "null",
+        "[]",
+        "3",
+        {"patterns": 3},
+        {"sources": 3},
+        {"extensions": []},
+        {"extensions": {}},
+        {"patterns": ["/x"]},
+    ],
+)
+def test_a_damaged_record_is_not_trusted(copy, text):
+    record = copy / extensions.RECORD
+    if isinstance(text, dict):
+        text = json.dumps(json.loads(record.read_text(encoding="utf-8")) | text)
+    record.write_text(text, encoding="utf-8")
+    falls_back(copy, "the record of its build")
 
 
 def test_what_the_command_says(copy):

@@ -15,7 +15,7 @@ import pytest
 from comparing import assert_same
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from llmsched_env import ENVIRONMENTS, make_scenario, vector_env
+from llmsched_env import ENVIRONMENTS, copies, make_scenario, vector_env
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.env import LLMSchedEnv
@@ -262,7 +262,7 @@ class TestBadInput:
     def test_more_copies_than_memory(self, small, monkeypatch):
         with pytest.raises(ConfigError, match="GiB: make fewer"):
             LLMSchedVectorEnv(2**24, Scenario(num_clients=2**20))
-        monkeypatch.setattr(vector_env, "_memory_bytes", lambda: 3 * (vector_env.COPY_BYTES + 500))
+        monkeypatch.setattr(copies, "memory_bytes", lambda: 3 * (copies.COPY_BYTES + 500))
         made = LLMSchedVectorEnv(3, small)
         with pytest.raises(ConfigError, match="20 copies need"):
             LLMSchedVectorEnv(20, small)

@@ -133,9 +133,9 @@ def test_an_action_outside_the_space_is_refused():
         ([], "names no case"),
         ([-1, 2], "start at 0"),
         ([2, 2], "once each"),
-        ("20", "give a whole number"),
-        ([0.5], "give a whole number"),
-        (2.0, "give a whole number"),
+        ("20", "is not a whole number"),
+        ([0.5], "is not a whole number"),
+        (2.0, "is not a whole number"),
     ],
 )
 def test_cases_that_are_none(cases, words):
@@ -150,7 +150,7 @@ def test_case_numbers():
 
 
 def test_a_negative_seed():
-    with pytest.raises(ConfigError, match="seed = -1 is negative"):
+    with pytest.raises(ConfigError, match="seed = -1 is out of range"):
         evaluate(Patient(), SMALL, 1, seed=-1)
 
 
