@@ -74,20 +74,21 @@ def measure(
         missing: what stands for a number that is not there.
         out: takes the numbers.
     """
-    clock_ns: cython.double = v.clock_ns
+    # As C has it: whole numbers become floats before they are divided.
+    clock_ns: cython.double = float(v.clock_ns)
     slots_ns: cython.double = problem.num_clients * clock_ns
-    requests: cython.double = problem.num_requests
+    requests: cython.double = float(problem.num_requests)
     done: cython.bint = v.completed == problem.num_requests
     most: cython.double = 9223372036854775807.0
     busy: cython.double = t.busy_client_ns / slots_ns if slots_ns > 0 else 0.0
     tokens: cython.double
-    bound_ns: cython.double = problem.bound_ns
-    decoding_ns: cython.double = v.clock_ns - t.prefill_time_ns - t.jump_ns
+    bound_ns: cython.double = float(problem.bound_ns)
+    decoding_ns: cython.double = float(v.clock_ns - t.prefill_time_ns - t.jump_ns)
     ends_s: cython.double = clock_ns / 1e9
-    budget: cython.double = v.kv_budget_tokens
+    budget: cython.double = float(v.kv_budget_tokens)
     if slots_ns > most:
         busy = missing
-    tokens = (
+    tokens = float(
         v.decodes * problem.num_clients
         - t.idle_client_decodes
         + v.completed
@@ -125,7 +126,7 @@ def measure(
 
 def share_of(part: cython.double, whole: cython.double) -> cython.double:
     """``part / whole``, of whole numbers."""
-    return part / whole
+    return float(part) / float(whole)
 
 
 def measure_so_far(

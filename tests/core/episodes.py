@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from combined_digests import CASES as COMBINED
 from combined_digests import combined_digest
+from fuzzing import wild_digest
 from strategies import Case, seeded_case
 
 from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS, KVCache, Migration, Mixed, Noise
@@ -292,6 +293,7 @@ def digests() -> dict[str, Any]:
         "moving run": [run_digest(seed, kind="moving") for seed in range(4)],
         "noisy": [episode_digest(seed, kind="noisy") for seed in range(8)],
         "noisy run": [run_digest(seed, kind="noisy") for seed in range(6)],
+        "wild": [wild_digest(number) for number in range(90)],
     }
 
 

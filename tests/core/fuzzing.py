@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import hashlib
 import pickle
 import sys
 import warnings
@@ -212,6 +213,25 @@ def tried(tally: collections.Counter[str], name: str, call: Any, *arguments: Any
         return None
     tally[name] += 1
     return found
+
+
+def wild_digest(number: int) -> str:
+    """What an environment returns in a world of any sizes and costs, to the bit, or what is said of that world."""
+    rng = np.random.default_rng([77, number])
+    found = hashlib.sha256(str(number).encode())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            env = LLMSchedEnv(scenario=scenario(rng, drawn(rng)))
+            found.update(pickle.dumps(env.reset(seed=0)))
+        for _ in range(25):
+            *seen, terminated, truncated, info = env.step(int(rng.integers(env.action_space.n)))
+            found.update(pickle.dumps((seen, sorted(info.items(), key=str))))
+            if terminated or truncated:
+                break
+    except LLMSchedError as error:
+        found.update(str(error).encode())
+    return found.hexdigest()
 
 
 def main(seed: int, count: int) -> None:
