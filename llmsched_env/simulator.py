@@ -188,7 +188,7 @@ class Simulator:
         """
         if self.done:
             raise EpisodeOverError("every request of this episode is complete: call reset first.")
-        if action not in range(self.problem.num_actions):
+        if (isinstance(action, np.ndarray) and action.ndim) or action not in range(self.problem.num_actions):
             raise outside_space(f"action {action!r}", self.problem.action_names)
         self.episode.step(int(action))
 

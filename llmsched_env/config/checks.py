@@ -75,7 +75,8 @@ def flag(name: str, value: object) -> bool:
 def changed(options: Any, group: type) -> Iterator[str]:
     """Names of a group's arguments that are not at their defaults."""
     for field in dataclasses.fields(group):
-        if getattr(options, field.name) != field.default:
+        value = getattr(options, field.name)
+        if isinstance(value, np.ndarray) or value != field.default:
             yield field.name
 
 

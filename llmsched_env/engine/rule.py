@@ -10,6 +10,7 @@ import cython
 
 from llmsched_env.engine import codes
 from llmsched_env.engine.view import View
+from llmsched_env.errors import InvalidActionError
 from llmsched_env.extensions import compiled
 
 MOST_ACTIONS = 2**16
@@ -62,6 +63,18 @@ class Rule:
         """The loop is left."""
 
 
+def action_of(answer: Any) -> int:
+    """The number that a function has answered.
+
+    Raises:
+        InvalidActionError: it is none.
+    """
+    try:
+        return int(answer)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidActionError(f"a rule answered {answer!r}: an action is a whole number.") from None
+
+
 class PythonRule(Rule):
     """A function of Python's that is asked from inside the loop.
 
@@ -97,7 +110,7 @@ class PythonRule(Rule):
 
     def decide(self, view: View) -> int:
         """The function's answer, or what it raises."""
-        return int(self.function(view))
+        return action_of(self.function(view))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.function,)
@@ -144,7 +157,7 @@ class FunctionRule(PythonRule):
 
     def decide(self, view: View) -> int:
         """The function's answer, or what it raises."""
-        return int(self.function(view, self.parameters, self.memory))
+        return action_of(self.function(view, self.parameters, self.memory))
 
     def begin(self) -> None:
         """Forget an error, and what was kept."""

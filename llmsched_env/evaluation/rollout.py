@@ -188,8 +188,13 @@ def _played(
         running = list(range(len(block)))
         while running := [episode for episode in running if _choice_awaits(simulators[episode])]:
             actions = decide(running, [simulators[episode].view for episode in running])
+            if np.shape(actions) != (len(running),):
+                raise InvalidActionError(
+                    f"policy {policy.name!r} answered {actions!r} about {len(running)} episodes: one action each is "
+                    "needed."
+                )
             for episode, action in zip(running, actions, strict=True):
-                _take(policy, simulators[episode], int(action))
+                _take(policy, simulators[episode], action)
         yield from simulators
 
 
@@ -215,10 +220,10 @@ def _choice_awaits(simulator: Simulator) -> bool:
     return False
 
 
-def _take(policy: Policy, simulator: Simulator, action: int) -> None:
-    if action == 0 and not simulator.can_decode:
-        action = 1  # as the engine takes it
+def _take(policy: Policy, simulator: Simulator, action: Any) -> None:
     try:
+        if np.ndim(action) == 0 and action == 0 and not simulator.can_decode:
+            action = 1  # as the engine takes it
         simulator.step(action)
     except InvalidActionError as error:
         raise InvalidActionError(f"policy {policy.name!r}: {error}") from None

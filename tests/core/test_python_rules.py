@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 from combinations import combined_case
 from states import fields, state_of
@@ -11,6 +12,7 @@ from strategies import seeded_case
 
 from llmsched_env.engine.rule import FunctionRule, PythonRule
 from llmsched_env.engine.rules import FollowActions, ReadyThreshold
+from llmsched_env.errors import InvalidActionError
 
 CASE = next(
     case
@@ -79,6 +81,13 @@ def test_a_twin_goes_on_from_what_the_rule_has_kept_and_a_pickle_begins_anew():
         assert again.decide(view) == 1
         assert type(again) is type(given)
         assert kept is None or (again.parameters, again.first, again.memory) == ((2.0,), (5,), [6])
+
+
+@pytest.mark.parametrize("answer", [None, "x", [1], np.array([1, 0]), 1j])
+def test_an_answer_that_is_no_number(answer):
+    episode = CASE.problem().episode()
+    with pytest.raises(InvalidActionError, match="an action is a whole number"):
+        episode.run(PythonRule(lambda view: answer))
 
 
 def test_a_twin_of_planned_actions_goes_on_with_the_next():

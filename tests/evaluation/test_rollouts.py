@@ -191,3 +191,36 @@ def test_an_unknown_metric_is_named():
     found = evaluate(prefill_first(), Scenario(num_clients=10, num_requests=20, queue="shared"), 1)
     with pytest.raises(UnknownNameError, match=r"unknown metric 'makespan'\. Did you mean 'makespan_s'"):
         found.estimate("makespan")
+
+
+@pytest.mark.parametrize("answer", [None, "x", np.array([1, 0]), np.array([1]), 2.5])
+def test_a_policy_that_answers_no_action(answer):
+    class Odd:
+        name, kind, clairvoyant = "odd", "rule", False
+
+        def reset(self, start):
+            pass
+
+        def act(self, view):
+            return answer
+
+    with pytest.raises(InvalidActionError, match="policy 'odd'"):
+        evaluate(Odd(), SMALL, 1)
+
+
+@pytest.mark.parametrize("answer", [None, "x", [1, 0, 1, 1, 0]])
+def test_a_policy_that_answers_about_other_episodes_than_it_was_asked(answer):
+    class Odd:
+        name, kind, clairvoyant = "odd", "rule", False
+
+        def reset(self, start):
+            pass
+
+        def act(self, view):
+            return 1
+
+        def together(self, starts):
+            return lambda episodes, views: answer
+
+    with pytest.raises(InvalidActionError, match=r"policy 'odd' answered .* about 3 episodes: one action each"):
+        evaluate(Odd(), SMALL, 3)
