@@ -28,6 +28,11 @@ else:
     providers._get_local_constants = providers.Constants
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests begin first, so that no core waits for one of them at the end."""
+    items.sort(key=lambda item: "test_it_runs_on_few_cases" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def this_checkout():
     """Processes that tests start import it, whatever else is installed."""
