@@ -67,6 +67,7 @@ $(VENV)/.compiled-%: $(VENV)/.installed-% FORCE
 	fi
 
 engine: $(VENV)/.compiled-run
+	@$(STATE) > /dev/null
 
 run: $(VENV)/.compiled-run
 	$(BIN)/python -m baselines --cases $(CASES) --workers $(WORKERS) --out $(RESULTS)/gsm8k

@@ -195,7 +195,7 @@ def _definitions(files: tuple[tuple[Path, int], ...]) -> dict[str, tuple[str, fr
     """The base and the methods of each class of these files, each with the time of its last change."""
     found = {}
     for file, _ in files:
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        for node in ast.parse(file.read_text(encoding="utf-8"), str(file)).body:
             if isinstance(node, ast.ClassDef):
                 base = ast.unparse(node.bases[0]) if node.bases else ""
                 methods = frozenset(part.name for part in node.body if isinstance(part, ast.FunctionDef))

@@ -257,9 +257,10 @@ class BuildEngine(build_ext):
     def _reason(error: Exception) -> str:
         """The first error of the compiler, else the exception."""
         lines = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
-        found = next((line for line in lines if re.search(r"\berror\b|No module named", line)), str(error))
+        told = r"^[^ :]+\.p(y|xd):\d+:\d+: |\berror\b|No module named"
+        found = next((line for line in lines if re.search(told, line)), str(error))
         shown = re.sub(r"\s+", " ", found).strip()[:300]
-        return f"it could not be compiled ({shown})"
+        return f"it could not be compiled ({shown}; all of it is in {LOG.relative_to(ROOT)})"
 
 
 MODULES = write(compiled_files(), ROOT)

@@ -1,6 +1,7 @@
 """A rule of one's own, compiled: as fast inside the loop as the shipped ones.
 
-``cythonize -i my_rule.py`` compiles it against the installed package; then `import my_rule` finds the compiled one.
+``cythonize -i my_rule.py`` (``pip install cython``) compiles it against the installed package, in any folder; then
+`import my_rule` finds the compiled one. Compile it again after every change of the package.
 ``my_rule.pxd`` beside it declares its fields and ``act``. Both files run uncompiled with ``LLMSCHED_UNCOMPILED=1``, to
 debug. A rule that need not be fast is a Python function: `llmsched_env.policy.FunctionRule`.
 """

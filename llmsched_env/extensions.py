@@ -13,6 +13,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import zlib
 from collections.abc import Sequence
@@ -114,7 +115,8 @@ def describe() -> str:
         return f"{len(_built['extensions'])} modules of the engine are compiled (in {_built['seconds']} s)."
     if _asked:
         return f"the engine runs uncompiled: {_why}."
-    return f"the engine runs uncompiled, hundreds of times slower: {_why}. {REMEDY}"
+    remedy = "Mend that, then 'make engine'." if re.search(r"\.p(y|xd):\d+:\d+: ", _why) else REMEDY
+    return f"the engine runs uncompiled, hundreds of times slower: {_why}. {remedy}"
 
 
 if not compiled and not any(isinstance(finder, _Uncompiled) for finder in sys.meta_path):

@@ -45,7 +45,8 @@ class Scenario(
 ):
     """What is served, by what, in which order, and what may be known of it.
 
-    The arguments of each group are described at its class:
+    The arguments of each group are described at its class (in `llmsched_env.config.cases`, `machine`, `queues`, `slo`,
+    `kv_cache`, `chunked`, `migration`, `noise`, `episodes`), and all of them in ``help(llmsched_env.env.LLMSchedEnv)``:
 
     - `CaseOptions`: workload, split, num_requests, load, lengths, predictor, sd_weight
     - `MachineOptions`: num_clients, cost, prefill_token_cap

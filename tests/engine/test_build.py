@@ -278,18 +278,42 @@ def test_an_install_succeeds_without(place, tmp_path, missing):
 
 
 @pytest.mark.install
-def test_an_install_after_a_failed_one_compiles(place):
+def test_an_install_after_a_failed_one_compiles(place, tmp_path):
     assert place.install("-e", CC=NO_COMPILER).returncode == 0
     assert place.call("-c", ANYWHERE).stdout == "False\n"
     done = place.install("-e", LLMSCHED_REQUIRE_COMPILED="1")
     assert done.returncode == 0, done.stderr
     shown = place.call("-c", ANYWHERE)
     assert (shown.stdout, shown.stderr) == ("True\n", "")
+    # Rules of users' own are compiled against it, wherever they lie.
+    for name in ("my_rule.py", "my_rule.pxd"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    done = place.call("-m", "Cython.Build.Cythonize", "-3", "-i", "-q", str(tmp_path / "my_rule.py"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = place.call(
+        "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import my_rule; print(my_rule.__file__)"
+    )
+    assert not shown.stdout.endswith(".py\n"), shown.stderr
     # What was compiled is gone when what replaces it cannot be.
     (place.checkout / "llmsched_env" / "offline" / "kernels" / "another.py").write_text("import cython\nx = y = 1\n")
     assert place.install("-e", CC=NO_COMPILER).returncode == 0
     assert not list((place.checkout / "llmsched_env").rglob("*.so"))
     (place.checkout / "llmsched_env" / "offline" / "kernels" / "another.py").unlink()
+
+
+@pytest.mark.install
+def test_what_cython_refuses_is_said_with_its_place(place):
+    file = place.checkout / "llmsched_env" / "engine" / "noise.py"
+    before = file.read_text(encoding="utf-8")
+    file.write_text(
+        before.replace("        return ns if", '        extra = {"a": ns}\n        return ns if', 1), encoding="utf-8"
+    )
+    assert place.install("-e").returncode == 0
+    shown = place.call("-c", ANYWHERE).stderr
+    assert "llmsched_env/engine/noise.py:66:8: Assignment of Python object not allowed without gil" in shown
+    assert "Mend that, then 'make engine'" in shown
+    assert len(shown.splitlines()) == 1
+    file.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.install
