@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,13 @@ def cmax_bound(loads: NDArray[np.int64], clients: int) -> int:
         The bound, in the unit of the loads. O(n log n), and n * bound / 64 word operations for steps 4
         and 5.
     """
+    return _kept(np.ascontiguousarray(loads, np.int64).tobytes(), clients)
+
+
+@functools.lru_cache(maxsize=16)
+def _kept(data: bytes, clients: int) -> int:
+    """The bound, for loads as bytes: an assignment that is read is checked by it, and then the makespan bounded."""
+    loads = np.frombuffer(data, np.int64)
     total = int(loads.sum())
     bound = max(-(-total // clients), int(loads.max()))
     descending = np.sort(loads)[::-1]
@@ -73,8 +82,14 @@ def _next_attainable(descending: NDArray[np.int64], bound: int) -> int:
     mask = (1 << (limit + 1)) - 1
     sums = 1
     want = 1 << bound
-    for load in descending.tolist():
-        sums = (sums | (sums << load)) & mask
+    values, counts = np.unique(descending, return_counts=True)
+    for load, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        left, together = count, 1
+        while left > 0:  # as many of them as there are, by 1, 2, 4, ... at a time
+            taken = min(left, together)
+            sums = (sums | (sums << load * taken)) & mask if load * taken <= limit else sums
+            left -= taken
+            together *= 2
         if sums & want:
             return bound
     above = sums >> bound

@@ -63,9 +63,13 @@ def bernoulli(words: Words, probability: float) -> NDArray[np.bool_]:
     return hits
 
 
-def permutation(words: Words) -> NDArray[np.int64]:
-    """(n,) int64: the numbers 0..n-1 in the order of the words; equal words keep their order."""
-    return np.argsort(words, kind="stable").astype(np.int64)
+def permutation(words: Words, count: int | None = None) -> NDArray[np.int64]:
+    """(n,) int64: the numbers 0..n-1 in the order of the words, equal ones in their own; or the first ``count``."""
+    if count is None or not 0 < count < len(words):
+        return np.argsort(words, kind="stable").astype(np.int64)[:count]
+    last = np.partition(words, count - 1)[count - 1]
+    (early,) = np.nonzero(words <= last)  # in their order, those that equal the last included
+    return early[np.argsort(words[early], kind="stable")][:count].astype(np.int64)
 
 
 def with_replacement(words: Words, population: int) -> NDArray[np.int64]:

@@ -46,7 +46,7 @@ def _rows(split: str, number: int, num_requests: int | None) -> NDArray[np.int64
     """Which rows of the split a case has, in order: without replacement in its natural size, else with."""
     population = len(_split_rows(split)[0])
     if num_requests is None or num_requests == NUM_REQUESTS:
-        return permutation(raw_words(FAMILY, split, number, Stream.ORDER, population))[:NUM_REQUESTS]
+        return permutation(raw_words(FAMILY, split, number, Stream.ORDER, population), NUM_REQUESTS)
     return with_replacement(raw_words(FAMILY, split, number, Stream.RESAMPLE, num_requests), population)
 
 

@@ -59,6 +59,8 @@ def test_permutation_sorts_and_keeps_ties_in_order(words):
     assert sorted(order.tolist()) == list(range(len(words)))
     keys = [(int(words[i]), int(i)) for i in order]
     assert keys == sorted(keys)
+    for count in range(len(words) + 2):
+        assert permutation(words, count).tolist() == order[:count].tolist()
 
 
 @given(words=WORDS, population=st.integers(1, 2**32))
