@@ -21,10 +21,12 @@ ENGINE = "llmsched_env.engine."
 def snapshot(part: Any) -> State:
     """All fields of an episode, or of a part of it: numbers, copies of arrays, and snapshots of its parts.
 
-    The problem and its costs are left to their owner.
+    The problem and its costs are left to their owner. Nobody runs what is made of it.
     """
     state: State = {}
     for name in fields_of(type(part)):
+        if name == "running":
+            continue
         value = getattr(part, name)
         if isinstance(value, bool | int | float | str):
             state[name] = value

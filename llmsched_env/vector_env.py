@@ -177,7 +177,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             EpisodeOverError: before ``reset`` or after ``close``.
             BusyError: another thread steps or resets it.
         """
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):  # as `_alone`, written out where every step pays for it
             raise BusyError("this vector environment")
         try:
             return self._step(actions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import threading
 
@@ -52,6 +53,21 @@ def test_a_rule_may_fork_what_asks_it():
     simulator.run(PythonRule(look_ahead))
     assert len(clocks) > 10
     assert all(now < later for now, later in clocks)
+
+
+def test_a_copy_that_a_rule_has_pickled_can_be_gone_on_with():
+    simulator, kept = Simulator(build_problem(SMALL, 0)), []
+
+    def keep(view):
+        if not kept:
+            kept.append(pickle.dumps(simulator))
+        return 1
+
+    simulator.run(PythonRule(keep))
+    again = pickle.loads(kept[0])
+    again.step(1)
+    again.run(ReadyThreshold(1))
+    assert again.done
 
 
 def test_a_policy_cannot_write_its_view():

@@ -310,7 +310,7 @@ def test_what_cython_refuses_is_said_with_its_place(place):
     )
     assert place.install("-e").returncode == 0
     shown = place.call("-c", ANYWHERE).stderr
-    assert "llmsched_env/engine/noise.py:66:8: Assignment of Python object not allowed without gil" in shown
+    assert "it could not be compiled (llmsched_env/engine/noise.py:" in shown
     assert "Mend that, then 'make engine'" in shown
     assert len(shown.splitlines()) == 1
     file.write_text(before, encoding="utf-8")
