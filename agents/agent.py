@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agents.lengths import QUANTILES, lengths_apart, shown_lengths
-from agents.network import Network
+from llmsched_env.agents.lengths import QUANTILES, lengths_apart, shown_lengths
+from llmsched_env.agents.network import Network
 from llmsched_env.config import ASSIGNMENTS, MAX_LOAD, QUEUES, Scenario, real
 from llmsched_env.cost import MAX_COEFFICIENT_NS
 from llmsched_env.engine.features import features_of
@@ -31,8 +31,8 @@ class Origin:
         told: whether the scheduler was shown anything of each output length, true or predicted.
         load: arrivals as a share of capacity; ``None`` for the workload's own times.
         assignment: how the requests came into the clients' queues; ``None`` where queues are shared.
-        lengths: (QUANTILES,) output lengths as they were shown there (`agents.lengths.shown_lengths`); ``None`` where
-            nobody noted them.
+        lengths: (QUANTILES,) output lengths as they were shown there (`llmsched_env.agents.lengths.shown_lengths`);
+            ``None`` where nobody noted them.
 
     Raises:
         ConfigError: a number out of range, or a value of another type.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import NamedTuple
 
-from agents.learner import Learner
-from agents.libraries import LIBRARIES
+from llmsched_env.agents.learner import Learner
+from llmsched_env.agents.libraries import LIBRARIES
 from llmsched_env.errors import MissingExtraError, UnknownNameError
 
 __all__ = ["ALGORITHMS", "DEFAULT", "Place", "learner_class"]
@@ -20,8 +20,8 @@ class Place(NamedTuple):
 
 
 ALGORITHMS = {
-    "es": Place("agents.evolution", "Evolution"),
-    **dict.fromkeys(LIBRARIES, Place("agents.sb3_learner", "SB3Learner")),
+    "es": Place("llmsched_env.agents.evolution", "Evolution"),
+    **dict.fromkeys(LIBRARIES, Place("llmsched_env.agents.sb3_learner", "SB3Learner")),
 }
 """Name -> learner. Each has its settings in ``agents/settings/NAME.yaml``."""
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.network import Network
+from llmsched_env.agents.network import Network
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.progress import Progress

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from agents.runs import writing
+from llmsched_env.agents.runs import writing
 from llmsched_env.errors import MissingExtraError
 from llmsched_env.evaluation.comparison import Comparison
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, label_at_right, new_figure, plain, save

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.agent import Agent
-from agents.batch_evaluation import BatchEvaluation
-from agents.network import BASES, NEVER, Network
+from llmsched_env.agents.agent import Agent
+from llmsched_env.agents.batch_evaluation import BatchEvaluation
+from llmsched_env.agents.network import BASES, NEVER, Network
 from llmsched_env.cases import build_problem
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.engine.features import features_of

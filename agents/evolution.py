@@ -1,10 +1,10 @@
 """An evolution strategy in the compiled simulator: whole episodes are cheap, so networks are evolved by their results.
 
 CMA-ES (Hansen and Ostermeier 2001; library `cmaes`) on the numbers of one small network that is a residual on a rule
-(:mod:`agents.network`). Each generation plays the same training cases under every candidate, so that candidates
-differ by what they decide and not by their cases. A network of zeros is the rule with the numbers that do best on
-training cases, which is where the search begins. No gradients, no credit assignment, no discounting: what is minimised
-is the makespan, or the share of requests whose SLOs are violated.
+(:mod:`llmsched_env.agents.network`). Each generation plays the same training cases under every candidate, so that
+candidates differ by what they decide and not by their cases. A network of zeros is the rule with the numbers that do
+best on training cases, which is where the search begins. No gradients, no credit assignment, no discounting: what is
+minimised is the makespan, or the share of requests whose SLOs are violated.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from agents.agent import Agent
-from agents.batch_evaluation import BatchEvaluation
-from agents.encoding import FIRST_CASES, FIRST_VALUES, Encoding, first_encoding
-from agents.hyperparameters import Check, one_of, real_number, whole_number
-from agents.learner import Task
-from agents.network import BASES, NEVER, Network
+from llmsched_env.agents.agent import Agent
+from llmsched_env.agents.batch_evaluation import BatchEvaluation
+from llmsched_env.agents.encoding import FIRST_CASES, FIRST_VALUES, Encoding, first_encoding
+from llmsched_env.agents.hyperparameters import Check, one_of, real_number, whole_number
+from llmsched_env.agents.learner import Task
+from llmsched_env.agents.network import BASES, NEVER, Network
 from llmsched_env.cases import build_problem, pool_size
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine.features import ALL_FEATURES

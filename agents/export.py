@@ -1,4 +1,4 @@
-"""Models of stable-baselines3 and sb3-contrib in the safe form: ``python -m agents.export``."""
+"""Models of stable-baselines3 and sb3-contrib in the safe form: ``python -m llmsched_env.agents.export``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from agents.agent import Origin, Trained
-from agents.files import AgentFile
-from agents.libraries import LIBRARIES
-from agents.network import Layer, Network, dense
-from agents.sb3_policy import load_model
 from llmsched_env import make_scenario
+from llmsched_env.agents.agent import Origin, Trained
+from llmsched_env.agents.files import AgentFile
+from llmsched_env.agents.libraries import LIBRARIES
+from llmsched_env.agents.network import Layer, Network, dense
+from llmsched_env.agents.sb3_policy import load_model
 from llmsched_env.config import Scenario
 from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError
@@ -25,7 +25,7 @@ from llmsched_env.flags import path_option
 
 __all__ = ["export"]
 
-COMMAND = "python -m agents.export"
+COMMAND = "python -m llmsched_env.agents.export"
 
 
 def _actor(policy: Any) -> list[Any]:
@@ -124,11 +124,11 @@ def _trained_in(model: Path, name: str | None) -> Scenario:
     return make_scenario(name)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     """Write a trained model as an agent that loads without a learning library; 2 for unusable arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog=COMMAND,
+        prog=command,
         description=f"{main.__doc__} A model's zip can run code when it is opened: give only one that you trust. What "
         "is written runs none. The model has to have read observations as they are: one trained under VecNormalize "
         "decides otherwise without it, and its zip does not tell.",
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "trained on."
             )
         trained = Trained(network, Origin.of(scenario))
-        AgentFile((trained,), f"{COMMAND} {shlex.join(arguments)}").write(options.out)
+        AgentFile((trained,), f"{command} {shlex.join(arguments)}").write(options.out)
     except LLMSchedError as error:
         parser.exit(2, f"error: {error}\n")
     print(f"Written to {options.out}: {network.actions} actions, {trained.origin}")

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.agent import Agent, Origin, Trained
-from agents.network import Network
 from llmsched_env import __version__
+from llmsched_env.agents.agent import Agent, Origin, Trained
+from llmsched_env.agents.network import Network
 from llmsched_env.engine.features import ALL_FEATURES
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 from llmsched_env.storage import write_whole
@@ -216,8 +216,8 @@ def load_agent(name: str | Path) -> Agent:
             raise PathError(f"{name} is a folder: give {path / 'agent.npz'}.")
         if path.suffix.lower() == ".zip":
             raise PathError(
-                f"{name} is a model of stable-baselines3, which can run code: agents.sb3_policy.SB3Policy.load takes "
-                "it, and python -m agents.export makes an .npz file of it."
+                f"{name} is a model of stable-baselines3, which can run code: llmsched_env.agents.sb3_policy.SB3Policy"
+                ".load takes it, and python -m llmsched_env.agents.export makes an .npz file of it."
             )
         if str(name) not in shipped():
             raise UnknownNameError("agent (one that is shipped, or the path of an .npz file):", str(name), shipped())

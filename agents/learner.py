@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from agents.hyperparameters import Check
-from agents.network import Network
+from llmsched_env.agents.hyperparameters import Check
+from llmsched_env.agents.network import Network
 from llmsched_env.config import Scenario
 from llmsched_env.policy import Policy
 
@@ -15,7 +15,7 @@ __all__ = ["Learner", "Task"]
 
 
 class Task(Protocol):
-    """What a learner is asked to do. `agents.training.Training` is one."""
+    """What a learner is asked to do. `llmsched_env.agents.training.Training` is one."""
 
     @property
     def algo(self) -> str:

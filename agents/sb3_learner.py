@@ -16,13 +16,13 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
 
-from agents.export import export
-from agents.hyperparameters import Check, flag, one_of, real_number, whole_number, widths
-from agents.learner import Task
-from agents.libraries import LIBRARIES, algorithm
-from agents.network import Network
-from agents.sb3_policy import SB3Policy
-from agents.vec_env import SB3VecEnv
+from llmsched_env.agents.export import export
+from llmsched_env.agents.hyperparameters import Check, flag, one_of, real_number, whole_number, widths
+from llmsched_env.agents.learner import Task
+from llmsched_env.agents.libraries import LIBRARIES, algorithm
+from llmsched_env.agents.network import Network
+from llmsched_env.agents.sb3_policy import SB3Policy
+from llmsched_env.agents.vec_env import SB3VecEnv
 from llmsched_env.errors import ConfigError, FileFormatError
 from llmsched_env.policy import Policy
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.libraries import algorithm
+from llmsched_env.agents.libraries import algorithm
 from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
 from llmsched_env.policy import EpisodeContext, View, features
@@ -80,7 +80,7 @@ class SB3Policy:
 
         Args:
             path: the file.
-            algo: the algorithm that made it, one of `agents.libraries.LIBRARIES`.
+            algo: the algorithm that made it, one of `llmsched_env.agents.libraries.LIBRARIES`.
             name: what tables call it; by default the algorithm's name.
             sampled: as for the class.
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from agents.agent import Origin, Trained
-from agents.algorithms import learner_class
-from agents.curve import Board, draw
-from agents.files import AgentFile
-from agents.fingerprint import changed_versions, difference, fingerprint
-from agents.hyperparameters import resolved
-from agents.learner import Learner
-from agents.libraries import LIBRARIES, one_thread
-from agents.runs import Best, Checkpoint, Run
 from llmsched_env import make_scenario
+from llmsched_env.agents.agent import Origin, Trained
+from llmsched_env.agents.algorithms import learner_class
+from llmsched_env.agents.curve import Board, draw
+from llmsched_env.agents.files import AgentFile
+from llmsched_env.agents.fingerprint import changed_versions, difference, fingerprint
+from llmsched_env.agents.hyperparameters import resolved
+from llmsched_env.agents.learner import Learner
+from llmsched_env.agents.libraries import LIBRARIES, one_thread
+from llmsched_env.agents.runs import Best, Checkpoint, Run
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, PathError
@@ -43,7 +43,7 @@ class Training:
     """What to train on what. Numbers that are 0 are the algorithm's own, from its settings.
 
     Attributes:
-        algo: one of `agents.algorithms.ALGORITHMS`.
+        algo: one of `llmsched_env.agents.algorithms.ALGORITHMS`.
         scenario: environment id.
         timesteps: to train for, in the algorithm's own count.
         seed: of the network, the exploration and the order of cases.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from baselines.registry import BASELINES, METHODS, POLICIES, entry, make_policy
+    from llmsched_env.baselines.registry import BASELINES, METHODS, POLICIES, entry, make_policy
 
 __all__ = ["BASELINES", "METHODS", "POLICIES", "entry", "make_policy"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that ``python -m baselines.tuned`` runs a module that was not imported before.
+    # Late, so that ``python -m llmsched_env.baselines.tuned`` runs a module that was not imported before.
     if name in __all__:
-        from baselines import registry
+        from llmsched_env.baselines import registry
 
         return getattr(registry, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.lagrangian import lagrangian
-from baselines.registry import BASELINES, Entry, default_names, entry, planner_of
-from baselines.serving import draw_serving, show_serving
-from baselines.tuned import LOADS, best_tuned
 from llmsched_env import make_scenario
+from llmsched_env.baselines.lagrangian import lagrangian
+from llmsched_env.baselines.registry import BASELINES, Entry, default_names, entry, planner_of
+from llmsched_env.baselines.serving import draw_serving, show_serving
+from llmsched_env.baselines.tuned import LOADS, best_tuned
 from llmsched_env.cases import build_problem
 from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDER_CODES, ORDERS, QUEUES, Scenario, read_arguments
 from llmsched_env.cost import PRESETS
@@ -36,6 +36,8 @@ from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.units import UnitWarning
 from llmsched_env.workload import SPLITS, predictor
+
+COMMAND = "python -m baselines"
 
 PICTURED = ("baseline", "hybrid")
 CURVES = ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
@@ -106,8 +108,8 @@ def loads_of(text: str | None, scenario: Scenario) -> list[float | None]:
     return list(dict.fromkeys((scenario.load, *others)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
+def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=command, description=__doc__)
     add = parser.add_argument
     add("--scenario", default="LLMSched/GSM8K-v0", metavar="ID", help="environment id (default: %(default)s)")
     add("--split", default="test", help=f"pool of cases: {', '.join(SPLITS)} (default: %(default)s)")
@@ -160,16 +162,16 @@ def _parser() -> argparse.ArgumentParser:
 FLAGS = flags_of(_parser())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     """Run the comparison; 2 for unusable arguments, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
+    options = _parser(command).parse_args(arguments)
     if options.list:
         print("\n".join(BASELINES))
         print(f"Rules under an order: rule@order, with {', '.join(ORDER_CODES)}.")
         return 0
     try:
-        run(options, "python -m baselines " + shlex.join(arguments))
+        run(options, f"{command} {shlex.join(arguments)}")
     except LLMSchedError as error:
         print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy.optimize import brentq
 
-from baselines.rule import Rule
+from llmsched_env.baselines.rule import Rule
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import rules
 from llmsched_env.policy import EpisodeContext

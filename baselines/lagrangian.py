@@ -9,7 +9,7 @@ derivation). Source: Pang et al., arXiv 2502.15763, its abstract and digests; ne
 
 from __future__ import annotations
 
-from baselines.rule import Rule
+from llmsched_env.baselines.rule import Rule
 from llmsched_env.engine import rules
 
 __all__ = ["lagrangian", "lagrangian_instant", "lagrangian_literal", "lagrangian_lookahead"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.plan_cache import cached_plan
-from baselines.rule import Rule, settings
-from baselines.tuned import Tuned, best_tuned
+from llmsched_env.baselines.plan_cache import cached_plan
+from llmsched_env.baselines.rule import Rule, settings
+from llmsched_env.baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.engine import lookahead as search
 from llmsched_env.engine.episode import Episode

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from scipy.special import ndtri
 
-from baselines.rule import Rule
+from llmsched_env.baselines.rule import Rule
 from llmsched_env.cases import build_problem
 from llmsched_env.config import CAP_LEVELS
 from llmsched_env.engine import rules

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from baselines.iteration import theta
-from baselines.rule import Rule
+from llmsched_env.baselines.iteration import theta
+from llmsched_env.baselines.rule import Rule
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.engine import rules
@@ -45,7 +45,7 @@ and with vLLM 0.32.0: docs/fidelity.md."""
 
 
 def mixed_threshold(clients: int) -> Rule:
-    """As :func:`baselines.iteration.threshold`, with a mixed iteration in place of a prefill.
+    """As :func:`llmsched_env.baselines.iteration.threshold`, with a mixed iteration in place of a prefill.
 
     Args:
         clients: k: mixed iff so many clients are idle, or as many as there is anything for.
@@ -79,7 +79,7 @@ def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_outpu
     Proposition 4 of 'Threshold-Based Exclusive Batching' (Zhang, Nie, Pang, Ma, Wu; arXiv 2606.00516), as its code
     computes it (``_compute_diagnostic_delta``, vllm/v1/core/sched/scheduler.py of weifang231/eb-vllm), for a saturated
     system of J clients, geometric output lengths with mean N, prompts with mean L, and refills of k = theta J clients
-    at a time (:func:`baselines.iteration.eb_threshold`):
+    at a time (:func:`llmsched_env.baselines.iteration.eb_threshold`):
 
         exclusive = (beta_p L + beta_d N) / (L + N) + (alpha_p - alpha_d ln(1 - theta) N) / (k (L + N))
         mixed = beta_MB(r) + alpha_MB (1 + N) / (J (L + N))
@@ -114,7 +114,7 @@ def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_outpu
 
 def eb_plus() -> Rule:
     """EB+ of arXiv 2606.00516: mixed iterations where :func:`costs_per_token_ns` says that they are cheaper, else
-    :func:`baselines.iteration.eb_threshold`.
+    :func:`llmsched_env.baselines.iteration.eb_threshold`.
 
     The original decides again every hundred completions by running means; here the means are the population's (those
     of training cases), so one decision holds for an episode. The formula is one of a saturated system whose mixed

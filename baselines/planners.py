@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.iteration import decode_first, interleave, prefill_first, threshold
-from baselines.lagrangian import lagrangian
-from baselines.plan_cache import cached_plan
-from baselines.rule import Rule
-from baselines.tuned import Tuned, best_tuned
+from llmsched_env.baselines.iteration import decode_first, interleave, prefill_first, threshold
+from llmsched_env.baselines.lagrangian import lagrangian
+from llmsched_env.baselines.plan_cache import cached_plan
+from llmsched_env.baselines.rule import Rule
+from llmsched_env.baselines.tuned import Tuned, best_tuned
 from llmsched_env.cases import estimates
 from llmsched_env.config import Scenario
 from llmsched_env.engine import schedule, search

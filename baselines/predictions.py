@@ -1,4 +1,4 @@
-"""``python -m baselines.predictions``: what a prediction of output lengths is worth, and what its error costs.
+"""``python -m llmsched_env.baselines.predictions``: what a prediction of lengths is worth, and what its error costs.
 
 One shared queue, longest first by mean + k standard deviations of the prediction, against first come first served,
 which knows nothing, on the same cases. Every row has the threshold rule with the threshold that is best for it on
@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import llmsched_env
-from baselines.__main__ import parse_cases
-from baselines.registry import make_policy
-from baselines.tuned import tuned_value
 from llmsched_env import make_scenario
+from llmsched_env.baselines.__main__ import parse_cases
+from llmsched_env.baselines.registry import make_policy
+from llmsched_env.baselines.tuned import tuned_value
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
@@ -38,7 +38,7 @@ from llmsched_env.workload import SPLITS, NoisyTruth, Population, Predictor, Pro
 
 __all__ = ["Row", "Study", "main", "study"]
 
-COMMAND = "python -m baselines.predictions"
+COMMAND = "python -m llmsched_env.baselines.predictions"
 RULE = "tuned_threshold"
 
 SD_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -237,9 +237,9 @@ def _draw(result: Study, path: Path) -> Path:
     return pictures.gap_by_correlation(path, panels, ("first come first served", result.fcfs), title=title)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--scenario", default="LLMSched/GSM8K-v0", metavar="ID", help="environment id (default: %(default)s)")
@@ -260,12 +260,12 @@ def _parser() -> argparse.ArgumentParser:
 FLAGS = flags_of(_parser())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     """Run the study; 2 for unusable arguments, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
+    options = _parser(command).parse_args(arguments)
     try:
-        _run(options, f"{COMMAND} {shlex.join(arguments)}".rstrip())
+        _run(options, f"{command} {shlex.join(arguments)}".rstrip())
     except LLMSchedError as error:
         print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agents.agent import Agent
-from agents.files import load_agent, shipped, shipped_agent
-from baselines import iteration, lagrangian, planners
-from baselines.lookahead import Lookahead
-from baselines.memory_aware import memory_aware
-from baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
-from baselines.rule import Rule, TiedRule
-from baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
+from llmsched_env.agents.agent import Agent
+from llmsched_env.agents.files import load_agent, shipped, shipped_agent
+from llmsched_env.baselines import iteration, lagrangian, planners
+from llmsched_env.baselines.lookahead import Lookahead
+from llmsched_env.baselines.memory_aware import memory_aware
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
+from llmsched_env.baselines.rule import Rule, TiedRule
+from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy, check_policy

@@ -77,7 +77,7 @@ class TiedRule:
     On other queues it would be another method under the same name, so it is refused there.
 
     Args:
-        name: of the method; `baselines.entry` makes its row of a comparison, scenario included.
+        name: of the method; `llmsched_env.baselines.entry` makes its row of a comparison, scenario included.
         rule: what decides.
         arguments: of the scenario, as the method has them.
         check: raises where the method makes no sense in a scenario, whatever its queues.
@@ -108,8 +108,8 @@ class TiedRule:
             own, there = (", ".join(f"{name}={one[name]!r}" for name in apart) for one in (self._arguments, actual))
             raise ConfigError(
                 f"{self.name!r} is a method with {own}, and this scenario has {there}: it would be another method. "
-                f"Take item = baselines.entry({self.name!r}, scenario), and item.policy in item.scenario; or make the "
-                "scenario, or the environment, with these arguments."
+                f"Take item = llmsched_env.baselines.entry({self.name!r}, scenario), and item.policy in item.scenario; "
+                "or make the scenario, or the environment, with these arguments."
             )
 
     def compiled(self, start: EpisodeContext) -> engine.Rule:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.registry import Entry
+from llmsched_env.baselines.registry import Entry
 from llmsched_env.evaluation import play, request_metrics
 from llmsched_env.evaluation.comparison import Comparison, Row
 from llmsched_env.evaluation.report import serving_table

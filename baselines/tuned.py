@@ -1,8 +1,9 @@
 """Rules whose numbers were chosen on training cases: the honest bar for a learned policy.
 
-``python -m baselines.tuned`` makes ``tuned.json`` again; a scenario that is not in it is tuned when first met, on fewer
-training cases. Nothing is ever tuned on validation or test cases. The exception is a file of one's own: it is one case
-in every split, so its rules are tuned on reorderings of the requests that they are judged on, and a message says so.
+``python -m llmsched_env.baselines.tuned`` makes ``tuned.json`` again; a scenario that is not in it is tuned when first
+met, on fewer training cases. Nothing is ever tuned on validation or test cases. The exception is a file of one's own:
+it is one case in every split, so its rules are tuned on reorderings of the requests that they are judged on, and a
+message says so.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from baselines.iteration import deadline, interleave, max_wait, min_batch, tgi, threshold
-from baselines.lagrangian import lagrangian
-from baselines.mixed import mixed_threshold
-from baselines.rule import Rule
 from llmsched_env import make_scenario
+from llmsched_env.baselines.iteration import deadline, interleave, max_wait, min_batch, tgi, threshold
+from llmsched_env.baselines.lagrangian import lagrangian
+from llmsched_env.baselines.mixed import mixed_threshold
+from llmsched_env.baselines.rule import Rule
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine import rule as engine
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
@@ -41,7 +42,7 @@ QUICK_CASES = 16
 LOADS = (0.7, 0.8, 0.9, 0.97)
 """Of a comparison over loads."""
 
-COMMAND = "python -m baselines.tuned"
+COMMAND = "python -m llmsched_env.baselines.tuned"
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from readme_tables import README
 from llmsched_env.evaluation import Estimate, mean_estimate, runs_estimate, score_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
 from llmsched_env.storage import write_whole
-from studies.markdown import grid, replaced
+from llmsched_env.studies.markdown import grid, replaced
 
 ROOT = README.parent
 PAGE = ROOT / "docs" / "agents.md"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import llmsched_env  # noqa: F401  # registers the ids
-from baselines.iteration import threshold
 from llmsched_env import make_scenario
+from llmsched_env.baselines.iteration import threshold
 from llmsched_env.config import REWARDS
 from llmsched_env.evaluation import play
 from llmsched_env.simulator import Simulator

@@ -11,7 +11,7 @@ from episodes import Episodes
 from kernels import plain_episode
 from measuring import Figure, repeat
 
-from baselines.iteration import threshold
+from llmsched_env.baselines.iteration import threshold
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS, CostModel

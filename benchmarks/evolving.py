@@ -20,10 +20,10 @@ from typing import Any
 import joblib
 import numpy as np
 
-from agents.encoding import Encoding
-from agents.evolution import Evolution, EvolutionSettings
-from agents.network import Network
 from llmsched_env import make_scenario
+from llmsched_env.agents.encoding import Encoding
+from llmsched_env.agents.evolution import Evolution, EvolutionSettings
+from llmsched_env.agents.network import Network
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.storage import write_whole

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from baselines import entry
+from llmsched_env.baselines import entry
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.evaluation import evaluate, play

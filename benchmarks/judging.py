@@ -26,12 +26,12 @@ from evolving import FORMS, KNOWN, PLACES, RECORDED, SERVING, TRACES, WORKLOADS,
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents.agent import Agent, Origin, Trained
-from agents.batch_evaluation import BatchEvaluation
-from agents.files import WEIGHTS, AgentFile, load_agent, shipped
-from agents.network import Network
-from baselines.registry import entry, planner_of
-from baselines.tuned import best_tuned
+from llmsched_env.agents.agent import Agent, Origin, Trained
+from llmsched_env.agents.batch_evaluation import BatchEvaluation
+from llmsched_env.agents.files import WEIGHTS, AgentFile, load_agent, shipped
+from llmsched_env.agents.network import Network
+from llmsched_env.baselines.registry import entry, planner_of
+from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.cost import cost_model
 from llmsched_env.evaluation import decision_times, evaluate, score_estimate

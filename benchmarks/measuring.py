@@ -1,4 +1,4 @@
-"""How figures are taken and told: repeats on one core, one table; studies.machine has the rest."""
+"""How figures are taken and told: repeats on one core, one table; llmsched_env.studies.machine has the rest."""
 
 from __future__ import annotations
 

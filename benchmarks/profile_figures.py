@@ -9,7 +9,7 @@ from episode_figures import LENGTHS
 from episodes import Episodes
 from measuring import Figure, repeat
 
-from baselines.iteration import threshold
+from llmsched_env.baselines.iteration import threshold
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import play

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import llmsched_env  # noqa: F401  # registers the environments
-from baselines import METHODS, entry
-from baselines.iteration import threshold
-from baselines.lagrangian import lagrangian, lagrangian_literal
-from baselines.registry import Entry
-from baselines.tuned import best_tuned
 from llmsched_env import make_scenario
+from llmsched_env.baselines import METHODS, entry
+from llmsched_env.baselines.iteration import threshold
+from llmsched_env.baselines.lagrangian import lagrangian, lagrangian_literal
+from llmsched_env.baselines.registry import Entry
+from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
 from llmsched_env.evaluation.report import PAPER
-from studies.markdown import grid, replaced
+from llmsched_env.studies.markdown import grid, replaced
 
 README = Path(__file__).parents[1] / "README.md"
 BAND = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")

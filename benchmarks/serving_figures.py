@@ -12,8 +12,8 @@ import numpy as np
 from measuring import Figure, repeat
 
 import llmsched_env  # noqa: F401  # registers the environments
-from baselines.iteration import min_batch
 from llmsched_env import make_scenario
+from llmsched_env.baselines.iteration import min_batch
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.metrics import serving_metrics

@@ -17,10 +17,10 @@ from typing import Any
 from readme_tables import README
 
 import llmsched_env  # noqa: F401  # registers the environments
-from baselines.tuned import best_tuned, paired
 from llmsched_env import make_scenario
+from llmsched_env.baselines.tuned import best_tuned, paired
 from llmsched_env.storage import write_whole
-from studies.markdown import grid, replaced
+from llmsched_env.studies.markdown import grid, replaced
 
 ROOT = README.parent
 PAGE = ROOT / "docs" / "serving.md"

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from vector_figures import CopiesPoint, copies_points, learning_figures, size_points, vector_figures
 
 from llmsched_env.storage import write_whole
-from studies.machine import machine
+from llmsched_env.studies.machine import machine
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from measuring import Figure
 
-from baselines.planners import Beam, Rollout
-from baselines.registry import METHODS, POLICIES, entry
 from llmsched_env import ENVIRONMENTS
+from llmsched_env.baselines.planners import Beam, Rollout
+from llmsched_env.baselines.registry import METHODS, POLICIES, entry
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import decision_times, evaluate, play
-from studies.machine import child, peak_memory_bytes
+from llmsched_env.studies.machine import child, peak_memory_bytes
 
 __all__ = ["large_figures", "planner_figures", "start_figures", "study_figures"]
 
@@ -111,7 +111,7 @@ def large_figures() -> Iterator[Figure]:
 
 
 def _large(queues: str) -> dict[str, Any]:
-    from baselines.iteration import threshold
+    from llmsched_env.baselines.iteration import threshold
 
     scenario = Scenario(**{**LARGE, **LARGE_QUEUES[queues]})
     import_bytes = peak_memory_bytes()

@@ -202,7 +202,7 @@ def learning_figures(*, budget: int, repeats: int, timesteps: int) -> Iterator[F
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-    from agents.vec_env import SB3VecEnv
+    from llmsched_env.agents.vec_env import SB3VecEnv
 
     section = "Through stable-baselines3 (LLMSched/GSM8K-v0)"
     copies = 256

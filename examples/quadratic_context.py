@@ -12,8 +12,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from baselines import make_policy
 from llmsched_env import Scenario
+from llmsched_env.baselines import make_policy
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine.costs import Costs
 from llmsched_env.evaluation import evaluate
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train PPO for a while, and play it beside rules on test cases."""
     from stable_baselines3 import PPO
 
-    from agents.sb3_policy import SB3Policy
-    from agents.vec_env import SB3VecEnv
+    from llmsched_env.agents.sb3_policy import SB3Policy
+    from llmsched_env.agents.vec_env import SB3VecEnv
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=20_000)

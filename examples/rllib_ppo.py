@@ -20,8 +20,8 @@ from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID, Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from baselines.registry import make_policy
 from llmsched_env import ENVIRONMENTS, Scenario, make_scenario
+from llmsched_env.baselines.registry import make_policy
 from llmsched_env.evaluation import evaluate, mean_estimate
 from llmsched_env.policy import EpisodeContext, View, features
 

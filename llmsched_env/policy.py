@@ -117,5 +117,5 @@ def check_policy(policy: object, described: str | None = None) -> None:
     if missing:
         raise ConfigError(
             f"{described or repr(policy)} is not a policy: it lacks {', '.join(missing)} (see "
-            "llmsched_env.policy.Policy). baselines.make_policy makes one by name."
+            "llmsched_env.policy.Policy). llmsched_env.baselines.make_policy makes one by name."
         )

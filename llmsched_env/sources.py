@@ -1,4 +1,4 @@
-"""What this package is made of: a digest of its syntax, without comments and docstrings.
+"""What the environment is made of: a digest of its syntax, without comments and docstrings.
 
 Results and plans that are kept on disk name it, so that they are computed anew when the code changes.
 """
@@ -14,16 +14,20 @@ from pathlib import Path
 
 from llmsched_env.storage import cache_dir, write_whole
 
-__all__ = ["package_digest"]
+__all__ = ["UPPER", "package_digest"]
+
+UPPER = ("agents", "baselines", "studies")
+"""Parts of the package that stand on the environment, and change no result of which they are no part."""
 
 
 @functools.cache
 def package_digest() -> str:
-    """Hash (hex) of all code of llmsched_env: what stored results and plans depend on.
+    """Hash (hex) of all code of llmsched_env but its `UPPER` parts: what stored results and plans depend on.
 
     To parse it all takes some tenths of a second, so the digest of these very files is kept in the cache folder.
     """
-    paths = sorted(Path(__file__).parent.rglob("*.py"))
+    folder = Path(__file__).parent
+    paths = [path for path in sorted(folder.rglob("*.py")) if path.relative_to(folder).parts[0] not in UPPER]
     as_written = hashlib.sha256(sys.version.encode())
     for path in paths:
         as_written.update(path.read_bytes())

@@ -12,16 +12,18 @@ from llmsched_env.errors import LLMSchedError, UnknownNameError
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.storage import write_whole
-from studies.markdown import PAGE, PICTURES, replaced
-from studies.registry import STUDIES
-from studies.study import Options, Study, run
+from llmsched_env.studies.markdown import PAGE, PICTURES, replaced
+from llmsched_env.studies.registry import STUDIES
+from llmsched_env.studies.study import Options, Study, run
+
+COMMAND = "python -m studies"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
     usual = Options()
     listed = "\n".join(f"  {study.name:18} {study.question}" for study in STUDIES.values())
     parser = argparse.ArgumentParser(
-        prog="python -m studies",
+        prog=command,
         description=__doc__,
         epilog=f"studies:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,9 +49,9 @@ def _publish(study: Study, table: str, picture: Path) -> None:
     shutil.copyfile(picture, PICTURES / f"study_{study.name}.png")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     """Run the studies; 2 for unusable arguments, 130 after Ctrl-C."""
-    asked = _parser().parse_args(argv)
+    asked = _parser(command).parse_args(argv)
     try:
         for name in asked.names:
             if name not in STUDIES:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.registry import entry
+from llmsched_env.baselines.registry import entry
 from llmsched_env.config import Scenario, whole
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import evaluate

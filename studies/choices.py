@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from baselines.iteration import prefill_first, threshold
-from baselines.lagrangian import lagrangian, lagrangian_literal, lagrangian_lookahead
-from baselines.planners import Beam, Rollout
-from baselines.rule import Rule
-from baselines.tuned import tuned_value
+from llmsched_env.baselines.iteration import prefill_first, threshold
+from llmsched_env.baselines.lagrangian import lagrangian, lagrangian_literal, lagrangian_lookahead
+from llmsched_env.baselines.planners import Beam, Rollout
+from llmsched_env.baselines.rule import Rule
+from llmsched_env.baselines.tuned import tuned_value
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.engine.codes import OUTPUT, PROMPT

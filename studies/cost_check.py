@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from llmsched_env.cost import cost_model
 from llmsched_env.evaluation import Estimate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, new_figure, plain, save
-from llmsched_env.workload import GammaWorkload
-from studies.choices import (
+from llmsched_env.studies.choices import (
     BETTER,
     CLIENTS,
     DECODE,
@@ -40,8 +39,9 @@ from studies.choices import (
     exact,
     one_step,
 )
-from studies.markdown import grid
-from studies.study import Found, Job, Options, Study
+from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.workload import GammaWorkload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

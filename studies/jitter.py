@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines import iteration
-from baselines import lagrangian as readings
-from baselines.lookahead import Lookahead
-from baselines.planners import Beam, Rollout
-from baselines.rule import Rule
-from baselines.tuned import tune, tuned_value
 from llmsched_env import make_scenario
+from llmsched_env.baselines import iteration
+from llmsched_env.baselines import lagrangian as readings
+from llmsched_env.baselines.lookahead import Lookahead
+from llmsched_env.baselines.planners import Beam, Rollout
+from llmsched_env.baselines.rule import Rule
+from llmsched_env.baselines.tuned import tune, tuned_value
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, new_figure, plain, save
 from llmsched_env.policy import Policy
-from studies.markdown import grid
-from studies.rates import AtRateFor
-from studies.study import Found, Job, Options, Study
+from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.rates import AtRateFor
+from llmsched_env.studies.study import Found, Job, Options, Study
 
 __all__ = ["STUDY", "wrong_models"]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from baselines.registry import make_policy
 from llmsched_env import make_scenario
+from llmsched_env.baselines.registry import make_policy
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
-from studies.markdown import grid
-from studies.rates import AtRateFor
-from studies.study import Found, Job, Options, Study
+from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.rates import AtRateFor
+from llmsched_env.studies.study import Found, Job, Options, Study
 
 __all__ = ["STUDY"]
 

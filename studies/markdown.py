@@ -9,7 +9,7 @@ from llmsched_env.errors import PathError
 
 __all__ = ["PAGE", "PICTURES", "grid", "replaced"]
 
-_DOCS = Path(__file__).parents[1] / "docs"
+_DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURES = _DOCS / "studies.md", _DOCS / "images"
 
 

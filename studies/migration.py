@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.registry import make_policy
+from llmsched_env.baselines.registry import make_policy
 from llmsched_env.config import LLAMA_65B_BYTES_PER_TOKEN, Scenario
 from llmsched_env.cost import cost_model
 from llmsched_env.evaluation import Estimate, mean_estimate, play
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, new_figure, plain, save
 from llmsched_env.metrics import final_metrics
+from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.study import Found, Job, Options, Study
 from llmsched_env.workload import Requests, workload
-from studies.markdown import grid
-from studies.study import Found, Job, Options, Study
 
 __all__ = ["STUDY", "LongPrompts"]
 

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.mixed import MIXED_SYSTEMS, costs_per_token_ns
-from baselines.registry import entry
-from baselines.tuned import SLO_TUNABLE
 from llmsched_env import make_scenario
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, costs_per_token_ns
+from llmsched_env.baselines.registry import entry
+from llmsched_env.baselines.tuned import SLO_TUNABLE
 from llmsched_env.config import Scenario
 from llmsched_env.cost import MIXED_FITS, PRESETS, mixed_cost
 from llmsched_env.evaluation import CoverageWarning, Estimate, evaluate, mean_estimate, play
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
 from llmsched_env.policy import Policy
+from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.study import Found, Job, Options, Study
 from llmsched_env.workload import GammaWorkload
-from studies.markdown import grid
-from studies.study import Found, Job, Options, Study
 
 __all__ = ["STUDY"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies import cost_check, jitter, kv_memory, migration, mixed, scale, uncertain_lengths
+from llmsched_env.studies import cost_check, jitter, kv_memory, migration, mixed, scale, uncertain_lengths
 
 __all__ = ["STUDIES"]
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from llmsched_env.evaluation import Estimate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, label_at_right, new_figure, plain, save
+from llmsched_env.studies.accelerators import SHARINGS, accelerators
+from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.stages import REFERENCE, STAGES, WHOLE_MIP_NODES, stage, whole_mip
+from llmsched_env.studies.study import Found, Job, Options, Study
 from llmsched_env.workload.gsm8k import NUM_REQUESTS
-from studies.accelerators import SHARINGS, accelerators
-from studies.markdown import grid
-from studies.stages import REFERENCE, STAGES, WHOLE_MIP_NODES, stage, whole_mip
-from studies.study import Found, Job, Options, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

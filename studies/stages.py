@@ -2,8 +2,8 @@
 
 Time is CPU time, which other processes on the machine hardly add to, and the reference is timed in the same process.
 
-``python -m studies.stages NAME FILE`` is that process. The file holds two pickles, a small case and the case itself,
-each as the stage takes it over from the one before. The small one loads libraries. What the process
+``python -m llmsched_env.studies.stages NAME FILE`` is that process. The file holds two pickles, a small case and the
+case itself, each as the stage takes it over from the one before. The small one loads libraries. What the process
 holds then is idle; what it holds at most beyond that, the arrays of the case included, is the stage's memory.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.lagrangian import lagrangian
+from llmsched_env.baselines.lagrangian import lagrangian
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.metrics import final_metrics
@@ -32,8 +32,8 @@ from llmsched_env.offline.resplit import resplit
 from llmsched_env.policy import EpisodeContext
 from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
+from llmsched_env.studies.machine import child, machine, peak_memory_bytes, reset_peak_memory
 from llmsched_env.workload import Requests
-from studies.machine import child, machine, peak_memory_bytes, reset_peak_memory
 
 __all__ = ["REFERENCE", "STAGES", "WHOLE_MIP_NODES", "Point", "Stage", "measured", "stage", "whole_mip"]
 
@@ -247,7 +247,7 @@ def stage(name: str, lengths: str, clients: int, requests: int, cases: int, mode
         with path.open("wb") as file:
             pickle.dump(small, file)
             pickle.dump(this.given(point), file)
-        found = child("studies.stages", name, str(path))
+        found = child("llmsched_env.studies.stages", name, str(path))
     others = []
     for case in range(1, cases):
         given = this.given(point._replace(case=case))

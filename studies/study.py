@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import joblib
 
-import baselines
+from llmsched_env import baselines
 from llmsched_env.config import MAX_CLIENTS, whole
 from llmsched_env.errors import ConfigError
 from llmsched_env.progress import Progress

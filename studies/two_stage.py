@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.offline import assign_expected_max, lpt, sample_average, tail_mean
+from llmsched_env.studies.uncertain_runs import WEIGHTS, predictor_of, weight_name
 from llmsched_env.workload import Prediction, workload
-from studies.uncertain_runs import WEIGHTS, predictor_of, weight_name
 
 __all__ = [
     "CLIENTS",

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from llmsched_env.evaluation import mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, label_at_right, new_figure, plain, save
-from studies.markdown import grid
-from studies.study import Found, Job, Options, Study
-from studies.two_stage import (
+from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.two_stage import (
     MEAN_VALUE,
     OPTIMUM,
     OPTIMUM_TAIL,
@@ -23,7 +23,7 @@ from studies.two_stage import (
     sample_name,
     two_stage,
 )
-from studies.uncertain_runs import (
+from llmsched_env.studies.uncertain_runs import (
     CERTAINTIES,
     ERRORS,
     EXPECTED_LOAD,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.registry import make_policy
+from llmsched_env.baselines.registry import make_policy
 from llmsched_env.cases import estimates
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import evaluate, play

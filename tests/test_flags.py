@@ -7,13 +7,13 @@ import warnings
 
 import pytest
 
-import train
-from baselines import __main__ as comparison
-from baselines import predictions, tuned
+from llmsched_env.baselines import __main__ as comparison
+from llmsched_env.baselines import predictions, tuned
+from llmsched_env.cli import train
 from llmsched_env.config import Scenario
 from llmsched_env.flags import flags_of, in_flags, path_option, warnings_in_flags
+from llmsched_env.studies import __main__ as studies
 from llmsched_env.units import UnitWarning
-from studies import __main__ as studies
 
 FLAGS = comparison.FLAGS
 

@@ -7,10 +7,10 @@ import importlib
 import gymnasium
 import pytest
 
-import baselines.__main__ as comparison
-import studies.__main__ as studies
-import train
-from baselines import predictions
+import llmsched_env.baselines.__main__ as comparison
+import llmsched_env.studies.__main__ as studies
+from llmsched_env.baselines import predictions
+from llmsched_env.cli import train
 from llmsched_env.errors import MissingExtraError
 
 ID = "LLMSched/GSM8K-v0"
@@ -57,12 +57,12 @@ def test_a_command_that_will_draw_asks_at_its_door(hide, monkeypatch, tmp_path, 
 
 
 def test_training_says_that_there_will_be_no_picture(hide, monkeypatch, tmp_path, capsys):
-    import agents.training
+    import llmsched_env.agents.training
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(agents.training, "train", stop)
+    monkeypatch.setattr(llmsched_env.agents.training, "train", stop)
     hide("matplotlib")
     assert train.main(["--algo", "es", "--out", str(tmp_path / "run"), "--clients", "5", "--requests", "20"]) == 130
     assert "warning: there will be no learning_curve.png. Drawing a picture needs matplotlib" in capsys.readouterr().err

@@ -52,7 +52,9 @@ def run_python(code: str, *, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["llmsched_env", "llmsched_env.config", "agents", "baselines.registry"])
+@pytest.mark.parametrize(
+    "module", ["llmsched_env", "llmsched_env.config", "llmsched_env.agents", "llmsched_env.baselines.registry"]
+)
 def test_imports_bring_no_learning_library_and_no_pictures(module: str, tmp_path: Path) -> None:
     heavy = {"torch", "stable_baselines3", "sb3_contrib", "matplotlib", "pygame", "PIL"}
     if module == "llmsched_env":
@@ -183,8 +185,8 @@ def test_tables_of_the_readme_are_filled() -> None:
 
 
 def test_gaps_of_the_readme_are_those_of_the_tuned_rules_of_today_and_fall_from_row_to_row() -> None:
-    from baselines.tuned import best_tuned
     from llmsched_env import make_scenario
+    from llmsched_env.baselines.tuned import best_tuned
 
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     table = page.partition("<!-- gaps: begin -->")[2].partition("<!-- gaps: end -->")[0]

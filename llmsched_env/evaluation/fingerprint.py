@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from llmsched_env.errors import ConfigError
+from llmsched_env.sources import UPPER
 
 __all__ = ["fingerprint"]
 
 OWN = "llmsched_env"
-"""This package: whoever uses a fingerprint adds `llmsched_env.sources.package_digest`."""
+"""This package: whoever uses a fingerprint adds `llmsched_env.sources.package_digest`, which knows all but `UPPER`."""
 
 SOURCES = (".py", ".json")
 
@@ -52,7 +53,7 @@ def fingerprint(pickled: bytes, what: str) -> str:
     reader = _Modules(pickled)
     reader.load()
     digest = hashlib.sha256(pickled)
-    for root in sorted({name.partition(".")[0] for name in reader.names} - {OWN}):
+    for root in sorted({_root(name) for name in reader.names} - {OWN}):
         if root in sys.stdlib_module_names and root != "__main__":
             continue
         code = None if root in {"cloudpickle", "__main__"} else _code(root)
@@ -65,8 +66,14 @@ def fingerprint(pickled: bytes, what: str) -> str:
     return digest.hexdigest()
 
 
+def _root(module: str) -> str:
+    """The package, or the part of this one, that a module is in."""
+    first, *rest = module.split(".")
+    return f"{first}.{rest[0]}" if first == OWN and rest and rest[0] in UPPER else first
+
+
 def _code(root: str) -> str | None:
-    """What a top-level module or package is made of, or ``None`` where that cannot be seen."""
+    """What a module or package is made of, or ``None`` where that cannot be seen."""
     module = sys.modules[root]
     places = [Path(place) for place in getattr(module, "__path__", [])]
     file = getattr(module, "__file__", None)
@@ -89,4 +96,5 @@ def _installed() -> list[Path]:
 
 @functools.cache
 def _versions(root: str) -> list[str]:
-    return [f"{name} {metadata.version(name)}" for name in metadata.packages_distributions().get(root, ())]
+    distributions = metadata.packages_distributions().get(root.partition(".")[0], ())
+    return [f"{name} {metadata.version(name)}" for name in distributions]

@@ -9,8 +9,8 @@ pytest.importorskip("yaml")
 
 from small_runs import QUICK, SMALL
 
-from agents.runs import Run
-from agents.training import Training
+from llmsched_env.agents.runs import Run
+from llmsched_env.agents.training import Training
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import itertools
 
 import numpy as np
 
-from agents.agent import Agent, Origin, Trained
-from agents.network import Network, dense
 from llmsched_env import make_scenario
+from llmsched_env.agents.agent import Agent, Origin, Trained
+from llmsched_env.agents.network import Network, dense
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.engine.features import feature_table

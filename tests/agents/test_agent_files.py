@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from networks import SCENARIOS, SERVING, Asked, agent_for, history, names, random_network, zero_network
 
-import agents.files
-from agents import load_agent
-from agents.agent import Agent, Origin, Trained
-from agents.files import AgentFile, shipped, shipped_agent
-from baselines.iteration import deadline, min_batch
+import llmsched_env.agents.files
 from llmsched_env import make_scenario
+from llmsched_env.agents import load_agent
+from llmsched_env.agents.agent import Agent, Origin, Trained
+from llmsched_env.agents.files import AgentFile, shipped, shipped_agent
+from llmsched_env.baselines.iteration import deadline, min_batch
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.errors import (
@@ -61,7 +61,7 @@ def path(tmp_path):
 def weights(tmp_path, monkeypatch):
     """A folder of shipped agents."""
     folder = tmp_path / "weights"
-    monkeypatch.setattr(agents.files, "WEIGHTS", folder)
+    monkeypatch.setattr(llmsched_env.agents.files, "WEIGHTS", folder)
     trained = several()
     AgentFile(tuple(trained[:2]), "x").write(folder / "gsm8k.npz")
     AgentFile(tuple(trained[2:]), "x").write(folder / "serving.npz")
@@ -113,7 +113,7 @@ def test_shipped_agents_go_by_name(weights):
 
 
 def test_nothing_shipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(agents.files, "WEIGHTS", tmp_path / "none")
+    monkeypatch.setattr(llmsched_env.agents.files, "WEIGHTS", tmp_path / "none")
     assert shipped() == []
     with pytest.raises(UnknownNameError, match="unknown agent"):
         load_agent("gsm8k")
@@ -396,7 +396,7 @@ def test_what_cannot_be_written(tmp_path):
 def test_the_examples_of_the_page_run(path, monkeypatch, capsys):
     monkeypatch.chdir(path.parent)
     path.rename("my_agent.npz")
-    page = Path(agents.__file__).parents[1] / "docs" / "agents.md"
+    page = Path(__file__).parents[2] / "docs" / "agents.md"
     _, _, section = page.read_text(encoding="utf-8").partition("## The pretrained agent")
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 2

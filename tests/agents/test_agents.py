@@ -11,12 +11,12 @@ from small_runs import SMALL
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
-from agents.libraries import algorithm
-from agents.runs import Run
-from agents.sb3_learner import SB3Learner
-from agents.sb3_policy import SB3Policy
-from agents.training import recorded
 from llmsched_env import make_scenario
+from llmsched_env.agents.libraries import algorithm
+from llmsched_env.agents.runs import Run
+from llmsched_env.agents.sb3_learner import SB3Learner
+from llmsched_env.agents.sb3_policy import SB3Policy
+from llmsched_env.agents.training import recorded
 from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
 from llmsched_env.evaluation import play
 

@@ -7,11 +7,11 @@ import json
 import pytest
 from networks import SCENARIOS, SERVING, random_network
 
-import agents.files
-import baselines.__main__ as command
-from agents.agent import Origin, Trained
-from agents.files import AgentFile, shipped_agent
-from baselines import registry
+import llmsched_env.agents.files
+import llmsched_env.baselines.__main__ as command
+from llmsched_env.agents.agent import Origin, Trained
+from llmsched_env.agents.files import AgentFile, shipped_agent
+from llmsched_env.baselines import registry
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, PathError
 from llmsched_env.evaluation import evaluate
@@ -38,7 +38,7 @@ def mine(tmp_path, monkeypatch):
 @pytest.fixture
 def box(tmp_path, monkeypatch):
     """Agents that are shipped."""
-    monkeypatch.setattr(agents.files, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(llmsched_env.agents.files, "WEIGHTS", tmp_path / "weights")
     write(tmp_path / "weights" / "gsm8k.npz", client=1)
     write(tmp_path / "weights" / "serving.npz", orders=2)
     for names in (registry.AGENTS, registry.BASELINES):
@@ -105,7 +105,7 @@ def test_the_agent_in_the_box_is_listed_where_it_fits(box, tmp_path, capsys):
 
 
 def test_without_files_nothing_is_in_the_box():
-    assert ("agent" in registry.AGENTS) == bool(agents.files.shipped()) == ("agent" in registry.BASELINES)
+    assert ("agent" in registry.AGENTS) == bool(llmsched_env.agents.files.shipped()) == ("agent" in registry.BASELINES)
 
 
 def test_complaints(mine, tmp_path, capsys):

@@ -11,14 +11,14 @@ import pytest
 from networks import history
 from numpy.testing import assert_array_equal
 
-import agents.encoding
-import agents.evolution
-from agents.agent import Agent, Origin
-from agents.batch_evaluation import BatchEvaluation
-from agents.encoding import Encoding
-from agents.evolution import TRIED_EVERY, Evolution, EvolutionSettings
-from baselines.lagrangian import lagrangian
+import llmsched_env.agents.encoding
+import llmsched_env.agents.evolution
 from llmsched_env import make_scenario
+from llmsched_env.agents.agent import Agent, Origin
+from llmsched_env.agents.batch_evaluation import BatchEvaluation
+from llmsched_env.agents.encoding import Encoding
+from llmsched_env.agents.evolution import TRIED_EVERY, Evolution, EvolutionSettings
+from llmsched_env.baselines.lagrangian import lagrangian
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError
@@ -135,7 +135,7 @@ def test_a_choice_among_some_orders() -> None:
 def bad_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules that wait far too long, which the first parameters alone can mend: there is much to be learnt."""
     bad: dict[str, list[tuple[float, ...]]] = {"lagrangian": [(math.log(5.0), 0.0)], "deadline": [(0.5, 2.0)]}
-    monkeypatch.setattr(agents.encoding, "FIRST_VALUES", bad)
+    monkeypatch.setattr(llmsched_env.agents.encoding, "FIRST_VALUES", bad)
 
 
 @pytest.mark.usefixtures("bad_start")
@@ -265,7 +265,7 @@ def test_cases_grow_with_the_generations(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_best_mean_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of the means that were tried on the whole pool, whatever came after; of two that are level, the earlier."""
-    monkeypatch.setattr(agents.evolution, "TRIED_EVERY", 3)
+    monkeypatch.setattr(llmsched_env.agents.evolution, "TRIED_EVERY", 3)
     tried: list[Any] = []
     said = [0.9, 0.7, 0.8, 0.7, 1.2]
     losses = Evolution._losses
@@ -291,7 +291,7 @@ def test_the_best_mean_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_a_mean_is_tried_on_the_whole_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents.evolution, "TRIED_EVERY", 2)
+    monkeypatch.setattr(llmsched_env.agents.evolution, "TRIED_EVERY", 2)
     learner = learn(evolution(), 2)
     losses, _ = BatchEvaluation(SMALL, range(6)).losses(learner.encoding.networks([learner.numbers]), range(6))
     assert learner.figures()["least_training_loss"] == pytest.approx(losses.mean() / learner._rule_losses[0])

@@ -17,12 +17,12 @@ import torch
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents import load_agent
-from agents.agent import Origin
-from agents.export import export, main
-from agents.files import AgentFile
-from agents.sb3_policy import SB3Policy
-from agents.vec_env import SB3VecEnv
+from llmsched_env.agents import load_agent
+from llmsched_env.agents.agent import Origin
+from llmsched_env.agents.export import export, main
+from llmsched_env.agents.files import AgentFile
+from llmsched_env.agents.sb3_policy import SB3Policy
+from llmsched_env.agents.vec_env import SB3VecEnv
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import EpisodeContext
@@ -178,7 +178,7 @@ def test_the_command_writes_an_agent(model, tmp_path, capsys):
     assert history(load_agent(out), scenario) == history(SB3Policy.load(model, "ppo"), scenario)
     file = AgentFile.read(out)
     assert file.trained[0].origin == Origin.of(Scenario())
-    assert file.made_by == f"python -m agents.export {' '.join(words)}"
+    assert file.made_by == f"python -m llmsched_env.agents.export {' '.join(words)}"
     assert file.seeds == ()
 
 

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from agents.algorithms import ALGORITHMS, learner_class
-from agents.hyperparameters import COMMON, SHIPPED, read_settings, resolved
-from agents.libraries import LIBRARIES, algorithm
-from agents.sb3_learner import OURS
+from llmsched_env.agents.algorithms import ALGORITHMS, learner_class
+from llmsched_env.agents.hyperparameters import COMMON, SHIPPED, read_settings, resolved
+from llmsched_env.agents.libraries import LIBRARIES, algorithm
+from llmsched_env.agents.sb3_learner import OURS
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, PathError
 
 DEFAULTS = {algo: read_settings(SHIPPED / f"{algo}.yaml") for algo in ALGORITHMS}
@@ -158,7 +158,7 @@ def test_files_that_cannot_be_read(tmp_path):
     ],
 )
 def test_settings_that_contradict_each_other(small, algo, own, words):
-    from agents.training import train
+    from llmsched_env.agents.training import train
 
     with pytest.raises(ConfigError, match=words):
         train(small(algo, settings=own))

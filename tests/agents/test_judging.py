@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.evolution import EvolutionSettings
-from agents.files import AgentFile
+from llmsched_env.agents.evolution import EvolutionSettings
+from llmsched_env.agents.files import AgentFile
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 

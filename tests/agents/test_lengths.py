@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from networks import SERVING, history, random_network
 
-import agents.files
-from agents.agent import Agent, Origin, Trained
-from agents.files import AgentFile
-from agents.lengths import QUANTILES, lengths_apart, shown_lengths
-from baselines import entry
-from baselines.__main__ import main
+import llmsched_env.agents.files
 from llmsched_env import make_scenario
+from llmsched_env.agents.agent import Agent, Origin, Trained
+from llmsched_env.agents.files import AgentFile
+from llmsched_env.agents.lengths import QUANTILES, lengths_apart, shown_lengths
+from llmsched_env.baselines import entry
+from llmsched_env.baselines.__main__ import main
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
@@ -61,10 +61,10 @@ def test_names_of_the_package_choose_what_they_did():
     assert AGENT.network_for(predicted) is NETWORKS["gsm8k"]
 
 
-@pytest.mark.parametrize("name", agents.files.shipped())
+@pytest.mark.parametrize("name", llmsched_env.agents.files.shipped())
 def test_shipped_networks_are_at_home_where_they_were_trained(name):
     """Their files were written before lengths were noted: the workload is the package's, and looked at."""
-    for one in agents.files.load_agent(name).trained:
+    for one in llmsched_env.agents.files.load_agent(name).trained:
         assert one.origin.lengths is None
         changes = {"workload": one.origin.workload, "num_clients": 8}
         base = SERVING if one.origin.serving else KNOWN
@@ -114,7 +114,7 @@ def test_a_network_of_ones_own_file_is_known_by_its_lengths(tmp_path):
     path = tmp_path / "own.npz"
     trained = [Trained(network, Origin.of(home)) for network, home in zip(NETWORKS.values(), homes, strict=True)]
     AgentFile(tuple(trained), "x").write(path)
-    agent = agents.files.load_agent(path)
+    agent = llmsched_env.agents.files.load_agent(path)
     assert [one.origin for one in agent.trained] == [one.origin for one in trained]
     for name, home in HOMES.items():
         assert agent.origin_for(home).workload == name[-3:]
@@ -137,7 +137,7 @@ def test_the_comparison_says_where_the_network_was_trained(tmp_path, capsys, mon
     AgentFile(AGENT.trained, "x").write(tmp_path / "two.npz")
     words = "its network was trained on workload 'gsm8k-smooth', the nearest to 'mine' in queues and output lengths"
     assert entry(str(tmp_path / "two.npz"), mine).text == words
-    monkeypatch.setattr("baselines.__main__._ends", lambda scenario, entries: [])
+    monkeypatch.setattr("llmsched_env.baselines.__main__._ends", lambda scenario, entries: [])
     asked = ["--cases", "1", "--clients", "8", "--requests", "40", "--policies", f"lagrangian,{tmp_path / 'two.npz'}"]
     assert main([*asked, "--workload", str(mine.workload), "--json", str(tmp_path / "x.json")]) == 0
     assert f"two: {words}." in capsys.readouterr().out

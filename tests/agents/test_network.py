@@ -22,10 +22,10 @@ from networks import (
 )
 from strategies import REPEATABLE
 
-from agents.network import ACTIVATIONS, Network, dense
-from baselines.iteration import deadline, decode_first
-from baselines.lagrangian import lagrangian, lagrangian_lookahead
 from llmsched_env import make_scenario
+from llmsched_env.agents.network import ACTIVATIONS, Network, dense
+from llmsched_env.baselines.iteration import deadline, decode_first
+from llmsched_env.baselines.lagrangian import lagrangian, lagrangian_lookahead
 from llmsched_env.cases import build_problem
 from llmsched_env.engine.features import ALL_FEATURES, all_features, features_of
 from llmsched_env.engine.network import FORECAST_PLACES, squashed

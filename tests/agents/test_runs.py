@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from small_runs import curve, tensorboard_steps
 
-from agents.curve import Board
-from agents.runs import Best, Run
-from agents.sb3_learner import SB3Learner
-from agents.training import recorded, train
+from llmsched_env.agents.curve import Board
+from llmsched_env.agents.runs import Best, Run
+from llmsched_env.agents.sb3_learner import SB3Learner
+from llmsched_env.agents.training import recorded, train
 from llmsched_env.errors import ConfigError, FileFormatError, PathError
 
 pytestmark = [

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL, curve
 
-import train as command
-from agents.runs import Run
-from baselines import registry, tuned
 from llmsched_env import ENVIRONMENTS, make_scenario
+from llmsched_env.agents.runs import Run
+from llmsched_env.baselines import registry, tuned
+from llmsched_env.cli import train as command
 from llmsched_env.config import Scenario
 
 pytestmark = [

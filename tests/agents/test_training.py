@@ -17,15 +17,15 @@ import pytest
 import torch
 from small_runs import QUICK, SMALL, curve, tensorboard_steps, weights
 
-import agents.training
-from agents import load_agent
-from agents.algorithms import ALGORITHMS
-from agents.libraries import LIBRARIES
-from agents.runs import Run
-from agents.sb3_policy import SB3Policy
-from agents.training import Baselines, Training, recorded, train
-from baselines.registry import entry
+import llmsched_env.agents.training
 from llmsched_env import cases
+from llmsched_env.agents import load_agent
+from llmsched_env.agents.algorithms import ALGORITHMS
+from llmsched_env.agents.libraries import LIBRARIES
+from llmsched_env.agents.runs import Run
+from llmsched_env.agents.sb3_policy import SB3Policy
+from llmsched_env.agents.training import Baselines, Training, recorded, train
+from llmsched_env.baselines.registry import entry
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import _played
@@ -306,7 +306,7 @@ def test_ended_between_evaluation_and_checkpoint_no_row_is_told_twice(small, mon
 def test_ended_before_the_first_checkpoint_it_begins(small, monkeypatch, whole):
     training = small()
     with monkeypatch.context() as patch:
-        patch.setattr(agents.training, "_Driver", None)  # cannot be called: the end, just after the folder was made
+        patch.setattr(llmsched_env.agents.training, "_Driver", None)  # cannot be called: the end, the folder just made
         with pytest.raises(TypeError):
             train(training)
     assert (training.out / "config.json").exists()
@@ -341,8 +341,8 @@ KILLED = {
 
 DIES_AT_ANY_MOMENT = """
 import os, random, signal, sys, threading
-import train
-from agents.runs import Run
+from llmsched_env.cli import train
+from llmsched_env.agents.runs import Run
 
 save, left = Run.save, [int(sys.argv.pop(1))]
 delay_s = random.Random(left[0]).uniform(0.0, 0.03)
@@ -392,8 +392,8 @@ def test_kill_at_any_moment(tmp_path, algo):
 
 DIES_IN_A_ROLLOUT = """
 import json, os, pathlib, signal, sys
-from agents.training import Training, train
-from agents.vec_env import SB3VecEnv
+from llmsched_env.agents.training import Training, train
+from llmsched_env.agents.vec_env import SB3VecEnv
 
 step, left = SB3VecEnv.step_wait, [147]
 

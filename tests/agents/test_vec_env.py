@@ -17,8 +17,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from agents.vec_env import SB3VecEnv
 from llmsched_env import ENVIRONMENTS
+from llmsched_env.agents.vec_env import SB3VecEnv
 from llmsched_env.config import Scenario
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, EpisodeOverError, InvalidActionError

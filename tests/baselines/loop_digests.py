@@ -8,12 +8,12 @@ import json
 import numpy as np
 from playing import WORLDS, start_of
 
-from agents.network import Network, dense
-from baselines.lookahead import _search as find_actions
-from baselines.planners import Beam, Rollout
-from baselines.registry import BASELINES, METHODS, make_policy
-from baselines.rule import Rule
-from baselines.tuned import Tuned
+from llmsched_env.agents.network import Network, dense
+from llmsched_env.baselines.lookahead import _search as find_actions
+from llmsched_env.baselines.planners import Beam, Rollout
+from llmsched_env.baselines.registry import BASELINES, METHODS, make_policy
+from llmsched_env.baselines.rule import Rule
+from llmsched_env.baselines.tuned import Tuned
 from llmsched_env.cases import build_problem
 from llmsched_env.engine.features import features_of
 from llmsched_env.engine.rule import Rule as EngineRule

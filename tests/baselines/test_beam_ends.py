@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playing import WORLDS, start_of
 
-from baselines import planners
+from llmsched_env.baselines import planners
 from llmsched_env.cases import build_problem
 from llmsched_env.engine.search import Beam, Ends
 from llmsched_env.simulator import Simulator

@@ -10,9 +10,9 @@ import textwrap
 
 import pytest
 
-import baselines.__main__ as command
-from baselines import METHODS, POLICIES
-from baselines.registry import AGENTS, MEMORY_POLICIES, MIXED_POLICIES, SLO_POLICIES
+import llmsched_env.baselines.__main__ as command
+from llmsched_env.baselines import METHODS, POLICIES
+from llmsched_env.baselines.registry import AGENTS, MEMORY_POLICIES, MIXED_POLICIES, SLO_POLICIES
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError
 
@@ -201,7 +201,7 @@ def test_the_folder_holds_pictures(tmp_path):
 
 OWN = textwrap.dedent(
     '''
-    from baselines.rule import Rule
+    from llmsched_env.baselines.rule import Rule
     from llmsched_env.policy import FunctionRule
 
     class Patient:

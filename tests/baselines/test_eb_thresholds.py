@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from playing import COST, start_of, world
 
-from baselines.iteration import eb_threshold, eb_threshold_finite
+from llmsched_env.baselines.iteration import eb_threshold, eb_threshold_finite
 from llmsched_env.cost import PRESETS
 
 

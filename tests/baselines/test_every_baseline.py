@@ -12,9 +12,9 @@ import gymnasium
 import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
-from baselines import BASELINES, METHODS, POLICIES, entry, make_policy
-from baselines.mixed import MIXED_SYSTEMS, mixed_first
-from baselines.registry import (
+from llmsched_env.baselines import BASELINES, METHODS, POLICIES, entry, make_policy
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, mixed_first
+from llmsched_env.baselines.registry import (
     AGENTS,
     BATCH_PLANNERS,
     MEMORY_POLICIES,
@@ -174,7 +174,9 @@ def test_a_method_is_refused_on_other_queues(name):
     assert apart, "these queues are the method's: nothing is refused"
     own = ", ".join(f"{key}={value!r}" for key, value in apart.items())
     words = re.escape(f"'{name}' is a method with {own}, and this scenario has ")
-    remedy = re.escape(f"Take item = baselines.entry('{name}', scenario), and item.policy in item.scenario")
+    remedy = re.escape(
+        f"Take item = llmsched_env.baselines.entry('{name}', scenario), and item.policy in item.scenario"
+    )
     for run, argument in ((play, 0), (evaluate, 1), (by_act, 0)):
         with pytest.raises(ConfigError, match=f"{words}.*{remedy}"):
             run(policy, scenario, argument)

@@ -12,8 +12,8 @@ import pytest
 from playing import start_of, world
 from strategies import Case
 
-from baselines import iteration
-from baselines.mixed import MIXED_SYSTEMS, mixed_first
+from llmsched_env.baselines import iteration
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, mixed_first
 from llmsched_env.engine import codes
 from llmsched_env.simulator import Simulator
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from playing import COST, WORLDS, asked, history, start_of, world
 
-from baselines import lookahead, plan_cache, planners
-from baselines.iteration import eb_threshold, min_batch
-from baselines.lookahead import Lookahead
-from baselines.planners import AlwaysWorst, Beam, Rollout
-from baselines.rule import settings
+from llmsched_env.baselines import lookahead, plan_cache, planners
+from llmsched_env.baselines.iteration import eb_threshold, min_batch
+from llmsched_env.baselines.lookahead import Lookahead
+from llmsched_env.baselines.planners import AlwaysWorst, Beam, Rollout
+from llmsched_env.baselines.rule import settings
 from llmsched_env.cases import build_problem
 from llmsched_env.evaluation import play
 from llmsched_env.evaluation.rollout import start

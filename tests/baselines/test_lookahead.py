@@ -7,10 +7,10 @@ import itertools
 import pytest
 from playing import WORLDS, Drawn, by_act, history
 
-from baselines.iteration import min_batch, prefill_first
-from baselines.lookahead import BASE_ORDER, Lookahead
-from baselines.mixed import mixed_first
-from baselines.rule import Rule
+from llmsched_env.baselines.iteration import min_batch, prefill_first
+from llmsched_env.baselines.lookahead import BASE_ORDER, Lookahead
+from llmsched_env.baselines.mixed import mixed_first
+from llmsched_env.baselines.rule import Rule
 from llmsched_env.cases import build_problem
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play

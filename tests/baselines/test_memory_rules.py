@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baselines.memory_aware import memory_aware, most_clients
-from baselines.registry import default_names, entry, make_policy
 from llmsched_env import make_scenario
+from llmsched_env.baselines.memory_aware import memory_aware, most_clients
+from llmsched_env.baselines.registry import default_names, entry, make_policy
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError

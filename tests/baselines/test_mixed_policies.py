@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from baselines.mixed import MIXED_SYSTEMS, costs_per_token_ns, eb_plus, mixed_first
-from baselines.registry import default_names, entry, planner_of
 from llmsched_env import make_scenario
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, costs_per_token_ns, eb_plus, mixed_first
+from llmsched_env.baselines.registry import default_names, entry, planner_of
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import MIXED_FITS, CostModel, MixedCost

@@ -13,10 +13,10 @@ import pytest
 from playing import COST, WORLDS, Drawn, asked, history, start_of, world
 from strategies import Case, seeded_case
 
-from baselines import make_policy, plan_cache, planners
-from baselines.lagrangian import lagrangian
-from baselines.planners import Beam, Rollout
 from llmsched_env import make_scenario
+from llmsched_env.baselines import make_policy, plan_cache, planners
+from llmsched_env.baselines.lagrangian import lagrangian
+from llmsched_env.baselines.planners import Beam, Rollout
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel

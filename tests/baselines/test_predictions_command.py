@@ -1,4 +1,4 @@
-"""``python -m baselines.predictions``, in this process, on small cases."""
+"""``python -m llmsched_env.baselines.predictions``, in this process, on small cases."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from baselines import make_policy, predictions, tuned
-from baselines.predictions import POOR_HALF, SD_WEIGHTS, Study, study
+from llmsched_env.baselines import make_policy, predictions, tuned
+from llmsched_env.baselines.predictions import POOR_HALF, SD_WEIGHTS, Study, study
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import evaluate
 from llmsched_env.workload import NoisyTruth, UnevenTruth
@@ -112,7 +112,7 @@ def test_the_folder_holds_the_study_whole(tmp_path, capsys, few):
     assert {path.name for path in out.iterdir()} == {"predictions.json", "predictions.csv", "predictions.png"}
     assert (out / "predictions.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
-    assert found["command"].startswith("python -m baselines.predictions --requests 60")
+    assert found["command"].startswith("python -m llmsched_env.baselines.predictions --requests 60")
     assert (found["cases"], found["seed"], found["rule"]) == ([0, 1], 0, "tuned_threshold")
     assert [row["predictor"] for row in found["rows"]][::2] == ["population", "prompt", "noisy:0.5", "uneven:0.2:0.95"]
     with (out / "predictions.csv").open(encoding="utf-8") as file:

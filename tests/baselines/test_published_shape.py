@@ -9,7 +9,7 @@ import functools
 
 import pytest
 
-from baselines import entry
+from llmsched_env.baselines import entry
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
 from llmsched_env.evaluation import evaluate

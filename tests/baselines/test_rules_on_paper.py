@@ -8,8 +8,8 @@ import pytest
 from playing import asked, kinds, start_of, view_of, world
 from strategies import Case
 
-from baselines import iteration
-from baselines.lagrangian import lagrangian, lagrangian_instant, lagrangian_literal, lagrangian_lookahead
+from llmsched_env.baselines import iteration
+from llmsched_env.baselines.lagrangian import lagrangian, lagrangian_instant, lagrangian_literal, lagrangian_lookahead
 from llmsched_env.simulator import Simulator
 
 DECODE, PREFILL = 0, 1

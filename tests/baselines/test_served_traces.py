@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baselines import tuned
-from baselines.iteration import min_batch
-from baselines.tuned import _tuned_value, tuned_value
+from llmsched_env.baselines import tuned
+from llmsched_env.baselines.iteration import min_batch
+from llmsched_env.baselines.tuned import _tuned_value, tuned_value
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.env import LLMSchedEnv
@@ -68,7 +68,7 @@ def test_a_rule_is_tuned_on_training_windows_only(recording, monkeypatch, caplog
     monkeypatch.setattr(TraceWorkload, "requests", spy)
     workload = TraceWorkload(recording, num_requests=60)
     scenario = Scenario(workload=workload, split="test", num_clients=5, **SERVED)
-    with caplog.at_level(logging.INFO, "baselines.tuned"):
+    with caplog.at_level(logging.INFO, "llmsched_env.baselines.tuned"):
         choice = tuned_value("min_batch_tuned", scenario)
     assert "reorderings" not in caplog.text
     assert "tuning min_batch_tuned" in caplog.text
@@ -84,7 +84,7 @@ def test_a_rule_is_tuned_on_training_windows_only(recording, monkeypatch, caplog
 def test_a_file_that_is_one_case_is_said_to_be_tuned_on_itself(recording, caplog):
     scenario = Scenario(workload=CsvWorkload(recording), split="test", num_clients=5, **SERVED)
     tuned._warn_of_tuning_on_test_cases.cache_clear()
-    with caplog.at_level(logging.WARNING, "baselines.tuned"):
+    with caplog.at_level(logging.WARNING, "llmsched_env.baselines.tuned"):
         for name in ("tgi_tuned", "tuned_threshold"):
             tuned_value(name, scenario)
     assert caplog.text.count("tuned on reorderings of the file that they are judged on: recording has") == 1

@@ -11,11 +11,11 @@ import warnings
 import pytest
 from test_command import complaint, folder, numbers  # noqa: F401  # `folder` is a fixture
 
-import baselines.__main__ as command
-import baselines.lookahead
-from baselines.iteration import min_batch
-from baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, SLO_POLICIES, default_names, entry
+import llmsched_env.baselines.__main__ as command
+import llmsched_env.baselines.lookahead
 from llmsched_env import cases, make_scenario
+from llmsched_env.baselines.iteration import min_batch
+from llmsched_env.baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, SLO_POLICIES, default_names, entry
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
@@ -36,9 +36,9 @@ def tuned_at_once(monkeypatch):
         return "min_batch@late_last" if scenario.choose_order else "min_batch"
 
     monkeypatch.setattr(command, "best_tuned", best)
-    init = baselines.lookahead.Lookahead.__init__
+    init = llmsched_env.baselines.lookahead.Lookahead.__init__
     monkeypatch.setattr(
-        baselines.lookahead.Lookahead, "__init__", lambda self, base=None: init(self, base or min_batch())
+        llmsched_env.baselines.lookahead.Lookahead, "__init__", lambda self, base=None: init(self, base or min_batch())
     )
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from playing import WORLDS
 
-from baselines import make_policy, tuned
-from baselines.tuned import (
+from llmsched_env import make_scenario
+from llmsched_env.baselines import make_policy, tuned
+from llmsched_env.baselines.tuned import (
     SLO_TUNABLE,
     TUNABLE,
     _tuned_value,
@@ -20,7 +21,6 @@ from baselines.tuned import (
     tune,
     tuned_value,
 )
-from llmsched_env import make_scenario
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import evaluate, play, rollout
@@ -179,7 +179,7 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     path = tmp_path / "tuned.json"
     assert tuned.main(["--cases", "2", "--out", str(path)]) == 0
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert written["made_by"] == "python -m baselines.tuned --cases 2"
+    assert written["made_by"] == "python -m llmsched_env.baselines.tuned --cases 2"
     assert written["tuned_on"] == "split train, cases 0-1, mean makespan (goodput with SLOs)"
     assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in TUNABLE]
     assert [*tmp_path.iterdir()] == [path]

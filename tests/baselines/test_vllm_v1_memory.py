@@ -11,7 +11,7 @@ import pytest
 from playing import start_of, world
 from strategies import Case
 
-from baselines.mixed import MIXED_SYSTEMS, mixed_first
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, mixed_first
 from llmsched_env.engine import codes
 from llmsched_env.simulator import Simulator
 

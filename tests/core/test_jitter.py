@@ -16,8 +16,8 @@ from strategies import ORDERED_ACTIONS, REPEATABLE, Case, cases, noisy_cases
 from test_equivalence import assert_same_history, assert_same_state
 from test_slo import assert_same_slo
 
-from baselines.lagrangian import lagrangian, lagrangian_lookahead
-from baselines.registry import make_policy
+from llmsched_env.baselines.lagrangian import lagrangian, lagrangian_lookahead
+from llmsched_env.baselines.registry import make_policy
 from llmsched_env.cases import build_problem
 from llmsched_env.config import KVCache, Noise, Scenario
 from llmsched_env.cost import CostModel

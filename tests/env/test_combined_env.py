@@ -51,7 +51,7 @@ def test_every_observation(slo, memory, mixed):
 
 
 def test_no_two_observations_are_as_long():
-    """A model of another library says how long its observation is and no more: agents.export goes by that."""
+    """A model of another library says how long its observation is and no more: `agents.export` goes by that."""
     assert len({len(table) for table in TABLES}) == len(set(TABLES)) == 8
 
 

@@ -10,7 +10,7 @@ from test_rollouts import SMALL, Compiled
 
 from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.evaluation import WorkerError, evaluate
-from studies.accelerators import accelerators
+from llmsched_env.studies.accelerators import accelerators
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
 

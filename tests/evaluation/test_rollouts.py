@@ -9,7 +9,7 @@ import pytest
 from patient import SMALL, Compiled, Patient
 from states import fields
 
-from baselines.iteration import prefill_first
+from llmsched_env.baselines.iteration import prefill_first
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError

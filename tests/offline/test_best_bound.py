@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from strategies import Case
 
-from baselines.lagrangian import lagrangian
+from llmsched_env.baselines.lagrangian import lagrangian
 from llmsched_env.cases import bounds_ns, build_problem
 from llmsched_env.config import KVCache, Migration, Mixed, Scenario
 from llmsched_env.cost import MixedCost

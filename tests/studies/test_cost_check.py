@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from baselines.iteration import decode_first, prefill_first, threshold
-from baselines.lagrangian import lagrangian
+from llmsched_env.baselines.iteration import decode_first, prefill_first, threshold
+from llmsched_env.baselines.lagrangian import lagrangian
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel
@@ -18,11 +18,11 @@ from llmsched_env.evaluation import evaluate
 from llmsched_env.evaluation.rollout import play
 from llmsched_env.offline import QueueOptimum
 from llmsched_env.simulator import Simulator
+from llmsched_env.studies import choices, cost_check
+from llmsched_env.studies.choices import BETTER, DECODE, EVEN, LEVEL, PREFILL, WORSE
+from llmsched_env.studies.registry import STUDIES
+from llmsched_env.studies.study import Options, run
 from llmsched_env.workload import GammaWorkload, Requests
-from studies import choices, cost_check
-from studies.choices import BETTER, DECODE, EVEN, LEVEL, PREFILL, WORSE
-from studies.registry import STUDIES
-from studies.study import Options, run
 
 CELL = {
     "order": "longest_first",

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from llmsched_env.errors import ConfigError, PathError
-from studies import __main__ as command
-from studies import study as frame
-from studies.markdown import grid, replaced
-from studies.study import Job, Options, Study, run
+from llmsched_env.studies import __main__ as command
+from llmsched_env.studies import study as frame
+from llmsched_env.studies.markdown import grid, replaced
+from llmsched_env.studies.study import Job, Options, Study, run
 
 
 def count(folder: str, number: int) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baselines import iteration
-from baselines import lagrangian as readings
+from llmsched_env.baselines import iteration
+from llmsched_env.baselines import lagrangian as readings
 from llmsched_env.cases import build_problem
 from llmsched_env.cost import cost_model
 from llmsched_env.engine import codes
 from llmsched_env.evaluation import evaluate
-from studies import jitter
-from studies.jitter import (
+from llmsched_env.studies import jitter
+from llmsched_env.studies.jitter import (
     COEFFICIENTS,
     FORESIGHT,
     IN_BATCHES,
@@ -29,7 +29,7 @@ from studies.jitter import (
     serving,
     wrong_models,
 )
-from studies.study import Options, run
+from llmsched_env.studies.study import Options, run
 
 
 @pytest.fixture

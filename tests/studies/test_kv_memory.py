@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from llmsched_env.cases import build_problem
+from llmsched_env.studies import kv_memory
+from llmsched_env.studies.kv_memory import BUDGETS, METHODS, batch, measure_batch, serving
+from llmsched_env.studies.rates import AtRateFor
+from llmsched_env.studies.study import Options, run
 from llmsched_env.workload import workload
-from studies import kv_memory
-from studies.kv_memory import BUDGETS, METHODS, batch, measure_batch, serving
-from studies.rates import AtRateFor
-from studies.study import Options, run
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from llmsched_env.cases import build_problem
-from llmsched_env.workload import workload
-from studies import migration
-from studies.migration import (
+from llmsched_env.studies import migration
+from llmsched_env.studies.migration import (
     BYTES,
     CHAIN,
     FREE,
@@ -24,7 +23,8 @@ from studies.migration import (
     surviving,
     worth,
 )
-from studies.study import Options, run
+from llmsched_env.studies.study import Options, run
+from llmsched_env.workload import workload
 
 
 def test_long_prompts_change_nothing_else():

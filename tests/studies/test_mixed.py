@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from baselines.registry import entry
+from llmsched_env.baselines.registry import entry
 from llmsched_env.cost import MIXED_FITS, PRESETS, mixed_cost
 from llmsched_env.evaluation import play
-from studies import mixed
-from studies.study import Options, run
+from llmsched_env.studies import mixed
+from llmsched_env.studies.study import Options, run
 
 
 @pytest.mark.parametrize("cost", MIXED_FITS)

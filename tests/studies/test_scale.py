@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baselines.registry import entry
+from llmsched_env.baselines.registry import entry
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
 from llmsched_env.offline import lb1_ns
+from llmsched_env.studies import scale, stages
+from llmsched_env.studies.accelerators import CLIENTS, METHOD, SHARINGS, SharedWorkload, accelerators
+from llmsched_env.studies.machine import child
+from llmsched_env.studies.stages import STAGES, Point
+from llmsched_env.studies.study import Options, run
 from llmsched_env.workload import workload
-from studies import scale, stages
-from studies.accelerators import CLIENTS, METHOD, SHARINGS, SharedWorkload, accelerators
-from studies.machine import child
-from studies.stages import STAGES, Point
-from studies.study import Options, run
 
 SMOOTH = Point("gsm8k-smooth", 3, 9, models=4)
 
@@ -103,7 +103,7 @@ def test_a_stage_in_a_process_of_its_own():
 def test_peak_memory_is_that_of_the_process(tmp_path):
     script = tmp_path / "holds.py"
     script.write_text(
-        "import sys\nfrom studies.machine import peak_memory_bytes, reset_peak_memory\n"
+        "import sys\nfrom llmsched_env.studies.machine import peak_memory_bytes, reset_peak_memory\n"
         "def hold(size):\n    held = bytearray(size)\n    held[::1024] = b'1' * len(held[::1024])\n"
         "hold(128 * 2**20)\nbefore = reset_peak_memory()\nhold(int(sys.argv[1]))\n"
         "print('said before')\nprint('{\"more\":', peak_memory_bytes() - before, '}')\n"
@@ -216,7 +216,7 @@ def test_what_is_left_open_is_said():
 
 
 def test_the_example_of_the_page_runs(capsys):
-    page = (Path(scale.__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?SharedWorkload.*?)```", page, re.DOTALL)
     exec(block, {})
     found = accelerators("gsm8k", 8, 10_552, "lpt", 1)
@@ -224,6 +224,6 @@ def test_the_example_of_the_page_runs(capsys):
 
 
 def test_the_page_has_a_place_for_the_table():
-    page = (Path(scale.__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     assert page.count("<!-- scale: begin -->") == page.count("<!-- scale: end -->") == 1
     assert "images/study_scale.png" in page

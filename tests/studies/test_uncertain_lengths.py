@@ -11,11 +11,10 @@ import pytest
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.offline import tail_mean
-from llmsched_env.workload import Prediction, Predictor, workload
-from studies import two_stage as small
-from studies import uncertain_lengths as study
-from studies.study import Options, run
-from studies.uncertain_runs import (
+from llmsched_env.studies import two_stage as small
+from llmsched_env.studies import uncertain_lengths as study
+from llmsched_env.studies.study import Options, run
+from llmsched_env.studies.uncertain_runs import (
     EXPECTED_LOAD,
     EXPECTED_MAX,
     KNOWN,
@@ -27,6 +26,7 @@ from studies.uncertain_runs import (
     by_knowledge,
     place,
 )
+from llmsched_env.workload import Prediction, Predictor, workload
 
 
 def test_estimates_have_the_relative_error_that_is_asked_for():
