@@ -202,7 +202,7 @@ class Problem:
         table = action_table(variants, num_clients)
         ranked = any(action.order > 1 for action in table)
         scale_ns = bound_ns if lb1_ns is None else lb1_ns
-        scale = float(scale_ns) * {"excess": num_clients, "idle": num_clients, "latency": n}.get(reward, 1)
+        scale = float(scale_ns) * {"makespan": 1, "latency": n}.get(reward, num_clients)
         if slo is not None and reward == "goodput":
             scale = float(slo.last - slo.first)
         for array in (rows, by_position):

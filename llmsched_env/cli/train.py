@@ -76,7 +76,7 @@ class Args:
         ttft_s: TTFT limit, in seconds; 0: the scenario's own
         tpot_s: TPOT limit, in seconds; 0: the scenario's own
         arguments: any other arguments of the scenario: noise_sd=0.5,mixed_tokens=1024; nothing: none
-        reward: reward: excess, makespan, idle, latency or goodput; nothing: the scenario's own
+        reward: reward: excess, makespan, idle, latency, goodput or differential; nothing: the scenario's own
     """
 
     algo: str = DEFAULT

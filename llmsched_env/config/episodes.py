@@ -8,7 +8,7 @@ from llmsched_env.config.checks import check_flags, check_names, keep, whole
 
 __all__ = ["REWARDS", "EpisodeOptions", "check"]
 
-REWARDS = ("excess", "makespan", "idle", "latency", "goodput")
+REWARDS = ("excess", "makespan", "idle", "latency", "goodput", "differential")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class EpisodeOptions:
     """Episodes.
 
     Attributes:
-        reward: "excess", "makespan", "idle", "latency" or "goodput" (see llmsched_env.engine.reward).
+        reward: "excess", "makespan", "idle", "latency", "goodput" or "differential" (see llmsched_env.engine.reward).
         skip_forced: a step goes on through iterations that offer no choice.
         max_iterations: truncate an episode there; ``None`` for no horizon.
     """

@@ -60,6 +60,7 @@ MAKESPAN = 1
 IDLE = 2
 LATENCY = 3
 GOODPUT = 4
+DIFFERENTIAL = 5
 
 # What a step of an environment says, in bits: which kinds of iteration are feasible, bit by bit, then the rest.
 CAN_DECODE = 1 << DECODE

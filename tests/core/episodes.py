@@ -15,7 +15,7 @@ from combined_digests import combined_digest
 from fuzzing import wild_digest
 from strategies import Case, seeded_case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, REWARDS, STEALS, KVCache, Migration, Mixed, Noise
+from llmsched_env.config import ADMISSIONS, ORDER_CODES, STEALS, KVCache, Migration, Mixed, Noise
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes, compiled
 from llmsched_env.engine.batch import Batch
@@ -27,6 +27,9 @@ from llmsched_env.simulator import Simulator
 from llmsched_env.snapshot import State, snapshot
 
 OVER = codes.TERMINATED | codes.TRUNCATED
+
+PAID = ("excess", "makespan", "idle", "latency", "goodput")
+"""Rewards of the episodes whose digests are kept."""
 
 LEVELS = ((20, 150), (45, 400), (60, 900))
 
@@ -169,7 +172,7 @@ def episode_digest(seed: int, *, kind: str = "plain") -> str:
     case = CASES[kind](seed, **changes)
     with_slo = case.ttft_ns > 0
     problem = case.problem(
-        reward="goodput" if with_slo and seed % 3 else REWARDS[seed % len(REWARDS)],
+        reward="goodput" if with_slo and seed % 3 else PAID[seed % len(PAID)],
         skip_forced=seed % 4 > 1 if with_slo else seed % 2 == 1,
         max_iterations=150 if seed % 7 == 6 else 0,
     )
@@ -228,7 +231,7 @@ def fleet_digest(seed: int) -> str:
     """Twelve copies stepped together, each begun anew with the next case where it is over."""
     cases = [
         seeded_case(3 * seed + i, **({"gamma_decode_ns": 2, "levels": LEVELS} if i == 4 else {})).problem(
-            reward=REWARDS[i % len(REWARDS)], skip_forced=i == 1, max_iterations=70 if i == 2 else 0
+            reward=PAID[i % len(PAID)], skip_forced=i == 1, max_iterations=70 if i == 2 else 0
         )
         for i in range(5)
     ]

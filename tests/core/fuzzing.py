@@ -85,7 +85,7 @@ GROUPS: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
         "order": ("fcfs", "longest_first", "shortest_first"),
         "lengths": ("known", "hidden"),
-        "reward": ("excess", "makespan", "idle", "latency"),
+        "reward": ("excess", "makespan", "idle", "latency", "differential"),
         "skip_forced": (False, True),
         "max_iterations": (None, None, 5),
     },

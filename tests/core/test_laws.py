@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -121,8 +122,19 @@ def metric_of(reward, case, simulator):
         released = np.array(case.releases_ns) <= clock_ns
         ends = np.where(simulator.served["completion_ns"] > 0, simulator.served["completion_ns"], clock_ns)
         return int((ends - np.array(case.releases_ns))[released].sum())
-    # excess: the makespan without what no policy can change.
     emitted = int(log["clients"][log["prefill"] == DECODE].sum())
+    if reward == "differential":
+        # Least cost of a token where a cycle of d decodes is charged alpha_p + alpha_d d^2 / (2 m) for each client.
+        mean = simulator.view.mean_output_tokens
+        cycle = math.sqrt(2 * case.alpha_prefill_ns * mean / max(1, case.alpha_decode_ns)) or 1.0
+        price = case.alpha_prefill_ns / cycle + case.alpha_decode_ns * cycle / (2 * mean)
+        price *= min(case.alpha_prefill_ns, case.alpha_decode_ns) > 0
+        if not case.cost.is_affine:
+            price += case.cost.decode_ns(case.num_clients, 0)
+        paid = metric_of("excess", case, simulator) - simulator.charge
+        assert abs(paid - price * emitted) <= emitted, "a whole number of ns a token"
+        return simulator.charge
+    # excess: the makespan without what no policy can change.
     prefilled = simulator.served["first_token_ns"] > 0
     tokens = int(np.array(case.prompts)[prefilled].sum())
     constant = case.num_clients * (case.beta_prefill_ns * tokens + case.beta_decode_ns * emitted)
@@ -131,7 +143,7 @@ def metric_of(reward, case, simulator):
 
 def scale_of(reward, case):
     bound = lb1_ns(case.requests, case.num_clients, case.cost)
-    return bound * {"excess": case.num_clients, "idle": case.num_clients, "latency": len(case.prompts)}.get(reward, 1)
+    return bound * {"makespan": 1, "latency": len(case.prompts)}.get(reward, case.num_clients)
 
 
 @pytest.mark.parametrize("reward", [reward for reward in REWARDS if reward != "goodput"])
@@ -148,7 +160,7 @@ def test_rewards_telescope_to_their_metric(reward):
         problem = case.problem(reward=reward, skip_forced=skip, max_iterations=horizon)
         simulator = Simulator(problem, record=True)
         stepped = Stepped(simulator)
-        scale, paid, exact = scale_of(reward, case), 0.0, 0
+        scale, paid, turnover, exact = scale_of(reward, case), 0.0, 0.0, 0
         for action in itertools.cycle(actions):
             if stepped.over:
                 break
@@ -159,14 +171,15 @@ def test_rewards_telescope_to_their_metric(reward):
             amount = stepped.reward
             exact = simulator.charge
             assert amount == -(exact - before) / scale
-            assert amount <= 0
+            assert amount <= 0 or reward == "differential"
             paid += amount
+            turnover += abs(amount)
         # In whole nanoseconds exactly; in floats up to the rounding of each reward.
         assert simulator.charge == metric_of(reward, case, simulator)
         steps_paid = simulator.totals.charged == simulator.charge
         assert steps_paid or skip, "only an episode without a choice ends inside reset"
         if steps_paid:
-            assert -paid * scale == pytest.approx(simulator.charge, rel=1e-12)
+            assert abs(paid * scale + simulator.charge) <= 1e-12 * turnover * scale
         assert bool(stepped.flags & codes.TERMINATED) == simulator.done
         assert bool(stepped.flags & codes.TRUNCATED) == (not simulator.done)
         seen["truncated" if stepped.flags & codes.TRUNCATED else "terminated"] += 1
