@@ -1,9 +1,8 @@
-"""Studies of the paper's open questions, one by one or all. Writes NAME.json, NAME.md and NAME.png for each."""
+"""Studies of the paper's open questions, one by one or all: tables (NAME.md, NAME_*.csv), a picture, NAME.json."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ from pathlib import Path
 from llmsched_env.errors import LLMSchedError, UnknownNameError
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.flags import flags_of, in_flags, path_option
-from llmsched_env.storage import write_whole
-from llmsched_env.studies.markdown import PAGE, PICTURES, replaced
+from llmsched_env.studies.pages import check_pages, publish
 from llmsched_env.studies.registry import STUDIES
-from llmsched_env.studies.study import Options, Study, run
+from llmsched_env.studies.study import Options, run
 
 COMMAND = "python -m studies"
 
@@ -35,18 +33,11 @@ def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
     add("--seed", type=int, default=usual.seed, help="of what is random beside the cases (default: %(default)s)")
     add("--workers", type=int, default=-1, metavar="N", help="processes; -1 for every core (default: %(default)s)")
     add("--out", type=path_option, default=Path("results/studies"), metavar="DIR", help="(default: %(default)s)")
-    add("--write", action="store_true", help="put the tables and pictures into docs/, too")
+    add("--write", action="store_true", help="put tables and pictures into docs/, too")
     return parser
 
 
 FLAGS = flags_of(_parser())
-
-
-def _publish(study: Study, table: str, picture: Path) -> None:
-    page = replaced(PAGE.read_text(encoding="utf-8"), study.name, table)
-    with write_whole(PAGE) as path:
-        path.write_text(page, encoding="utf-8")
-    shutil.copyfile(picture, PICTURES / f"study_{study.name}.png")
 
 
 def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
@@ -57,13 +48,17 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
             if name not in STUDIES:
                 raise UnknownNameError("study", name, STUDIES)
         check_drawing()  # complains now, before the long work
+        if asked.write:
+            check_pages(asked.names or [*STUDIES])  # that too
         options = Options(asked.cases, tuple(asked.clients), asked.seed)
         for name in asked.names or STUDIES:
             study = STUDIES[name]
-            table = study.table(run(study, options, asked.out, workers=asked.workers))
-            print(f"\n{study.question}\n\n{table}\n\nIn {asked.out}: {name}.json, {name}.md, {name}.png")
+            tables = study.tables(run(study, options, asked.out, workers=asked.workers))
+            short = study.short({table.name: table for table in tables})
+            print(f"\n{study.question}\n\n{short.title}\n\n{short.markdown()}\n")
+            print(f"In full in {asked.out}: {name}.md, {name}_*.csv, {name}.json; the picture: {name}.png")
             if asked.write:
-                _publish(study, table, asked.out / f"{name}.png")
+                publish(study, tables, asked.out / f"{name}.png")
     except LLMSchedError as error:
         print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
         return 2

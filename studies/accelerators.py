@@ -8,7 +8,9 @@ long as the accelerator that ends last.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,16 @@ from numpy.typing import NDArray
 from llmsched_env.baselines.registry import entry
 from llmsched_env.config import Scenario, whole
 from llmsched_env.errors import ConfigError, UnknownNameError
-from llmsched_env.evaluation import evaluate
+from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
+from llmsched_env.evaluation.drawing import INK, LINES, new_figure, plain, save
 from llmsched_env.offline import lb1_ns, lpt, round_robin
+from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Table
 from llmsched_env.workload import Requests, workload
+from llmsched_env.workload.gsm8k import NUM_REQUESTS
 from llmsched_env.workload.protocol import check_case, check_num_requests
 
-__all__ = ["CLIENTS", "METHOD", "SHARINGS", "SharedWorkload", "accelerators"]
+__all__ = ["CLIENTS", "METHOD", "SHARINGS", "STUDY", "SharedWorkload", "accelerators"]
 
 SHARINGS = {"round_robin": "round robin", "lpt": "LPT"}
 """How requests are shared out, and what tables call it: in turn, which knows no lengths, or longest first."""
@@ -32,6 +38,10 @@ CLIENTS = 200
 
 METHOD = "shared_lpt_lagrangian"
 """What each accelerator does with its share."""
+
+LENGTHS = {"gsm8k": "GSM8K", "gsm8k-smooth": "smooth"}
+ACCELERATORS = (1, 2, 4, 8)
+"""How many there are; all serve the requests of the most of them."""
 
 
 @dataclass(frozen=True)
@@ -134,3 +144,100 @@ def accelerators(
         "makespan_s": makespans.max(axis=1).tolist(),
         "bound_s": bounds,
     }
+
+
+def _jobs(options: Options) -> list[Job]:
+    """A job for each set of lengths, number of accelerators and way to share."""
+    return [
+        Job(
+            f"accelerators {lengths} {count} {sharing}",
+            accelerators,
+            {
+                "lengths": lengths,
+                "count": count,
+                "requests": max(ACCELERATORS) * NUM_REQUESTS,
+                "sharing": sharing,
+                "cases": options.cases,
+            },
+        )
+        for lengths in LENGTHS
+        for count in ACCELERATORS
+        for sharing in SHARINGS
+    ]
+
+
+def _values(found: Found) -> dict[tuple[str, int, str], Mapping[str, Any]]:
+    return {(value["lengths"], value["accelerators"], value["sharing"]): value for value in found.values()}
+
+
+def _gaps(value: Mapping[str, Any]) -> NDArray[np.float64]:
+    """(cases,) makespan above its bound."""
+    gaps: NDArray[np.float64] = np.divide(value["makespan_s"], value["bound_s"]) - 1.0
+    return gaps
+
+
+def _percent(found: Estimate) -> str:
+    half = "" if np.isnan(found.low) else f" ± {100 * (found.high - found.low) / 2:.2f}"
+    return f"{100 * found.mean:z.2f}{half}"
+
+
+def _tables(found: Found) -> list[Table]:
+    values = _values(found)
+    header = ["lengths", "accelerators", "requests of each"]
+    for text in SHARINGS.values():
+        header += [f"{text}: speed-up", f"{text}: gap, %"]
+    header.append(f"{' less '.join(SHARINGS.values())}, points")
+    rows = []
+    for lengths, text in LENGTHS.items():
+        for count in ACCELERATORS:
+            row, gaps = [text, f"{count}", f"{max(ACCELERATORS) * NUM_REQUESTS // count:,}"], []
+            for sharing in SHARINGS:
+                value = values[lengths, count, sharing]
+                alone = np.array(values[lengths, 1, sharing]["makespan_s"])
+                gaps.append(_gaps(value))
+                row += [f"{(alone / value['makespan_s']).mean():.2f}", _percent(mean_estimate(gaps[-1]))]
+            rows.append([*row, _percent(mean_estimate(gaps[0] - gaps[1])) if count > 1 else ""])
+    return [Table("shares", "Speed-up against one accelerator, and makespan above the bound.", header, rows)]
+
+
+def _short(found: Mapping[str, Table]) -> Table:
+    return found["shares"]
+
+
+def _draw(found: Found, path: Path) -> Path:
+    """Gap to the bound against the number of accelerators, a line for each way to share."""
+    values = _values(found)
+    figure = new_figure(9.0, 3.6)
+    most = max(ACCELERATORS)
+    speeds = [
+        float(np.mean(np.divide(values[lengths, 1, "lpt"]["makespan_s"], values[lengths, most, "lpt"]["makespan_s"])))
+        for lengths in LENGTHS
+    ]
+    title = f"Split by LPT, {most} accelerators are {min(speeds):.1f} times as fast as one"
+    figure.suptitle(title, fontsize=11, color=INK)
+    panels = figure.subplots(1, len(LENGTHS), sharey=True)
+    for axes, (lengths, text) in zip(panels, LENGTHS.items(), strict=True):
+        for colour, (sharing, said) in zip(LINES, SHARINGS.items(), strict=False):
+            estimates = [mean_estimate(100 * _gaps(values[lengths, count, sharing])) for count in ACCELERATORS]
+            mean, low, high = np.array(estimates).T
+            axes.fill_between(ACCELERATORS, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(ACCELERATORS, mean, "o-", color=colour, markersize=4, linewidth=1.5, label=f"split by {said}")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ACCELERATORS, [f"{count}" for count in ACCELERATORS])
+        axes.set_title(f"{text} lengths", fontsize=9, color=INK, loc="left")
+        axes.set_xlabel("accelerators", fontsize=8)
+        axes.set_ylabel("makespan above the bound, %", fontsize=8)
+        axes.legend(fontsize=8, frameon=False)
+        plain(axes)
+    panels[0].set_ylim(bottom=0)  # only now: a shared limit that is set is final
+    return save(figure, path)
+
+
+STUDY = Study(
+    "accelerators",
+    "What is lost if requests are split among several accelerators beforehand?",
+    _jobs,
+    _tables,
+    _short,
+    _draw,
+)

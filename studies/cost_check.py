@@ -15,7 +15,7 @@ part, and does not fit the first, which is small whatever it says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from llmsched_env.studies.choices import (
     DECODE,
     EVEN,
     LEVEL,
+    LOOKAHEAD_TUNED,
     PREFILL,
     REQUESTS,
     THRESHOLD_TUNED,
@@ -39,8 +40,8 @@ from llmsched_env.studies.choices import (
     exact,
     one_step,
 )
-from llmsched_env.studies.markdown import grid
 from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Rows, Table
 from llmsched_env.workload import GammaWorkload
 
 if TYPE_CHECKING:
@@ -139,21 +140,38 @@ def _pair(first: float, second: float, digits: int = 1) -> str:
     return f"{first:.{digits}f} / {second:.{digits}f}"
 
 
-def table(found: Found) -> str:
+SMALL = f"{REQUESTS} requests, {CLIENTS} clients, one queue"
+LATER = "prefills later than need be, % of them"
+
+
+def tables(found: Found) -> list[Table]:
     """What is right and what was said, what wrong choices cost, where, and one step at full size."""
-    parts = [
-        f"{REQUESTS} requests, {CLIENTS} clients, one queue; all cells of both ends of the cost band. Choices on the "
-        "rule's own way, in % of them. Recall: of those where only one action is right, the share where it says so.",
-        _confusion(found),
-        "What wrong choices cost, in % of the shortest makespan:",
-        _costs(found),
-        "Makespan above the shortest one, %, by mean output tokens:",
-        _by_cell(found),
-        "Full size: the other action once, then the rule again, in % of the rule's choices; what is saved, in % of its "
-        "makespan; and what the rule says on the way of the beam search's plan:",
-        _full_size(found),
+    return [
+        Table(
+            "choices",
+            f"{SMALL}, all cells: the rule's own choices, in % of them. Recall: of those where only one action is "
+            "right, the share where the rule takes it.",
+            *_confusion(found),
+        ),
+        Table("costs", f"{SMALL}, all cells: what wrong choices cost, in % of the shortest makespan.", *_costs(found)),
+        Table("cells", f"{SMALL}: makespan above the shortest one, %, by mean output tokens.", *_by_cell(found)),
+        Table(
+            "full_size",
+            "Full size: the other action once, then the rule again, in % of the rule's choices; what is saved, in % of "
+            "its makespan; and what the rule says along the plan of the beam search.",
+            *_full_size(found),
+        ),
     ]
-    return "\n\n".join(parts)
+
+
+SHORT = (USUAL, TUNED, LOOKAHEAD_TUNED, THRESHOLD_TUNED, "prefill-first")
+
+
+def short(found: Mapping[str, Table]) -> Table:
+    """What wrong choices cost the rules that differ most."""
+    columns = ["order", "rule", "all wrong choices", "prefills too late", "prefills too early", LATER]
+    picked = found["costs"].picked(columns, lambda row: row["rule"] in SHORT)
+    return picked._replace(title=f"{SMALL}: what wrong choices cost, in % of the shortest makespan.")
 
 
 def _by_order(found: Found) -> Iterator[tuple[str, str, Results]]:
@@ -164,7 +182,7 @@ def _by_order(found: Found) -> Iterator[tuple[str, str, Results]]:
             yield order, rule, results
 
 
-def _confusion(found: Found) -> str:
+def _confusion(found: Found) -> Rows:
     rows = []
     for order, rule, results in _by_order(found):
         counts, best_way = _sum(results, rule, "counts"), _sum(results, rule, "best_way")
@@ -193,10 +211,10 @@ def _confusion(found: Found) -> str:
         "recall of decodes",
         "both recalls on a best way",
     ]
-    return grid(header, rows)
+    return header, rows
 
 
-def _costs(found: Found) -> str:
+def _costs(found: Found) -> Rows:
     rows = []
     for order, rule, results in _by_order(found):
         loss, prefills = _mean(results, rule, "loss"), _sum(results, rule, "prefills")
@@ -217,12 +235,12 @@ def _costs(found: Found) -> str:
         "prefills too late",
         "prefills too early",
         "the first wrong choice",
-        "prefills later than need be, % of them",
+        LATER,
     ]
-    return grid(header, rows)
+    return header, rows
 
 
-def _by_cell(found: Found) -> str:
+def _by_cell(found: Found) -> Rows:
     rows = []
     for order, cost, prompt in GRIDS:
         for rule in SHOWN:
@@ -233,14 +251,14 @@ def _by_cell(found: Found) -> str:
                 said = [_said(mean_estimate(loss)) for loss in losses]
                 rows.append([order.replace("_", " "), cost, f"{_ratio(cost):.2f}", prompts, rule, *said])
     means = [str(mean) for mean in MEANS if _cells(found, mean=float(mean))]
-    return grid(["order", "costs", "α_p / α_d", "mean prompt", "rule", *means], rows)
+    return ["order", "costs", "α_p / α_d", "mean prompt", "rule", *means], rows
 
 
 def _ratio(cost: str) -> float:
     return cost_model(cost).alpha_prefill_ns / cost_model(cost).alpha_decode_ns
 
 
-def _full_size(found: Found) -> str:
+def _full_size(found: Found) -> Rows:
     rows = []
     for result in found.values():
         if "size" not in result:
@@ -276,9 +294,9 @@ def _full_size(found: Found) -> str:
         "by a plan (`beam`)",
         "said prefill where the plan has one, %",
         "said decode where the plan has one, %",
-        "prefills later than need be, % of them",
+        LATER,
     ]
-    return grid(header, rows)
+    return header, rows
 
 
 PANELS = (
@@ -349,6 +367,7 @@ STUDY = Study(
     "cost_check",
     "Does the Lagrangian rule say prefill exactly when a prefill shortens the optimum?",
     jobs,
-    table,
+    tables,
+    short,
     draw,
 )

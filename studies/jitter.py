@@ -7,7 +7,7 @@ world; goodput, and makespans of batches. In a batch noise changes no decision o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from llmsched_env.baselines.tuned import tune, tuned_value
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
-from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, new_figure, plain, save
+from llmsched_env.evaluation.drawing import INK, LINES, new_figure, plain, save
 from llmsched_env.policy import Policy
-from llmsched_env.studies.markdown import grid
+from llmsched_env.studies.jitter_picture import dots, ranges
 from llmsched_env.studies.rates import AtRateFor
 from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Rows, Table, stacked
 
 __all__ = ["STUDY", "wrong_models"]
 
@@ -285,7 +286,7 @@ def _worst(losses: Mapping[str, Mapping[str, Estimate]], name: str, sign: int, d
     return f"{_spread(losses[model][name], digits)} ({model})"
 
 
-def _world_table(found: Found, load: float) -> str:
+def _worlds(found: Found, load: float) -> Rows:
     columns = {world: lost_in(found, load, world) for world in WORLDS if world != QUIET}
     beyond = {f"{world}, beyond {SLOWER}": lost_in(found, load, world, SLOWER) for world in (STRAGGLERS, RARE)}
     usual = _served(found, load, QUIET)
@@ -293,20 +294,20 @@ def _world_table(found: Found, load: float) -> str:
         [name, f"{values.mean():.1f}", *(_spread(column[name]) for column in (*columns.values(), *beyond.values()))]
         for name, values in usual.items()
     ]
-    return grid([f"load {load}: goodput, %", QUIET, *(f"{world}, points" for world in (*columns, *beyond))], body)
+    return ["method", f"{QUIET}, %", *(f"{world}, points" for world in (*columns, *beyond))], body
 
 
-def _belief_table(found: Found, load: float) -> str:
+def _beliefs(found: Found, load: float) -> Rows:
     columns = {name: lost_by_belief(found, load, name) for name in wrong_models() if name != RIGHT}
     usual = _served(found, load, QUIET, RIGHT)
     body = [
         [name, f"{values.mean():.1f}", *(_spread(column[name]) for column in columns.values())]
         for name, values in usual.items()
     ]
-    return grid([f"load {load}: goodput, %, and points lost with a wrong model", RIGHT, *columns], body)
+    return ["method", f"{RIGHT}, %", *columns], body
 
 
-def _batch_table(found: Found, lengths: str) -> str:
+def _batches(found: Found, lengths: str) -> Rows:
     """Makespans with the right model, and how much longer they are with the worst of the wrong ones."""
     places = [place for place in _places(found) if place.startswith(f"{lengths}, ")]
     wrong = [name for name in wrong_models() if name != RIGHT]
@@ -317,23 +318,23 @@ def _batch_table(found: Found, lengths: str) -> str:
         for place in places:
             right = found[f"{place}, {RIGHT}"]
             known = method in right
-            cells.append(f"{np.mean(right[method]):.1f}, {_worst(losses[place], method, 1, 2)}" if known else "")
+            cells += [f"{np.mean(right[method]):.1f}", _worst(losses[place], method, 1, 2)] if known else ["", ""]
         body.append([method, *cells])
     sizes = [place.removeprefix(f"{lengths}, ") for place in places]
-    return grid([f"{LENGTHS[lengths]}: makespan, s, and % longer with the worst wrong model", *sizes], body)
+    return ["method", *(f"{size}: {what}" for size in sizes for what in ("makespan, s", "longer, %"))], body
 
 
-def _noise_table(found: Found) -> str:
+def _noise_table(found: Found) -> Table:
     body = []
     for place in _places(found):
         worlds = found[f"{place}, noise"]
         for name in IN_BATCHES:
             ratios = [np.array(worlds[world][name]) / np.array(worlds[QUIET][name]) for world in NOISY]
             body.append([place, name, *(_spread(mean_estimate(100 * (ratio - 1)), 2) for ratio in ratios)])
-    return grid(["makespan against the quiet world, %", "rule", *NOISY], body)
+    return Table("noise", "Batches: makespan against the quiet world, %.", ["place", "rule", *NOISY], body)
 
 
-def _summary_table(found: Found) -> str:
+def _summary_table(found: Found) -> Table:
     """What hurts each method most, at the highest load and in the batches of the first size."""
     load = max(LOADS)
     noise, rare = lost_in(found, load, "sd 0.5"), lost_in(found, load, RARE, SLOWER)
@@ -350,22 +351,63 @@ def _summary_table(found: Found) -> str:
         makespan = _worst(longer, name, 1, 2) if name in longer[wrong[0]] else ""
         body.append([name, *jitter, goodput, makespan])
     header = [
-        f"load {load}",
+        "method",
         "sd 0.5, points",
         f"{STRAGGLERS}, beyond {SLOWER}",
         f"{RARE}, beyond {SLOWER}",
         "worst wrong model, points",
-        f"worst wrong model, % of makespan ({place})",
+        "worst wrong model, % of makespan",
     ]
-    return grid(header, body)
+    title = f"Goodput at load {load} against the quiet world and the right model, points; makespan of {place}, %."
+    return Table("summary", title, header, body)
 
 
-def table(found: Found) -> str:
+def tables(found: Found) -> list[Table]:
     """What hurts each method most, then goodput by world and by belief, then makespans."""
-    parts = [_summary_table(found), *(_world_table(found, load) for load in LOADS)]
-    parts += [_belief_table(found, load) for load in WRONG_LOADS]
-    parts += [_batch_table(found, lengths) for lengths in LENGTHS]
-    return "\n\n".join([*parts, _noise_table(found)])
+    return [
+        _summary_table(found),
+        stacked(
+            "worlds",
+            "Goodput in the quiet world, %, and changes in others, points.",
+            "load",
+            {f"{load}": _worlds(found, load) for load in LOADS},
+        ),
+        stacked(
+            "beliefs",
+            "Goodput with the right model, %, and changes with a wrong one, points.",
+            "load",
+            {f"{load}": _beliefs(found, load) for load in WRONG_LOADS},
+        ),
+        stacked(
+            "batches",
+            "Batches: makespan with the right model, s, and how much longer it is with the worst wrong one, %.",
+            "lengths",
+            {text: _batches(found, lengths) for lengths, text in LENGTHS.items()},
+        ),
+        _noise_table(found),
+    ]
+
+
+SHORT = (
+    "prefill-first",
+    "λ = 1",
+    "λ tuned",
+    "threshold tuned",
+    "deadline tuned",
+    "deadline tuned there",
+    "deadline tuned, fcfs",
+    FORESIGHT,
+    "λ literal",
+    "eb threshold, finite",
+    "λ tuned in it",
+    "deadline tuned in it",
+)
+
+
+def short(found: Mapping[str, Table]) -> Table:
+    """What hurts which method most, of the methods that differ."""
+    whole = found["summary"]
+    return whole.picked(whole.header, lambda row: row["method"] in SHORT)
 
 
 PICTURED = ("deadline tuned", "λ tuned", "threshold tuned", "λ = 1", "prefill-first", FORESIGHT)
@@ -385,17 +427,17 @@ def draw(found: Found, path: Path) -> Path:
         plain(axes)
     load = max(LOADS)
     points = {world: lost_in(found, load, world) for world in (SLOWER, STRAGGLERS, RARE)}
-    _dots(below[0], points, PICTURED)
+    dots(below[0], points, PICTURED)
     below[0].set_title(f"slower iterations, load {load}", fontsize=9, color=INK)
     wrong = [name for name in wrong_models() if name != RIGHT]
     served = {name: lost_by_belief(found, max(WRONG_LOADS), name) for name in wrong}
-    _ranges(below[1], served)
+    ranges(below[1], served)
     below[1].set_title(f"wrong models, load {max(WRONG_LOADS)}", fontsize=9, color=INK)
     for axes in below[:2]:
         axes.set_xlabel("goodput, points", fontsize=8)
     place = _places(found)[0]
     longer = {name: longer_by_belief(found, place, name) for name in wrong}
-    _ranges(below[2], longer)
+    ranges(below[2], longer)
     below[2].set_title(f"wrong models, {place}", fontsize=9, color=INK)
     below[2].set_xlabel("makespan, %", fontsize=8)
     handles, labels = above[0].get_legend_handles_labels()
@@ -403,30 +445,6 @@ def draw(found: Found, path: Path) -> Path:
     return save(figure, path)
 
 
-def _dots(axes: Any, columns: Mapping[str, Mapping[str, Estimate]], names: Sequence[str]) -> None:
-    for mark, (colour, (world, column)) in zip("os^", zip(LINES, columns.items(), strict=False), strict=True):
-        xs = [column[name].mean for name in names]
-        axes.plot(xs, range(len(names)), mark, color=colour, markersize=5, label=world)
-    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3, handletextpad=0.1)
-    _named(axes, names)
-
-
-def _ranges(axes: Any, columns: Mapping[str, Mapping[str, Estimate]]) -> None:
-    """From the least to the greatest mean over the wrong models, and a mark for each of them."""
-    names = [*next(iter(columns.values()))]
-    for row, name in enumerate(names):
-        means = [column[name].mean for column in columns.values()]
-        axes.plot([min(means), max(means)], [row, row], "-", color=FAINT, linewidth=2)
-        axes.plot(means, [row] * len(means), "|", color=LINES[0], markersize=9)
-    axes.axvline(0, color=RULE, linewidth=1, zorder=0)
-    _named(axes, names)
-
-
-def _named(axes: Any, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    plain(axes)
-    axes.tick_params(axis="y", labelsize=7)
-
-
-STUDY = Study("jitter", "Jitter and wrong cost models: what do they cost, and who breaks first?", jobs, table, draw)
+STUDY = Study(
+    "jitter", "Jitter and wrong cost models: what do they cost, and who breaks first?", jobs, tables, short, draw
+)

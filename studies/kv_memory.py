@@ -7,7 +7,7 @@ where a method brings its own, so what differs is who is let in. Then requests o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from llmsched_env.baselines.registry import make_policy
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
-from llmsched_env.studies.markdown import grid
 from llmsched_env.studies.rates import AtRateFor
 from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Table, stacked
 
 __all__ = ["STUDY"]
 
@@ -179,26 +179,23 @@ def _spread(found: Estimate, digits: int = 1) -> str:
     return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
 
 
-def _batch_tables(found: Found) -> list[str]:
-    parts = []
+def _batch_table(found: Found) -> Table:
+    parts = {}
     for lengths, title in LENGTHS.items():
         places = {name: said for name, said in found.items() if name.startswith(f"{lengths}, ")}
-        header = [f"{title}: throughput against the best fixed J, %", *(name.split(", ", 1)[1] for name in places)]
+        header = ["method", *(name.split(", ", 1)[1] for name in places)]
         best = ["*best fixed J at 200 clients' size*", *(f"*{said['best']}*" for said in places.values())]
         names = ["J = 200", *METHODS]
         body = [[name, *(_spread(_gain(said, name)) for said in places.values())] for name in names]
-        parts.append(grid(header, [best, *body]))
-    return parts
+        parts[title] = (header, [best, *body])
+    return stacked("throughput", "Throughput against the best fixed J, %, and that J.", "lengths", parts)
 
 
-def _detail_table(found: Found) -> str:
+def _detail_table(found: Found) -> Table:
     """Of the first size: what lies behind."""
     first = next(iter(found)).split(", ")[1]
     places = {name: said for name, said in found.items() if f", {first}, " in name}
-    header = [
-        f"{first}: makespan s / mean latency s / preemptions",
-        *(name.replace(f", {first}", "") for name in places),
-    ]
+    header = ["method", *(name.replace(f", {first}", "") for name in places)]
     body = []
     for name in ("J = 200", "best fixed J", *METHODS):
         cells = []
@@ -206,12 +203,12 @@ def _detail_table(found: Found) -> str:
             means = [np.mean(said[name][metric]) for metric in ("makespan_s", "mean_latency_s", "preemptions")]
             cells.append(f"{means[0]:.1f} / {means[1]:.1f} / {means[2]:.0f}")
         body.append([name, *cells])
-    return grid(header, body)
+    return Table("details", f"{first}: makespan, s / mean latency, s / preemptions.", header, body)
 
 
-def _serving_table(found: Found) -> str:
+def _serving_table(found: Found) -> Table:
     places = {name: said for name, said in found.items() if name.startswith("load ")}
-    body = [["*best fixed J*", *(f"*{said['best']}*" for said in places.values())]]
+    body = [["*the best fixed J*", *(f"*{said['best']}*" for said in places.values())]]
     for name in ("best fixed J", "J = 200", *SERVED_METHODS):
         cells = []
         for said in places.values():
@@ -220,12 +217,30 @@ def _serving_table(found: Found) -> str:
             shown = "" if name == "best fixed J" else f" ({_spread(against)})"
             cells.append(f"{100 * goodput.mean():.1f}{shown}")
         body.append([name, *cells])
-    return grid(["goodput, % (points against the best fixed J)", *places], body)
+    title = "Serving under SLOs: goodput, % (points against the best fixed J)."
+    return Table("goodput", title, ["method", *places], body)
 
 
-def table(found: Found) -> str:
+def tables(found: Found) -> list[Table]:
     """Throughput by method and size, what lies behind it, and goodput by load."""
-    return "\n\n".join([*_batch_tables(found), _detail_table(found), _serving_table(found)])
+    return [_batch_table(found), _detail_table(found), _serving_table(found)]
+
+
+SHORT = (
+    "J = 200",
+    "reserve all",
+    "memory-aware cap (2503.05248)",
+    "watermark 1 %, swapped by NVLink",
+    "MC-SF's check, longest first, lengths known",
+)
+
+
+def short(found: Mapping[str, Table]) -> Table:
+    """Throughput at the first size: the paper's J, what needs no lengths, and what does."""
+    whole = found["throughput"]
+    columns = whole.header[: 2 + len(BUDGETS)]
+    picked = whole.picked(columns, lambda row: row["method"] in SHORT or row["method"].startswith("*"))
+    return picked._replace(title="Throughput against the best fixed J, % (95 % interval).")
 
 
 PICTURED = {
@@ -260,5 +275,10 @@ def draw(found: Found, path: Path) -> Path:
 
 
 STUDY = Study(
-    "kv_memory", "What does a budget of KV cache gain over the best fixed number of clients?", jobs, table, draw
+    "kv_memory",
+    "What does a budget of KV cache gain over the best fixed number of clients?",
+    jobs,
+    tables,
+    short,
+    draw,
 )

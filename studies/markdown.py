@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from llmsched_env.errors import PathError
 
-__all__ = ["PAGE", "PICTURES", "grid", "replaced"]
-
-_DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE, PICTURES = _DOCS / "studies.md", _DOCS / "images"
+__all__ = ["grid", "replaced"]
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ up and change no decision, so the makespan is linear in the time of a token, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from llmsched_env.cost import cost_model
 from llmsched_env.evaluation import Estimate, mean_estimate, play
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, new_figure, plain, save
 from llmsched_env.metrics import final_metrics
-from llmsched_env.studies.markdown import grid
 from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Rows, Table, stacked
 from llmsched_env.workload import Requests, workload
 
 __all__ = ["STUDY", "LongPrompts"]
@@ -234,15 +235,16 @@ SURVIVORS = {
 }
 
 
-def _survival_table(found: Found, lengths: str) -> str:
-    """At the first size."""
-    clients = _first(found, 2)
+FREE_GAIN = "*hybrid, stealing free: gain, % of the offline method's makespan*"
+
+
+def _survival(found: Found, lengths: str, clients: str) -> Rows:
     places = _at(found, lengths=lengths, clients=clients)
     free = [f"*{_shown(mean_estimate(gain(said, 'lagrangian, waiting, free')))}*" for said in places.values()]
-    rows = [["*hybrid, stealing free: gain, % of the offline method's makespan*", *free]]
+    rows = [[FREE_GAIN, *free]]
     for title, name in SURVIVORS.items():
         rows.append([title, *(_shown(surviving(said, name)) for said in places.values())])
-    return grid([f"{LENGTHS[lengths]}, {clients}: share of that gain that survives, %", *places], rows)
+    return ["stealing", *places], rows
 
 
 LINKS_OF_CHAIN = {
@@ -259,7 +261,7 @@ LINKS_OF_CHAIN = {
 }
 
 
-def _chain_table(found: Found) -> str:
+def _chain_table(found: Found) -> Table:
     """At the first size, with the largest share."""
     clients, share = _first(found, 2), f"{SHARES[-1]:g}"
     places = _at(found, clients=clients, share=share)
@@ -267,7 +269,7 @@ def _chain_table(found: Found) -> str:
     for title, name in LINKS_OF_CHAIN.items():
         pairs = [(_of(said, name).mean(), 100 * _of(said, name, "utilization").mean()) for said in places.values()]
         rows.append([title, *(f"{makespan:.1f} / {busy:.1f}" for makespan, busy in pairs)])
-    return grid([f"{clients}, {share} cached: makespan s / utilization %", *places], rows)
+    return Table("chain", f"{clients}, {share} cached: makespan, s / utilization, %.", ["method", *places], rows)
 
 
 def _speed(value: float) -> str:
@@ -276,12 +278,13 @@ def _speed(value: float) -> str:
     return "–" if value == 0 else f"{float(f'{value:.2g}'):g}"
 
 
-def _break_even_table(found: Found, rule: str) -> str:
+def _break_even(found: Found, rule: str) -> Rows:
     """With the largest share, where there is a theft in every case or two."""
     share = f"{SHARES[-1]:g}"
     header = [
-        f"{RULES[rule]} rule, {share} cached", "thefts", "free: gains, %", "waiting: tokens a theft", "pays from, GB/s",
-        "recompute: gains, %", "running: tokens a theft", "pays from, GB/s", "recompute: gains, %",
+        "place", "thefts", "free: gains, %",
+        *(f"{steal}: {what}" for steal in ("waiting", "running")
+          for what in ("tokens a theft", "pays from, GB/s", "recompute gains, %")),
     ]  # fmt: skip
     rows = []
     for name, said in _at(found, share=share).items():
@@ -295,14 +298,41 @@ def _break_even_table(found: Found, rule: str) -> str:
             row += [f"{moved / taken:.0f}", _speed(break_even_gb_per_s(said, rule, steal))]
             row += [_shown(mean_estimate(worth(said, rule, steal, "recompute")), 2)]
         rows.append(row)
-    return grid(header, rows)
+    return header, rows
 
 
-def table(found: Found) -> str:
+def tables(found: Found) -> list[Table]:
     """What survives of the hybrid's gain, the chain at the first size, and from where on stealing pays."""
-    known = dict.fromkeys(name.split("; ")[0] for name in found)
-    survival = [_survival_table(found, lengths) for lengths in known]
-    return "\n\n".join([*survival, _chain_table(found), *(_break_even_table(found, rule) for rule in RULES)])
+    known, clients = dict.fromkeys(name.split("; ")[0] for name in found), _first(found, 2)
+    survival = {LENGTHS[lengths]: _survival(found, lengths, clients) for lengths in known}
+    title = f"{clients}: share of the gain of free stealing that survives, %; columns: lengths; share cached."
+    break_even = {text: _break_even(found, rule) for rule, text in RULES.items()}
+    return [
+        stacked("survival", title, "lengths", survival),
+        _chain_table(found),
+        stacked(
+            "break_even",
+            f"What stealing gains, and from which bandwidth on; {SHARES[-1]:g} cached.",
+            "rule",
+            break_even,
+        ),
+    ]
+
+
+SHORT = (FREE_GAIN, "no stealing", "waiting, NVLink", "waiting, Ethernet", "waiting, recompute", "running, Ethernet")
+
+
+def short(found: Mapping[str, Table]) -> Table:
+    """What survives with the largest share cached."""
+    share = f"; {SHARES[-1]:g}"
+    whole = found["survival"]
+    columns = {name: name.removesuffix(share) for name in whole.header if name.endswith(share)}
+    picked = whole.picked(
+        {"lengths": "lengths", "stealing": "stealing", **columns}, lambda row: row["stealing"] in SHORT
+    )
+    return picked._replace(
+        title=f"Share of the gain of free stealing that survives, %; {SHARES[-1]:g} of prompts cached."
+    )
 
 
 def _curve(said: dict[str, Any], steal: str, speeds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -357,5 +387,10 @@ def draw(found: Found, path: Path) -> Path:
 
 
 STUDY = Study(
-    "migration", "When does stealing still pay where caches have to move, or running requests?", jobs, table, draw
+    "migration",
+    "When does stealing still pay where caches have to move, or running requests?",
+    jobs,
+    tables,
+    short,
+    draw,
 )

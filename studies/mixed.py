@@ -8,6 +8,7 @@ Requests over time under SLOs, short prompts and long ones.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from llmsched_env.cost import MIXED_FITS, PRESETS, mixed_cost
 from llmsched_env.evaluation import CoverageWarning, Estimate, evaluate, mean_estimate, play
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
 from llmsched_env.policy import Policy
-from llmsched_env.studies.markdown import grid
 from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Table, stacked
 from llmsched_env.workload import GammaWorkload
 
 __all__ = ["STUDY"]
@@ -228,7 +229,7 @@ def _crossovers(found: Found) -> list[tuple[str, str, str, dict[str, Any]]]:
     return [(cost, kind, clients, said) for (_, cost, kind, clients), said in parts]
 
 
-def _crossover_table(found: Found) -> str:
+def _crossover_table(found: Found) -> Table:
     body, agree, agree_otherwise, clear = [], 0, 0, 0
     for cost, kind, clients, said in _crossovers(found):
         measured, otherwise = _gain(said, "MB", "EB"), _gain(said, "MB, decodes at T_d", "EB")
@@ -241,22 +242,21 @@ def _crossover_table(found: Found) -> str:
         body.append([*row, f"{100 * said['expected']:+.1f}", _pm(measured), "yes" if right else "no", _pm(otherwise)])
     header = ["costs", "lengths: prompt / output", "J", "Δ, µs a token", "mixed above exclusive: closed form, %"]
     header += ["simulated, %", "same sign", "simulated, decodes at T_d, %"]
-    said_so = (
-        f"The sign of Δ is that of the simulated difference in {agree} of {len(body)} places "
+    title = (
+        f"Crossover: the sign of Δ is that of the simulated difference in {agree} of {len(body)} places "
         f"({clear} of the others differ beyond their intervals), and in {agree_otherwise} where an iteration that "
-        "reads nothing lasts as long as a decode does."
+        "reads nothing lasts as long as a decode."
     )
-    return f"{said_so}\n\n{grid(header, body)}"
+    return Table("crossover", title, header, body)
 
 
-def _batch_tables(found: Found) -> list[str]:
-    parts = []
+def _batch_table(found: Found) -> Table:
+    parts = {}
     for order in ORDERS:
         places = {
             name.rsplit(", ", len(order.split(", ")))[0]: said for name, said in found.items() if name.endswith(order)
         }
-        header = [f"{order}: makespan against tuned threshold, %"]
-        header += [f"{place}, {form}" for place in places for form in FORMS]
+        header = ["method", *(f"{place}, {form}" for place in places for form in FORMS)]
         body = []
         for method in BATCH_METHODS:
             cells = []
@@ -272,16 +272,16 @@ def _batch_tables(found: Found) -> list[str]:
                     else:
                         cells.append(_pm(mean_estimate(change)) + chunk)
             body.append([method, *cells])
-        parts.append(grid(header, body))
-    return parts
+        parts[order] = (header, body)
+    title = "Batches: makespan against the tuned threshold, %, by what a mixed iteration lasts (best chunk)."
+    return stacked("batches", title, "order", parts)
 
 
-def _served_tables(found: Found) -> list[str]:
-    parts = []
+def _served_table(found: Found) -> Table:
+    parts = {}
     for workload in SERVED:
         places = {name.split(", ")[1]: said for name, said in found.items() if name.startswith(f"{workload}, load")}
-        header = [f"{workload}: goodput, % / worst token gap, s"]
-        header += [f"{place}, {form}" for place in places for form in FORMS]
+        header = ["method", *(f"{place}, {form}" for place in places for form in FORMS)]
         body = []
         for method in SERVED_METHODS:
             cells = []
@@ -294,13 +294,24 @@ def _served_tables(found: Found) -> list[str]:
                     shown = f"{goodput.mean:.1f}{half} / {np.mean(one['worst_token_gap_s']):.2f}{chunk}"
                     cells.append("" if method in SERVED_RULES and form != FORMS[0] else shown)
             body.append([method, *cells])
-        parts.append(grid(header, body))
-    return parts
+        parts[workload] = (header, body)
+    title = "Serving under SLOs: goodput, % / longest gap between two tokens, s (best chunk)."
+    return stacked("serving", title, "workload", parts)
 
 
-def table(found: Found) -> str:
+def tables(found: Found) -> list[Table]:
     """The crossover, batches and SLOs."""
-    return "\n\n".join([_crossover_table(found), *_batch_tables(found), *_served_tables(found)])
+    return [_crossover_table(found), _batch_table(found), _served_table(found)]
+
+
+SHORT = ("prefill_first", "tgi_tuned", "deadline_tuned", *MIXED_SYSTEMS)
+
+
+def short(found: Mapping[str, Table]) -> Table:
+    """Serving at the highest load: rules that keep the kinds apart, and systems that mix them."""
+    columns = [f"load {max(LOADS)}, {form}" for form in FORMS]
+    picked = found["serving"].picked(["workload", "method", *columns], lambda row: row["method"] in SHORT)
+    return picked._replace(title="Goodput, % / longest gap between two tokens, s, at the highest load.")
 
 
 PICTURED = ("prefill_first", "tuned_threshold", "deadline_tuned", *MIXED_SYSTEMS)
@@ -352,5 +363,10 @@ def draw(found: Found, path: Path) -> Path:
 
 
 STUDY = Study(
-    "mixed", "When is it better to read prompts beside decodes than in prefills of their own?", jobs, table, draw
+    "mixed",
+    "When is it better to read prompts beside decodes than in prefills of their own?",
+    jobs,
+    tables,
+    short,
+    draw,
 )

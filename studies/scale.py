@@ -1,4 +1,4 @@
-"""How far one machine goes: up to 5,000 clients and a million requests, stage by stage, and accelerators beyond it."""
+"""How far one machine goes: up to 5,000 clients and a million requests, stage by stage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 
 from llmsched_env.evaluation import Estimate, mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, label_at_right, new_figure, plain, save
-from llmsched_env.studies.accelerators import SHARINGS, accelerators
-from llmsched_env.studies.markdown import grid
 from llmsched_env.studies.stages import REFERENCE, STAGES, WHOLE_MIP_NODES, stage, whole_mip
 from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Rows, Table
 from llmsched_env.workload.gsm8k import NUM_REQUESTS
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ MOST_MODELS, MOST_HARD_MODELS = 8_000, 300
 """PuLP models of polishing: two a client, but no more than this. Where lengths are equal and few to a client they take
 ten times as long, and do not get there."""
 WHOLE_MIP_CLIENTS = (2, 4, 8, 16)
-ACCELERATORS = (1, 2, 4, 8)
 COLOURS = tuple(zip(("draw", "lpt", "resplit", "polish", "layout", "client"), LINES, strict=True))
 """Stages of the picture: an episode with one shared queue is much like one with client queues."""
 MIB = 2**20
@@ -73,16 +71,6 @@ def _jobs(options: Options) -> list[Job]:
         for clients in (count for count in WHOLE_MIP_CLIENTS if 10 * count <= max(options.clients)):
             arguments = {"lengths": lengths, "clients": clients, "requests": _few(clients), "cases": cases}
             found.append(Job(f"whole MIP {lengths} {clients}", whole_mip, arguments))
-        for count in ACCELERATORS:
-            for sharing in SHARINGS:
-                arguments = {
-                    "lengths": lengths,
-                    "count": count,
-                    "requests": max(ACCELERATORS) * NUM_REQUESTS,
-                    "sharing": sharing,
-                    "cases": options.cases,
-                }
-                found.append(Job(f"accelerators {lengths} {count} {sharing}", accelerators, arguments))
     # The long ones first, so that no core is left with them at the end.
     return sorted(found, key=lambda job: -job.arguments["requests"] * (1 + job.arguments.get("models", 0)))
 
@@ -140,18 +128,27 @@ def _percent(found: Estimate) -> str:
     return f"{100 * found.mean:z.2f}{half}"
 
 
-def _table(found: Found) -> str:
-    parts = [
-        _assignments(found),
+def _tables(found: Found) -> list[Table]:
+    title = (
         f"On {_machines(found)}: CPU time of one process for case 0 (the best of up to five), in brackets as a "
         f"multiple of {REFERENCE} ({_seconds(_reference_s(found))}), and the most memory that this stage, its "
-        f"input included, adds to an idle process, where it is above {LEAST_MIB:g} MiB:",
-        _costs(found),
-        _episodes(found),
-        _whole_mips(found),
-        _shared(found),
+        f"input included, adds to an idle process, where it is above {LEAST_MIB:g} MiB."
+    )
+    tables = [
+        Table("assignments", "What is proved of the offline assignment.", *_assignments(found)),
+        Table("costs", title, *_costs(found)),
+        Table("episodes", "Makespan of the Lagrangian rule above the bound LB1.", *_episodes(found)),
+        Table("whole_mip", "The whole assignment as one MIP.", *_whole_mips(found)),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return [table for table in tables if table.rows]
+
+
+def _short(found: Mapping[str, Table]) -> Table:
+    """Time of the stages that lead to an episode."""
+    stages = [STAGES[name].text for name in ("lpt", "assign", "layout", "client", "shared")]
+    picked = found["costs"].picked(["lengths", "clients", "requests", *stages])
+    title = "CPU time for one case, in brackets as a multiple of a sort of a million numbers, and memory"
+    return picked._replace(title=f"{title} above {LEAST_MIB:g} MiB.")
 
 
 def _machines(found: Found) -> str:
@@ -163,7 +160,7 @@ def _reference_s(found: Found) -> float:
     return float(np.median([value["reference_s"] for value in found.values() if "reference_s" in value]))
 
 
-def _assignments(found: Found) -> str:
+def _assignments(found: Found) -> Rows:
     header = ["lengths", "clients", "requests", "LPT: decodes above the bound", "re-split: proved", "moves a client"]
     header += ["`assign`: proved", "polish MIPs alone: models", "above the bound"]
     rows = []
@@ -182,16 +179,16 @@ def _assignments(found: Found) -> str:
                 f"{left}" if left else "0: proved",
             ]
         )
-    return grid(header, rows)
+    return header, rows
 
 
-def _costs(found: Found) -> str:
+def _costs(found: Found) -> Rows:
     header = ["lengths", "clients", "requests", *(item.text for item in STAGES.values())]
     rows = [[*size.cells, *(_cost(stages[name]) for name in STAGES)] for size, stages in _points(found).items()]
-    return grid(header, rows)
+    return header, rows
 
 
-def _episodes(found: Found) -> str:
+def _episodes(found: Found) -> Rows:
     header = ["lengths", "clients", "requests", "cases", "LB1, s", "client queues: gap, %", "shared queue: gap, %"]
     header += ["shared less client, points", "iterations"]
     rows = []
@@ -209,10 +206,10 @@ def _episodes(found: Found) -> str:
                 f"{stages['shared']['found'][0]['iterations']:,}",
             ]
         )
-    return grid(header, rows)
+    return header, rows
 
 
-def _whole_mips(found: Found) -> str:
+def _whole_mips(found: Found) -> Rows:
     values = [value for name, value in found.items() if name.startswith("whole MIP")]
     values.sort(key=lambda value: (list(LENGTHS).index(value["lengths"]), value["clients"]))
     rows = [
@@ -221,26 +218,7 @@ def _whole_mips(found: Found) -> str:
         for value in values
     ]  # fmt: skip
     header = ["lengths", "clients", "requests", f"the whole MIP, {WHOLE_MIP_NODES} nodes: proved", "seconds a case"]
-    return grid(header, rows) if rows else ""
-
-
-def _shared(found: Found) -> str:
-    values = {(v["lengths"], v["accelerators"], v["sharing"]): v for v in found.values() if "sharing" in v}
-    header = ["lengths", "accelerators", "requests of each"]
-    for text in SHARINGS.values():
-        header += [f"{text}: speed-up", "gap, %"]
-    rows = []
-    for lengths, text in LENGTHS.items():
-        for count in ACCELERATORS:
-            row, gaps = [text, f"{count}", f"{max(ACCELERATORS) * NUM_REQUESTS // count:,}"], []
-            for sharing in SHARINGS:
-                value = values[lengths, count, sharing]
-                makespan = np.array(value["makespan_s"])
-                alone = np.array(values[lengths, 1, sharing]["makespan_s"])
-                gaps.append(makespan / value["bound_s"] - 1)
-                row += [f"{(alone / makespan).mean():.2f}", _percent(mean_estimate(gaps[-1]))]
-            rows.append([*row, _percent(mean_estimate(gaps[0] - gaps[1])) if count > 1 else ""])
-    return grid([*header, f"{' less '.join(SHARINGS.values())}, points"], rows)
+    return header, rows
 
 
 def _draw(found: Found, path: Path) -> Path:
@@ -310,8 +288,9 @@ def _proportional(axes: Axes) -> None:
 
 STUDY = Study(
     "scale",
-    "How far does one machine go: 5,000 clients, a million requests, and accelerators beyond?",
+    "How far does one machine go: 5,000 clients and a million requests?",
     _jobs,
-    _table,
+    _tables,
+    _short,
     _draw,
 )

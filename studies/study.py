@@ -1,4 +1,4 @@
-"""What a study is: jobs that can be done in any order and on any core, a table and a picture of what they found.
+"""What a study is: jobs that can be done in any order and on any core, tables and a picture of what they found.
 
 Each job's result is kept as it comes, so that a call that was killed goes on with what is missing.
 """
@@ -22,6 +22,7 @@ from llmsched_env.errors import ConfigError
 from llmsched_env.progress import Progress
 from llmsched_env.sources import package_digest
 from llmsched_env.storage import output_folder, write_whole
+from llmsched_env.studies.tables import Table, write_csv
 
 __all__ = ["Found", "Job", "Options", "Study", "run"]
 
@@ -92,19 +93,21 @@ class Study:
         name: on the command line and in file names.
         question: in one line.
         jobs: what there is to do.
-        table: Markdown of what was found.
+        tables: what was found, in full.
+        short: the rows of these that answer the question, by the names of the tables: at most a dozen, for the page.
         draw: writes a picture of it to a path (PNG).
     """
 
     name: str
     question: str
     jobs: Callable[[Options], Sequence[Job]]
-    table: Callable[[Found], str]
+    tables: Callable[[Found], Sequence[Table]]
+    short: Callable[[Mapping[str, Table]], Table]
     draw: Callable[[Found, Path], Path]
 
 
 def run(study: Study, options: Options, folder: Path, *, workers: int = -1, progress: bool = True) -> dict[str, Any]:
-    """Do what is not done yet, and write ``NAME.json``, ``NAME.md`` and ``NAME.png`` to a folder.
+    """Do what is not done yet, and write ``NAME.json``, ``NAME.md``, ``NAME.png`` and a CSV a table to a folder.
 
     Args:
         study: which.
@@ -118,7 +121,7 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
 
     Raises:
         PathError: the folder cannot be written.
-        MissingExtraError: matplotlib is not installed; the table is written all the same.
+        MissingExtraError: matplotlib is not installed; the tables are written all the same.
     """
     folder = output_folder(folder)
     path = folder / f"{study.name}.json"
@@ -139,8 +142,11 @@ def run(study: Study, options: Options, folder: Path, *, workers: int = -1, prog
             bar.update()
     found = {job.name: results[job.key] for job in asked}
     _keep(path, {**kept, **results}, study, options)
+    tables = study.tables(found)
     with write_whole(folder / f"{study.name}.md") as temporary:
-        temporary.write_text(study.table(found) + "\n", encoding="utf-8")
+        parts = [f"{table.title}\n\n{table.markdown()}\n" for table in tables]
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+    write_csv(study.name, tables, folder)
     study.draw(found, folder / f"{study.name}.png")
     return found
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from llmsched_env.evaluation import mean_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, label_at_right, new_figure, plain, save
-from llmsched_env.studies.markdown import grid
 from llmsched_env.studies.study import Found, Job, Options, Study
+from llmsched_env.studies.tables import Table, stacked
 from llmsched_env.studies.two_stage import (
     MEAN_VALUE,
     OPTIMUM,
@@ -46,7 +46,7 @@ from llmsched_env.studies.uncertain_runs import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["STUDY", "draw", "jobs", "table"]
+__all__ = ["STUDY", "draw", "jobs", "short", "tables"]
 
 WORKLOADS = ("gsm8k", "gsm8k-smooth")
 DRAWS, LARGE_DRAWS = 10, 3
@@ -139,27 +139,39 @@ def _text(values: Values, sign: str = "", digits: int = 2) -> str:
     return text if np.isnan(low) else f"{text} ± {mean - low:.{digits}f}"
 
 
-def table(found: Found) -> str:
+def tables(found: Found) -> list[Table]:
     """Assignments at the first size and then at all, the price of errors, and the small instances."""
     sizes = _clients(found)
-    parts = [
-        f"**Assignment by uncertain lengths**, {sizes[0]} clients: gap to LB1 in % with estimates by the "
-        "mean, and what other estimates change it by, in points; Lagrangian rule where no other is named. Largest "
-        "loads are those of fixed queues above the average, in %, in the normal model and in truth."
-    ]
-    for workload in WORKLOADS:
-        for certainty in CERTAINTIES:
-            rows = _method_rows(_gaps(found, sizes[0], workload, certainty))
-            parts += [f"*{workload}, {certainty} certainty*", grid(["estimate", *COLUMNS.values()], rows)]
-    parts += ["**At all sizes**: gap by the mean in %, and changes in points.", _size_table(found, sizes)]
-    parts += [
-        f"**Relative error of the estimates**: gap in %, and points for each percent of error up to {100 * SLOPE:g} %.",
-        _error_table(found, sizes),
-        "**Small instances, no stealing**: expected largest load above that of the best assignment, in %; its CVaR "
-        "above the best CVaR, mean of the four columns; and the objective above what it was in the sample, in %.",
-        _small_table(found),
-    ]
-    return "\n\n".join(parts)
+    return [_method_table(found, sizes[0]), _size_table(found, sizes), _error_table(found, sizes), _small_table(found)]
+
+
+def short(found: Mapping[str, Table]) -> Table:
+    """Where certainty differs: what the estimates are worth with each kind of queue."""
+    estimates = (MEANS, CAREFUL, EXPECTED_MAX, KNOWN, NOTHING)
+    picked = found["estimates"].picked(
+        ["lengths", "estimate", *(TITLES[queues] for queues in QUEUES)],
+        lambda row: row["certainty"] == "unequal" and row["estimate"] in estimates,
+    )
+    title = "Gap to LB1 with estimates by the mean, %, and changes by other estimates, points; unequal certainty."
+    return picked._replace(title=title)
+
+
+def _method_table(found: Found, clients: int) -> Table:
+    header = ["estimate", *COLUMNS.values()]
+    parts = {
+        workload: stacked(
+            "",
+            "",
+            "certainty",
+            {kind: (header, _method_rows(_gaps(found, clients, workload, kind))) for kind in CERTAINTIES},
+        )
+        for workload in WORKLOADS
+    }
+    title = (
+        f"{clients} clients: gap to LB1 with estimates by the mean, %, and changes by other estimates, points; "
+        "Lagrangian rule unless named. Largest loads: of fixed queues, above the average, %."
+    )
+    return stacked("estimates", title, "lengths", {name: (part.header, part.rows) for name, part in parts.items()})
 
 
 def _method_rows(gaps: Mapping[str, Mapping[str, Values]]) -> list[list[str]]:
@@ -172,11 +184,11 @@ def _method_rows(gaps: Mapping[str, Mapping[str, Values]]) -> list[list[str]]:
     return rows
 
 
-def _size_table(found: Found, sizes: Sequence[int]) -> str:
+def _size_table(found: Found, sizes: Sequence[int]) -> Table:
     header = ["clients", "lengths", "certainty"]
     shown = {"fixed": (EXPECTED_MAX, CAREFUL, KNOWN), "stealing": (CAREFUL, KNOWN), "shared": (CAREFUL, KNOWN)}
     for queues, names in shown.items():
-        header += [f"{TITLES[queues]}: {MEANS}", *names]
+        header += [f"{TITLES[queues]}: {name}" for name in (MEANS, *names)]
     rows = []
     for clients in sizes:
         for workload in WORKLOADS:
@@ -188,10 +200,10 @@ def _size_table(found: Found, sizes: Sequence[int]) -> str:
                     usual = gaps[MEANS][column]
                     row += [_text(usual), *(_text(gaps[name][column] - usual, "+") for name in names)]
                 rows.append(row)
-    return grid(header, rows)
+    return Table("sizes", "All sizes: gap with estimates by the mean, %, and changes, points.", header, rows)
 
 
-def _error_table(found: Found, sizes: Sequence[int]) -> str:
+def _error_table(found: Found, sizes: Sequence[int]) -> Table:
     last = ERRORS.index(SLOPE)
     rows = []
     for clients in sizes:
@@ -208,14 +220,17 @@ def _error_table(found: Found, sizes: Sequence[int]) -> str:
                     ]
                 )
     header = ["clients", "lengths", "queues", *(f"{100 * error:g} %" for error in ERRORS), "points per %"]
-    return grid(header, rows)
+    title = (
+        f"Gap by the relative error of the estimates, %, and points for each percent of error up to {100 * SLOPE:g} %."
+    )
+    return Table("errors", title, header, rows)
 
 
 def _small(found: Found, workload: str, certainty: str) -> list[dict[str, dict[str, float]]]:
     return [one for name, one in found.items() if name.startswith(f"small/{workload}/{certainty}/")]
 
 
-def _small_table(found: Found) -> str:
+def _small_table(found: Found) -> Table:
     kinds = [(workload, certainty) for workload in WORKLOADS for certainty in CERTAINTIES]
     small = [_small(found, *kind) for kind in kinds]
     names = [
@@ -245,7 +260,11 @@ def _small_table(found: Found) -> str:
             ]
         )
     header = ["assignment", *(f"{workload}, {certainty}" for workload, certainty in kinds), "CVaR", "beyond the sample"]
-    return grid(header, rows)
+    title = (
+        "Small instances, no stealing: expected largest load above that of the best assignment, %; its CVaR above the "
+        "best CVaR, mean of the four columns; the objective above what it was in the sample, %."
+    )
+    return Table("small", title, header, rows)
 
 
 def _above(values: Mapping[str, Mapping[str, float]], name: str, measure: str, best: str) -> float:
@@ -342,6 +361,7 @@ STUDY = Study(
     "uncertain_lengths",
     "What do uncertain output lengths cost, and what is a stochastic model of them worth?",
     jobs,
-    table,
+    tables,
+    short,
     draw,
 )

@@ -198,8 +198,13 @@ def test_the_page_at_a_tiny_size(tmp_path, monkeypatch):
         assert said in text
     shares = next(line for line in text.splitlines() if line.startswith("| fcfs | λ = 1 |")).split(" | ")[2:5]
     assert sum(float(part) for pair in shares for part in pair.split(" / ")) == pytest.approx(100, abs=0.31)
+    short = study.short({table.name: table for table in study.tables(found)})
+    assert [row[:2] for row in short.rows] == [
+        [order, rule] for order in ("longest first", "fcfs") for rule in cost_check.SHORT
+    ]
     assert (tmp_path / "cost_check.png").read_bytes().startswith(b"\x89PNG")
     # One case has no interval, and one client no choice.
     few = {name: value for name, value in found.items() if "exact" in name}
     alone = choices.one_step("gsm8k", 1, "fcfs", 1)
-    assert "| gsm8k | 1 | fcfs | λ = 1 | – | – | – |" in study.table({**few, "alone": alone})
+    *_, full_size = study.tables({**few, "alone": alone})
+    assert "| gsm8k | 1 | fcfs | λ = 1 | – | – | – |" in full_size.markdown()

@@ -9,9 +9,11 @@ import pytest
 
 from llmsched_env.errors import ConfigError, PathError
 from llmsched_env.studies import __main__ as command
+from llmsched_env.studies import pages
 from llmsched_env.studies import study as frame
-from llmsched_env.studies.markdown import grid, replaced
+from llmsched_env.studies.markdown import replaced
 from llmsched_env.studies.study import Job, Options, Study, run
+from llmsched_env.studies.tables import Table
 
 
 def count(folder: str, number: int) -> int:
@@ -31,9 +33,17 @@ def made(folder: Path) -> Study:
         path.write_bytes(b"picture of " + str(len(found)).encode())
         return path
 
-    return Study(
-        "squares", "What are squares?", jobs, lambda found: grid(["n", "n²"], [[*map(str, found.items())]]), draw
-    )
+    def tables(found):
+        rows = [[name, f"{value}.0 ± 1"] for name, value in found.items()]
+        return [
+            Table("all", "All of them.", ["n", "n²"], rows),
+            Table("count", "How many.", ["many"], [[f"{len(rows)}"]]),
+        ]
+
+    def short(found):
+        return found["all"].picked(["n²"], lambda row: row["n"] != "n = 0")._replace(title="Without the first.")
+
+    return Study("squares", "What are squares?", jobs, tables, short, draw)
 
 
 def ran(folder: Path) -> list[int]:
@@ -50,7 +60,10 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert len(json.loads((tmp_path / "out" / "squares.json").read_text(encoding="utf-8"))["results"]) == 4, (
         "a smaller call kept all"
     )
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"squares.json", "squares.md", "squares.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("squares.json", "squares.md", "squares.png"),
+        *("squares_all.csv", "squares_count.csv"),
+    }
 
 
 def test_an_interrupted_study_goes_on(tmp_path):
@@ -109,22 +122,44 @@ def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path):
 
 
 def test_the_command_prints_and_publishes(tmp_path, monkeypatch, capsys):
-    page = tmp_path / "studies.md"
+    page, data, pictures = tmp_path / "studies" / "squares.md", tmp_path / "studies" / "data", tmp_path / "images"
+    for folder in (data, pictures):
+        folder.mkdir(parents=True)
+    (data / "squares_gone.csv").touch()
+    (data / "cubes_all.csv").touch()
     page.write_text("before\n<!-- squares: begin -->\nold\n<!-- squares: end -->\nafter\n")
     monkeypatch.setattr(command, "STUDIES", {"squares": made(tmp_path)})
-    monkeypatch.setattr(command, "PAGE", page)
-    monkeypatch.setattr(command, "PICTURES", tmp_path)
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
     arguments = ["--cases", "2", "--workers", "1", "--out", str(tmp_path / "out"), "--write"]
     assert command.main(arguments) == 0
-    assert "What are squares?" in capsys.readouterr().out
+    assert "What are squares?\n\nWithout the first.\n\n| n² |" in capsys.readouterr().out
     written = page.read_text(encoding="utf-8")
-    assert written.startswith("before\n<!-- squares: begin -->\n\n| n | n² |")
-    assert written.endswith("<!-- squares: end -->\nafter\n")
-    assert "old" not in written
-    assert (tmp_path / "study_squares.png").read_bytes() == b"picture of 2"
+    assert written == (
+        "before\n<!-- squares: begin -->\n\nWithout the first.\n\n| n² |\n| --- |\n| 1.0 ± 1 |\n\nFull tables:\n\n"
+        "- [all](data/squares_all.csv): All of them.\n- [count](data/squares_count.csv): How many.\n"
+        "\n<!-- squares: end -->\nafter\n"
+    )
+    assert (pictures / "study_squares.png").read_bytes() == b"picture of 2"
+    assert {path.name for path in data.iterdir()} == {"squares_all.csv", "squares_count.csv", "cubes_all.csv"}
+    for name in ("squares_all.csv", "squares_count.csv"):
+        assert (data / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert (data / "squares_all.csv").read_text(encoding="utf-8") == 'n,n²,"n², ±"\nn = 0,0.0,1\nn = 1,1.0,1\n'
     before = page.read_bytes()
     command.main(arguments)
     assert page.read_bytes() == before
+    assert ran(tmp_path) == [0, 1]
+
+
+def test_pages_that_are_not_there_are_missed_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "STUDIES", {"squares": made(tmp_path)})
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    assert command.main(["squares", "--write", "--out", str(tmp_path / "out")]) == 2
+    assert "--write needs a clone of the repository" in capsys.readouterr().err
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "squares.md").write_text("no place\n")
+    assert command.main(["squares", "--write", "--out", str(tmp_path / "out")]) == 2
+    assert "exactly one has to be there" in capsys.readouterr().err
+    assert not (tmp_path / "ran.txt").exists()
 
 
 def test_a_page_without_markers_is_refused():
@@ -139,7 +174,8 @@ def test_jobs_that_do_the_same_keep_their_names(tmp_path):
         study.name,
         study.question,
         lambda options: [job._replace(name=name) for job in study.jobs(Options(1)) for name in ("one", "other")],
-        study.table,
+        study.tables,
+        study.short,
         study.draw,
     )
     assert run(twice, Options(1), tmp_path / "out", workers=1, progress=False) == {"one": 0, "other": 0}

@@ -61,6 +61,8 @@ def test_table_and_picture(brief, tmp_path, figures):
     for name in METHODS:
         assert f"| {name} |" in text
     assert sum(line.startswith("| --- |") for line in text.splitlines()) == 3
+    short = kv_memory.STUDY.short({table.name: table for table in kv_memory.STUDY.tables(found)})
+    assert len(short.rows) == 6
     assert (tmp_path / "kv_memory.png").read_bytes().startswith(b"\x89PNG")
     (figure,) = figures
     assert [axes.get_title() for axes in figure.axes] == ["gsm8k, 8 x 80 GB", "gsm8k, 8 x 40 GB"]

@@ -127,7 +127,9 @@ def test_table_and_picture(tmp_path, monkeypatch, figures):
     text = (tmp_path / "migration.md").read_text(encoding="utf-8")
     for title in (*migration.SURVIVORS, *migration.LINKS_OF_CHAIN, "gsm8k, known, 20 clients"):
         assert f"| {title} |" in text
-    assert sum(line.startswith("| --- |") for line in text.splitlines()) == 4
+    assert sum(line.startswith("| --- |") for line in text.splitlines()) == 3
+    short = migration.STUDY.short({table.name: table for table in migration.STUDY.tables(found)})
+    assert len(short.rows) == 6
     assert (tmp_path / "migration.png").read_bytes().startswith(b"\x89PNG")
     (figure,) = figures
     assert [axes.get_title() for axes in figure.axes] == [

@@ -1,27 +1,19 @@
-"""The ladder, its stages against brute force and the product's own way, accelerators, the table and the picture."""
+"""The ladder, its stages against brute force and the product's own way, the tables and the picture."""
 
 from __future__ import annotations
 
 import itertools
-import pickle
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llmsched_env.baselines.registry import entry
 from llmsched_env.cases import build_problem
-from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
-from llmsched_env.offline import lb1_ns
 from llmsched_env.studies import scale, stages
-from llmsched_env.studies.accelerators import CLIENTS, METHOD, SHARINGS, SharedWorkload, accelerators
 from llmsched_env.studies.machine import child
 from llmsched_env.studies.stages import STAGES, Point
 from llmsched_env.studies.study import Options, run
-from llmsched_env.workload import workload
 
 SMOOTH = Point("gsm8k-smooth", 3, 9, models=4)
 
@@ -120,78 +112,23 @@ def test_a_process_that_fails_says_why(tmp_path):
         child(script, "x")
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
-def test_shares_are_the_whole_case(sharing):
-    whole = workload("gsm8k").requests("test", 4, num_requests=30)
-    shared = SharedWorkload("gsm8k", 3, 30, sharing)
-    shares = [shared.requests("test", 3 * 4 + accelerator) for accelerator in range(3)]
-    pairs = [
-        list(zip(share.prompt_tokens.tolist(), share.output_tokens.tolist(), strict=True)) for share in (whole, *shares)
-    ]
-    assert sorted(itertools.chain(*pairs[1:])) == sorted(pairs[0])
-    assert {share.mean_output_tokens for share in shares} == {whole.mean_output_tokens}
-    if sharing == "round_robin":
-        assert pairs[1:] == [pairs[0][accelerator::3] for accelerator in range(3)]
-    else:
-        tokens = [0, 0, 0]
-        for length in sorted(whole.output_tokens.tolist(), reverse=True):
-            tokens[tokens.index(min(tokens))] += length
-        assert [int(share.output_tokens.sum()) for share in shares] == tokens
-    assert SharedWorkload("gsm8k", 1, 30, sharing).requests("test", 4).digest() == whole.digest()
-    assert shared.pool_size("test") == 300
-    assert pickle.loads(pickle.dumps(shared)) == shared, "not to be sent to other processes or machines"
-
-
-def test_the_whole_takes_as_long_as_its_last_accelerator():
-    found = accelerators("gsm8k-smooth", 2, 500, "round_robin", 2)
-    assert found == accelerators("gsm8k-smooth", 2, 500, "round_robin", 2, workers=2, engine="threading")
-    row = entry(METHOD, Scenario(SharedWorkload("gsm8k-smooth", 2, 500, "round_robin"), "test", num_clients=CLIENTS))
-    ends = [play(row.policy, row.scenario, case).view.clock_ns / 1e9 for case in range(4)]
-    assert found["makespan_s"] == [max(ends[:2]), max(ends[2:])]
-    assert len(set(ends)) == 4, "accelerators that end together: the last one was not tested"
-    requests = workload("gsm8k-smooth").requests("test", 1, num_requests=500)
-    assert found["bound_s"][1] == lb1_ns(requests, CLIENTS, Scenario().cost_model) / 2e9
-
-
-@pytest.mark.parametrize("sharing", SHARINGS)
-@pytest.mark.parametrize("count", [1, 3, 7])
-def test_no_way_to_share_beats_the_bound(count, sharing):
-    found = accelerators("gsm8k", count, 300, sharing, 3)
-    assert (np.array(found["bound_s"]) <= found["makespan_s"]).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        (("gsm8k", 0, 10), ConfigError, "accelerators = 0 is out of range"),
-        (("gsm8k", 4, 3), ConfigError, "num_requests = 3 is less than accelerators = 4: each of them needs a request"),
-        (("gsm9k", 4, 30), UnknownNameError, "unknown workload 'gsm9k'"),
-        (("gsm8k", 4, 30, "lpd"), UnknownNameError, "Did you mean 'lpt'"),
-    ],
-)
-def test_bad_accelerators(arguments, error, message):
-    with pytest.raises(error, match=message):
-        SharedWorkload(*arguments)
-
-
-def test_a_share_of_fewer_requests_is_checked_too():
-    with pytest.raises(ConfigError, match="num_requests = 2 is less"):
-        SharedWorkload("gsm8k", 4, 30).requests("test", 0, num_requests=2)
-
-
 def test_the_table_and_the_picture(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    for name, value in {"MOST_MODELS": 2, "MOST_HARD_MODELS": 1, "ACCELERATORS": (1, 2)}.items():
+    for name, value in {"MOST_MODELS": 2, "MOST_HARD_MODELS": 1}.items():
         monkeypatch.setattr(scale, name, value)
     monkeypatch.setattr(stages, "MOST_REPEATS", 1)
     monkeypatch.setattr(stages, "REFERENCE_NUMBERS", 1000)
     monkeypatch.setattr(stages, "child", lambda module, *arguments: stages.measured(*arguments))
     found = run(scale.STUDY, Options(2, (20,)), tmp_path, workers=1, progress=False)
     text = (tmp_path / "scale.md").read_text(encoding="utf-8")
-    assignments, machine, costs, episodes, mips, shared = text.split("\n\n")
-    assert "Python 3" in machine
+    titles, tables = text.split("\n\n")[::2], text.split("\n\n")[1::2]
+    assignments, costs, episodes, mips = tables
+    assert "Python 3" in titles[1]
     assert len(assignments.splitlines()) == len(costs.splitlines()) == len(episodes.splitlines()) == 2 + 4
     assert "| smooth | 20 | 4,000 |" in assignments
+    short = scale.STUDY.short({table.name: table for table in scale.STUDY.tables(found)})
+    assert short.rows[0][:3] == ["GSM8K", "20", "132"]
+    assert len(short.rows) == 4
     lpt, polished = (found[f"{name} gsm8k 20 132"]["found"] for name in ("lpt", "polish"))
     above = sorted(case["cmax"] - case["bound"] for case in lpt)
     assert f"| GSM8K | 20 | 132 | {above[0]} to {above[1]} |" in assignments
@@ -199,7 +136,6 @@ def test_the_table_and_the_picture(tmp_path, monkeypatch):
     assert mips.splitlines()[2].startswith("| GSM8K | 2 | 13 | 2 of 2 |")
     gap = 100 * np.mean([case["gap_to_bound"] for case in found["client gsm8k 20 132"]["found"]])
     assert f"| {gap:.2f} ±" in episodes.splitlines()[2]
-    assert all(line.count("|") == shared.splitlines()[0].count("|") for line in shared.splitlines())
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -213,17 +149,3 @@ def test_what_is_left_open_is_said():
     cost = {"seconds": 0.5, "reference_s": 0.2, "memory_bytes": 2**19}
     assert scale._cost(cost) == "0.5 s (2.5)"
     assert scale._cost({**cost, "seconds": 50.0, "memory_bytes": 5 * 2**20}) == "50 s (250), 5 MiB"
-
-
-def test_the_example_of_the_page_runs(capsys):
-    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?SharedWorkload.*?)```", page, re.DOTALL)
-    exec(block, {})
-    found = accelerators("gsm8k", 8, 10_552, "lpt", 1)
-    assert float(capsys.readouterr().out) == found["makespan_s"][0]
-
-
-def test_the_page_has_a_place_for_the_table():
-    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
-    assert page.count("<!-- scale: begin -->") == page.count("<!-- scale: end -->") == 1
-    assert "images/study_scale.png" in page

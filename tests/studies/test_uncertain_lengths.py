@@ -172,11 +172,15 @@ def test_table_and_picture(tiny, tmp_path, figures):
     found = run(tiny, Options(cases=2, clients=(6,)), tmp_path, workers=1, progress=False)
     text = (tmp_path / "uncertain_lengths.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert sum(line.startswith("| mean + 4 sd ") for line in rows) == 4
+    assert sum("equal | mean + 4 sd |" in line for line in rows) == 4
     assert sum(line.startswith("| 6 | gsm8k") for line in rows) == 4 + 8
     gaps = [found[f"estimate/6/gsm8k/equal/{draw}"]["mean"]["shared, lagrangian"] for draw in range(2)]
-    assert f"| {100 * np.mean(gaps):.2f} ± " in next(line for line in rows if line.startswith("| mean "))
+    assert f"| {100 * np.mean(gaps):.2f} ± " in next(
+        line for line in rows if line.startswith("| gsm8k | equal | mean |")
+    )
     assert "nan" not in text
+    short = tiny.short({table.name: table for table in tiny.tables(found)})
+    assert [row[1] for row in short.rows] == 2 * ["mean", "mean + 4 sd", "expected max", "known", "nothing"]
     assert (tmp_path / "uncertain_lengths.png").read_bytes().startswith(b"\x89PNG")
     (figure,) = figures
     for row, name in enumerate(study.WORKLOADS):
