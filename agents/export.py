@@ -58,8 +58,9 @@ def export(model: Any) -> Network:
     """
     kind = type(model.policy).__name__
     what = f"the model ({type(model).__name__} with {kind})"
-    if kind not in SCORERS:
-        raise ConfigError(f"{what} cannot be exported: its policy has to be one of {', '.join(SCORERS)}.")
+    if kind not in (*SCORERS, "ResidualPolicy"):
+        known = ", ".join((*SCORERS, "ResidualPolicy"))
+        raise ConfigError(f"{what} cannot be exported: its policy has to be one of {known}.")
     tables = {(len(table),): table for table in TABLES}
     shape = tuple(model.observation_space.shape)
     extractor = model.policy.features_extractor_class.__name__
@@ -70,6 +71,9 @@ def export(model: Any) -> Network:
         )
     if model.get_vec_normalize_env() is not None:
         raise ConfigError(f"{what} cannot be exported: its observations are normalised (VecNormalize). Train without.")
+    if kind == "ResidualPolicy":
+        network: Network = model.policy.network()
+        return network
     modules = [*SCORERS[kind](model.policy)]
     names = [type(module).__name__ for module in modules]
     between = {*names[1::2]}

@@ -6,6 +6,7 @@ import logging
 import pickle
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +23,9 @@ from llmsched_env.agents.learner import Task
 from llmsched_env.agents.libraries import LIBRARIES, algorithm
 from llmsched_env.agents.network import Network
 from llmsched_env.agents.sb3_policy import SB3Policy
+from llmsched_env.agents.sb3_residual import ResidualPolicy, rule_start
 from llmsched_env.agents.vec_env import SB3VecEnv
+from llmsched_env.config import REWARDS, Scenario
 from llmsched_env.errors import ConfigError, FileFormatError
 from llmsched_env.policy import Policy
 
@@ -32,9 +35,17 @@ _log = logging.getLogger(__name__)
 
 MODEL, STATE, REPLAY = "model.zip", "state.pkl", "replay.pkl"
 
+POLICIES = ("auto", "rule", "mlp")
+"""A residual on a rule (:mod:`llmsched_env.agents.sb3_residual`), a plain network, or the former where there is one."""
+
+USUAL_SCALE = 1000.0
+
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
-OURS = ("timesteps", "evaluate_every", "copies", "reward_scale", "net_arch", "activation")
+OURS = (
+    "timesteps", "evaluate_every", "copies", "reward", "reward_scale", "policy", "hidden", "sharpness", "net_arch",
+    "activation", "anneal",
+)  # fmt: skip
 """Settings that are not arguments of the library's class."""
 
 
@@ -54,6 +65,7 @@ class SB3Learner:
 
     checks: ClassVar[Mapping[str, Check]] = {
         "activation": one_of(*ACTIVATIONS),
+        "anneal": flag,
         "batch_size": whole_number(2, 2**20),
         "buffer_size": whole_number(1, 2**26),
         "clip_range": real_number(1e-6, 10.0),
@@ -65,6 +77,7 @@ class SB3Learner:
         "gae_lambda": real_number(0.0, 1.0),
         "gamma": real_number(0.0, 1.0),
         "gradient_steps": whole_number(1, 2**20),
+        "hidden": whole_number(1, 1024),
         "learning_rate": real_number(1e-12, 10.0),
         "learning_starts": whole_number(0, 2**40),
         "max_grad_norm": real_number(1e-9, 1e9),
@@ -76,7 +89,10 @@ class SB3Learner:
         "n_top": whole_number(1, 2**16),
         "net_arch": widths,
         "normalize_advantage": flag,
-        "reward_scale": real_number(1e-9, 1e12),
+        "policy": one_of(*POLICIES),
+        "reward": one_of("auto", *REWARDS),
+        "reward_scale": real_number(0.0, 1e12),
+        "sharpness": real_number(1e-3, 1e3),
         "target_kl": real_number(1e-9, 1e3),
         "target_update_interval": whole_number(1, 2**40),
         "train_freq": whole_number(1, 2**20),
@@ -98,18 +114,21 @@ class SB3Learner:
             ConfigError: settings that contradict each other.
             MissingExtraError: the library is not installed.
         """
-        settings = training.settings
+        settings, scenario = training.settings, _paid(training)
         _check(settings)
-        copies = VecMonitor(SB3VecEnv(settings["copies"], training.training_scenario))
-        network = {"net_arch": settings["net_arch"], "activation_fn": ACTIVATIONS[settings["activation"]]}
+        policy, its = _policy(settings, scenario)
+        copies = VecMonitor(SB3VecEnv(settings["copies"], scenario))
+        theirs = {name: value for name, value in settings.items() if name not in OURS}
+        if settings.get("anneal"):
+            theirs["learning_rate"] = _Falling(settings["learning_rate"])
         model = algorithm(training.algo)(
-            "MlpPolicy",
-            _Scaled(copies, settings["reward_scale"]),
+            policy,
+            _Scaled(copies, _scale(settings, scenario)),
             seed=training.seed,
             device="cpu",
             verbose=0,
-            policy_kwargs=network,
-            **{name: value for name, value in settings.items() if name not in OURS},
+            policy_kwargs=its,
+            **theirs,
         )
         return cls(training.algo, model, copies, {})
 
@@ -127,7 +146,7 @@ class SB3Learner:
             state = pickle.loads((folder / STATE).read_bytes())
             copies = VecMonitor(state["copies"])
             copies.episode_returns, copies.episode_lengths = state["returns"], state["lengths"]
-            model.set_env(_Scaled(copies, training.settings["reward_scale"]), force_reset=False)
+            model.set_env(_Scaled(copies, _scale(training.settings, _paid(training))), force_reset=False)
             model.action_space = state["action_space"]
             learner = cls(training.algo, model, copies, state["figures"])
             _set_streams(state["streams"])
@@ -184,6 +203,39 @@ class SB3Learner:
             "streams": _streams(),
         }
         (folder / STATE).write_bytes(pickle.dumps(state))
+
+
+def _paid(training: Task) -> Scenario:
+    """Where it learns, with the reward that it learns from: its settings' where nobody named one for the scenario."""
+    scenario, reward = training.training_scenario, training.settings.get("reward", "auto")
+    if "reward" in training.arguments or reward == "auto" and scenario.serving:
+        return scenario
+    return scenario.replace(reward="differential" if reward == "auto" else reward)
+
+
+def _scale(settings: Mapping[str, Any], scenario: Scenario) -> float:
+    """What rewards are multiplied by; differential ones are of a good size as they are."""
+    return settings["reward_scale"] or (1.0 if scenario.reward == "differential" else USUAL_SCALE)
+
+
+def _policy(settings: Mapping[str, Any], scenario: Scenario) -> tuple[Any, dict[str, Any]]:
+    """The class of the network, and its arguments."""
+    kind = settings.get("policy", "mlp")
+    if kind == "rule" or (kind == "auto" and scenario.num_actions == 2):
+        names = {"hidden": "hidden", "critic": "net_arch", "sharpness": "sharpness"}
+        own = {name: settings[setting] for name, setting in names.items()}
+        return ResidualPolicy, {"start": rule_start(scenario), **own}
+    return "MlpPolicy", {"net_arch": settings["net_arch"], "activation_fn": ACTIVATIONS[settings["activation"]]}
+
+
+@dataclass(frozen=True)
+class _Falling:
+    """A learning rate that falls to 0 at the last timestep."""
+
+    first: float
+
+    def __call__(self, left: float) -> float:
+        return self.first * left
 
 
 class _Scaled(VecEnvWrapper):

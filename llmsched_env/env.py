@@ -88,8 +88,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     - `goodput` (with SLOs): -1 / counted for each counted request that violates an SLO, as soon as that is certain
       whatever its length: when it is past its TTFT deadline, when its first token comes too late, or when it has ended
       too slowly. Sums to goodput - 1.
-    - `differential`: that of `excess`, plus a price for each token decoded, which evens out what a cycle of decodes and
-      a prefill is charged. Sums to (a constant - makespan) / LB1; for a short horizon, as gamma = 0.97.
+    - `differential`: that of `excess` in units of alpha_p, plus a price for each token decoded, which evens out what a
+      cycle of decodes and a prefill is charged. Sums to (a constant - makespan) / alpha_p; made for a discount of 0.98.
 
     ## Starting State
 

@@ -205,6 +205,8 @@ class Problem:
         scale = float(scale_ns) * {"makespan": 1, "latency": n}.get(reward, num_clients)
         if slo is not None and reward == "goodput":
             scale = float(slo.last - slo.first)
+        if reward == "differential" and shown.alpha_prefill_ns:
+            scale = float(num_clients * shown.alpha_prefill_ns)
         for array in (rows, by_position):
             array.setflags(write=False)
         data = ProblemData(

@@ -12,7 +12,7 @@ makespan     clock                                                      LB1     
 idle         J * clock - busy client time                               J * LB1       -makespan * (1 - util) / LB1
 latency      integral of (waiting + active) over time                   n * LB1       -mean end-to-end latency / LB1
 goodput      counted requests that have violated an objective           counted       goodput - 1
-differential that of excess, less a price for each token decoded        J * LB1       -(makespan - constant) / LB1
+differential that of excess, less a price for each token decoded        J * alpha_p   (constant - makespan) / alpha_p
 ============ ========================================================== ============= ===============================
 
 The constant of `excess` is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed: no policy can change it.
@@ -22,7 +22,8 @@ constant, and `excess` is `makespan`.
 `differential` is the differential reward of average-reward learning (Sutton and Barto 2018, section 10.3), per token
 instead of per step. Every policy decodes the same tokens, so their price changes no comparison of episodes. It changes
 what a discount does: under the price, what is earned and what is charged balance within each cycle from prefill to
-prefill, so to put a prefill off is no gain, and a short horizon (gamma of 0.97) is enough. The price is what waiting
+prefill, so to put a prefill off is no gain, and a short horizon (gamma of 0.98) is enough. Its unit is the fixed time of
+a prefill (LB1 where that is 0), so rewards are of the size that learning libraries expect. The price is what waiting
 and prefilling cost at least per token in the textbook's lot-size model (Harris 1913): with one of A clients falling
 idle every m / A decodes, a cycle of d decodes costs J * alpha_p + alpha_d * J * d^2 / (2 m), least per token at
 sqrt(2 * alpha_p * alpha_d / m). Where `excess` is `makespan` the price has the decode itself, too.
@@ -63,7 +64,8 @@ def charge(v: View, t: Totals, kind: cython.int, affine: cython.bint) -> cython.
         return v.clock_ns
     total: cython.longlong = v.num_clients * v.clock_ns
     if affine:
-        total = v.num_clients * (v.alpha_prefill_ns * v.prefills + t.jump_ns) + v.alpha_decode_ns * t.idle_client_decodes
+        total = v.num_clients * (v.alpha_prefill_ns * v.prefills + t.jump_ns)
+        total += v.alpha_decode_ns * t.idle_client_decodes
     if kind == codes.DIFFERENTIAL:
         total -= token_price_ns(v, affine) * (v.num_clients * v.decodes - t.idle_client_decodes)
     return total

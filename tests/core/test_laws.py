@@ -142,6 +142,8 @@ def metric_of(reward, case, simulator):
 
 
 def scale_of(reward, case):
+    if reward == "differential" and case.alpha_prefill_ns:
+        return case.num_clients * case.alpha_prefill_ns
     bound = lb1_ns(case.requests, case.num_clients, case.cost)
     return bound * {"makespan": 1, "latency": len(case.prompts)}.get(reward, case.num_clients)
 
