@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import statistics
 import time
@@ -9,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Figure", "Timing", "pin", "repeat", "table"]
+__all__ = ["Figure", "Headline", "Timing", "as_csv", "as_json", "pin", "repeat", "summary", "table"]
+
+HEADER = ["ours", "reference (same run)", "ratio", "target", "met?"]
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,22 @@ class Figure:
             return None
         return measured >= self.target if self.at_least else measured <= self.target
 
+    @property
+    def limit(self) -> str:
+        """The target in words; empty without one."""
+        if self.target is None:
+            return ""
+        unit = self.unit if self.target_on == "value" else "×"
+        return f"{'≥' if self.at_least else '≤'} {self.target:g} {unit}"
+
     def row(self) -> list[str]:
         """The cells of its line."""
-        target = ""
-        if self.target is not None:
-            unit = self.unit if self.target_on == "value" else "×"
-            target = f"{'≥' if self.at_least else '≤'} {self.target:g} {unit}"
         return [
             self.name,
             f"{_digits(self.value)} {self.unit}",
             f"{_digits(self.reference)} {self.unit}: {self.reference_name}" if self.reference else "",
             f"{_digits(self.ratio)}×" if self.ratio else "",
-            target,
+            self.limit,
             {None: "", True: "yes", False: "**no**"}[self.met],
         ]
 
@@ -73,6 +81,34 @@ def _digits(value: float | None) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+class Headline(NamedTuple):
+    """A figure that stands on the page.
+
+    Attributes:
+        label: what the page calls it.
+        section: how its section begins.
+        name: how its name begins.
+        reference_name: of its reference; empty for the figure without one.
+    """
+
+    label: str
+    section: str
+    name: str
+    reference_name: str = ""
+
+    def among(self, figures: Sequence[Figure]) -> Figure:
+        """The figure that it is.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for figure in figures:
+            begins = figure.section.startswith(self.section) and figure.name.startswith(self.name)
+            if begins and figure.reference_name == self.reference_name:
+                return figure
+        raise ValueError(f"no figure {self.name!r} in a section {self.section!r} beside {self.reference_name!r}.")
 
 
 class Timing(NamedTuple):
@@ -104,9 +140,45 @@ def pin() -> str:
     return "pinned to one core"
 
 
+def _head(first: str) -> str:
+    columns = [first, *HEADER]
+    return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
+
+
+def summary(figures: Sequence[Figure], headlines: Sequence[Headline]) -> str:
+    """The Markdown of the figures that stand on the page."""
+    rows = [[headline.label, *headline.among(figures).row()[1:]] for headline in headlines]
+    return "\n".join([_head("what"), *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def as_csv(figures: Sequence[Figure]) -> str:
+    """All figures, a line each, as the tables round them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["section", "figure", "value", "unit", "reference", "reference_name", "ratio", "target", "met"])
+    for figure in figures:
+        numbers = (_digits(number).replace(",", "") for number in (figure.value, figure.reference, figure.ratio))
+        value, reference, ratio = numbers
+        met = {None: "", True: "yes", False: "no"}[figure.met]
+        writer.writerow(
+            [
+                figure.section,
+                figure.name,
+                value,
+                figure.unit,
+                reference,
+                figure.reference_name,
+                ratio,
+                figure.limit,
+                met,
+            ]
+        )
+    return text.getvalue()
+
+
 def table(figures: Sequence[Figure]) -> str:
     """The Markdown of all figures, by section."""
-    header = "| figure | ours | reference (same run) | ratio | target | met? |\n| --- | --- | --- | --- | --- | --- |"
+    header = _head("figure")
     sections = list(dict.fromkeys(figure.section for figure in figures))
     parts = []
     for section in sections:

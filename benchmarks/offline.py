@@ -1,12 +1,14 @@
-"""What the offline step reaches and what it costs: ``python benchmarks/offline.py [--cases N] [--oracle N] [--naive]``.
+"""What the offline step reaches and what it costs: ``python benchmarks/offline.py [--cases N] [--csv PATH] [--naive]``.
 
-One process, one core. Every row says how many cases met their bound (proved), the largest gap and the time a case took.
-``--oracle N`` compares the lower bounds with the exact optimum of N instances, larger than those of the tests.
+One process, one core. Every row says how many cases met their bound (proved), the largest gap and the time a case took;
+``--csv`` writes the rows there (docs/data/assignment.csv). ``--oracle N`` compares the lower bounds with the exact
+optimum of N instances, larger than those of the tests.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import time
 from collections.abc import Callable
@@ -16,13 +18,15 @@ import numpy as np
 
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.offline import Assignment, Budget, assign, lb1_ns, lower_bounds, naive_model
+from llmsched_env.storage import write_whole
 from llmsched_env.workload import Requests, workload
 
+COLUMNS = ("instance", "method", "proved", "cases", "largest_gap_percent", "mean_s", "longest_s", "stages")
 POLISH_ONLY = Budget(resplit_moves=0, polish_mips=2000)
 
 
-def row(label: str, cases: list[Requests], solve: Callable[[Requests], Assignment]) -> None:
-    """Solve every case and print a line of the table."""
+def row(label: str, cases: list[Requests], solve: Callable[[Requests], Assignment]) -> list[str]:
+    """Solve every case and print a line of the table; its cells for a CSV."""
     seconds, found = [], []
     for requests in cases:
         start = time.perf_counter()
@@ -36,9 +40,12 @@ def row(label: str, cases: list[Requests], solve: Callable[[Requests], Assignmen
         f"{', '.join(stages)} |",
         flush=True,
     )
+    instance, _, method = label.rpartition(", ")
+    figures = (str(proved), str(len(found)), f"{100 * gap:.3f}", f"{np.mean(seconds):.3f}", f"{max(seconds):.3f}")
+    return [instance.replace(",", ""), method, *figures, ", ".join(stages)]
 
 
-def assignments(count: int, *, naive: bool) -> None:
+def assignments(count: int, *, naive: bool) -> list[list[str]]:
     """The table of the assignment step."""
     few = max(1, count // 20)
     print("| instance | proved | largest gap | mean | longest | stages |\n| --- | --- | --- | --- | --- | --- |")
@@ -48,19 +55,23 @@ def assignments(count: int, *, naive: bool) -> None:
 
     paper, smooth = cases("gsm8k", count), cases("gsm8k-smooth", count)
     assign(smooth[0], 200)  # compile before the clock runs
-    row("1319 / 200 smooth, lpt", smooth, lambda r: assign(r, 200, "lpt"))
-    row("1319 / 200 smooth, mip", smooth, lambda r: assign(r, 200))
-    row("1319 / 200 smooth, PuLP polish alone", smooth[:few], lambda r: assign(r, 200, budget=POLISH_ONLY))
-    row("1319 / 200 gsm8k, lpt", paper, lambda r: assign(r, 200, "lpt"))
-    row("1319 / 200 gsm8k, mip", paper, lambda r: assign(r, 200))
-    row("1319 / 10 gsm8k, mip", paper[:few], lambda r: assign(r, 10))
-    row("1319 / 400 gsm8k, mip", paper[:few], lambda r: assign(r, 400))
-    row("10,000 / 1,000 smooth, mip", cases("gsm8k-smooth", few, 10_000), lambda r: assign(r, 1_000))
-    row("10,000 / 1,000 gsm8k, mip", cases("gsm8k", few, 10_000), lambda r: assign(r, 1_000))
-    row("100,000 / 5,000 smooth, mip", cases("gsm8k-smooth", 1, 100_000), lambda r: assign(r, 5_000))
-    row("100,000 / 50 smooth, mip", cases("gsm8k-smooth", 1, 100_000), lambda r: assign(r, 50))
+    found = [
+        row("1319 / 200 smooth, lpt", smooth, lambda r: assign(r, 200, "lpt")),
+        row("1319 / 200 smooth, mip", smooth, lambda r: assign(r, 200)),
+        row("1319 / 200 smooth, PuLP polish alone", smooth[:few], lambda r: assign(r, 200, budget=POLISH_ONLY)),
+        row("1319 / 200 gsm8k, lpt", paper, lambda r: assign(r, 200, "lpt")),
+        row("1319 / 200 gsm8k, mip", paper, lambda r: assign(r, 200)),
+        row("1319 / 10 gsm8k, mip", paper[:few], lambda r: assign(r, 10)),
+        row("1319 / 400 gsm8k, mip", paper[:few], lambda r: assign(r, 400)),
+        row("10,000 / 1,000 smooth, mip", cases("gsm8k-smooth", few, 10_000), lambda r: assign(r, 1_000)),
+        row("10,000 / 1,000 gsm8k, mip", cases("gsm8k", few, 10_000), lambda r: assign(r, 1_000)),
+        row("100,000 / 5,000 smooth, mip", cases("gsm8k-smooth", 1, 100_000), lambda r: assign(r, 5_000)),
+        row("100,000 / 50 smooth, mip", cases("gsm8k-smooth", 1, 100_000), lambda r: assign(r, 50)),
+    ]
     if naive:
-        row("40 / 5 smooth, naive MIP", cases("gsm8k-smooth", 1, 40), lambda r: naive_model(r, 5, node_limit=20_000))
+        plain = cases("gsm8k-smooth", 1, 40)
+        found.append(row("40 / 5 smooth, naive MIP", plain, lambda r: naive_model(r, 5, node_limit=20_000)))
+    return found
 
 
 def bounds() -> None:
@@ -109,8 +120,14 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100, help="cases of the two 1319 / 200 rows")
     parser.add_argument("--oracle", type=int, default=0, metavar="N", help="instances to compare with the optimum")
     parser.add_argument("--naive", action="store_true", help="the naive MIP on 40 / 5 as well")
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="also write the table of assignments there")
     args = parser.parse_args()
-    assignments(args.cases, naive=args.naive)
+    found = assignments(args.cases, naive=args.naive)
+    if args.csv is not None:
+        with write_whole(args.csv) as path, path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(found)
     bounds()
     if args.oracle:
         oracle(args.oracle)

@@ -1,4 +1,4 @@
-"""Goodput against load, for README.md and docs/serving.md: tables and the picture, from a comparison that was run.
+"""Goodput against load, for README.md and docs/serving.md: tables, picture and CSV, from a comparison that was run.
 
     python -m baselines --scenario LLMSched/ServingOrder-v0 --cases 20 --out results/serving-order
     python benchmarks/serving_tables.py results/serving-order [--write]
@@ -9,6 +9,8 @@ Without ``--write`` the tables are printed. Every tuned rule was tuned on traini
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -24,7 +26,21 @@ from llmsched_env.studies.markdown import grid, replaced
 
 ROOT = README.parent
 PAGE = ROOT / "docs" / "serving.md"
+DATA = ROOT / "docs" / "data" / "serving.csv"
 PICTURE = ROOT / "docs" / "images" / "goodput_against_load.png"
+SHOWN = "0.97"
+"""The load whose details stand on the page; the others are in the CSV only."""
+
+DETAILS = (
+    # metric of comparison.json, column of the CSV, heading on the page (None: CSV only), scale, digits
+    ("goodput", "goodput_percent", None, 100, 1),
+    ("score", "score", "score", 1, 2),
+    ("ttft_s", "ttft_s", None, 1, 2),
+    ("ttft_p99_s", "ttft_p99_s", "TTFT p99 s", 1, 2),
+    ("tpot_s", "tpot_ms", "TPOT ms", 1e3, 1),
+    ("worst_token_gap_s", "worst_token_gap_s", "worst token gap s", 1, 2),
+    ("longest_wait_s", "longest_wait_s", "longest wait s", 1, 1),
+)
 
 ORDERS = {
     "fcfs": "first come first served",
@@ -75,25 +91,33 @@ def goodput_table(said: dict[str, Any]) -> str:
 
 
 def detail_table(said: dict[str, Any], load: str) -> str:
-    """What the same policies do at one load: SLOs, tails, who starves."""
-    body = []
-    for text, by_load in rows(said):
-        name = by_load[load]
-        policy = said["loads"][load]["policies"][name]
-        body.append(
-            [
-                text,
-                f"`{name}`",
-                cell(policy, "goodput", 100),
-                cell(policy, "score", 1, 2),
-                *(cell(policy, metric, scale, 2) for metric, scale in (("ttft_s", 1), ("ttft_p99_s", 1))),
-                cell(policy, "tpot_s", 1e3),
-                cell(policy, "worst_token_gap_s", 1, 2),
-                cell(policy, "longest_wait_s"),
-            ]
-        )
-    columns = ["goodput, %", "score", "TTFT s", "TTFT p99 s", "TPOT ms", "worst token gap s", "longest wait s"]
-    return grid([f"at load {load}", "policy", *columns], body)
+    """What the same policies do at one load, in means: tails, who starves. The CSV has the intervals."""
+    shown = [(metric, scale, digits) for metric, _, heading, scale, digits in DETAILS if heading]
+    body = [
+        [
+            f"`{by_load[load]}`",
+            *(cell(said["loads"][load]["policies"][by_load[load]], *what).partition(" ± ")[0] for what in shown),
+        ]
+        for _, by_load in rows(said)
+    ]
+    return grid([f"at load {load}, means", *(heading for _, _, heading, _, _ in DETAILS if heading)], body)
+
+
+def as_csv(said: dict[str, Any]) -> str:
+    """The details at every load: each mean, and half the width of its interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = (name for _, column, _, _, _ in DETAILS for name in (column, f"{column}_half_interval"))
+    writer.writerow(["load", "what", "policy", *columns])
+    for load in sorted(said["loads"], key=float):
+        for what, by_load in rows(said):
+            policy = said["loads"][load]["policies"][by_load[load]]
+            line = [load, what.replace("`", ""), by_load[load]]
+            for metric, _, _, scale, digits in DETAILS:
+                mean, _, half = cell(policy, metric, scale, digits).partition(" ± ")
+                line += [mean.replace("–", ""), half]
+            writer.writerow(line)
+    return text.getvalue()
 
 
 def caption(said: dict[str, Any]) -> str:
@@ -112,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     said = json.loads((options.folder / "comparison.json").read_text(encoding="utf-8"))
     short = f"{caption(said)}\n{goodput_table(said)}\n"
-    details = "\n\n".join(detail_table(said, load) for load in sorted(said["loads"], key=float))
+    details = detail_table(said, SHOWN if SHOWN in said["loads"] else max(said["loads"], key=float))
     if not options.write:
         print(short, details, sep="\n")
         return
@@ -120,6 +144,8 @@ def main() -> None:
         written = replaced(page.read_text(encoding="utf-8"), "serving results", text)
         with write_whole(page) as path:
             path.write_text(written, encoding="utf-8")
+    with write_whole(DATA) as path:
+        path.write_text(as_csv(said), encoding="utf-8")
     with write_whole(PICTURE) as path:
         shutil.copyfile(options.folder / "goodput_against_load.png", path)
 

@@ -1,7 +1,8 @@
 """How fast this is, beside what users know: ``python benchmarks/speed.py [--quick] [--write] [--out PATH]``.
 
 One run on one core. Each figure is the best of repeats that take turns with its reference, so that a busy machine slows
-both; the ratio is what to read. ``--write`` puts the table into docs/performance.md and draws its pictures.
+both; the ratio is what to read. ``--write`` puts all figures into docs/data/performance.csv, the headlines into
+docs/performance.md, and draws its pictures.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import matplotlib as mpl
 from environment_figures import environment_figures
 from episode_figures import ScalingPoint, episode_figures, scaling_figures, scaling_points
-from measuring import Figure, as_json, pin, table
+from measuring import Figure, Headline, as_csv, as_json, pin, summary, table
 from profile_figures import profile_figures
 from serving_figures import serving_figures
 from study_figures import large_figures, planner_figures, start_figures, study_figures
@@ -32,6 +33,23 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- begin: python benchmarks/speed.py --write -->", "<!-- end -->"
+
+EPISODES, COPIES = "Whole episodes, threshold rule, GSM8K", "Many copies"
+HEADLINES = (
+    Headline("episode, shared queue", EPISODES, "shared queue, longest first, 16 cases", "plain Python"),
+    Headline("... with observations", EPISODES, "shared queue, longest first, observation", "without"),
+    Headline("episode, client queues with stealing", EPISODES, "client queues with stealing"),
+    Headline("one environment", "One environment", "LLMSched/GSM8K-v0", "CartPole-v1, same actions"),
+    Headline("64 copies", COPIES, "LLMSched/GSM8K-v0, 64 copies", "CartPole-v1, its own vector class"),
+    Headline("1,024 copies", COPIES, "LLMSched/GSM8K-v0, 1,024 copies"),
+    Headline("256 copies in `SB3VecEnv`", "Through stable-baselines3", "256 copies"),
+    Headline("PPO: share of the environment", "Through stable-baselines3", "PPO, its defaults, 8 copies: share"),
+    Headline("an event, 5,000 clients", "From 50 to 5,000", "shared queue: an event", "with 50"),
+    Headline("trace of 1,000,000 requests", "A trace of", "fcfs: the episode"),
+    Headline("8 methods, 100 cases", "A study of", "8 methods"),
+    Headline("first step of a process", "A fresh process", "LLMSched/GSM8K-v0, one", "import gymnasium"),
+)
+"""The rows of docs/performance.md."""
 
 
 @dataclass
@@ -63,8 +81,23 @@ def figures(*, quick: bool, curves: Curves) -> Iterator[Iterator[Figure]]:
     yield start_figures()
 
 
-def written(document: str, section: str) -> str:
-    """``document`` with everything between the markers replaced.
+def score(figures: Sequence[Figure]) -> str:
+    """How many targets are met."""
+    met = [figure.met for figure in figures if figure.met is not None]
+    return f"{sum(met)} of {len(met)} targets met."
+
+
+def section(heading: str, figures: Sequence[Figure]) -> str:
+    """What stands between the markers of the page."""
+    return (
+        f"{heading}\nGSM8K lengths, 1,319 requests, 200 clients where nothing else is said.\n\n"
+        f"{summary(figures, HEADLINES)}\n\n"
+        f"All {len(figures)} figures are in [data/performance.csv](data/performance.csv). {score(figures)}"
+    )
+
+
+def written(document: str, text: str) -> str:
+    """``document`` with ``text`` between the markers.
 
     Raises:
         ValueError: the markers are not there.
@@ -73,7 +106,7 @@ def written(document: str, section: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"docs/performance.md lacks the lines {BEGIN!r} and {END!r}, between which the table goes.")
-    return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def draw_scaling(points: Sequence[ScalingPoint], path: Path) -> None:
@@ -128,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repeats and cases: a look, not a result")
     parser.add_argument(
-        "--write", action="store_true", help="put the table into docs/performance.md, draw the pictures"
+        "--write", action="store_true", help="put the figures into docs/performance.md and its CSV, draw the pictures"
     )
     parser.add_argument("--out", type=Path, metavar="PATH", help="also write the figures there as JSON")
     options = parser.parse_args(argv)
@@ -140,19 +173,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             found.append(figure)
             print(" | ".join(cell for cell in figure.row() if cell), flush=True)
     heading = f"{machine()}; {pinned}; best of repeats{', quick' if options.quick else ''}."
-    section = f"{heading}\n\n{table(found)}"
-    print(f"\n{section}")
-    missed = sum(figure.met is False for figure in found)
-    targets = sum(figure.met is not None for figure in found)
-    print(f"\n{targets - missed} of {targets} targets met.")
+    print(f"\n{heading}\n\n{table(found)}\n\n{score(found)}")
     if options.out is not None:
         with write_whole(options.out) as path:
             path.write_text(json.dumps({"machine": heading, "figures": as_json(found)}, indent=1) + "\n")
     if options.write:
         document = DOCS / "performance.md"
-        text = written(document.read_text(encoding="utf-8"), section)
-        with write_whole(document) as path:
-            path.write_text(text, encoding="utf-8")
+        text = written(document.read_text(encoding="utf-8"), section(heading, found))
+        for target, content in ((document, text), (DOCS / "data" / "performance.csv", as_csv(found))):
+            with write_whole(target) as path:
+                path.write_text(content, encoding="utf-8")
         draw_scaling(curves.scaling, DOCS / "images" / "scaling.png")
         draw_copies(curves, DOCS / "images" / "copies.png")
     return 0

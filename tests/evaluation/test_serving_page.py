@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-DOC = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+DOC = (DOCS / "serving.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("ignore::llmsched_env.evaluation.CoverageWarning")  # the page says so
@@ -30,3 +32,22 @@ def test_code_runs_and_prints_what_the_page_says(tmp_path, monkeypatch, capsys):
     goodputs = [line.split()[1:] for line in printed[0].splitlines()]
     wanted = [float(number) for number in shown[1].split(", ")]
     np.testing.assert_allclose([[float(x) for x in pair] for pair in goodputs], [[x, x] for x in wanted], rtol=1e-9)
+
+
+def test_tables_are_those_of_the_csv():
+    with (DOCS / "data" / "serving.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    written = DOC.partition("<!-- serving results: begin -->")[2].partition("<!-- serving results: end -->")[0]
+    shown = [
+        [cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in written.splitlines() if "|" in line
+    ]
+    goodput, details = (shown[start + 2 : start + 11] for start in (0, 11))
+    loads = ("0.7", "0.8", "0.9", "0.97")
+    for what, *cells in goodput:
+        for load, cell in zip(loads, cells, strict=True):
+            row = next(row for row in rows if (row["load"], row["what"]) == (load, what.replace("`", "")))
+            assert cell == f"{row['goodput_percent']} ± {row['goodput_percent_half_interval']}"
+    for policy, *cells in details:
+        row = next(row for row in rows if (row["load"], row["policy"]) == ("0.97", policy))
+        names = ("score", "ttft_p99_s", "tpot_ms", "worst_token_gap_s", "longest_wait_s")
+        assert cells == [row[name] for name in names]
