@@ -10,6 +10,7 @@
 # make nightly  10,000 cases of any mechanisms, against the plain simulator (some minutes)
 # make check   lint, types, layers
 # make notebooks  the notebooks, run again in place
+# make docs    the documentation as a site, in build/docs; warnings and dead links are errors
 # make bench   speed, and the tables of docs/performance.md
 # make help    this text
 #
@@ -37,7 +38,7 @@ COMPILING := @echo 'Installing. The engine is compiled on the way. It takes a mi
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: FORCE help engine run serving agents studies test test-install sanitize nightly test-rllib check format notebooks bench tables clean distclean
+.PHONY: FORCE help engine run serving agents studies test test-install sanitize nightly test-rllib check format notebooks docs bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +56,11 @@ $(VENV)/.installed-run: pyproject.toml setup.py build_engine.py constraints.txt 
 $(VENV)/.installed-dev: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
 	$(COMPILING)
 	$(INSTALL) -e '.[viz,agents,notebooks,dev]'
+	@touch $@ $(VENV)/.installed-run $(FRESH)
+
+$(VENV)/.installed-docs: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
+	$(COMPILING)
+	$(INSTALL) -e '.[viz,docs]'
 	@touch $@ $(VENV)/.installed-run $(FRESH)
 
 # An install has just tried. Else what was edited is compiled now, and what could not be compiled is tried again.
@@ -122,6 +128,9 @@ format: $(VENV)/.installed-dev
 notebooks: $(VENV)/.compiled-dev
 	$(BIN)/python notebooks/run.py
 
+docs: $(VENV)/.compiled-docs
+	@PYTHONPATH=docs $(BIN)/python -m website --out build/docs
+
 bench: $(VENV)/.compiled-dev
 	@$(INSTALL) -e '.[bench]' || echo 'EnvPool has no wheel for this machine: its figure is left out.'
 	$(BIN)/python benchmarks/speed.py
@@ -131,7 +140,7 @@ tables: $(VENV)/.compiled-run
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(RLLIB)/.installed
+	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(VENV)/.installed-docs $(RLLIB)/.installed
 	find llmsched_env \( -name '*.pxd' -o -name '*.so' -o -name '_compiled*.json' \) -delete
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(RLLIB)/*' -type d -prune -exec rm -rf {} +
 

@@ -1,0 +1,1 @@
+"""The documentation site: pages made of the code, links between them, Sphinx's settings. `make docs` builds it."""
