@@ -89,7 +89,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
       whatever its length: when it is past its TTFT deadline, when its first token comes too late, or when it has ended
       too slowly. Sums to goodput - 1.
     - `differential`: that of `excess` in units of alpha_p, plus a price for each token decoded, which evens out what a
-      cycle of decodes and a prefill is charged. Sums to (a constant - makespan) / alpha_p; made for a discount of 0.98.
+      cycle of decodes and a prefill is charged, less the idle time at the end as soon as it is sure. Sums to
+      (a constant - makespan) / alpha_p; made for discounts of 0.98 to 0.995.
 
     ## Starting State
 

@@ -131,7 +131,13 @@ def metric_of(reward, case, simulator):
         price *= min(case.alpha_prefill_ns, case.alpha_decode_ns) > 0
         if not case.cost.is_affine:
             price += case.cost.decode_ns(case.num_clients, 0)
-        paid = metric_of("excess", case, simulator) - simulator.charge
+        # What is still to do, from the truth, which the estimates are here.
+        served, outputs = simulator.served, np.array(case.outputs)
+        running = (served["first_token_ns"] > 0) & (served["completion_ns"] == 0)
+        waiting = (served["first_token_ns"] == 0) & (np.array(case.releases_ns) <= clock_ns)
+        left = np.maximum(np.array(case.estimates) - simulator.emitted, 0) * running
+        idle = case.num_clients * int(left.max(initial=0)) - int(left.sum()) - int(np.array(case.estimates)[waiting].sum())
+        paid = metric_of("excess", case, simulator) + case.alpha_decode_ns * max(0, idle) - simulator.charge
         assert abs(paid - price * emitted) <= emitted, "a whole number of ns a token"
         return simulator.charge
     # excess: the makespan without what no policy can change.
