@@ -102,7 +102,9 @@ class ResidualPolicy(ActorCriticPolicy):
         **others: Any,
     ) -> None:
         if not isinstance(action_space, spaces.Discrete) or action_space.n != 2:
-            raise ConfigError(f"ResidualPolicy chooses between a decode and a prefill, and the space is {action_space}.")
+            raise ConfigError(
+                f"ResidualPolicy chooses between a decode and a prefill, and the space is {action_space}."
+            )
         if start["base"] not in BASES or start["base"] == "none":
             raise UnknownNameError("rule", start["base"], [name for name in BASES if name != "none"])
         self._own: dict[str, Any] = {
@@ -155,7 +157,9 @@ class _Residual(nn.Module):
         asked = {"lagrangian": ("charge", "charge_ahead"), "deadline": ("ready", "in_time_wait")}[start["base"]]
         for name in (*names, *asked):
             if name not in table:
-                raise ConfigError(f"observations of {size} numbers have no {name!r}: start from a rule of this scenario.")
+                raise ConfigError(
+                    f"observations of {size} numbers have no {name!r}: start from a rule of this scenario."
+                )
         self._start, self._limit, self._first_sharpness = start, limit, sharpness
         self._places = [table.index(name) for name in names]
         self._asked = [table.index(name) for name in asked]

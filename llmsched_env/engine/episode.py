@@ -8,7 +8,7 @@ import cython
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.engine import codes, features, measure, reward
+from llmsched_env.engine import codes, features, measure, reward, slack
 from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.rule import Rule
@@ -74,7 +74,12 @@ class Episode(Transition):
 
     def charge(self) -> int:
         """The total that the reward is a difference of (see reward.py)."""
-        return int(reward.charge(self.view, self.totals, self.problem.reward, self.problem.affine))
+        total: cython.longlong = reward.charge(self.view, self.totals, self.problem.reward, self.problem.affine)
+        return int(total + self.slack_ns() if self.problem.reward == codes.DIFFERENTIAL else total)
+
+    def slack_ns(self) -> cython.longlong:
+        """What clients will wait for the longest one, in client-ns (see slack.py)."""
+        return self.view.alpha_decode_ns * slack.slack(self.view, self.clients, self.problem.shared)
 
     def rereading(self) -> cython.int:
         """Requests that were preempted and are partly prefilled again: 1 or 0."""

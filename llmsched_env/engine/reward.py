@@ -13,7 +13,7 @@ idle         J * clock - busy client time                               J * LB1 
 latency      integral of (waiting + active) over time                   n * LB1       -mean end-to-end latency / LB1
 goodput      counted requests that have violated an objective           counted       goodput - 1
 differential that of excess, less a price for each token decoded,       J * alpha_p   (constant - makespan) / alpha_p
-             + alpha_d * idle client-decodes that are sure to come
+             + alpha_d * slack ahead
 ============ ========================================================== ============= ===============================
 
 The constant of `excess` is beta_p * prompt tokens + (alpha_d / J + beta_d) * decodes needed: no policy can change it.
@@ -29,10 +29,11 @@ and prefilling cost at least per token in the textbook's lot-size model (Harris 
 idle every m / A decodes, a cycle of d decodes costs J * alpha_p + alpha_d * J * d^2 / (2 m), least per token at
 sqrt(2 * alpha_p * alpha_d / m). Where `excess` is `makespan` the price has the decode itself, too.
 
-Its second part charges the end of an episode when it is decided. Clients without work wait there for the longest
-request. As soon as all that is left cannot fill the clients for as long as the longest active request goes on, the
-difference is charged, by the estimates, and no more when it comes. This is a potential, 0 at both ends (Ng, Harada and
-Russell 1999), so it changes no comparison of episodes either.
+Its second part, the slack (slack.py), charges the end of an episode when it is decided. There, clients without work
+wait for the longest one. How long is decided much earlier: each time that a client idles which has more to do than
+others. Under the slack that costs a whole decode, and to let one idle that has less to do costs next to nothing. This
+is a potential of the state, 0 when all is done (Ng, Harada and Russell 1999), so it changes no comparison of episodes
+of a case either.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def excess(v: View, t: Totals, problem: ProblemData) -> cython.longlong:
 
 
 def charge(v: View, t: Totals, kind: cython.int, affine: cython.bint) -> cython.longlong:
-    """The total C so far: ns (makespan), client-ns (excess, idle, differential), request-ns or requests (goodput).
+    """The total C so far, without slack: ns (makespan), client-ns (excess, idle, differential), request-ns or requests.
 
     Args:
         v: the view.
@@ -74,18 +75,7 @@ def charge(v: View, t: Totals, kind: cython.int, affine: cython.bint) -> cython.
         total += v.alpha_decode_ns * t.idle_client_decodes
     if kind == codes.DIFFERENTIAL:
         total -= token_price_ns(v, affine) * (v.num_clients * v.decodes - t.idle_client_decodes)
-        total += v.alpha_decode_ns * idle_ahead(v)
     return total
-
-
-def idle_ahead(v: View) -> cython.longlong:
-    """Client-decodes that will be idle at least, by the estimates: the longest active request outlasts all else.
-
-    A potential (Ng, Harada and Russell 1999): 0 when nothing has begun and when all is done.
-    """
-    longest: cython.longlong = v.last_due - v.decodes
-    idle: cython.longlong = v.num_clients * longest - v.remaining - v.waiting_work
-    return idle if longest > 0 and idle > 0 else 0
 
 
 def token_price_ns(v: View, affine: cython.bint) -> cython.longlong:

@@ -195,6 +195,8 @@ class Copy(Copies):
             self.skip_forced(e)
         if action != codes.OBSERVE:
             total = reward.charge(e.view, e.totals, self._reward, self._affine)
+            if self._reward == codes.DIFFERENTIAL:
+                total += e.slack_ns()
             paid = -cython.cast(cython.double, total - e.totals.charged) / self._scale
             e.totals.charged = total
         self.flags = e.feasible()

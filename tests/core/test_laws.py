@@ -131,20 +131,36 @@ def metric_of(reward, case, simulator):
         price *= min(case.alpha_prefill_ns, case.alpha_decode_ns) > 0
         if not case.cost.is_affine:
             price += case.cost.decode_ns(case.num_clients, 0)
-        # What is still to do, from the truth, which the estimates are here.
-        served, outputs = simulator.served, np.array(case.outputs)
-        running = (served["first_token_ns"] > 0) & (served["completion_ns"] == 0)
-        waiting = (served["first_token_ns"] == 0) & (np.array(case.releases_ns) <= clock_ns)
-        left = np.maximum(np.array(case.estimates) - simulator.emitted, 0) * running
-        idle = case.num_clients * int(left.max(initial=0)) - int(left.sum()) - int(np.array(case.estimates)[waiting].sum())
-        paid = metric_of("excess", case, simulator) + case.alpha_decode_ns * max(0, idle) - simulator.charge
-        assert abs(paid - price * emitted) <= emitted, "a whole number of ns a token"
+        ahead = case.alpha_decode_ns * slack_of(case, simulator)
+        paid = metric_of("excess", case, simulator) + ahead - simulator.charge
+        assert abs(paid - price * emitted) <= emitted + 2 * case.alpha_decode_ns, "a whole number of ns a token"
+        assert abs(ahead) <= case.alpha_decode_ns or not simulator.done
         return simulator.charge
     # excess: the makespan without what no policy can change.
     prefilled = simulator.served["first_token_ns"] > 0
     tokens = int(np.array(case.prompts)[prefilled].sum())
     constant = case.num_clients * (case.beta_prefill_ns * tokens + case.beta_decode_ns * emitted)
     return case.num_clients * clock_ns - constant - case.alpha_decode_ns * emitted
+
+
+def slack_of(case, simulator):
+    """Client-decodes that will be idle: J times a smooth maximum of what clients have to do, less the sum of it."""
+    served, estimates = simulator.served, np.array(case.estimates)
+    running = (served["first_token_ns"] > 0) & (served["completion_ns"] == 0)
+    waiting = (served["first_token_ns"] == 0) & (np.array(case.releases_ns) <= simulator.view.clock_ns)
+    loads = np.zeros(case.num_clients)
+    left = np.maximum(estimates - simulator.emitted, 0)
+    np.add.at(loads, served["client"][running], left[running])
+    if case.queues is not None:
+        np.add.at(loads, np.array(case.queues)[waiting], estimates[waiting])
+    else:  # water into a vessel whose floor the loads are
+        floor, water = np.sort(loads), estimates[waiting].sum()
+        levels = (water + np.cumsum(floor)) / np.arange(1, len(floor) + 1)
+        wet = int(np.flatnonzero(levels > floor - 1e-9)[-1])
+        loads = np.maximum(loads, levels[wet])
+    width = simulator.view.mean_output_tokens / 32
+    smooth = loads.max() + width * np.log(np.mean(np.exp((loads - loads.max()) / width)))
+    return len(loads) * smooth - loads.sum()
 
 
 def scale_of(reward, case):
