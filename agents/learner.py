@@ -30,6 +30,10 @@ class Task(Protocol):
         """Of the algorithm, all of them, checked."""
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What was changed of the environment id's scenario."""
+
+    @property
     def training_scenario(self) -> Scenario:
         """Where it learns."""
 

@@ -208,7 +208,7 @@ class SB3Learner:
 def _paid(training: Task) -> Scenario:
     """Where it learns, with the reward that it learns from: its settings' where nobody named one for the scenario."""
     scenario, reward = training.training_scenario, training.settings.get("reward", "auto")
-    if "reward" in training.arguments or reward == "auto" and scenario.serving:
+    if "reward" in training.arguments or (reward == "auto" and scenario.serving):
         return scenario
     return scenario.replace(reward="differential" if reward == "auto" else reward)
 

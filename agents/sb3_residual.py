@@ -9,6 +9,7 @@ only near its threshold, and what is learned moves the threshold, so the most li
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -133,7 +134,9 @@ class ResidualPolicy(ActorCriticPolicy):
         self.action_net.requires_grad_(False)
         self.mlp_extractor.begin()  # type: ignore[operator]  # after the base class drew weights for all layers
         self.optimizer = self.optimizer_class(
-            [one for one in self.parameters() if one.requires_grad], lr=lr_schedule(1), **self.optimizer_kwargs
+            [one for one in self.parameters() if one.requires_grad],
+            lr=lr_schedule(1),  # type: ignore[call-arg]  # of the optimizers that there are, not of their base
+            **self.optimizer_kwargs,
         )
 
     def network(self) -> Network:
@@ -170,7 +173,7 @@ class _Residual(nn.Module):
         self.skip = nn.Linear(len(names), 1, bias=False)
         self.log_sharpness = nn.Parameter(torch.zeros(()))
         widths = [len(names) + 1, *critic]
-        layers = [nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in itertools.pairwise(widths)]
         self.critic = nn.Sequential(*layers)
         self.latent_dim_pi, self.latent_dim_vf = 1, widths[-1]
 
@@ -201,7 +204,9 @@ class _Residual(nn.Module):
 
     def forward_critic(self, observations: Tensor) -> Tensor:
         """(n, latent_dim_vf)."""
-        return self.critic(torch.cat([self._seen(observations), self.score(observations).clamp(-3.0, 3.0)], 1))  # type: ignore[no-any-return]
+        score = self.score(observations).clamp(-3.0, 3.0)
+        last: Tensor = self.critic(torch.cat([self._seen(observations), score], 1))
+        return last
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Both."""
@@ -210,7 +215,8 @@ class _Residual(nn.Module):
     def _seen(self, observations: Tensor) -> Tensor:
         """(n, features): in standard deviations, as seen under the rule."""
         mean, spread = self.get_buffer("mean"), self.get_buffer("spread")
-        return (observations[:, self._places] - mean) / spread
+        seen: Tensor = (observations[:, self._places] - mean) / spread
+        return seen
 
     def network(self) -> Network:
         """The same decisions in plain numbers, of the features as they are."""

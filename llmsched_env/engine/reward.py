@@ -23,8 +23,8 @@ constant, and `excess` is `makespan`.
 `differential` is the differential reward of average-reward learning (Sutton and Barto 2018, section 10.3), per token
 instead of per step. Every policy decodes the same tokens, so their price changes no comparison of episodes. It changes
 what a discount does: under the price, what is earned and what is charged balance within each cycle from prefill to
-prefill, so to put a prefill off is no gain, and a short horizon (gamma of 0.98) is enough. Its unit is the fixed time of
-a prefill (LB1 where that is 0), so rewards are of the size that learning libraries expect. The price is what waiting
+prefill, so to put a prefill off is no gain, and a short horizon (gamma of 0.98) is enough. Its unit is the fixed time
+of a prefill (LB1 where that is 0), so rewards are of the size that learning libraries expect. The price is what waiting
 and prefilling cost at least per token in the textbook's lot-size model (Harris 1913): with one of A clients falling
 idle every m / A decodes, a cycle of d decodes costs J * alpha_p + alpha_d * J * d^2 / (2 m), least per token at
 sqrt(2 * alpha_p * alpha_d / m). Where `excess` is `makespan` the price has the decode itself, too.
