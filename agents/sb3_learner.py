@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
 
+from llmsched_env.agents.agent import Agent
 from llmsched_env.agents.export import export
 from llmsched_env.agents.hyperparameters import Check, flag, one_of, real_number, whole_number, widths
 from llmsched_env.agents.learner import Task
@@ -42,10 +43,10 @@ USUAL_SCALE = 1000.0
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
-OURS = (
-    "timesteps", "evaluate_every", "copies", "reward", "reward_scale", "policy", "hidden", "sharpness", "net_arch",
-    "activation", "anneal",
-)  # fmt: skip
+FOR_RULES = ("reward", "policy", "hidden", "sharpness", "anneal")
+"""Settings that only some algorithms have: those of a residual on a rule, and what goes with it."""
+
+OURS = ("timesteps", "evaluate_every", "copies", "reward_scale", "net_arch", "activation", *FOR_RULES)
 """Settings that are not arguments of the library's class."""
 
 
@@ -58,6 +59,7 @@ class SB3Learner:
 
     Args:
         algo: its name.
+        scenario: where it learns.
         model: of the library.
         copies: what it learns on.
         figures: what the model's logger said last.
@@ -99,8 +101,11 @@ class SB3Learner:
         "vf_coef": real_number(0.0, 1e3),
     }
 
-    def __init__(self, algo: str, model: Any, copies: VecMonitor, figures: dict[str, float]) -> None:
+    def __init__(
+        self, algo: str, scenario: Scenario, model: Any, copies: VecMonitor, figures: dict[str, float]
+    ) -> None:
         self._algo = algo
+        self._scenario = scenario
         self._model = model
         self._copies = copies
         self._latest = _Latest(figures)
@@ -130,7 +135,7 @@ class SB3Learner:
             policy_kwargs=its,
             **theirs,
         )
-        return cls(training.algo, model, copies, {})
+        return cls(training.algo, training.training_scenario, model, copies, {})
 
     @classmethod
     def resume(cls, training: Task, folder: Path) -> SB3Learner:
@@ -148,7 +153,7 @@ class SB3Learner:
             copies.episode_returns, copies.episode_lengths = state["returns"], state["lengths"]
             model.set_env(_Scaled(copies, _scale(training.settings, _paid(training))), force_reset=False)
             model.action_space = state["action_space"]
-            learner = cls(training.algo, model, copies, state["figures"])
+            learner = cls(training.algo, training.training_scenario, model, copies, state["figures"])
             _set_streams(state["streams"])
         except Exception as error:  # the files are whole, but whatever another version of a library may raise
             raise FileFormatError(
@@ -170,7 +175,12 @@ class SB3Learner:
             self._model.learn(left, callback=_Reporter(report), log_interval=1, reset_num_timesteps=first)
 
     def policies(self) -> list[Policy]:
-        """The most likely actions, and where a distribution is learnt those drawn from it."""
+        """The most likely actions, and where a distribution is learnt those drawn from it.
+
+        Of a residual on a rule the most likely ones alone, as plain numbers, which decide a hundred times as fast.
+        """
+        if isinstance(self._model.policy, ResidualPolicy):
+            return [Agent.of(self._algo, self._model.policy.network(), self._scenario)]
         greedy = SB3Policy(self._model, self._algo)
         if not LIBRARIES[self._algo].sampled:
             return [greedy]

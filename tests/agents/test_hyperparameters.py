@@ -10,7 +10,7 @@ import pytest
 from llmsched_env.agents.algorithms import ALGORITHMS, learner_class
 from llmsched_env.agents.hyperparameters import COMMON, SHIPPED, read_settings, resolved
 from llmsched_env.agents.libraries import LIBRARIES, algorithm
-from llmsched_env.agents.sb3_learner import OURS
+from llmsched_env.agents.sb3_learner import FOR_RULES, OURS
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, PathError
 
 DEFAULTS = {algo: read_settings(SHIPPED / f"{algo}.yaml") for algo in ALGORITHMS}
@@ -32,7 +32,8 @@ def test_what_ships_is_valid_and_complete(algo):
 def test_settings_of_a_library_are_arguments_of_its_class(algo):
     known = inspect.signature(algorithm(algo)).parameters
     assert [name for name in DEFAULTS[algo] if name not in OURS and name not in known] == []
-    assert set(OURS) <= DEFAULTS[algo].keys()
+    assert {*OURS} - {*FOR_RULES} <= DEFAULTS[algo].keys()
+    assert not {*FOR_RULES} & DEFAULTS[algo].keys() or {*FOR_RULES} <= DEFAULTS[algo].keys()
 
 
 @pytest.mark.parametrize("algo", [algo for algo in LIBRARIES if algo != "ppo"])
