@@ -191,10 +191,12 @@ class _Residual(nn.Module):
         first, second = (observations[:, place : place + 1] for place in self._asked)
         one, two = self._start["base_values"]
         if self._start["base"] == "deadline":
-            return torch.maximum(first / one, second / two) - 1.0
+            needed: Tensor = torch.maximum(first / one, second / two)
+            return needed - 1.0
         before, ahead = (share.clamp(LEAST_SHARE, 1.0 - 1e-7) for share in (first, second))
-        ratio = (1.0 - two) * before / (1.0 - before) + two * ahead / (1.0 - ahead)
-        return torch.log(ratio) - one
+        ratio: Tensor = (1.0 - two) * before / (1.0 - before) + two * ahead / (1.0 - ahead)
+        level: Tensor = torch.log(ratio) - one
+        return level
 
     def forward_actor(self, observations: Tensor) -> Tensor:
         """(n, 1): the logit of a prefill."""

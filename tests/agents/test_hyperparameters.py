@@ -60,11 +60,10 @@ def settings(tmp_path, text):
 
 
 def test_own_settings_stand_in_for_some_of_the_shipped_ones(tmp_path):
-    own = read_settings(settings(tmp_path, "learning_rate: 3e-4\ngamma: 1\nnet_arch: [8]\nnormalize_advantage: no\n"))
+    own = read_settings(settings(tmp_path, "learning_rate: 4e-4\ngamma: 1\nnet_arch: [8]\nnormalize_advantage: no\n"))
     found = resolved("ppo", learner_class("ppo").checks, own)
     changed = {name: value for name, value in found.items() if value != DEFAULTS["ppo"][name]}
-    assert changed == {"gamma": 1.0, "net_arch": [8], "normalize_advantage": False}
-    assert found["learning_rate"] == 0.0003
+    assert changed == {"learning_rate": 0.0004, "gamma": 1.0, "net_arch": [8], "normalize_advantage": False}
     assert read_settings(settings(tmp_path, "# nothing but words\n")) == {}
 
 
@@ -77,7 +76,7 @@ def test_own_settings_stand_in_for_some_of_the_shipped_ones(tmp_path):
             r"unknown ppo setting in .*own.yaml: 'learning_rat'\. Did you mean",
         ),
         ("buffer_size: 10", LLMSchedError, r"unknown ppo setting in .*own.yaml: 'buffer_size'.* Known: activation, "),
-        ("gamma: 1.5", ConfigError, r"own.yaml: gamma = 1.5 is out of range: it lies in \[0, 1\]\. .* default, 0.999"),
+        ("gamma: 1.5", ConfigError, r"own.yaml: gamma = 1.5 is out of range: it lies in \[0, 1\]\. .* default, 0.98"),
         ("gamma: .nan", ConfigError, r"own.yaml: gamma = nan is out of range"),
         ("gamma: high", ConfigError, r"own.yaml: gamma = 'high' is not a number"),
         ("gamma: true", ConfigError, r"own.yaml: gamma = True is not a number"),
