@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+# Before anybody loads NumPy or torch: arrays and networks this small gain nothing from two threads, and wait for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from llmsched_env.evaluation import drawing
