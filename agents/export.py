@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from llmsched_env.agents.files import AgentFile
 from llmsched_env.agents.libraries import LIBRARIES
 from llmsched_env.agents.network import Layer, Network, dense
 from llmsched_env.agents.sb3_policy import load_model
+from llmsched_env.agents.scores import MASKED, SCORERS
 from llmsched_env.config import Scenario
 from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError
@@ -28,21 +29,6 @@ __all__ = ["export"]
 COMMAND = "python -m llmsched_env.agents.export"
 
 
-def _actor(policy: Any) -> list[Any]:
-    return [*policy.mlp_extractor.policy_net, policy.action_net]
-
-
-SCORERS: dict[str, Callable[[Any], Iterable[Any]]] = {
-    "ActorCriticPolicy": _actor,
-    "MaskableActorCriticPolicy": _actor,
-    "DQNPolicy": lambda policy: policy.q_net.q_net,
-    "QRDQNPolicy": lambda policy: policy.quantile_net.quantile_net,
-    "ARSPolicy": lambda policy: policy.action_net,
-    "ARSLinearPolicy": lambda policy: policy.action_net,
-}
-"""Class of a model's policy -> the modules that score the actions, first to last."""
-
-MASKED = ("MaskableActorCriticPolicy",)
 ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
 
 

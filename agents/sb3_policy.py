@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.agents.libraries import algorithm
+from llmsched_env.agents.scores import Scores, scores_of
 from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
 from llmsched_env.policy import EpisodeContext, View, features
@@ -73,6 +74,7 @@ class SB3Policy:
         self._sampled = sampled
         self._masked = "action_masks" in inspect.signature(model.predict).parameters
         self._rng = np.random.default_rng(0)
+        self._scores: Scores | None = None
 
     @classmethod
     def load(cls, path: Path | str, algo: str, name: str | None = None, *, sampled: bool = False) -> SB3Policy:
@@ -112,6 +114,7 @@ class SB3Policy:
                 "SLOs."
             )
         self._rng = np.random.default_rng(start.seed)
+        self._scores = scores_of(self._model)
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
@@ -137,12 +140,19 @@ class SB3Policy:
         if self._masked:
             prefills = self._model.action_space.n - 1
             masks["action_masks"] = np.array([[view.active > 0, *[view.ready > 0] * prefills] for view in views])
+        scores = None if self._scores is None else self._scores(observations, **masks)
+        if scores is not None and np.isnan(scores).any():
+            scores = None  # the library says what is wrong
         if not self._sampled:
-            return np.asarray(self._model.predict(observations, deterministic=True, **masks)[0], np.int64)
-        network = self._model.policy
-        tensor, _ = network.obs_to_tensor(observations)
-        chances = network.get_distribution(tensor, **masks).distribution.probs.detach().cpu().numpy()
-        reached = np.cumsum(chances, axis=1, dtype=np.float64)
+            if scores is None:
+                return np.asarray(self._model.predict(observations, deterministic=True, **masks)[0], np.int64)
+            best: Actions = scores.argmax(axis=1)
+            return best
+        if scores is None:
+            network = self._model.policy
+            tensor, _ = network.obs_to_tensor(observations)
+            scores = network.get_distribution(tensor, **masks).distribution.probs.detach().cpu().numpy()
+        reached = np.cumsum(scores, axis=1, dtype=np.float64)
         drawn = np.array([stream.random() for stream in streams]) * reached[:, -1]
         actions: Actions = np.argmax(reached > drawn[:, np.newaxis], axis=1)
         return actions

@@ -127,15 +127,12 @@ class Simulator:
         out[_members(e.line.waiting, len(out))] = 0
         out[np.asarray(e.problem.position_of)[e.line.next_release :]] = 0
         if e.kv.enabled:
-            before = np.asarray(e.kv.emitted)
-            gone = _members(e.line.preempted, len(out))
-            out[gone] = before[gone]
+            np.copyto(out, np.asarray(e.kv.emitted), where=_members(e.line.preempted, len(out)))
         if e.chunked.position >= 0:
             out[e.chunked.position] = e.kv.emitted[e.chunked.position] if e.kv.enabled else 0
         clients = np.asarray(e.clients)
-        running = clients[:, codes.RUNNING]
-        active = np.flatnonzero(running >= 0)
-        out[running[active]] = e.view.decodes - clients[active, codes.BASE]
+        active = clients[clients[:, codes.RUNNING] >= 0]
+        out[active[:, codes.RUNNING]] = e.view.decodes - active[:, codes.BASE]
         return out
 
     @property
@@ -239,10 +236,9 @@ class Simulator:
         restore(self.episode, state["state"])
 
 
-def _members(words: Any, size: int) -> NDArray[np.int64]:
-    """Members of a set of the engine (llmsched_env.engine.bitset)."""
-    bits = np.unpackbits(np.asarray(words).view(np.uint8), bitorder="little")
-    return np.flatnonzero(bits[:size])
+def _members(words: Any, size: int) -> NDArray[np.bool_]:
+    """(size,) who is in a set of the engine (llmsched_env.engine.bitset)."""
+    return np.unpackbits(np.asarray(words).view(np.uint8), count=size, bitorder="little").view(np.bool_)
 
 
 def _as_records(rows: NDArray[np.int64], kind: np.dtype[np.void]) -> Records:

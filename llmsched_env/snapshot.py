@@ -16,6 +16,7 @@ __all__ = ["restore", "snapshot"]
 State = dict[str, Any]
 
 ENGINE = "llmsched_env.engine."
+PLAIN = (bool, int, float, str)
 
 
 def snapshot(part: Any) -> State:
@@ -28,14 +29,14 @@ def snapshot(part: Any) -> State:
         if name == "running":
             continue
         value = getattr(part, name)
-        if isinstance(value, bool | int | float | str):
+        if type(value) in PLAIN:  # most fields, by far
             state[name] = value
         elif isinstance(value, ProblemData | Costs) or value is None:
             continue
         elif type(value).__module__.startswith(ENGINE):
             state[name] = snapshot(value)
         else:
-            state[name] = np.array(value)
+            state[name] = value if isinstance(value, PLAIN) else np.array(value)
     return state
 
 

@@ -6,8 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+# Before anybody loads NumPy or torch: arrays and networks this small gain nothing from two threads, and wait for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
+from llmsched_env.baselines import tuned
 from llmsched_env.evaluation import drawing
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +43,15 @@ def this_checkout():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
         yield
+
+
+@pytest.fixture
+def quick_tuning(monkeypatch):
+    """Rules that have to be tuned are tuned on few cases: for tests that do not ask how good they are."""
+    monkeypatch.setattr(tuned, "QUICK_CASES", 2)
+    tuned._tuned_value.cache_clear()
+    yield
+    tuned._tuned_value.cache_clear()
 
 
 @pytest.fixture

@@ -57,17 +57,18 @@ def ring_of(episode: Episode, column: int) -> NDArray[np.int32]:
 
 
 def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
+    rows = path in ("next_prefill.", "next_mixed.")
+    left_out = SCRATCH_OF_A_CACHE if path == "kv." else ("client",) if rows else ()  # known when it is run
     for name, value in state.items():
-        if isinstance(value, dict):
+        kind, where = type(value), path + name
+        if kind is dict:
             if name not in SCRATCH:
-                yield from _flat(value, f"{path}{name}.")
-        elif path + name in ELSEWHERE or (path == "kv." and name in SCRATCH_OF_A_CACHE):
-            continue
-        elif path in ("next_prefill.", "next_mixed."):  # rows beyond the last are left over
-            if name != "client":  # known when it is run
-                yield path + name, value[: state["rows"]].tobytes() if isinstance(value, np.ndarray) else value
-        else:
-            yield path + name, value.tobytes() if isinstance(value, np.ndarray) else value
+                yield from _flat(value, f"{where}.")
+        elif where not in ELSEWHERE and name not in left_out:
+            if kind is np.ndarray:
+                yield where, (value[: state["rows"]] if rows else value).tobytes()  # rows beyond it are left over
+            else:
+                yield where, value
 
 
 def _together(episode: Episode) -> list[list[int]]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from killed import exit_code_of, train_and_die_at_any_moment, train_and_die_in_a_rollout
 from small_runs import QUICK, SMALL, curve, tensorboard_steps, weights
 
 import llmsched_env.agents.training
@@ -339,26 +338,6 @@ KILLED = {
 }
 """Timesteps, timesteps between two checkpoints, settings."""
 
-DIES_AT_ANY_MOMENT = """
-import os, random, signal, sys, threading
-from llmsched_env.cli import train
-from llmsched_env.agents.runs import Run
-
-save, left = Run.save, [int(sys.argv.pop(1))]
-delay_s = random.Random(left[0]).uniform(0.0, 0.03)
-
-def save_and_die_soon(*arguments):
-    saved = save(*arguments)
-    left[0] -= 1
-    if left[0] == 0:
-        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    return saved
-
-Run.save = save_and_die_soon
-sys.exit(train.main(sys.argv[1:]))
-"""
-"""Within moments of so many checkpoints, by itself: from outside it might be done before a busy machine looks again."""
-
 
 @pytest.mark.parametrize("algo", KILLED)
 def test_kill_at_any_moment(tmp_path, algo):
@@ -370,13 +349,8 @@ def test_kill_at_any_moment(tmp_path, algo):
         f"--algo {algo} --scenario LLMSched/GSM8K-Smooth-v0 --timesteps {timesteps} --cases 2 --clients 4 "
         f"--workload {SMALL['workload']} --queue shared --evaluate-every {every} --seed 1 --settings {settings}"
     ).split()
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    for checkpoints, asked in (("3", [*words, "--out", str(folder)]), ("2", ["--resume", str(folder)])):
-        process = subprocess.run(
-            [sys.executable, "-c", DIES_AT_ANY_MOMENT, checkpoints, *asked],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert process.returncode == -signal.SIGKILL, process.stderr
+    for checkpoints, asked in ((3, [*words, "--out", str(folder)]), (2, ["--resume", str(folder)])):
+        assert exit_code_of(train_and_die_at_any_moment, checkpoints, asked) == -signal.SIGKILL
     last = Run.open(folder).last()
     assert last is not None
     assert last.timesteps >= 4 * int(every)
@@ -390,37 +364,13 @@ def test_kill_at_any_moment(tmp_path, algo):
         assert_the_same(folder, straight.out)
 
 
-DIES_IN_A_ROLLOUT = """
-import json, os, pathlib, signal, sys
-from llmsched_env.agents.training import Training, train
-from llmsched_env.agents.vec_env import SB3VecEnv
-
-step, left = SB3VecEnv.step_wait, [147]
-
-def step_or_die(copies):
-    left[0] -= 1
-    if left[0] < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(copies)
-
-SB3VecEnv.step_wait = step_or_die
-asked = json.loads(sys.argv[1])
-train(Training(**{**asked, "out": pathlib.Path(asked["out"])}))
-"""
-"""After 147 steps of two copies, which is 294 decisions: rollouts are of 32 steps (ppo) and of 4 (dqn)."""
-
-
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_a_kill_in_the_middle_of_a_rollout(whole, tmp_path, algo):
     training, _ = whole(algo)
     folder = tmp_path / "run"
-    asked = json.dumps({**training.as_json(), "out": str(folder)})
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.run(
-        [sys.executable, "-c", DIES_IN_A_ROLLOUT, asked],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    # 294 decisions of two copies: rollouts are of 32 steps (ppo) and of 4 (dqn).
+    asked = Training(**{**training.as_json(), "out": folder})
+    assert exit_code_of(train_and_die_in_a_rollout, asked, 147) == -signal.SIGKILL
     assert Run.open(folder).last().timesteps == 256
     train(recorded(folder), resume=True)
     assert tensorboard_steps(folder) == tensorboard_steps(training.out)

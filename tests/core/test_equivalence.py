@@ -15,8 +15,8 @@ from llmsched_env.simulator import Simulator
 
 def assert_same_state(simulator, reference):
     view, totals = simulator.view, simulator.totals
-    for name, value in reference.view().items():
-        assert getattr(view, name) == value, name
+    expected = reference.view()
+    assert {name: getattr(view, name) for name in expected} == expected
     # The latest expected end: only the active clients' decide it.
     assert max(0, view.last_due - view.decodes) == max([0, *reference.expected])
     assert totals.jump_ns == reference.jump_ns

@@ -32,17 +32,19 @@ def assert_same_memory(simulator, reference):
     assert totals.recomputed_tokens == reference.recomputed
     assert totals.swapped_tokens == reference.swapped
     assert totals.kv_peak == reference.kv_peak
-    emitted = simulator.emitted
-    running = {held.request: held.emitted for held in reference.active}
-    for request, output in enumerate(reference.case.outputs):
-        done = output if request in reference.completion_ns else 0
-        assert emitted[request] == running.get(request, reference.preempted.get(request, done))
+    outputs = reference.case.outputs
+    emitted = {request: outputs[request] for request in reference.completion_ns}
+    emitted |= reference.preempted
+    emitted |= {held.request: held.emitted for held in reference.active}
+    assert simulator.emitted.tolist() == [emitted.get(request, 0) for request in range(len(outputs))]
 
 
 def crowded(rule, number):
-    """Forty requests and room for little more than the longest: requests give way, whatever Hypothesis draws."""
+    """Twenty requests and room for little more than the longest: requests give way, whatever Hypothesis draws."""
     block, keeps = (1, 4, 16)[number % 3], rule == "keep_growth"
     case = slo_case(number) if number % 2 else seeded_case(number, queues=None, stealing=False)
+    lists = ("prompts", "outputs", "estimates", "releases_ns")
+    case = replace(case, **{name: getattr(case, name)[:20] for name in lists})
     headroom = block if rule == "vllm_v0" else 0
     cache = KVCache(
         30 + headroom + max(-(-(p + n) // block) * block for p, n in zip(case.prompts, case.outputs, strict=True)),

@@ -29,9 +29,10 @@ def assert_same_moves(simulator, reference):
     assert totals.recomputed_tokens == reference.recomputed
     assert totals.move_ns == reference.move_ns
     order = simulator.problem.request_of
-    running = [None if i < 0 else int(order[i]) for i in np.asarray(simulator.episode.clients)[:, codes.RUNNING]]
+    clients = np.asarray(simulator.episode.clients)[:, codes.RUNNING].tolist()
+    running = [None if i < 0 else int(order[i]) for i in clients]
     assert running == [None if held is None else held.request for held in reference.running]
-    emitted = simulator.emitted
+    emitted = simulator.emitted.tolist()
     for held in reference.active:
         assert emitted[held.request] == held.emitted
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, cycle, islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -181,13 +181,16 @@ def watch(case, actions, iterations=10**6):
     """A recorded episode, and what was seen of each request: it emits where its count of tokens grows."""
     simulator = Simulator(case.problem(), record=True)
     seen = [Watched(release_ns) for release_ns in case.releases_ns]
-    while not simulator.done and iterations > 0:
-        simulator.step(actions[len(simulator.log) % len(actions)])
-        iterations -= 1
-        for request, emitted in zip(seen, simulator.emitted, strict=True):
+    for action in islice(cycle(actions), iterations):
+        if simulator.done:
+            break
+        simulator.step(action)
+        last = simulator.log[-1]
+        start_ns, end_ns = int(last["start_ns"]), int(last["end_ns"])
+        for request, emitted in zip(seen, simulator.emitted.tolist(), strict=True):
             if emitted > len(request.tokens_ns):
-                request.start_ns = request.start_ns if request.tokens_ns else int(simulator.log["start_ns"][-1])
-                request.tokens_ns.append(int(simulator.log["end_ns"][-1]))
+                request.start_ns = request.start_ns if request.tokens_ns else start_ns
+                request.tokens_ns.append(end_ns)
     return simulator, seen
 
 

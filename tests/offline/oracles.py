@@ -34,8 +34,10 @@ def least_makespan_ns(requests: Requests, clients: int, cost: CostModel, client_
     """Shortest schedule under exclusive batching, over every choice of action, batch and order.
 
     A state is the clock (with release times), the waiting requests and, for each client, what its request still needs
-    and holds: ``None`` or (remaining decodes, context tokens). Clients without queues of their own are kept sorted.
+    and holds: ``None`` or (remaining decodes, context tokens), the latter 0 where no decode lasts longer for them.
+    Clients without queues of their own are kept sorted.
     """
+    counted = int(cost.gamma_decode_ns > 0)
     prompts, needs = requests.prompt_tokens.tolist(), requests.decodes.tolist()
     releases = requests.release_ns.tolist()
     timed = any(releases)
@@ -69,11 +71,11 @@ def least_makespan_ns(requests: Requests, clients: int, cost: CostModel, client_
             following, rest = list(held), waiting
             for client, i in batch:
                 rest &= ~(1 << i)
-                following[client] = (needs[i], prompts[i] + 1) if needs[i] else None
+                following[client] = (needs[i], counted * (prompts[i] + 1)) if needs[i] else None
             options.append(after(cost.prefill_ns(sum(prompts[i] for _, i in batch)), rest, following))
         active = [h for h in held if h is not None]
         if active:
-            following = [None if h is None or h[0] == 1 else (h[0] - 1, h[1] + 1) for h in held]
+            following = [None if h is None or h[0] == 1 else (h[0] - 1, h[1] + counted) for h in held]
             duration = cost.decode_ns(len(active), sum(context for _, context in active))
             options.append(after(duration, waiting, following))
         later = [releases[i] for i in range(len(needs)) if waiting >> i & 1 and releases[i] > now]

@@ -28,10 +28,6 @@ class Reference(SharedQueue, ClientQueues):
     def shared(self) -> bool:
         return self.case.queues is None
 
-    @property
-    def ready(self) -> int:
-        return self.ready_to_read if self.shared else self.ready_at_queues
-
     def step(self, action: int) -> None:
         kind = self.case.action(action)[0]
         reading = kind == MIXED and self.reading is not None
@@ -57,6 +53,7 @@ class Reference(SharedQueue, ClientQueues):
             self.clock_ns = next_ns
             self.release()
         self.settle_memory()
+        self.ready = self.ready_to_read if self.shared else self.ready_at_queues
 
     # What is seen.
 
@@ -64,12 +61,11 @@ class Reference(SharedQueue, ClientQueues):
         """The fields of a view that have one exact value."""
         case, expected = self.case, self.expected
         on_time = [left for left in expected if left > 0]
-        kinds = [kind for _, _, kind, _ in self.log]
         decode = self.iteration(DECODE)
         fields = {
             "clock_ns": self.clock_ns,
-            "prefills": kinds.count(PREFILL),
-            "decodes": kinds.count(DECODE),
+            "prefills": self.kinds.count(PREFILL),
+            "decodes": self.kinds.count(DECODE),
             "completed": len(self.completion_ns),
             "num_clients": case.num_clients,
             "active": len(self.active),
@@ -90,7 +86,7 @@ class Reference(SharedQueue, ClientQueues):
             fields[name] = sum(1 for left in on_time if first <= left <= last)
         if self.last_read >= 0:
             fields["last_prefill_ns"] = self.log[self.last_read][1] - self.log[self.last_read][0]
-            fields["last_prefill_decode"] = kinds[: self.last_read + 1].count(DECODE)
+            fields["last_prefill_decode"] = self.kinds[: self.last_read + 1].count(DECODE)
         if self.waiting:
             fields["oldest_release_ns"] = min(case.releases_ns[i] for i in self.waiting)
         if case.ttft_ns:

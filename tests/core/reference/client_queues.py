@@ -117,6 +117,6 @@ class ClientQueues(Durations):
             self.steals += case.queues[request] != client
             assert client not in robbed or case.queues[request] == client
         self.last_read = len(self.log)
-        self.log.append((start_ns, self.clock_ns, PREFILL, len(starts) + len(overs)))
+        self.write_down(start_ns, PREFILL, len(starts) + len(overs))
         self.ready_at_decodes = []
         self.retire()

@@ -61,7 +61,7 @@ class Durations(State):
         noise = self.case.noise
         if noise is None:
             return ns
-        count = sum(1 for entry in self.log if entry[2] == kind)
+        count = self.kinds.count(kind)
         word = mixed(noise.key ^ mixed(2 * count + (kind == PREFILL)))
         if noise.noise_sd:
             ns = ns * factors(noise.noise_sd)[word * PARTS // 2**32] // FRACTION

@@ -162,7 +162,7 @@ class SharedQueue(Memory):
         if it.rows:
             self.last_read = len(self.log)
             self.ready_at_decodes = []
-        self.log.append((start_ns, self.clock_ns, kind, len(it.served) + sum(row.finishes for row in it.rows)))
+        self.write_down(start_ns, kind, len(it.served) + sum(row.finishes for row in it.rows))
         if case.kv_cache is not None:
             self.kv_peak = max(self.kv_peak, self.kv_used)
         self.retire()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 
 from strategies import DECODE, PREFILL, Case
 
@@ -43,6 +44,7 @@ class State:
         self.running: list[Running | None] = [None] * case.num_clients
         self.reading: Reading | None = None
         self.waiting: list[int] = []
+        self.ready = 0  # how many of them a prefill could start, counted when time has passed
         self.preempted: dict[int, int] = {}  # output tokens by request
         self.unreleased = list(range(len(case.prompts)))
         self.starts: list[int] = []  # clients that run, by when they started
@@ -54,6 +56,7 @@ class State:
         self.completion_ns: dict[int, int] = {}
         self.token_ns: dict[int, list[int]] = {}  # of every token, by request
         self.log: list[tuple[int, int, int, int]] = []
+        self.kinds: list[int] = []  # of what is in the log
         self.last_read = -1  # the last iteration that read or copied something
         self.ready_at_decodes: list[int] = []  # since then
         self.read_at_ns: list[int] = []  # client time of requests whose prefill was chunked
@@ -119,8 +122,12 @@ class State:
         """What waits in a client's queue, in the order in which it is to be taken; by default that of action 1."""
         case, order = self.case, order or self.first_order
         sign = -1 if "longest" in order else 1 if "shortest" in order else 0
-        mine = [i for i in waiting if case.queues is None or case.queues[i] == client]
-        return sorted(mine, key=lambda i: ("late_last" in order and self.late(i), sign * case.estimates[i], i))
+        mine = sorted(i for i in waiting if case.queues is None or case.queues[i] == client)
+        if sign:
+            mine.sort(key=lambda i: sign * case.estimates[i])  # those before the same stay in their order
+        if "late_last" in order:
+            mine.sort(key=self.late)
+        return mine
 
     @property
     def first_order(self) -> str:
@@ -129,11 +136,16 @@ class State:
 
     def late(self, request: int) -> bool:
         """Whether its first token cannot come in time any more."""
+        return self.clock_ns + self.least_ns - self.case.releases_ns[request] > self.case.ttft_ns
+
+    @cached_property
+    def least_ns(self) -> int:
+        """What an iteration with a first token is expected to last at least."""
         believed = self.believed
         least_ns = believed.levels[0][1] if believed.levels else believed.alpha_prefill_ns
         if believed.mixed is not None and not believed.mixed.cost.overlaps:
             least_ns = min(least_ns, believed.mixed.cost.alpha_ns)
-        return self.clock_ns + least_ns - self.case.releases_ns[request] > self.case.ttft_ns
+        return least_ns
 
     # Time.
 
@@ -150,6 +162,11 @@ class State:
             self.arrived_inside += self.case.releases_ns[self.unreleased[0]] < self.clock_ns
             self.waiting.append(self.unreleased.pop(0))
             self.waiting.sort()
+
+    def write_down(self, start_ns: int, kind: int, clients: int) -> None:
+        """An iteration that ends now."""
+        self.log.append((start_ns, self.clock_ns, kind, clients))
+        self.kinds.append(kind)
 
     # What is counted.
 
@@ -184,5 +201,4 @@ class State:
 
     @property
     def consecutive_prefills(self) -> int:
-        kinds = [kind for _, _, kind, _ in self.log]
-        return next((i for i, kind in enumerate(reversed(kinds)) if kind == DECODE), len(kinds))
+        return next((i for i, kind in enumerate(reversed(self.kinds)) if kind == DECODE), len(self.kinds))
