@@ -136,7 +136,7 @@ bench: $(VENV)/.compiled-dev
 	$(BIN)/python benchmarks/speed.py
 
 tables: $(VENV)/.compiled-run
-	$(BIN)/python benchmarks/readme_tables.py --write
+	$(BIN)/python benchmarks/result_tables.py --write
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

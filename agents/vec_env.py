@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -20,8 +21,9 @@ __all__ = ["SB3VecEnv"]
 class SB3VecEnv(VecEnv):
     """``num_envs`` copies of the environment, stepped in one compiled call.
 
-    A step's infos are empty but for episodes that end: those hold the episode's metrics, ``terminal_observation`` and
-    ``TimeLimit.truncated``. Masks come from ``env_method("action_masks")``, which sb3-contrib calls.
+    A step's infos are empty but for episodes that end: those hold the episode's metrics, ``terminal_observation``,
+    ``TimeLimit.truncated`` and, as SB3's ``Monitor`` has it, ``episode`` (return ``r``, length ``l``, seconds ``t``):
+    so ``rollout/ep_rew_mean`` is logged. Masks come from ``env_method("action_masks")``, which sb3-contrib calls.
 
     Args:
         num_envs: copies.
@@ -44,6 +46,8 @@ class SB3VecEnv(VecEnv):
     ) -> None:
         self._copies = LLMSchedVectorEnv(num_envs, scenario, threads=threads, **arguments)
         self._actions: Any = None
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._began_s = time.time()
         super().__init__(num_envs, self._copies.single_observation_space, self._copies.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
@@ -61,6 +65,7 @@ class SB3VecEnv(VecEnv):
                 raise ConfigError(f"options = {given}: give a 'case' for every copy, and nothing else.")
             options = {"case": [options["case"] for options in given]}
         observations, infos = self._copies.reset(seed=seeds, options=options)
+        self._returns[:], self._lengths[:] = 0.0, 0
         self.reset_infos = [{"case": case} for case in infos["case"].tolist()]
         return observations
 
@@ -78,6 +83,8 @@ class SB3VecEnv(VecEnv):
         observations, rewards, terminated, truncated, infos = self._copies.step(self._actions)
         listed: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         done = terminated | truncated
+        self._returns += rewards
+        self._lengths += 1
         if "final_obs" in infos:
             final = infos["final_info"]
             names = [name for name in final if not name.startswith("_") and name != "action_mask"]
@@ -85,7 +92,10 @@ class SB3VecEnv(VecEnv):
                 listed[i].update({name: final[name][i].item() for name in names})
                 listed[i]["terminal_observation"] = infos["final_obs"][i]
                 listed[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+                passed_s = round(time.time() - self._began_s, 6)
+                listed[i]["episode"] = {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": passed_s}
                 self.reset_infos[i] = {"case": int(infos["case"][i])}
+            self._returns[done], self._lengths[done] = 0.0, 0
         return observations, rewards.astype(np.float32), done, listed
 
     def close(self) -> None:

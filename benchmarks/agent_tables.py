@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from evolving import PLACES
 from judging import SERVED, kept
-from readme_tables import README
+from result_tables import ROOT
 
 from llmsched_env.evaluation import Estimate, mean_estimate, runs_estimate, score_estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
 from llmsched_env.storage import write_whole
 from llmsched_env.studies.markdown import grid, replaced
 
-ROOT = README.parent
 PAGE = ROOT / "docs" / "agents.md"
 PICTURE = ROOT / "docs" / "images" / "agent_scores.png"
 

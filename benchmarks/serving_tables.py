@@ -1,4 +1,4 @@
-"""Goodput against load, for README.md and docs/serving.md: tables, picture and CSV, from a comparison that was run.
+"""Goodput against load, for docs/serving.md: tables, picture and CSV, from a comparison that was run.
 
     python -m baselines --scenario LLMSched/ServingOrder-v0 --cases 20 --out results/serving-order
     python benchmarks/serving_tables.py results/serving-order [--write]
@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from readme_tables import README
+from result_tables import ROOT
 
 import llmsched_env  # noqa: F401  # registers the environments
 from llmsched_env import make_scenario
@@ -24,7 +24,6 @@ from llmsched_env.baselines.tuned import best_tuned, paired
 from llmsched_env.storage import write_whole
 from llmsched_env.studies.markdown import grid, replaced
 
-ROOT = README.parent
 PAGE = ROOT / "docs" / "serving.md"
 DATA = ROOT / "docs" / "data" / "serving.csv"
 PICTURE = ROOT / "docs" / "images" / "goodput_against_load.png"
@@ -140,10 +139,9 @@ def main() -> None:
     if not options.write:
         print(short, details, sep="\n")
         return
-    for page, text in ((README, short), (PAGE, f"{short}\n{details}\n")):
-        written = replaced(page.read_text(encoding="utf-8"), "serving results", text)
-        with write_whole(page) as path:
-            path.write_text(written, encoding="utf-8")
+    written = replaced(PAGE.read_text(encoding="utf-8"), "serving results", f"{short}\n{details}\n")
+    with write_whole(PAGE) as path:
+        path.write_text(written, encoding="utf-8")
     with write_whole(DATA) as path:
         path.write_text(as_csv(said), encoding="utf-8")
     with write_whole(PICTURE) as path:

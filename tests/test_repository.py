@@ -22,6 +22,7 @@ ABSOLUTE = re.compile(
 )
 
 MOST_LINES = 450
+MOST_WORDS = 1200
 
 
 def tracked() -> list[Path]:
@@ -113,18 +114,45 @@ def _python_blocks(page: str) -> list[str]:
     return blocks
 
 
-def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
-    blocks = _python_blocks("README.md")
-    code = "\n".join(blocks).replace("total_timesteps=4_000", "total_timesteps=64").replace("n_steps=128", "n_steps=4")
-    done = run_python(code, folder=tmp_path)
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= MOST_WORDS
+
+
+def _shortly(block: str) -> str:
+    """An example that trains, on fewer decisions and cases."""
+    changes = {"64, scenario": "2, scenario", "n_steps=512": "n_steps=8", "batch_size=4096": "batch_size=8"}
+    for long, short in {**changes, "1_000_000": "16", "), 20)": "), 1)"}.items():
+        assert long in block
+        block = block.replace(long, short)
+    return block
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/learning.md"])
+def test_the_examples_that_train_run(page: str, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    (block,) = (block for block in _python_blocks(page) if "ResidualPolicy" in block)
+    done = run_python(_shortly(block), folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    agent, stepped, in_the_loop = (line for line in done.stdout.splitlines() if line.startswith("Estimate"))
-    assert agent.startswith("Estimate(mean=0.00"), "the agent of the README is not within 1 % of the bound"
-    assert stepped.startswith(in_the_loop), "the two forms of the policy in the README play differently"
+    assert done.stdout.startswith("Estimate(mean=0.0")
 
 
-def test_the_own_policy_of_the_readme_runs_in_the_comparison(tmp_path: Path) -> None:
-    block = next(block for block in _python_blocks("README.md") if block.startswith("# my_policy.py"))
+def test_the_first_example_of_the_readme_prints_what_stands_below_it(tmp_path: Path) -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    done = run_python(_python_blocks("README.md")[0], folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, shown), done.stderr
+
+
+def test_the_examples_of_the_guide_run(tmp_path: Path) -> None:
+    done = run_python("\n".join(_python_blocks("docs/guide.md")), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stepped, in_the_loop, agent = (line for line in done.stdout.splitlines() if line.startswith("Estimate"))
+    assert agent.startswith("Estimate(mean=0.00"), "the agent of the guide is not within 1 % of the bound"
+    assert stepped.startswith(in_the_loop), "the two forms of the policy in the guide play differently"
+
+
+def test_the_own_policy_of_the_guide_runs_in_the_comparison(tmp_path: Path) -> None:
+    block = next(block for block in _python_blocks("docs/guide.md") if block.startswith("# my_policy.py"))
     (tmp_path / "my_policy.py").write_text(block, encoding="utf-8")
     arguments = ["-m", "baselines", "--cases", "1", "--policies", "hybrid,tuned_threshold,my_policy:TenIdle"]
     done = subprocess.run(
@@ -178,18 +206,24 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     assert not found
 
 
-def test_tables_of_the_readme_are_filled() -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_tables_of_the_results_are_filled_and_the_readme_has_the_papers_rows() -> None:
+    page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/results.md", "README.md"))
     table = page.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
+    rows = readme.partition("<!-- paper: begin -->")[2].partition("<!-- paper: end -->")[0]
+    for row in re.findall(r"^\| `(\w+)`: .* \| (.*) \| (.*) \| (.*) \|$", rows, re.MULTILINE):
+        assert re.search(
+            rf"^\| `{row[0]}` .* {re.escape(row[1])} \| {re.escape(row[2])} .* {re.escape(row[3])} \|$", table, re.M
+        )
+    assert rows.count("`baseline`") == rows.count("`hybrid`") == 1
     for name in ("`baseline`", "`hybrid`", "201.00 s, 80.2 %", "190.58 s, 89.1 %", "LB1"):
         assert name in table
 
 
-def test_gaps_of_the_readme_are_those_of_the_tuned_rules_of_today_and_fall_from_row_to_row() -> None:
+def test_gaps_are_those_of_the_tuned_rules_of_today_and_fall_from_row_to_row() -> None:
     from llmsched_env import make_scenario
     from llmsched_env.baselines.tuned import best_tuned
 
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     table = page.partition("<!-- gaps: begin -->")[2].partition("<!-- gaps: end -->")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
     tuned = [best_tuned(make_scenario(name)) for name in ("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0")]

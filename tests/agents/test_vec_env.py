@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
+from gymnasium import Wrapper
 from gymnasium.wrappers import TimeLimit
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
@@ -33,8 +34,15 @@ ORDERED = Scenario(
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def reference(scenarios: list[Scenario]) -> DummyVecEnv:
-    return DummyVecEnv([lambda scenario=scenario: LLMSchedEnv(scenario) for scenario in scenarios])
+def reference(scenarios: list[Scenario], wrapped: type = Monitor) -> DummyVecEnv:
+    return DummyVecEnv([lambda scenario=scenario: wrapped(LLMSchedEnv(scenario)) for scenario in scenarios])
+
+
+def same_episode(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    """As SB3's Monitor reports it, which rounds the return."""
+    assert ours["l"] == theirs["l"]
+    assert ours["r"] == pytest.approx(theirs["r"], abs=1e-6)
+    assert ours["t"] >= 0
 
 
 def test_the_same_as_dummy_vec_env() -> None:
@@ -58,6 +66,7 @@ def test_the_same_as_dummy_vec_env() -> None:
                 continue
             ends[info["TimeLimit.truncated"]] += 1
             np.testing.assert_array_equal(info.pop("terminal_observation"), full.pop("terminal_observation"))
+            same_episode(info.pop("episode"), full.pop("episode"))
             full.pop("action_mask")
             np.testing.assert_equal(info, full)
         assert [info["case"] for info in ours.reset_infos] == [info["case"] for info in theirs.reset_infos]
@@ -124,7 +133,7 @@ def test_wrappers() -> None:
     def wrapped(env: Any) -> VecNormalize:
         return VecNormalize(VecMonitor(env))
 
-    ours, theirs = wrapped(SB3VecEnv(2, SHORT)), wrapped(reference([SHORT] * 2))
+    ours, theirs = wrapped(SB3VecEnv(2, SHORT)), wrapped(reference([SHORT] * 2, Wrapper))
     for env in (ours, theirs):
         env.seed(1)
     np.testing.assert_array_equal(ours.reset(), theirs.reset())

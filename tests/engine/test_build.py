@@ -339,6 +339,29 @@ def test_a_wheel_has_sources_declarations_and_machine_code(place, tmp_path):
 
 
 @pytest.mark.install
+def test_installed_it_takes_one_name_and_gets_on_with_other_packages(place, tmp_path):
+    assert place.install().returncode == 0
+    for name in ("agents", "baselines", "studies"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("mine = True\n", encoding="utf-8")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import agents, baselines, studies\n"
+        "from llmsched_env.agents import load_agent\n"
+        "from llmsched_env.baselines import make_policy\n"
+        "import llmsched_env.studies.registry\n"
+        "print(agents.mine, baselines.mine, studies.mine, load_agent('gsm8k').name, make_policy('hybrid').name)\n"
+    )
+    done = place.call("-c", code)
+    assert (done.stdout, done.stderr) == ("True True True gsm8k hybrid\n", "")
+    done = place.call("-c", "import agents")
+    assert "No module named 'agents'" in done.stderr
+    command = Path(place.python).with_name("llmsched" + ".exe" * (sys.platform == "win32"))
+    done = subprocess.run([command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("llmsched 0."), done.stderr
+
+
+@pytest.mark.install
 def test_a_source_distribution_can_be_built(place, tmp_path):
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)],
