@@ -88,7 +88,7 @@ def exact(
         output_mean_tokens=output_mean_tokens,
         output_sd_tokens=output_mean_tokens * spread,
     )
-    scenario = Scenario(workload=law, split="test", num_clients=CLIENTS, cost=cost, queue="shared", order=order)
+    scenario = Scenario(workload=law, split="test", num_clients=CLIENTS, cost=cost, queue="shared").replace(order=order)
     chosen = {
         TUNED: _chosen(lagrangian, MULTIPLIERS, scenario),
         LOOKAHEAD_TUNED: _chosen(lagrangian_lookahead, MULTIPLIERS, scenario),
@@ -236,8 +236,8 @@ def one_step(workload: str, clients: int, order: str, cases: int) -> dict[str, A
     """
     requests = None if clients == 200 else max(1, round(1319 * clients / 200))
     scenario = Scenario(
-        workload=workload, split="test", num_clients=clients, num_requests=requests, queue="shared", order=order
-    )
+        workload=workload, split="test", num_clients=clients, num_requests=requests, queue="shared"
+    ).replace(order=order)
     (multiplier,) = tuned_value("lagrangian_tuned", scenario).values
     rules = {USUAL: lagrangian(), TUNED: lagrangian(multiplier)}
     found: dict[str, dict[str, list[Any]]] = {name: {} for name in rules}

@@ -29,7 +29,7 @@ __all__ = ["STUDY", "LongPrompts"]
 
 PAPERS_CLIENTS = 200
 LENGTHS = {"gsm8k": "GSM8K", "gsm8k-smooth": "smooth"}
-VARIANTS: dict[str, tuple[int, str]] = {
+VARIANTS: dict[str, tuple[int, Lengths]] = {
     "known": (1, "known"),
     "known, long prompts": (10, "known"),
     "predicted": (1, "predicted"),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from llmsched_env.config.checks import check_names, keep, number, real, whole
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 from llmsched_env.workload import SPLITS, Predictor, Workload, predictor, workload
 from llmsched_env.workload.predictors import check_sd_weight
+from llmsched_env.workload.protocol import Split
 
 __all__ = ["LENGTHS", "MAX_LOAD", "CaseOptions", "check"]
 
-LENGTHS = ("known", "predicted", "hidden")
+Lengths = Literal["known", "predicted", "hidden"]
+LENGTHS: tuple[Lengths, ...] = get_args(Lengths)
 MAX_LOAD = 10.0
 
 
@@ -36,11 +39,11 @@ class CaseOptions:
     """
 
     workload: str | Path | Workload = "gsm8k"
-    split: str = "train"
+    split: Split = "train"
     _: KW_ONLY
     num_requests: int | None = None
     load: float | None = None
-    lengths: str = "known"
+    lengths: Lengths = "known"
     predictor: str | Predictor | None = None
     sd_weight: float = 0.0
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from llmsched_env.config.checks import check_flags, check_names, keep, whole
 
 __all__ = ["REWARDS", "EpisodeOptions", "check"]
 
-REWARDS = ("excess", "makespan", "idle", "latency", "goodput", "differential")
+Reward = Literal["excess", "makespan", "idle", "latency", "goodput", "differential"]
+REWARDS: tuple[Reward, ...] = get_args(Reward)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class EpisodeOptions:
         max_iterations: truncate an episode there; ``None`` for no horizon.
     """
 
-    reward: str = "excess"
+    reward: Reward = "excess"
     skip_forced: bool = False
     max_iterations: int | None = None
 

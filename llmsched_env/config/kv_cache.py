@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from llmsched_env.config.checks import (
     LARGEST,
@@ -30,11 +30,13 @@ __all__ = [
     "check",
 ]
 
-ADMISSIONS = ("fits", "reserve", "predicted")
+Admission = Literal["fits", "reserve", "predicted"]
+ADMISSIONS: tuple[Admission, ...] = get_args(Admission)
 """Who a prefill lets into the KV cache: who fits now and through the next decode; who also fits with what is set aside
 for each request; who also fits at every decode to come, if all end as expected (MC-SF, arXiv 2502.07115)."""
 
-KV_RULES = ("keep_growth", "vllm_v0", "vllm_v1")
+KVRule = Literal["keep_growth", "vllm_v0", "vllm_v1"]
+KV_RULES: tuple[KVRule, ...] = get_args(KVRule)
 """When a full KV cache makes a request give way: this project's rule, and those of vLLM's two schedulers."""
 
 CAP_LEVELS = 8
@@ -69,8 +71,8 @@ class KVOptions:
 
     kv_budget_tokens: int | None = None
     kv_block_tokens: int = 1
-    kv_rule: str = "keep_growth"
-    kv_admission: str = "fits"
+    kv_rule: KVRule = "keep_growth"
+    kv_admission: Admission = "fits"
     kv_watermark: float = 0.0
     kv_reserve_tokens: int | None = None
     kv_swap_gb_per_s: float | None = None

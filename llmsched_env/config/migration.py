@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from llmsched_env.config.checks import LARGEST, check_names, keep, number, real
 from llmsched_env.config.mechanism import World
@@ -12,7 +12,8 @@ from llmsched_env.units import percent_hint
 
 __all__ = ["STEALS", "Migration", "MigrationOptions", "check"]
 
-STEALS = ("waiting", "running", "cheaper")
+Steal = Literal["waiting", "running", "cheaper"]
+STEALS: tuple[Steal, ...] = get_args(Steal)
 """What a thief takes of its victim: the head of its queue, the request that it runs, or where fewer tokens move."""
 
 
@@ -30,7 +31,7 @@ class MigrationOptions:
     """
 
     cached_share: float = 0.0
-    steal: str = "waiting"
+    steal: Steal = "waiting"
     move_gb_per_s: float | None = None
 
     @property
@@ -51,7 +52,7 @@ class Migration:
 
     name: ClassVar[str] = "migration"
     cached_millionths: int = 0
-    steal: str = "waiting"
+    steal: Steal = "waiting"
     token_ns: int = 0
 
     def engine_options(self, world: World) -> dict[str, Any]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, get_args
 
 from llmsched_env.config.checks import check_flags, check_names
 
 __all__ = ["ASSIGNMENTS", "DEADLINE_ORDERS", "ORDERS", "ORDER_CODES", "QUEUES", "QueueOptions", "check"]
 
-QUEUES = ("client", "shared")
-ASSIGNMENTS = ("mip", "lpt", "round_robin")
-ORDERS = ("fcfs", "longest_first", "shortest_first")
+Queue = Literal["client", "shared"]
+QUEUES: tuple[Queue, ...] = get_args(Queue)
+Assignment = Literal["mip", "lpt", "round_robin"]
+ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
+PlainOrder = Literal["fcfs", "longest_first", "shortest_first"]
+ORDERS: tuple[PlainOrder, ...] = get_args(PlainOrder)
 """Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
 
-DEADLINE_ORDERS = ("late_last", "late_last_shortest", "late_last_longest")
+DeadlineOrder = Literal["late_last", "late_last_shortest", "late_last_longest"]
+DEADLINE_ORDERS: tuple[DeadlineOrder, ...] = get_args(DeadlineOrder)
 """The same where requests have a TTFT limit, with those behind all others that cannot meet it any more."""
 
 ORDER_CODES = MappingProxyType(
@@ -43,9 +48,9 @@ class QueueOptions:
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).
     """
 
-    queue: str = "client"
-    assignment: str = "mip"
-    order: str = "longest_first"
+    queue: Queue = "client"
+    assignment: Assignment = "mip"
+    order: PlainOrder | DeadlineOrder = "longest_first"
     stealing: bool = True
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["MAX_REQUESTS", "POOL_SIZES", "SPLITS", "Workload", "check_case", "check_num_requests", "check_split"]
 
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 """Order is part of every case's seed: append, never reorder."""
 
 POOL_SIZES = MappingProxyType({"train": 512, "validation": 100, "test": 100})

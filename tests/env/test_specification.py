@@ -6,18 +6,32 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin, get_type_hints
 
 import gymnasium
 import pytest
 
 from llmsched_env import ENVIRONMENTS, make_scenario
-from llmsched_env.config import REWARDS, Scenario
+from llmsched_env.config import (
+    ADMISSIONS,
+    ASSIGNMENTS,
+    DEADLINE_ORDERS,
+    KV_RULES,
+    LENGTHS,
+    ORDERS,
+    QUEUES,
+    REWARDS,
+    STEALS,
+    Scenario,
+)
 from llmsched_env.engine import codes
 from llmsched_env.engine.features import FEATURES, MEMORY_FEATURES, MIXED_FEATURES, SLO_FEATURES, feature_table
 from llmsched_env.engine.view import FIELDS, View
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.metrics import EPISODE_METRICS, info_metrics
+from llmsched_env.workload import SPLITS
 
 ENTRY = r"^    (\w+): (.+(?:\n     .+)*)"
 """Of an attribute in a docstring."""
@@ -151,3 +165,14 @@ def test_docs_list_the_fields_of_a_view():
     said = {name: " ".join(text.split()) for name, text in re.findall(ENTRY, section, re.MULTILINE)}
     text = (Path(__file__).parents[2] / "docs" / "view.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE)) == said
+
+
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [("queue", QUEUES), ("assignment", ASSIGNMENTS), ("lengths", LENGTHS), ("reward", REWARDS), ("split", SPLITS),
+     ("order", (*ORDERS, *DEADLINE_ORDERS)), ("steal", STEALS), ("kv_rule", KV_RULES), ("kv_admission", ADMISSIONS)],
+)  # fmt: skip
+def test_a_type_checker_knows_the_names_that_an_argument_takes(field, known):
+    kind = get_type_hints(Scenario)[field]
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    assert tuple(name for part in parts for name in get_args(part)) == known
