@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.baselines.registry import make_policy
 from llmsched_env.config import LLAMA_65B_BYTES_PER_TOKEN, Scenario
+from llmsched_env.config.cases import Lengths
 from llmsched_env.cost import cost_model
 from llmsched_env.evaluation import Estimate, mean_estimate, play
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, RULE, new_figure, plain, save
