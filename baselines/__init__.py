@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 __all__ = ["BASELINES", "METHODS", "POLICIES", "entry", "make_policy"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     # Late, so that ``python -m llmsched_env.baselines.tuned`` runs a module that was not imported before.
     if name in __all__:

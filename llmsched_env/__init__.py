@@ -102,6 +102,10 @@ def register_environments() -> None:
 register_environments()
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name == "Scenario":
         from llmsched_env.config import Scenario

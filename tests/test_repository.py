@@ -236,3 +236,15 @@ def test_gaps_are_those_of_the_tuned_rules_of_today_and_fall_from_row_to_row() -
             "the text says that each is nearer to the bound than the one above"
         )
         assert agent < others[2], "the text says that the agent beats the tuned rules"
+
+
+def test_what_is_public_is_what_completion_shows() -> None:
+    import llmsched_env.agents
+    import llmsched_env.baselines
+
+    for module in (llmsched_env, llmsched_env.agents, llmsched_env.baselines):
+        assert dir(module) == sorted(module.__all__)
+        if module is not llmsched_env.agents or importlib.util.find_spec("stable_baselines3"):
+            assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_thing'"):
+        _ = llmsched_env.agents.no_such_thing
