@@ -135,11 +135,12 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     options = parser.parse_args(arguments)
     try:
         scenario = _trained_in(options.model, options.scenario)
-        network = export(load_model(options.model, options.algo))
         table, actions = features_of(scenario), scenario.num_actions
-        if (len(network.features), network.actions) != (len(table), actions):
+        model = load_model(options.model, options.algo)
+        network, read = export(model), int(np.prod(model.observation_space.shape))
+        if (read, network.actions) != (len(table), actions):
             raise ConfigError(
-                f"the model reads {len(network.features)} features and has {network.actions} actions, "
+                f"the model reads {read} features and has {network.actions} actions, "
                 f"{options.scenario or 'its run'} has {len(table)} and {actions}: name the environment that it was "
                 "trained on."
             )

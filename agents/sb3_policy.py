@@ -61,6 +61,10 @@ class SB3Policy:
     clairvoyant = False
 
     def __init__(self, model: Model, name: str = "sb3", *, sampled: bool = False) -> None:
+        if not hasattr(model, "observation_space"):
+            raise ConfigError(
+                f"SB3Policy takes a model, not {model!r}: SB3Policy.load(path, algo) reads one from a zip."
+            )
         shape = tuple(model.observation_space.shape)
         if shape not in SHAPES:
             raise ConfigError(

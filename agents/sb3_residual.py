@@ -51,10 +51,14 @@ def rule_start(scenario: Scenario) -> dict[str, Any]:
     Raises:
         ConfigError: more than two actions, or a scenario that never offers a choice.
     """
+    if not isinstance(scenario, Scenario):
+        raise ConfigError(
+            f"rule_start takes a Scenario, not {scenario!r}: make_scenario({scenario!r}) makes one of an id."
+        )
     if scenario.num_actions != 2:
         raise ConfigError(
             f"this scenario has {scenario.num_actions} actions, and a rule's comparison chooses between two: take "
-            "policy 'mlp' (MlpPolicy), or a scenario without choose_order, choose_cap and mixed_tokens."
+            '"MlpPolicy" (train.py: policy: mlp), or a scenario without choose_order, choose_cap and mixed_tokens.'
         )
     train = scenario.replace(split="train")
     cases = range(min(FIRST_CASES, pool_size(train) or FIRST_CASES))
@@ -95,13 +99,17 @@ class ResidualPolicy(ActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Callable[[float], float],
         *,
-        start: Start,
+        start: Start | None = None,
         hidden: int = 16,
         critic: Sequence[int] = (64, 64),
         sharpness: float = 10.0,
         limit: float = 1.0,
         **others: Any,
     ) -> None:
+        if start is None:
+            raise ConfigError(
+                'ResidualPolicy needs policy_kwargs={"start": rule_start(scenario)}: the rule to begin as.'
+            )
         if not isinstance(action_space, spaces.Discrete) or action_space.n != 2:
             raise ConfigError(
                 f"ResidualPolicy chooses between a decode and a prefill, and the space is {action_space}."

@@ -154,9 +154,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         temporary.write_text(json.dumps(found), encoding="utf-8")
     print(table(found))
     if options.write:
-        draw(runs)
         with write_whole(PAGE) as temporary:
             temporary.write_text(replaced(PAGE.read_text(encoding="utf-8"), "learning", table(found)), encoding="utf-8")
+        draw(runs)
 
 
 def draw(runs: dict[str, list[Training]]) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("stable_baselines3")
 import stable_baselines3 as sb3
 import torch
 
-from llmsched_env.agents.export import export
+from llmsched_env.agents.export import export, main
 from llmsched_env.agents.network import Network, dense
 from llmsched_env.agents.sb3_policy import SB3Policy
 from llmsched_env.agents.sb3_residual import ResidualPolicy, rule_start
@@ -123,14 +123,20 @@ def test_from_the_limit_on_it_is_a_prefill(starts):
 
 
 def test_what_it_cannot_be(starts):
-    with pytest.raises(ConfigError, match=r"this scenario has 7 actions, .* take policy 'mlp'"):
+    with pytest.raises(ConfigError, match=r'this scenario has 7 actions, .* take "MlpPolicy"'):
         rule_start(SCENARIOS["orders"])
+    with pytest.raises(ConfigError, match=r"rule_start takes a Scenario, not 'LLMSched/GSM8K-v0': make_scenario\('"):
+        rule_start("LLMSched/GSM8K-v0")
+    with pytest.raises(ConfigError, match=r"SB3Policy takes a model, not 'model.zip': SB3Policy.load"):
+        SB3Policy("model.zip")
     box, two = spaces.Box(0.0, 1.0, (26,), np.float32), spaces.Discrete(2)
 
     def make(observations=box, actions=two, **changes):
         return ResidualPolicy(observations, actions, lambda left: 1e-3, start={**starts["client"], **changes})
 
     make()
+    with pytest.raises(ConfigError, match=r'policy_kwargs={"start": rule_start\(scenario\)}'):
+        ResidualPolicy(box, two, lambda left: 1e-3)
     with pytest.raises(ConfigError, match=r"the space is Discrete\(3\)"):
         make(actions=spaces.Discrete(3))
     with pytest.raises(ConfigError, match="observations of 5 numbers"):
@@ -139,3 +145,13 @@ def test_what_it_cannot_be(starts):
         make(base="deadline")
     with pytest.raises(UnknownNameError, match=r"unknown rule 'best'.*lagrangian"):
         make(base="best")
+
+
+def test_its_zip_is_exported_on_the_command_line(starts, tmp_path, capsys):
+    model_of("client", starts["client"]).save(tmp_path / "model.zip")
+    words = [str(tmp_path / "model.zip"), "--algo", "ppo", "--scenario", "LLMSched/GSM8K-v0", "--out"]
+    assert main([*words, str(tmp_path / "agent.npz")]) == 0
+    assert "2 actions" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words[:-2], "LLMSched/Serving-v0", "--out", str(tmp_path / "other.npz")])
+    assert "the model reads 26 features and has 2 actions, LLMSched/Serving-v0 has 33 and 2" in capsys.readouterr().err
