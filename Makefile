@@ -7,6 +7,7 @@
 # make test-install  installs with and without a compiler, in environments of their own
 # make sanitize  the tests of the engine, compiled with bounds checks, AddressSanitizer and UBSan
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
+# make test-ecosystem  the examples for Minari and TorchRL; in .venv-ecosystem
 # make nightly  10,000 cases of any mechanisms, against the plain simulator (some minutes)
 # make check   lint, types, layers
 # make notebooks  the notebooks, run again in place
@@ -23,6 +24,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 RLLIB := .venv-rllib
+ECOSYSTEM := .venv-ecosystem
 RESULTS := results
 
 # Relative, so that a checkout in a folder with blanks works. They reach the isolated build of the package too.
@@ -38,7 +40,7 @@ COMPILING := @echo 'Installing. The engine is compiled on the way. It takes a mi
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: FORCE help engine run serving agents studies test test-install sanitize nightly test-rllib check format notebooks docs bench tables clean distclean
+.PHONY: FORCE help engine run serving agents studies test test-install sanitize nightly test-rllib test-ecosystem check format notebooks docs bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -115,6 +117,14 @@ test-rllib: $(RLLIB)/.installed
 	$(RLLIB)/bin/python -m pytest tests/env tests/rllib
 	$(RLLIB)/bin/python -m pytest tests/evaluation/test_ray.py
 
+$(ECOSYSTEM)/.installed: pyproject.toml setup.py build_engine.py constraints.txt
+	$(PYTHON) -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python -m pip install --quiet -e '.[ecosystem]' pytest
+	@touch $@
+
+test-ecosystem: $(ECOSYSTEM)/.installed
+	$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -140,9 +150,9 @@ tables: $(VENV)/.compiled-run
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(VENV)/.installed-docs $(RLLIB)/.installed
+	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(VENV)/.installed-docs $(RLLIB)/.installed $(ECOSYSTEM)/.installed
 	find llmsched_env \( -name '*.pxd' -o -name '*.so' -o -name '_compiled*.json' \) -delete
-	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(RLLIB)/*' -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(RLLIB)/*' -not -path './$(ECOSYSTEM)/*' -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) $(RLLIB)
+	rm -rf $(VENV) $(RLLIB) $(ECOSYSTEM)

@@ -77,6 +77,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
 
     _batch: Batch | None = None  # here too: Gymnasium may close what could not be made
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # as the base class declares it
+    autoreset_mode = AutoresetMode.SAME_STEP  # where TorchRL looks for it
 
     def __init__(
         self,

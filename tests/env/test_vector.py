@@ -77,7 +77,7 @@ def test_every_id_is_made_natively(identity):
     arguments = {"num_clients": 30, "num_requests": 90, "assignment": "lpt"}
     native = gymnasium.make_vec(identity, num_envs=3, **arguments)
     assert isinstance(native, LLMSchedVectorEnv)
-    assert native.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert native.metadata["autoreset_mode"] is native.autoreset_mode is AutoresetMode.SAME_STEP
     assert native.spec is not None
     assert native.spec.id == identity
     reference = synchronous([make_scenario(identity, **arguments)] * 3)
