@@ -32,7 +32,7 @@ pytestmark = [
         ({"algo": "pp0"}, r"unknown algorithm 'pp0'\. Did you mean 'ppo'"),
         ({"scenario": "LLMSched/GSM8K"}, r"unknown scenario .* Did you mean 'LLMSched/GSM8K-v0'"),
         ({"arguments": {"clients": 3}}, r"unexpected keyword argument 'clients'"),
-        ({"timesteps": -1}, r"options: timesteps = -1 is out of range: it lies in \[1, .* default, 1000000"),
+        ({"timesteps": -1}, r"options: timesteps = -1 is out of range: it lies in \[1, .* default, 5000000"),
         ({"copies": -1}, r"options: copies = -1 is out of range"),
         ({"evaluate_every": -1}, r"options: evaluate_every = -1 is out of range"),
         ({"validation_cases": 0}, r"validation_cases = 0 is out of range"),
@@ -47,7 +47,7 @@ def test_what_cannot_be_trained(small, changes, words):
 def test_numbers_that_are_not_given_are_the_settings_own(small):
     training = small(timesteps=0, copies=0, evaluate_every=0, settings={"timesteps": 77})
     assert training.timesteps == training.settings["timesteps"] == 77
-    assert training.copies == training.settings["copies"] == 16
+    assert training.copies == training.settings["copies"] == 64
     assert small(timesteps=5, settings={"timesteps": 77}).settings["timesteps"] == 5
     assert training.validation == training.training_scenario.replace(split="validation", skip_forced=False)
 
