@@ -16,11 +16,14 @@ DATA = ROOT / "docs" / "data" / "performance.csv"
 
 @pytest.fixture
 def speed(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    folder = ROOT / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    names = [file.stem for file in folder.glob("*.py")]
+    for name in names:  # helpers of the tests may be called like one of these
+        monkeypatch.delitem(sys.modules, name, raising=False)
     pytest.importorskip("matplotlib")
-    speed = pytest.importorskip("speed")
-    yield speed
-    for name in ("speed", "measuring"):
+    yield pytest.importorskip("speed")
+    for name in names:
         sys.modules.pop(name, None)
 
 
