@@ -44,9 +44,9 @@ def export(model: Any) -> Network:
     """
     kind = type(model.policy).__name__
     what = f"the model ({type(model).__name__} with {kind})"
-    if kind not in (*SCORERS, "ResidualPolicy"):
-        known = ", ".join((*SCORERS, "ResidualPolicy"))
-        raise ConfigError(f"{what} cannot be exported: its policy has to be one of {known}.")
+    known = (*SCORERS, "ResidualPolicy")
+    if kind not in known:
+        raise ConfigError(f"{what} cannot be exported: its policy has to be one of {', '.join(known)}.")
     tables = {(len(table),): table for table in TABLES}
     shape = tuple(model.observation_space.shape)
     extractor = model.policy.features_extractor_class.__name__

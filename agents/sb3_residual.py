@@ -140,7 +140,7 @@ class ResidualPolicy(ActorCriticPolicy):
             self.action_net.weight.copy_(torch.tensor([[-0.5], [0.5]]))
             self.action_net.bias.zero_()
         self.action_net.requires_grad_(False)
-        self.mlp_extractor.begin()  # type: ignore[operator]  # after the base class drew weights for all layers
+        self._residual.begin()  # after the base class drew weights for all layers
         self.optimizer = self.optimizer_class(
             [one for one in self.parameters() if one.requires_grad],
             lr=lr_schedule(1),  # type: ignore[call-arg]  # of the optimizers that there are, not of their base
@@ -149,8 +149,13 @@ class ResidualPolicy(ActorCriticPolicy):
 
     def network(self) -> Network:
         """The actor as plain numbers, which take its most likely actions inside the engine."""
-        actor: _Residual = self.mlp_extractor  # type: ignore[assignment]
-        return actor.network()
+        return self._residual.network()
+
+    @property
+    def _residual(self) -> _Residual:
+        extractor: object = self.mlp_extractor
+        assert isinstance(extractor, _Residual)
+        return extractor
 
 
 class _Residual(nn.Module):

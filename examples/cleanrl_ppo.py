@@ -1,4 +1,4 @@
-"""PPO in one file, in the style of CleanRL: every line of the algorithm is here, and nothing but torch is needed.
+"""PPO in one file, in the style of CleanRL: every line of the algorithm is here, in plain torch.
 
     python examples/cleanrl_ppo.py --id LLMSched/GSM8K-v0 --seed 0
 

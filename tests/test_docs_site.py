@@ -19,7 +19,7 @@ from llmsched_env.engine.features import features_of
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
-from website import api, environments, links, policies, staging  # noqa: E402
+from website import api, environments, links, policies, staging  # noqa: E402  # after its folder is on the path
 
 if importlib.util.find_spec("stable_baselines3") is None:
     pytest.importorskip("sphinx", reason="the API reference needs the learning libraries, or Sphinx's stand-ins")

@@ -16,7 +16,8 @@ def slack(v: View, clients: cython.int[:, ::1], shared: cython.bint) -> cython.l
     Client j has l_j decodes to go: of its request, and of its own queue. One line for all is filled in where there is
     least to do, up to one level. With J clients it is J t ln(mean of exp(l_j / t)) - sum of l_j: J times a smooth
     maximum, less what there is to do; t is a 32nd of a mean output, so a client that has t less to do than the longest
-    counts 1 / e as much. It is 0 where all are level, so at the end.
+    counts 1 / e as much. It is 0 where all are level, so at the end. exp and log are the C library's: another one may
+    round them otherwise, and the result by 1.
 
     Args:
         v: the view.

@@ -38,7 +38,7 @@ def test_settings_of_a_library_are_arguments_of_its_class(algo):
 
 @pytest.mark.parametrize("algo", [algo for algo in LIBRARIES if algo != "ppo"])
 def test_a_file_marks_what_is_not_the_librarys_default(algo):
-    """Of ppo docs/agents.md says how they were chosen; of the others nothing is to be said but this."""
+    """Of ppo docs/learning.md says how they were chosen; of the others nothing is to be said but this."""
     text = (SHIPPED / f"{algo}.yaml").read_text(encoding="utf-8")
     assert text.startswith(f"# Settings of {algo}, not tuned; no result is claimed.")
     known = inspect.signature(algorithm(algo)).parameters
