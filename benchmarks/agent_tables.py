@@ -1,11 +1,16 @@
-"""Tables and the picture of docs/agents.md, from what benchmarks/judging.py found.
+"""Tables, data and the picture of docs/agents.md, from what benchmarks/judging.py found.
 
-python benchmarks/agent_tables.py DIR
+    python benchmarks/agent_tables.py DIR  # writes docs/data/agent_*.csv, the tables and the picture
+    python benchmarks/agent_tables.py      # writes the tables again, from those files
+
+All that was found is in the CSV files. The page has the rows that say most.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,91 +26,171 @@ from llmsched_env.storage import write_whole
 from llmsched_env.studies.markdown import grid, replaced
 
 PAGE = ROOT / "docs" / "agents.md"
+DATA = ROOT / "docs" / "data"
 PICTURE = ROOT / "docs" / "images" / "agent_scores.png"
 
 AIM = 0.6
 """The score that the project set itself for known lengths."""
 
-SERVED_TITLES = dict(zip(SERVED, ("worst token gap, s", "longest wait, s"), strict=True))
+Rows = list[dict[str, str]]
+"""Lines of a CSV file: text by column."""
 
 
 def _percent(values: Any, digits: int = 2) -> str:
     return f"{100 * float(np.mean(values)):.{digits}f}"
 
 
-def _points(found: Estimate) -> str:
-    return f"{100 * found.mean:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+def _estimate(name: str, found: Estimate) -> dict[str, str]:
+    """Mean and interval of a difference, in points."""
+    values = {"points": found.mean, "low": found.low, "high": found.high}
+    return {f"{name}_{end}": f"{100 * value:+.2f}" for end, value in values.items()}
 
 
 def _score(said: dict[str, Any]) -> Estimate:
     return score_estimate(said["runs"], said["rule"]["loss"], said["planner"]["loss"])
 
 
-def _tails(*said: dict[str, Any]) -> list[str]:
-    """Rule's and agent's worst token gap, then their longest wait."""
-    return [" / ".join(f"{np.mean(one[metric]):.2f}" for one in said) for metric in SERVED]
+def _tails(agent: str, said: dict[str, Any]) -> dict[str, str]:
+    """Worst token gap and longest wait under the rule and the agent; empty for a batch."""
+    return {
+        f"{who}_{metric}": f"{np.mean(said[of][metric]):.2f}" if metric in said[of] else ""
+        for metric in SERVED
+        for who, of in (("rule", "rule"), (agent, "agent"))
+    }
 
 
-def score_table(judged: dict[str, Any], serving: bool) -> str:
+def score_rows(judged: dict[str, Any]) -> Rows:
     """One line a place. Several seeds are summed up by `runs_estimate` everywhere: differences are those of columns."""
-    lines = []
+    rows = []
     for name, said in judged.items():
-        if PLACES[name].serving != serving:
-            continue
+        serving = PLACES[name].serving
         assert len(said["rule"]["loss"]) == len(said["planner"]["loss"]) == np.shape(said["runs"])[1]
         runs, score = np.array(said["runs"]), _score(said)
-        other = np.array(said["rule" if serving else "lagrangian"]["loss"])
-        lines.append(
-            [
-                name.replace("llama-65b-paper", "paper"),
-                f"`{said['rule']['name']}` {_percent(said['rule']['loss'])}",
-                _percent(runs_estimate(runs).mean),
-                _percent(said["agent"]["loss"]),
-                _percent(said["planner"]["loss"]),
-                "–" if np.isnan(score.mean) else f"**{score.mean:.2f}** ({score.low:.2f} to {score.high:.2f})",
-                _points(runs_estimate(runs - other)),
-                *(_tails(said["rule"], said["agent"]) if serving else ()),
-            ]
+        against = "rule" if serving else "lagrangian"
+        scores = {"score": score.mean, "score_low": score.low, "score_high": score.high}
+        rows.append(
+            {
+                "setup": name.replace("llama-65b-paper", "paper"),
+                "percent_of": "violations" if serving else "gap",
+                "cases": "-".join(map(str, said["cases"])),
+                "seeds": str(len(said["seeds"])),
+                "rule": said["rule"]["name"],
+                "rule_percent": _percent(said["rule"]["loss"]),
+                "agent_percent": _percent(runs_estimate(runs).mean),
+                "shipped_seed_percent": _percent(said["agent"]["loss"]),
+                "planner_percent": _percent(said["planner"]["loss"]),
+                **{end: "" if np.isnan(score.mean) else f"{value:.2f}" for end, value in scores.items()},
+                "against": against,
+                **_estimate("difference", runs_estimate(runs - np.array(said[against]["loss"]))),
+                **_tails("shipped_seed", said),
+            }
         )
-    what = "violations, %" if serving else "gap, %"
-    against = "agent − rule, points" if serving else "agent − `lagrangian`, points"
-    header = ["place", f"best tuned rule, {what}", f"agent, {what}", "the shipped seed", f"planner, {what}"]
-    tails = [f"{title}: rule / shipped seed" for title in SERVED_TITLES.values()] if serving else []
-    return grid([*header, "score (95 %)", against, *tails], lines)
+    return rows
 
 
-def transfer_table(found: dict[str, Any], kind: str) -> str:
+def transfer_rows(found: dict[str, Any]) -> Rows:
     """One line a place: the agent of the box, and by how much it is better or worse."""
-    lines = []
-    serving = False
+    rows = []
     for name, said in found.items():
-        of, _, text = name.partition("/")
-        if of != kind:
+        change, _, text = name.partition("/")
+        if change == "cost":
             continue
-        serving = SERVED[0] in said["agent"]
         agent, rule, lagrangian = (np.array(said[x]["loss"]) for x in ("agent", "rule", "lagrangian"))
-        differences = [_points(mean_estimate(agent - other)) for other in (rule, lagrangian)]
-        tails = _tails(said["rule"], said["agent"]) if serving else []
-        lines.append([text, f"`{said['rule']['name']}` {_percent(rule)}", _percent(agent), *differences, *tails])
-    what = "violations, %" if serving else "gap in %"
-    header = ["place", f"best tuned rule, {what}", "agent", "agent − rule, points", "agent − `lagrangian`"]
-    return grid([*header, *(f"{title}: rule / agent" for title in SERVED_TITLES.values() if serving)], lines)
+        rows.append(
+            {
+                "change": change,
+                "setup": text.replace("`", ""),
+                "rule": said["rule"]["name"],
+                "rule_percent": _percent(rule),
+                "agent_percent": _percent(agent),
+                **_estimate("minus_rule", mean_estimate(agent - rule)),
+                **_estimate("minus_lagrangian", mean_estimate(agent - lagrangian)),
+                **_tails("agent", said),
+            }
+        )
+    return rows
 
 
-def cost_table(found: dict[str, Any]) -> str:
-    """One line a change of the cost model, one column for each set of lengths and form of queues."""
-    cells: dict[str, dict[str, str]] = {}
+def cost_rows(found: dict[str, Any]) -> Rows:
+    """One line a change of the cost model, for each set of lengths and form of queues."""
+    rows = []
     for name, said in found.items():
         kind, _, text = name.partition("/")
         if kind != "cost":
             continue
-        column, _, change = text.rpartition(", ")
+        setup, _, change = text.rpartition(", ")
         agent, rule = (np.array(said[x]["loss"]) for x in ("agent", "rule"))
         apart = mean_estimate(100 * (agent - rule))
-        shown = f"{_percent(rule)}: {apart.mean:+.2f} ± {apart.high - apart.mean:.2f}"
-        cells.setdefault(change, {})[column] = shown if apart.high < 0 else f"**{shown}**"
-    columns = dict.fromkeys(column for row in cells.values() for column in row)
-    return grid(["change", *columns], [[change, *(row[one] for one in columns)] for change, row in cells.items()])
+        rows.append(
+            {
+                "setup": setup,
+                "change": change,
+                "rule_percent": _percent(rule),
+                "minus_rule_points": f"{apart.mean:+.2f}",
+                "half_interval": f"{apart.high - apart.mean:.2f}",
+                "agent_is": "better" if apart.high < 0 else "worse" if apart.low > 0 else "level",
+            }
+        )
+    return rows
+
+
+def _difference(row: dict[str, str], name: str) -> str:
+    return f"{row[f'{name}_points']} ({row[f'{name}_low']} to {row[f'{name}_high']})"
+
+
+def score_table(rows: Rows) -> str:
+    """Known lengths. Queues filled by LPT, which the aim does not name, are left to the CSV."""
+    body = [
+        [
+            row["setup"],
+            f"`{row['rule']}` {row['rule_percent']}",
+            row["agent_percent"],
+            row["planner_percent"],
+            f"**{row['score']}** ({row['score_low']} to {row['score_high']})" if row["score"] else "–",
+        ]
+        for row in rows
+        if row["percent_of"] == "gap" and "/lpt/" not in row["setup"]
+    ]
+    return grid(["setup", "best tuned rule, gap in %", "agent", "planner", "score (95 %)"], body)
+
+
+def serving_table(rows: Rows) -> str:
+    """With SLOs: by how much violations differ."""
+    body = [
+        [
+            row["setup"],
+            f"`{row['rule']}` {row['rule_percent']}",
+            row["agent_percent"],
+            row["planner_percent"],
+            _difference(row, "difference"),
+        ]
+        for row in rows
+        if row["percent_of"] == "violations"
+    ]
+    return grid(["setup", "best tuned rule, violations in %", "agent", "planner", "agent − rule, points (95 %)"], body)
+
+
+def clients_table(rows: Rows) -> str:
+    """One line a number of clients, one column for each set of lengths and form of queues; bold: not surely better."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["change"] == "clients":
+            setup, _, clients = row["setup"].rpartition(", ")
+            shown = row["minus_rule_points"]
+            better = row["minus_rule_high"].startswith("-")
+            cells.setdefault(clients, {})[setup] = shown if better else f"**{shown}**"
+    setups = dict.fromkeys(setup for line in cells.values() for setup in line)
+    return grid(["", *setups], [[clients, *(line[setup] for setup in setups)] for clients, line in cells.items()])
+
+
+def slo_transfer_table(rows: Rows) -> str:
+    """Other loads and recorded traces; those where neither violates a promise in a hundred are left to the CSV."""
+    body = [
+        [row["setup"], f"`{row['rule']}` {row['rule_percent']}", row["agent_percent"], _difference(row, "minus_rule")]
+        for row in rows
+        if row["change"] in ("load", "trace") and max(float(row[f"{who}_percent"]) for who in ("rule", "agent")) >= 1
+    ]
+    return grid(["", "best tuned rule, violations in %", "agent", "agent − rule, points (95 %)"], body)
 
 
 def draw(judged: dict[str, Any], path: Path) -> Path:
@@ -132,35 +217,72 @@ def draw(judged: dict[str, Any], path: Path) -> Path:
     return save(figure, path)
 
 
-def page(text: str, judged: dict[str, Any], moved: dict[str, Any], decision_us: Sequence[float]) -> str:
+def tables(scores: Rows, transfer: Rows) -> dict[str, str]:
+    """What stands between the markers of the page, by their names. The text says what came of other costs."""
+    found = {
+        "scores": score_table(scores),
+        "serving scores": serving_table(scores),
+        "transfer by clients": clients_table(transfer),
+        "transfer with SLOs": slo_transfer_table(transfer),
+    }
+    for name, of in (("scores", "gap"), ("serving scores", "violations")):
+        judged = {(row["cases"], row["seeds"]) for row in scores if row["percent_of"] == of}
+        assert len(judged) < 2, "places that were judged on different cases, or with different seeds"
+        for cases, seeds in judged:
+            found[name] = f"Test cases {cases.replace('-', ' to ')}, {seeds} training seeds:\n\n{found[name]}"
+    return {name: text if len(text.splitlines()) > 2 else "Not measured." for name, text in found.items()}
+
+
+def page(text: str, found: dict[str, str], decision_us: Sequence[float] | None = None) -> str:
     """The page with the tables between their markers."""
+    for name, table in found.items():
+        text = replaced(text, name, table)
+    if decision_us is None:
+        return text
     p50, p99 = decision_us
-    for serving, marker in ((False, "scores"), (True, "serving scores")):
-        found = [said for name, said in judged.items() if PLACES[name].serving == serving]
-        if found:
-            cases, seeds = {tuple(said["cases"]) for said in found}, {len(said["seeds"]) for said in found}
-            assert len(cases) == len(seeds) == 1, "places that were judged on different cases, or with different seeds"
-            first, last = cases.pop()
-            said = f"Test cases {first} to {last}, {seeds.pop()} training seeds:\n\n"
-            text = replaced(text, marker, said + score_table(judged, serving))
-    for kind in ("clients", "cost", "load", "trace"):
-        made = cost_table(moved) if kind == "cost" else transfer_table(moved, kind)
-        table = made if any(name.startswith(f"{kind}/") for name in moved) else "Not measured."
-        text = replaced(text, f"transfer by {kind}", table)
-    spent = f"A decision takes {p50:.1f} µs (99th percentile {p99:.1f} µs), asked from Python."
-    return replaced(text, "decision time", spent)
+    return replaced(
+        text, "decision time", f"A decision takes {p50:.1f} µs (99th percentile {p99:.1f} µs), asked from Python."
+    )
+
+
+def as_csv(rows: Rows) -> str:
+    """A header and one line a row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def stored(name: str) -> Rows:
+    """The rows of a CSV file."""
+    with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, text: str) -> None:
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the page and draw the picture."""
+    """Write the data, the page and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, metavar="DIR")
+    parser.add_argument("study", type=Path, metavar="DIR", nargs="?")
     study = parser.parse_args(argv).study
-    judged, moved, decision_us = (kept(study / f"{name}.json") for name in ("judged", "transferred", "decision_us"))
-    written = page(PAGE.read_text(encoding="utf-8"), judged, moved, decision_us)
-    with write_whole(PAGE) as path:
-        path.write_text(written, encoding="utf-8")
-    draw(judged, PICTURE)
+    decision_us = None
+    if study is not None:
+        judged, moved, decision_us = (kept(study / f"{name}.json") for name in ("judged", "transferred", "decision_us"))
+        draw(judged, PICTURE)
+        found = {
+            "agent_scores": score_rows(judged),
+            "agent_transfer": transfer_rows(moved),
+            "agent_costs": cost_rows(moved),
+        }
+        for name, rows in found.items():
+            _write(DATA / f"{name}.csv", as_csv(rows))
+    shown = tables(stored("agent_scores"), stored("agent_transfer"))
+    _write(PAGE, page(PAGE.read_text(encoding="utf-8"), shown, decision_us))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def test_every_page_is_in_a_list_and_links_lead_to_pages(staged):
     assert staging.UNLISTED not in index
     assert staging.TABLE not in index
     assert "[First steps](tutorials/1_first_steps.ipynb)" in index
-    for page in ("agents", "serving", "policies", "glossary", "environments/index", "api/index"):
+    for page in ("training", "agents", "serving", "policies", "glossary", "environments/index", "api/index"):
         assert re.search(rf"^{page}$", index, re.MULTILINE), page
     assert {"changelog.md", "contributing.md", "files/examples/my_rule.py.md"} <= staged.texts.keys()
     places = {*staged.texts, *staged.copies}

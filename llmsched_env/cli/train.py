@@ -1,7 +1,7 @@
 """Train an agent on an environment of this project, choose it by validation cases, and compare it with the baselines.
 
 A run is a folder: config.json, checkpoints, curve.csv, TensorBoard logs and at the end run.json with the comparison.
-A run that was interrupted or killed goes on with --resume FOLDER. docs/agents.md says more.
+A run that was interrupted or killed goes on with --resume FOLDER. docs/training.md says more.
 """
 
 from __future__ import annotations

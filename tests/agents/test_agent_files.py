@@ -397,8 +397,7 @@ def test_the_examples_of_the_page_run(path, monkeypatch, capsys):
     monkeypatch.chdir(path.parent)
     path.rename("my_agent.npz")
     page = Path(__file__).parents[2] / "docs" / "agents.md"
-    _, _, section = page.read_text(encoding="utf-8").partition("## The pretrained agent")
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 2
     exec("\n".join(blocks), {})
     assert capsys.readouterr().out.startswith("Estimate(mean=")

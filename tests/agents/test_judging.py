@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from llmsched_env.agents.files import AgentFile
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS, PAGE = ROOT / "benchmarks", ROOT / "docs" / "agents.md"
 HOME, OTHER = "gsm8k/shared/llama-65b-paper", "gsm8k-smooth/shared/llama-65b-paper"
 PLACES = {
     name: Scenario(num_clients=10, num_requests=50, queue="shared", workload=name.partition("/")[0])
@@ -97,7 +99,7 @@ def test_the_chosen_seed_is_judged_as_a_policy(tools, study, tmp_path, figures):
         np.testing.assert_allclose(said["runs"][chosen[name]], said["agent"]["loss"], atol=1e-12)
         assert np.shape(said["runs"]) == (2, 4)
         assert [said[x]["name"] for x in ("rule", "planner", "lagrangian")] == ["threshold", "beam", "lagrangian"]
-    table = agent_tables.score_table(judged, serving=False)
+    table = agent_tables.score_table(agent_tables.score_rows(judged))
     assert len(table.splitlines()) == 2 + len(PLACES)
     assert agent_tables.draw(judged, tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
     (axes,) = figures[0].axes
@@ -139,39 +141,112 @@ def test_a_table_on_paper(tools):
         "planner": lost("beam", [0.01, 0.01]),
         "lagrangian": lost("lagrangian", [0.07, 0.07]),
     }
-    line = agent_tables.score_table({HOME: said}, serving=False).splitlines()[-1]
+    (row,) = agent_tables.score_rows({HOME: said})
+    assert (row["setup"], row["cases"], row["seeds"]) == ("gsm8k/shared/paper", "2-3", "5")
+    percents = [row[f"{who}_percent"] for who in ("rule", "agent", "shipped_seed", "planner")]
+    assert (row["rule"], percents) == ("tuned_threshold", ["5.00", "3.00", "2.00", "1.00"])
+    assert (row["score"], row["against"], row["difference_points"]) == ("0.50", "lagrangian", "-4.00")
+    assert row["rule_worst_token_gap_s"] == row["shipped_seed_longest_wait_s"] == "", "a batch has no latencies"
+    assert list(row) == list(agent_tables.stored("agent_scores")[0]), "other columns than those that are stored"
+    line = agent_tables.score_table([row]).splitlines()[-1]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[:5] == ["gsm8k/shared/paper", "`tuned_threshold` 5.00", "3.00", "2.00", "1.00"]
-    assert cells[5].startswith("**0.50**")
-    assert cells[6].startswith("-4.00")
+    assert cells[:4] == ["gsm8k/shared/paper", "`tuned_threshold` 5.00", "3.00", "1.00"]
+    assert cells[4] == f"**0.50** ({row['score_low']} to {row['score_high']})"
     level = {**said, "planner": lost("beam", [0.01, 0.1])}
-    line = agent_tables.score_table({HOME: level}, serving=False).splitlines()[-1]
-    assert line.split("|")[6].strip() == "–", "no score where the planner is not surely better"
+    line = agent_tables.score_table(agent_tables.score_rows({HOME: level})).splitlines()[-1]
+    assert line.split("|")[5].strip() == "–", "no score where the planner is not surely better"
 
 
-def test_costs_on_paper(tools):
-    """Rule 3 %, agent 2 % in both cases: a point less, surely. Agent 2 and 4 %: level, so bold."""
+def test_other_places_on_paper(tools):
+    """Rule 3 %, agent 2 % in both cases: a point less, surely. Agent 2 and 4 %: level. Agent 4 and 4 %: worse."""
     _, _, agent_tables = tools
     rule = lost("tuned_threshold", [0.03, 0.03])
-    found = {
-        "cost/gsm8k, MIP queues, alpha_decode -20%": {"agent": lost("gsm8k", [0.02, 0.02]), "rule": rule},
-        "cost/gsm8k, LPT queues, alpha_decode -20%": {"agent": lost("gsm8k", [0.02, 0.04]), "rule": rule},
-        "clients/gsm8k, LPT queues, 50 clients": {"agent": lost("gsm8k", [0.0, 0.0]), "rule": rule},
+    agents = {"alpha_decode": [0.02, 0.02], "beta_decode": [0.02, 0.04], "beta_prefill": [0.04, 0.04]}
+    costs = {
+        f"cost/gsm8k, MIP queues, {name} -20%": {"agent": lost("gsm8k", values), "rule": rule}
+        for name, values in agents.items()
     }
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in agent_tables.cost_table(found).split("\n")
-    ]
-    assert lines[0] == ["change", "gsm8k, MIP queues", "gsm8k, LPT queues"]
+    sizes = {
+        f"clients/gsm8k, {form} queues, 50 clients": {"agent": lost("gsm8k", values), "rule": rule, "lagrangian": rule}
+        for form, values in (("LPT", [0.02, 0.02]), ("shared", [0.02, 0.04]))
+    }
+    rows = agent_tables.cost_rows({**costs, **sizes})
+    assert [row["change"] for row in rows] == [f"{name} -20%" for name in agents]
+    assert {row["setup"] for row in rows} == {"gsm8k, MIP queues"}
+    assert [row["agent_is"] for row in rows] == ["better", "level", "worse"]
     # Two cases a point on each side of level: t(0.975, 1) = 12.71, sd / sqrt(2) = 1.
-    assert lines[2:] == [["alpha_decode -20%", "3.00: -1.00 ± 0.00", "**3.00: +0.00 ± 12.71**"]]
+    assert [row["half_interval"] for row in rows] == ["0.00", "12.71", "0.00"]
+    moved = agent_tables.transfer_rows({**costs, **sizes})
+    assert [list(rows[0]), list(moved[0])] == [
+        list(agent_tables.stored(f"agent_{name}")[0]) for name in ("costs", "transfer")
+    ]
+    assert [row["minus_rule_points"] for row in moved] == ["-1.00", "+0.00"]
+    lines = agent_tables.clients_table(moved).splitlines()
+    assert lines[0] == "|  | gsm8k, LPT queues | gsm8k, shared queues |"
+    assert lines[2:] == ["| 50 clients | -1.00 | **+0.00** |"]
+
+
+def test_the_page_has_the_tables_of_the_stored_data(tools):
+    _, _, agent_tables = tools
+    page = PAGE.read_text(encoding="utf-8")
+    found = agent_tables.tables(agent_tables.stored("agent_scores"), agent_tables.stored("agent_transfer"))
+    assert agent_tables.page(page, found) == page, "run python benchmarks/agent_tables.py"
+    for table in found.values():
+        lines = [line for line in table.splitlines() if line.startswith("|")]
+        assert 2 < len(lines) <= 14
+        assert max(line.count("|") for line in lines) <= 9
+
+
+def test_the_page_says_what_came_of_other_costs_and_sizes(tools):
+    _, _, agent_tables = tools
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    rows = agent_tables.stored("agent_costs")
+    there = Counter((row["agent_is"], "MIP" in row["setup"]) for row in rows)
+    assert f"better in all {there['better', False]} setups with LPT and shared queues" in page
+    assert f"in {there['better', True]} of {there['better', True] + 3} on the MIP's queues" in page
+    assert len(rows) == there["better", False] + there["better", True] + 3
+    worse = [row for row in rows if row["agent_is"] == "worse"]
+    assert [row["change"] for row in worse] == ["alpha_decode +20%", "beta_decode -20%"]
+    for row in worse:
+        assert f"({row['minus_rule_points']} ± {row['half_interval']}" in page
+    sized = [row for row in agent_tables.stored("agent_transfer") if row["change"] == "clients"]
+    better = sum(row["minus_rule_high"].startswith("-") for row in sized)
+    assert f"better in {better} of {len(sized)} setups" in page
 
 
 def test_the_page_says_what_is_not_measured(tools):
     _, _, agent_tables = tools
-    page = (BENCHMARKS.parent / "docs" / "agents.md").read_text(encoding="utf-8")
-    written = agent_tables.page(page, {}, {}, (4.0, 8.0))
+    page = PAGE.read_text(encoding="utf-8")
+    written = agent_tables.page(page, agent_tables.tables([], []), (4.0, 8.0))
     assert "A decision takes 4.0 µs (99th percentile 8.0 µs)" in written
     assert written.count("Not measured.") == 4, "tables of another agent were left in place"
+
+
+def test_a_study_is_written_as_data_and_tables(tools, tmp_path, monkeypatch):
+    _, _, agent_tables = tools
+    runs = [[0.03, 0.03], [0.03, 0.03]]
+    said = {name: lost(name, [at, at]) for name, at in (("rule", 0.05), ("planner", 0.01), ("lagrangian", 0.07))}
+    judged = {HOME: {"seeds": [0, 1], "cases": [2, 3], "runs": runs, "agent": lost("agent", [0.03, 0.03]), **said}}
+    served = {
+        who: lost(who, [0.5], worst_token_gap_s=[1.0], longest_wait_s=[2.0]) for who in ("agent", "rule", "lagrangian")
+    }
+    moved = {"load/`ServingOrder` at load 0.94": served}
+    for name, value in (("judged", judged), ("transferred", moved), ("decision_us", [4.0, 8.0])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    (tmp_path / "agents.md").write_bytes(PAGE.read_bytes())
+    monkeypatch.setattr(agent_tables, "PAGE", tmp_path / "agents.md")
+    monkeypatch.setattr(agent_tables, "DATA", tmp_path)
+    monkeypatch.setattr(agent_tables, "PICTURE", tmp_path / "scores.png")
+    agent_tables.main([str(tmp_path)])
+    assert agent_tables.stored("agent_scores") == agent_tables.score_rows(judged)
+    (row,) = agent_tables.stored("agent_transfer")
+    assert (row["setup"], row["agent_longest_wait_s"]) == ("ServingOrder at load 0.94", "2.00")
+    assert agent_tables.stored("agent_costs") == []
+    text = (tmp_path / "agents.md").read_text(encoding="utf-8")
+    assert "Test cases 2 to 3, 2 training seeds:" in text
+    assert "| ServingOrder at load 0.94 | `rule` 50.00 | 50.00 | +0.00 (" in text
+    agent_tables.main([])
+    assert (tmp_path / "agents.md").read_text(encoding="utf-8") == text
 
 
 def test_what_was_bred_otherwise_is_refused(tools, study):
