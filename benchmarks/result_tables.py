@@ -1,6 +1,6 @@
 """The tables of docs/results.md, measured: the ablation on both ids, what each step is worth, the band of cost presets,
-and how far simple rules and a search are from the bound. The table of README.md is a part of the first. docs/data has the
-first two in full (methods.csv, steps.csv), the page the columns and rows that are read.
+and how far simple rules and a search are from the bound. The table of README.md is a part of the first. docs/data
+has the first two in full (methods.csv, steps.csv), the page the columns and rows that are read.
 
     python benchmarks/result_tables.py [--cases 100] [--write]
 
