@@ -149,16 +149,15 @@ def tables(found: Found) -> list[Table]:
     return [
         Table(
             "choices",
-            "the rule's own choices, in % of them. Recall: of those where only one action is right, the share where "
-            "the rule takes it.",
+            "the rule's own choices, in %. Recall: where only one action is right, how often the rule takes it.",
             *_confusion(found),
         ),
         Table("costs", "what wrong choices cost, in % of the shortest makespan.", *_costs(found)),
         Table("cells", "makespan above the shortest one, %, by mean output tokens.", *_by_cell(found)),
         Table(
             "full_size",
-            "full size: the other action once, then the rule again, in % of the rule's choices; what is saved, in % of "
-            "its makespan; what the rule says along the beam search's plan.",
+            "full size: the other action once, in % of the choices; what is saved, in % of the makespan; the rule along "
+            "the beam search's plan.",
             *_full_size(found),
         ),
     ]

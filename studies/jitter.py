@@ -392,7 +392,6 @@ SHORT = (
     "prefill-first",
     "λ = 1",
     "λ tuned",
-    "threshold tuned",
     "deadline tuned",
     FORESIGHT,
     "λ literal",

@@ -320,7 +320,7 @@ def tables(found: Found) -> list[Table]:
     ]
 
 
-SHORT = ("no stealing", "waiting, NVLink", "waiting, Ethernet", "running, Ethernet")
+SHORT = ("no stealing", "waiting, Ethernet", "running, Ethernet")
 
 
 def short(found: Mapping[str, Table]) -> Table:
