@@ -156,8 +156,8 @@ def tables(found: Found) -> list[Table]:
         Table("cells", "makespan above the shortest one, %, by mean output tokens.", *_by_cell(found)),
         Table(
             "full_size",
-            "full size: the other action once, in % of the choices; what is saved, in % of the makespan; the rule along "
-            "the beam search's plan.",
+            "full size: the other action once, in % of the choices; what is saved, in % of the makespan; the rule "
+            "along the beam search's plan.",
             *_full_size(found),
         ),
     ]
