@@ -1,5 +1,6 @@
 """The tables of docs/results.md, measured: the ablation on both ids, what each step is worth, the band of cost presets,
-and how far simple rules and a search are from the bound. The table of README.md is a part of the first.
+and how far simple rules and a search are from the bound. The table of README.md is a part of the first. docs/data
+has the first two in full (methods.csv, steps.csv), the page the columns and rows that are read.
 
     python benchmarks/result_tables.py [--cases 100] [--write]
 
@@ -27,9 +28,10 @@ from llmsched_env.evaluation import Evaluation, evaluate, mean_estimate
 from llmsched_env.evaluation.report import PAPER
 from llmsched_env.storage import write_whole
 from llmsched_env.studies.markdown import grid, replaced
+from llmsched_env.studies.tables import Table
 
 ROOT = Path(__file__).parents[1]
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+README, PAGE, DATA = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "data"
 BAND = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
 COLUMNS = {"LLMSched/GSM8K-v0": "GSM8K", "LLMSched/GSM8K-Smooth-v0": "smooth"}
 
@@ -42,9 +44,9 @@ STEPS = (
     ("the rule on one sorted queue", "shared_lpt_prefill_first", "shared_lpt_lagrangian"),
     ("hybrid: LPT queues instead of the MIP's", "hybrid", "hybrid_lpt"),
     ("hybrid: one sorted queue instead of the MIP's", "hybrid", "shared_lpt_lagrangian"),
-    ("hybrid: literal reading of the rule", "hybrid", "literal"),
-    ("hybrid: multiplier 0.3", "hybrid", "multiplier 0.3"),
-    ("hybrid: multiplier 0.1", "hybrid", "multiplier 0.1"),
+    ("hybrid: the literal reading instead of ours", "hybrid", "literal"),
+    ("hybrid: λ = 0.3 instead of 1", "hybrid", "multiplier 0.3"),
+    ("hybrid: λ = 0.1 instead of 1", "hybrid", "multiplier 0.1"),
     ("one sorted queue: threshold 14 instead of the rule", "shared_lpt_lagrangian", "shared threshold 14"),
 )
 
@@ -52,6 +54,10 @@ PUBLISHED = {
     "baseline": "one queue, prefill first",
     "hybrid": "balanced by the MIP, sorted, stealing, Lagrangian rule",
 }
+
+CHANGE = "change of makespan, s"
+FIRST_STEPS = 5
+"""Steps that the page shows, besides those of the hybrid."""
 
 RIVALS = (
     ("random", "a fair coin at each choice"),
@@ -99,7 +105,7 @@ def interval(values: NDArray[np.float64], scale: float = 1.0, digits: int = 2, s
     return text if np.isnan(estimate.low) else f"{text} ± {estimate.high - estimate.mean:.{digits}f}"
 
 
-def ablation(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
+def ablation(results: dict[tuple[str, str], dict[str, Evaluation]]) -> Table:
     """The methods on both ids, default preset, beside the paper."""
     runs = {title: results[BAND[0], scenario_id] for scenario_id, title in COLUMNS.items()}
     rows = []
@@ -122,7 +128,7 @@ def ablation(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
     bounds = [cell for run in runs.values() for cell in (interval(run["hybrid"].columns["lb1_s"]), "")]
     rows.append(["LB1", "lower bound: no schedule is faster", "", *bounds, "about 180 s"])
     header = ["method", "what it is", "knows", *(f"{title}: {x}" for title in runs for x in ("s", "util. %")), "paper"]
-    return grid(header, rows)
+    return Table("methods", "the methods on both ids", header, rows)
 
 
 def paper(results: dict[tuple[str, str], dict[str, Evaluation]], cases: int) -> str:
@@ -138,7 +144,7 @@ def paper(results: dict[tuple[str, str], dict[str, Evaluation]], cases: int) -> 
     return caption + grid(["method", "makespan, s", "utilization, %", "paper"], rows) + "\n"
 
 
-def steps(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
+def steps(results: dict[tuple[str, str], dict[str, Evaluation]]) -> Table:
     """Paired differences of makespans in s, each way of measuring a step, over the ids and the band."""
     rows = []
     for text, before, after in STEPS:
@@ -149,10 +155,9 @@ def steps(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
                 change = run[after].columns["makespan_s"] - run[before].columns["makespan_s"]
                 cells.append(interval(change, sign="+") if not number else f"{change.mean():+.1f}")
         rows.append([text, *cells])
-    short = ("", " mid", " low")
-    return grid(
-        ["change of makespan, s", *(f"{title}{preset}" for title in COLUMNS.values() for preset in short)], rows
-    )
+    presets = ("", " mid", " low")
+    header = [CHANGE, *(f"{title}{preset}" for title in COLUMNS.values() for preset in presets)]
+    return Table("steps", "what each step is worth", header, rows)
 
 
 def band(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
@@ -161,10 +166,7 @@ def band(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
     for preset in BAND:
         run = results[preset, "LLMSched/GSM8K-v0"]
         model = run["hybrid"].scenario.cost_model
-        shown = [
-            f"{run[name].estimate('makespan_s').mean:.2f} s, {run[name].estimate('utilization').mean * 100:.1f} %"
-            for name in ("baseline", "hybrid")
-        ]
+        hybrid = run["hybrid"].estimate("makespan_s").mean, run["hybrid"].estimate("utilization").mean * 100
         coefficients = (model.alpha_prefill_ns, model.beta_prefill_ns, model.alpha_decode_ns, model.beta_decode_ns)
         rows.append(
             [
@@ -172,12 +174,11 @@ def band(results: dict[tuple[str, str], dict[str, Evaluation]]) -> str:
                 *(f"{x / 1e6:.4g}" for x in coefficients),
                 str(model.prefill_token_cap),
                 f"{model.decode_ns(200) / 1e6:.1f}",
-                *shown,
-                f"{run['hybrid'].estimate('lb1_s').mean:.2f} s",
+                f"{hybrid[0]:.2f} s, {hybrid[1]:.1f} %",
             ]
         )
     header = ["preset", "α_p ms", "β_p ms/token", "α_d ms", "β_d ms/client", "cap", "decode of 200, ms"]
-    return grid([*header, "baseline (fitted)", "hybrid (predicted)", "LB1 (fitted)"], rows)
+    return grid([*header, "hybrid (predicted)"], rows)
 
 
 def gaps(cases: int) -> str:
@@ -206,23 +207,28 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="replace the tables in docs/results.md and README.md")
     options = parser.parse_args()
     results = measure(options.cases)
+    methods, worth = ablation(results), steps(results)
+    shown = [name for name in methods.header if name != "smooth: util. %"]
+    first = {name for name, _, _ in STEPS[:FIRST_STEPS]}
     text = "\n".join(
         [
-            f"Test cases 0 to {options.cases - 1}, 1319 requests, 200 clients, mean ± half of the 95 % confidence "
-            "interval; no method here draws random numbers. *blind* sees no output length, *lengths* is given the true "
-            "ones.\n",
-            ablation(results),
-            "\nWhat each step is worth (paired over the cases; negative is faster). Columns *mid* and *low* repeat it "
-            "under the other two cost presets of the band:\n",
-            steps(results),
+            f"Test cases 0 to {options.cases - 1}, 1,319 requests, 200 clients; mean ± half of the 95 % interval. "
+            "*blind*: sees no output length. *lengths*: is given the true ones.\n",
+            methods.picked(shown).markdown(),
+            "\nWhat each step is worth, paired over the cases; negative is faster:\n",
+            worth.picked(
+                [CHANGE, *COLUMNS.values()], lambda row: row[CHANGE] in first or row[CHANGE].startswith("hybrid: ")
+            ).markdown(),
+            "\nIn full: [data/methods.csv](data/methods.csv) and, under all presets of the band, "
+            "[data/steps.csv](data/steps.csv).",
             "\nThe band of cost presets, on GSM8K:\n",
             band(results),
             "",
         ]
     )
     caption = (
-        "How far from the bound on the queues of the ids (the MIP's, longest first, with stealing), same cases; "
-        "`random` draws from seed 0:\n\n"
+        "Gap to the bound on the queues of the ids (the MIP's, longest first, with stealing), same cases; `random` "
+        "has seed 0:\n\n"
     )
     texts = {
         ("measured", PAGE): text,
@@ -232,6 +238,9 @@ def main() -> None:
     if not options.write:
         print("\n".join(texts.values()))
         return
+    for table in (methods, worth):
+        with write_whole(DATA / f"{table.name}.csv") as temporary:
+            temporary.write_text(table.csv(), encoding="utf-8")
     for (name, page), part in texts.items():
         with write_whole(page) as temporary:
             temporary.write_text(replaced(page.read_text(encoding="utf-8"), name, part), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Goodput against load, for docs/serving.md: tables, picture and CSV, from a comparison that was run.
+"""Goodput against load, for docs/serving.md: table, picture and CSV, from a comparison that was run.
 
     python -m baselines --scenario LLMSched/ServingOrder-v0 --cases 20 --out results/serving-order
     python benchmarks/serving_tables.py results/serving-order [--write]
 
-Without ``--write`` the tables are printed. Every tuned rule was tuned on training cases (baselines/tuned.json).
+Without ``--write`` the table is printed. Every tuned rule was tuned on training cases (baselines/tuned.json).
 """
 
 from __future__ import annotations
@@ -27,27 +27,31 @@ from llmsched_env.studies.markdown import grid, replaced
 PAGE = ROOT / "docs" / "serving.md"
 DATA = ROOT / "docs" / "data" / "serving.csv"
 PICTURE = ROOT / "docs" / "images" / "goodput_against_load.png"
-SHOWN = "0.97"
-"""The load whose details stand on the page; the others are in the CSV only."""
+SHOWN = ("0.9", "0.97")
+"""The loads that stand on the page, the last with its waits; the others are in the CSV only."""
 
+LEFT_OUT = "longest first"
+"""Orders that are in the CSV only: no better than the shortest first, and with longer waits."""
+
+WAIT = ("longest_wait_s", 1)
 DETAILS = (
-    # metric of comparison.json, column of the CSV, heading on the page (None: CSV only), scale, digits
-    ("goodput", "goodput_percent", None, 100, 1),
-    ("score", "score", "score", 1, 2),
-    ("ttft_s", "ttft_s", None, 1, 2),
-    ("ttft_p99_s", "ttft_p99_s", "TTFT p99 s", 1, 2),
-    ("tpot_s", "tpot_ms", "TPOT ms", 1e3, 1),
-    ("worst_token_gap_s", "worst_token_gap_s", "worst token gap s", 1, 2),
-    ("longest_wait_s", "longest_wait_s", "longest wait s", 1, 1),
+    # metric of comparison.json, column of the CSV, scale, digits
+    ("goodput", "goodput_percent", 100, 1),
+    ("score", "score", 1, 2),
+    ("ttft_s", "ttft_s", 1, 2),
+    ("ttft_p99_s", "ttft_p99_s", 1, 2),
+    ("tpot_s", "tpot_ms", 1e3, 1),
+    ("worst_token_gap_s", "worst_token_gap_s", 1, 2),
+    ("longest_wait_s", "longest_wait_s", 1, 1),
 )
 
 ORDERS = {
     "fcfs": "first come first served",
-    "late_last": "first come first served, late ones go last",
-    "shortest_first": "shortest predicted first",
-    "late_last_shortest": "shortest predicted first, late ones last",
-    "longest_first": "longest predicted first",
-    "late_last_longest": "longest predicted first, late ones last",
+    "late_last": "late last",
+    "shortest_first": "shortest first",
+    "late_last_shortest": "shortest first, late last",
+    "longest_first": "longest first",
+    "late_last_longest": "longest first, late last",
 }
 
 
@@ -66,7 +70,7 @@ def rows(said: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
     loads = sorted(said["loads"], key=float)
     found = [
         ("prefill-first, first come first served", dict.fromkeys(loads, "prefill_first")),
-        ("prefill-first, late ones go last", dict.fromkeys(loads, "prefill_first@late_last")),
+        ("prefill-first, late last", dict.fromkeys(loads, "prefill_first@late_last")),
     ]
     for order, text in ORDERS.items():
         under = scenario.replace(order=order, choose_order=False)
@@ -74,45 +78,36 @@ def rows(said: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
         found.append((f"best tuned rule, {text}", names))
     return [
         *found,
-        ("`lookahead`: tries everything in the true future", dict.fromkeys(loads, "lookahead")),
+        ("`lookahead`, which knows the future", dict.fromkeys(loads, "lookahead")),
     ]
 
 
-def goodput_table(said: dict[str, Any]) -> str:
-    """Goodput by load."""
-    found = rows(said)
-    loads = list(found[0][1])
-    body = [
-        [text, *(cell(said["loads"][load]["policies"][names[load]], "goodput", 100) for load in loads)]
-        for text, names in found
-    ]
-    return grid(["goodput, % (± half of the 95 % interval)", *(f"load {load}" for load in loads)], body)
-
-
-def detail_table(said: dict[str, Any], load: str) -> str:
-    """What the same policies do at one load, in means: tails, who starves. The CSV has the intervals."""
-    shown = [(metric, scale, digits) for metric, _, heading, scale, digits in DETAILS if heading]
-    body = [
-        [
-            f"`{by_load[load]}`",
-            *(cell(said["loads"][load]["policies"][by_load[load]], *what).partition(" ± ")[0] for what in shown),
-        ]
-        for _, by_load in rows(said)
-    ]
-    return grid([f"at load {load}, means", *(heading for _, _, heading, _, _ in DETAILS if heading)], body)
+def table(said: dict[str, Any]) -> str:
+    """Goodput at the loads where policies differ, and who starves. The CSV has the rest, with intervals."""
+    loads = [load for load in SHOWN if load in said["loads"]] or [max(said["loads"], key=float)]
+    body = []
+    for text, by_load in rows(said):
+        if LEFT_OUT in text:
+            continue
+        goodputs = [cell(said["loads"][load]["policies"][by_load[load]], "goodput", 100) for load in loads]
+        last = said["loads"][loads[-1]]["policies"][by_load[loads[-1]]]
+        means = [cell(last, metric, 1, digits).partition(" ± ")[0] for metric, digits in (("ttft_p99_s", 2), WAIT)]
+        body.append([text, *goodputs, *means])
+    goodput = [f"goodput at load {load}, %" for load in loads]
+    return grid(["policy", *goodput, "TTFT p99 there, s", "longest wait there, s"], body)
 
 
 def as_csv(said: dict[str, Any]) -> str:
     """The details at every load: each mean, and half the width of its interval."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = (name for _, column, _, _, _ in DETAILS for name in (column, f"{column}_half_interval"))
+    columns = (name for _, column, _, _ in DETAILS for name in (column, f"{column}_half_interval"))
     writer.writerow(["load", "what", "policy", *columns])
     for load in sorted(said["loads"], key=float):
         for what, by_load in rows(said):
             policy = said["loads"][load]["policies"][by_load[load]]
             line = [load, what.replace("`", ""), by_load[load]]
-            for metric, _, _, scale, digits in DETAILS:
+            for metric, _, scale, digits in DETAILS:
                 mean, _, half = cell(policy, metric, scale, digits).partition(" ± ")
                 line += [mean.replace("–", ""), half]
             writer.writerow(line)
@@ -122,8 +117,8 @@ def as_csv(said: dict[str, Any]) -> str:
 def caption(said: dict[str, Any]) -> str:
     """What was run."""
     return (
-        f"`{said['scenario']}`, {said['split']} cases 0 to {said['cases'] - 1} of 5,000 requests, seed {said['seed']}. "
-        "Tuned on training cases, at each load.\n"
+        f"`{said['scenario']}`, {said['split']} cases 0 to {said['cases'] - 1} of 5,000 requests, seed {said['seed']}; "
+        "± half of the 95 % interval. Rules are tuned on training cases, at each load.\n"
     )
 
 
@@ -134,12 +129,11 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="replace the tables and the picture")
     options = parser.parse_args()
     said = json.loads((options.folder / "comparison.json").read_text(encoding="utf-8"))
-    short = f"{caption(said)}\n{goodput_table(said)}\n"
-    details = detail_table(said, SHOWN if SHOWN in said["loads"] else max(said["loads"], key=float))
+    short = f"{caption(said)}\n{table(said)}\n"
     if not options.write:
-        print(short, details, sep="\n")
+        print(short)
         return
-    written = replaced(PAGE.read_text(encoding="utf-8"), "serving results", f"{short}\n{details}\n")
+    written = replaced(PAGE.read_text(encoding="utf-8"), "serving results", short)
     with write_whole(PAGE) as path:
         path.write_text(written, encoding="utf-8")
     with write_whole(DATA) as path:

@@ -44,9 +44,7 @@ HEADLINES = (
     Headline("1,024 copies", COPIES, "LLMSched/GSM8K-v0, 1,024 copies"),
     Headline("256 copies in `SB3VecEnv`", "Through stable-baselines3", "256 copies"),
     Headline("PPO: share of the environment", "Through stable-baselines3", "PPO, its defaults, 8 copies: share"),
-    Headline("an event, 5,000 clients", "From 50 to 5,000", "shared queue: an event", "with 50"),
     Headline("trace of 1,000,000 requests", "A trace of", "fcfs: the episode"),
-    Headline("8 methods, 100 cases", "A study of", "8 methods"),
     Headline("first step of a process", "A fresh process", "LLMSched/GSM8K-v0, one", "import gymnasium"),
 )
 """The rows of docs/performance.md."""

@@ -149,16 +149,15 @@ def tables(found: Found) -> list[Table]:
     return [
         Table(
             "choices",
-            f"{SMALL}, all cells: the rule's own choices, in % of them. Recall: of those where only one action is "
-            "right, the share where the rule takes it.",
+            "the rule's own choices, in %. Recall: where only one action is right, how often the rule takes it.",
             *_confusion(found),
         ),
-        Table("costs", f"{SMALL}, all cells: what wrong choices cost, in % of the shortest makespan.", *_costs(found)),
-        Table("cells", f"{SMALL}: makespan above the shortest one, %, by mean output tokens.", *_by_cell(found)),
+        Table("costs", "what wrong choices cost, in % of the shortest makespan.", *_costs(found)),
+        Table("cells", "makespan above the shortest one, %, by mean output tokens.", *_by_cell(found)),
         Table(
             "full_size",
-            "Full size: the other action once, then the rule again, in % of the rule's choices; what is saved, in % of "
-            "its makespan; and what the rule says along the plan of the beam search.",
+            "full size: the other action once, in % of the choices; what is saved, in % of the makespan; the rule "
+            "along the beam search's plan.",
             *_full_size(found),
         ),
     ]
@@ -169,9 +168,10 @@ SHORT = (USUAL, TUNED, LOOKAHEAD_TUNED, THRESHOLD_TUNED, "prefill-first")
 
 def short(found: Mapping[str, Table]) -> Table:
     """What wrong choices cost the rules that differ most."""
-    columns = ["order", "rule", "all wrong choices", "prefills too late", "prefills too early", LATER]
+    columns = ["order", "rule", "all wrong choices", "prefills too late", "prefills too early"]
     picked = found["costs"].picked(columns, lambda row: row["rule"] in SHORT)
-    return picked._replace(title=f"{SMALL}: what wrong choices cost, in % of the shortest makespan.")
+    means = [[*row[:3], *(cell.partition(" ± ")[0] for cell in row[3:])] for row in picked.rows]
+    return picked._replace(title=f"What wrong choices cost, in % of the shortest makespan ({SMALL}).", rows=means)
 
 
 def _by_order(found: Found) -> Iterator[tuple[str, str, Results]]:

@@ -320,7 +320,7 @@ def tables(found: Found) -> list[Table]:
     ]
 
 
-SHORT = (FREE_GAIN, "no stealing", "waiting, NVLink", "waiting, Ethernet", "waiting, recompute", "running, Ethernet")
+SHORT = ("no stealing", "waiting, Ethernet", "running, Ethernet")
 
 
 def short(found: Mapping[str, Table]) -> Table:

@@ -130,9 +130,9 @@ def _percent(found: Estimate) -> str:
 
 def _tables(found: Found) -> list[Table]:
     title = (
-        f"On {_machines(found)}: CPU time of one process for case 0 (the best of up to five), in brackets as a "
-        f"multiple of {REFERENCE} ({_seconds(_reference_s(found))}), and the most memory that this stage, its "
-        f"input included, adds to an idle process, where it is above {LEAST_MIB:g} MiB."
+        f"CPU time of case 0, the best of up to five runs. In brackets: as a multiple of {REFERENCE} "
+        f"({_seconds(_reference_s(found))}). Then the peak memory of the stage, its input included, if above "
+        f"{LEAST_MIB:g} MiB. {_machines(found)}."
     )
     tables = [
         Table("assignments", "What is proved of the offline assignment.", *_assignments(found)),
@@ -144,11 +144,14 @@ def _tables(found: Found) -> list[Table]:
 
 
 def _short(found: Mapping[str, Table]) -> Table:
-    """Time of the stages that lead to an episode."""
-    stages = [STAGES[name].text for name in ("lpt", "assign", "layout", "client", "shared")]
-    picked = found["costs"].picked(["lengths", "clients", "requests", *stages])
-    title = "CPU time for one case, in brackets as a multiple of a sort of a million numbers, and memory"
-    return picked._replace(title=f"{title} above {LEAST_MIB:g} MiB.")
+    """Time of the stages that lead to an episode, at the fewest and at the most clients."""
+    stages = [STAGES[name].text for name in ("lpt", "assign", "client", "shared")]
+    whole = found["costs"]
+    counts = [row[whole.header.index("clients")] for row in whole.rows]
+    ends = {choice(counts, key=lambda text: int(text.replace(",", ""))) for choice in (min, max)}
+    picked = whole.picked(["lengths", "clients", "requests", *stages], lambda row: row["clients"] in ends)
+    times = [[cell.partition(" (")[0] for cell in row] for row in picked.rows]
+    return picked._replace(title="CPU time of one case.", rows=times)
 
 
 def _machines(found: Found) -> str:

@@ -129,6 +129,7 @@ def test_the_table_and_the_picture(tmp_path, monkeypatch):
     short = scale.STUDY.short({table.name: table for table in scale.STUDY.tables(found)})
     assert short.rows[0][:3] == ["GSM8K", "20", "132"]
     assert len(short.rows) == 4
+    assert not any("(" in cell for row in short.rows for cell in row), "the page has times only"
     lpt, polished = (found[f"{name} gsm8k 20 132"]["found"] for name in ("lpt", "polish"))
     above = sorted(case["cmax"] - case["bound"] for case in lpt)
     assert f"| GSM8K | 20 | 132 | {above[0]} to {above[1]} |" in assignments
