@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from strategies import REPEATABLE
@@ -182,7 +182,7 @@ def test_an_aggregate_on_paper():
     assert aggregate_estimate([task(0.0), task(1.0, 0.6)]).mean == pytest.approx(0.3)
 
 
-@REPEATABLE
+@settings(REPEATABLE, max_examples=20)
 @given(
     st.integers(1, 3).flatmap(
         lambda runs: st.lists(st.lists(st.floats(-2, 2), min_size=runs, max_size=runs), min_size=1, max_size=6)
@@ -222,7 +222,7 @@ def test_the_aggregates_bootstrap_agrees_with_a_direct_one():
         tasks.append((runs, draws(5 + n, cases) + 8, draws(70 + n, cases) - 8))
     rng = np.random.default_rng(99)
     direct = []
-    for _ in range(4000):
+    for _ in range(1500):
         drawn = {cases: rng.integers(0, cases, cases) for cases in (20, 30)}
         scores = []
         for runs, rule, planner in tasks:
@@ -232,7 +232,7 @@ def test_the_aggregates_bootstrap_agrees_with_a_direct_one():
         direct.append(stats.trim_mean(scores, 0.25))
     found = aggregate_estimate(tasks)
     assert found.low < found.mean < found.high
-    assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.02)
+    assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.03)
 
 
 def test_no_aggregate_where_a_task_has_no_score():
