@@ -24,7 +24,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import UnknownNameError
 from llmsched_env.progress import Progress
 from llmsched_env.storage import write_whole
-from llmsched_env.studies.markdown import replaced
+from llmsched_env.studies.markdown import grid, replaced
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "leaderboard.md"
@@ -75,6 +75,21 @@ ENTRIES: dict[str, Callable[[Scenario], str]] = {
 def page_table() -> str:
     """What the page shows: the best, with the rest in the CSV file beside it."""
     return table(shipped_entries(LLMSCHED_BENCH), LLMSCHED_BENCH, SHOWN)
+
+
+def scenario_table() -> str:
+    """The scenarios of the benchmark."""
+    rows = []
+    for name, place in LLMSCHED_BENCH.places.items():
+        changes = ", ".join(f"`{key}={value!r}`" for key, value in place.changes.items())
+        cases = f"{place.cases.start} to {place.cases.stop - 1}"
+        rows.append([f"`{name}`", f"`{place.scenario_id}`", changes, cases, place.figure.removesuffix("_ns")])
+    return grid(["scenario", "environment", "changes", "test cases", "counts"], rows)
+
+
+def page(text: str) -> str:
+    """The page with its tables."""
+    return replaced(replaced(text, "leaderboard", page_table()), "scenarios", scenario_table())
 
 
 def play(names: Sequence[str], workers: int) -> None:
@@ -128,8 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_csv(DOCS / "leaderboard.csv", entries, LLMSCHED_BENCH)
     draw(DOCS / "images" / "leaderboard.png", entries, LLMSCHED_BENCH)
     with write_whole(PAGE) as temporary:
-        page = replaced(PAGE.read_text(encoding="utf-8"), "leaderboard", page_table())
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(table(entries, LLMSCHED_BENCH))
 
 

@@ -77,7 +77,7 @@ class Benchmark:
 _GSM8K, _SMOOTH = "LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0"
 _SHARED = {"queue": "shared", "order": "longest_first"}
 _LPT = {"assignment": "lpt"}
-_BATCH, _SERVING = range(100), range(20)
+_BATCH, _SERVING = range(40), range(20)
 
 LLMSCHED_BENCH = Benchmark(
     "LLMSched-Bench-v1",

@@ -79,7 +79,7 @@ def by_rank(entries: Sequence[LeaderboardEntry]) -> list[tuple[str, LeaderboardE
 
 def _cells(entry: LeaderboardEntry, benchmark: Benchmark) -> list[str]:
     scores = [_estimate(entry.stated["scenarios"].get(place, {}).get("score")) for place in benchmark.places]
-    return ["–" if score is None else f"{score.mean:.2f}" for score in scores]
+    return ["–" if score is None else f"{round(score.mean, 2) + 0.0:.2f}" for score in scores]  # no -0.00
 
 
 def table(entries: Sequence[LeaderboardEntry], benchmark: Benchmark, most: int | None = None) -> str:
@@ -139,7 +139,7 @@ def draw(path: Path, entries: Sequence[LeaderboardEntry], benchmark: Benchmark) 
         axes.plot([score.low, score.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
         face = "white" if entry.clairvoyant else colour
         axes.plot([score.mean], [row], MARKERS["method"], color=colour, markerfacecolor=face, markersize=5)
-    axes.set_yticks(range(len(shown)), [entry.name for entry, _ in shown])
+    axes.set_yticks(range(len(shown)), [entry.name + f" {FUTURE}" * entry.clairvoyant for entry, _ in shown])
     axes.invert_yaxis()
     plain(axes)
     below = len(ranked) - len(shown)

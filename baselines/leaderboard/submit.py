@@ -78,7 +78,13 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("name", metavar="NAME", help="what the table calls the entry")
-    add("policies", nargs="*", default=[], metavar="POLICY", help="a registered name, or an agent's .npz file; several are runs")
+    add(
+        "policies",
+        nargs="*",
+        default=[],
+        metavar="POLICY",
+        help="a registered name, or an agent's .npz file; several are runs",
+    )
     add(
         "--in",
         dest="places",
