@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llmsched_env.baselines.leaderboard import LLMSCHED_BENCH, references, scored, write_entry
 from llmsched_env.baselines.leaderboard.scoring import PLANNER, RULE
-from llmsched_env.baselines.leaderboard.standings import draw, shipped_entries, table, write_csv
+from llmsched_env.baselines.leaderboard.standings import draw, finding, shipped_entries, table, write_csv
 from llmsched_env.baselines.leaderboard.submit import play_entry
 from llmsched_env.baselines.registry import AGENTS, planner_of
 from llmsched_env.baselines.tuned import best_tuned
@@ -73,8 +73,9 @@ ENTRIES: dict[str, Callable[[Scenario], str]] = {
 
 
 def page_table() -> str:
-    """What the page shows: the best, with the rest in the CSV file beside it."""
-    return table(shipped_entries(LLMSCHED_BENCH), LLMSCHED_BENCH, SHOWN)
+    """What the page shows: who is first, and the best, with the rest in the CSV file beside it."""
+    entries = shipped_entries(LLMSCHED_BENCH)
+    return f"{finding(entries, LLMSCHED_BENCH)}.\n\n{table(entries, LLMSCHED_BENCH, SHOWN)}"
 
 
 def scenario_table() -> str:

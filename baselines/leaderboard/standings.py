@@ -22,7 +22,7 @@ from llmsched_env.evaluation.report import grid
 from llmsched_env.flags import path_option
 from llmsched_env.storage import output_folder, write_whole
 
-__all__ = ["by_rank", "draw", "main", "shipped_entries", "table", "write_csv"]
+__all__ = ["by_rank", "draw", "finding", "main", "shipped_entries", "table", "write_csv"]
 
 COMMAND = "python -m baselines leaderboard"
 LEAST_SHOWN = -2.0
@@ -121,6 +121,17 @@ def write_csv(path: Path, entries: Sequence[LeaderboardEntry], benchmark: Benchm
     return path
 
 
+def finding(entries: Sequence[LeaderboardEntry], benchmark: Benchmark) -> str:
+    """Who is first, in a sentence without a stop."""
+    for rank, entry in by_rank(entries):
+        score = overall(entry)
+        if rank == "1" and score is not None:
+            return (
+                f"{entry.name} is first on {benchmark.name} with score {score.mean:.2f} (best tuned rule 0, planner 1)"
+            )
+    return f"No entry of {benchmark.name} is ranked yet"
+
+
 def draw(path: Path, entries: Sequence[LeaderboardEntry], benchmark: Benchmark) -> Path:
     """Overall scores as points with horizontal intervals, best on top.
 
@@ -145,11 +156,7 @@ def draw(path: Path, entries: Sequence[LeaderboardEntry], benchmark: Benchmark) 
     below = len(ranked) - len(shown)
     left_out = f"; below {LEAST_SHOWN:g}, not shown: {below}" * bool(below)
     axes.set_xlabel(f"score: 0 = best tuned rule, 1 = planner, with 95 % interval{left_out}", fontsize=8, color=INK)
-    best = next(((entry, score) for entry, score in shown if not entry.clairvoyant), None)
-    title = f"{benchmark.name}: no entry is ranked yet"
-    if best is not None:
-        title = f"{best[0].name} is first on {benchmark.name}: {best[1].mean:.2f} of the way to the planner"
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_title(finding(entries, benchmark), loc="left", fontsize=9, color=INK)
     return save(figure, path)
 
 

@@ -332,7 +332,7 @@ def test_the_picture_shows_each_score_with_its_interval(tiny, entry, tmp_path, f
     (figure,) = figures
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["planner †", "mine", "best_tuned_rule"]
-    assert re.match(r"mine is first on Tiny-v1: 0\.\d\d of the way to the planner", axes.get_title(loc="left"))
+    assert re.match(r"mine is first on Tiny-v1 with score 0\.\d\d ", axes.get_title(loc="left"))
 
 
 def test_what_submit_refuses(tiny, tmp_path, monkeypatch, capsys):
