@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llmsched_env.baselines.leaderboard import LLMSCHED_BENCH, references, scored, write_entry
+from llmsched_env.baselines.leaderboard import LLMSCHED_BENCH, read_entry, references, scored, write_entry
 from llmsched_env.baselines.leaderboard.scoring import PLANNER, RULE
 from llmsched_env.baselines.leaderboard.standings import draw, finding, shipped_entries, table, write_csv
 from llmsched_env.baselines.leaderboard.submit import play_entry
@@ -100,7 +100,7 @@ def play(names: Sequence[str], workers: int) -> None:
     for name in names:
         if name not in ENTRIES and name not in others:
             raise UnknownNameError("entry", name, [*ENTRIES, *others])
-    there = {entry.path.stem: entry for entry in shipped_entries(bench)} if others & set(names) else {}
+    there = {name: read_entry(bench.entries / f"{name}.json", bench) for name in names if name in others}
     policies, made_by = {}, {}
     for name in names:
         if name in ENTRIES:
