@@ -1,11 +1,13 @@
 """``python -m baselines``: the paper's ablation, then every rule and planner, on the same cases.
 
-With SLOs: every rule under every order that the scenario has, at several loads.
+With SLOs: every rule under every order that the scenario has, at several loads. The first word may be another command:
+leaderboard, submit or verify (``python -m baselines verify --help``).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import shlex
@@ -38,6 +40,9 @@ from llmsched_env.units import UnitWarning
 from llmsched_env.workload import SPLITS, predictor
 
 COMMAND = "python -m baselines"
+
+LEADERBOARD = {"leaderboard": "standings", "submit": "submit", "verify": "verify"}
+"""Other commands, by the first word, and their modules in `llmsched_env.baselines.leaderboard`."""
 
 PICTURED = ("baseline", "hybrid")
 CURVES = ("baseline_lagrangian", "hybrid", "shared_lpt_lagrangian")
@@ -165,6 +170,9 @@ FLAGS = flags_of(_parser())
 def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     """Run the comparison; 2 for unusable arguments, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if command == COMMAND and arguments and arguments[0] in LEADERBOARD:
+        module = importlib.import_module(f"llmsched_env.baselines.leaderboard.{LEADERBOARD[arguments[0]]}")
+        return int(module.main(arguments[1:], f"{COMMAND} {arguments[0]}"))
     options = _parser(command).parse_args(arguments)
     if options.list:
         print("\n".join(BASELINES))

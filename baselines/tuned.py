@@ -231,7 +231,9 @@ class Tuned(Rule):
 
 
 def default_scenarios() -> list[Scenario]:
-    """What the stored numbers cover: both cases, the queue forms of the ablation, the three presets."""
+    """What the stored numbers cover: both cases, the queue forms of the ablation, the three presets, and what else is
+    scored: the blind and the predicted case, serving.
+    """
     queues: list[dict[str, Any]] = [
         {"queue": "client", "assignment": "mip"},
         {"queue": "client", "assignment": "lpt"},
@@ -243,8 +245,8 @@ def default_scenarios() -> list[Scenario]:
         Scenario(workload=name, cost=cost, **queue)
         for name, cost, queue in product(("gsm8k", "gsm8k-smooth"), presets, queues)
     ]
-    blind = make_scenario("LLMSched/GSM8K-Blind-v0")
-    return [*batch, blind, *serving_scenarios()]
+    others = [make_scenario(name) for name in ("LLMSched/GSM8K-Blind-v0", "LLMSched/GSM8K-Predicted-v0")]
+    return [*batch, *others, *serving_scenarios()]
 
 
 def serving_scenarios() -> list[Scenario]:

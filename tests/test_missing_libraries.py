@@ -10,6 +10,7 @@ import pytest
 import llmsched_env.baselines.__main__ as comparison
 import llmsched_env.studies.__main__ as studies
 from llmsched_env.baselines import predictions
+from llmsched_env.baselines.leaderboard import standings
 from llmsched_env.cli import train
 from llmsched_env.errors import MissingExtraError
 
@@ -44,8 +45,9 @@ def unexpected(*_, **__):
         (comparison, [*SMALL, "--out", "out"], "compare"),
         (predictions, ["--clients", "5", "--requests", "20", "--cases", "2", "--out", "out"], "study"),
         (studies, ["scale", "--out", "out"], "run"),
+        (standings, ["--out", "out"], "shipped_entries"),
     ],
-    ids=["comparison", "predictions", "studies"],
+    ids=["comparison", "predictions", "studies", "leaderboard"],
 )
 def test_a_command_that_will_draw_asks_at_its_door(hide, monkeypatch, tmp_path, capsys, command, arguments, work):
     monkeypatch.chdir(tmp_path)

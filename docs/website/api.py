@@ -18,7 +18,14 @@ from .markdown import plain, sentence, table
 
 GROUPS = {
     "Environments": ["", "env", "vector_env", "actions", "config", "errors"],
-    "Policies": ["policy", "baselines", "baselines.registry", "baselines.tuned", "baselines.rule"],
+    "Policies": [
+        "policy",
+        "baselines",
+        "baselines.registry",
+        "baselines.tuned",
+        "baselines.rule",
+        "baselines.leaderboard",
+    ],
     "Agents": ["agents", "agents.agent", "agents.files", "agents.network", "agents.vec_env", "agents.sb3_policy"],
     "Training": ["agents.training", "agents.evolution", "agents.algorithms", "agents.export"],
     "Simulation": ["simulator", "problem", "snapshot", "cases", "cost", "calibration", "workload", "offline", "viewer"],

@@ -16,6 +16,9 @@ COMMANDS = {
     "compare": ("llmsched_env.baselines.__main__", "compare rules, planners, methods and agents on the same cases"),
     "train": ("llmsched_env.cli.train", "train an agent and compare it with the baselines"),
     "export": ("llmsched_env.agents.export", "write a trained model as an agent that loads without torch"),
+    "leaderboard": ("llmsched_env.baselines.leaderboard.standings", "show the leaderboard"),
+    "submit": ("llmsched_env.baselines.leaderboard.submit", "make an entry of the leaderboard from a policy"),
+    "verify": ("llmsched_env.baselines.leaderboard.verify", "play an entry of the leaderboard again, and compare"),
     "predictions": ("llmsched_env.baselines.predictions", "show what a prediction of output lengths is worth"),
     "studies": ("llmsched_env.studies.__main__", "answer the paper's open questions"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ from scipy.special import stdtrit
 
 from llmsched_env.errors import ConfigError
 
-__all__ = ["Estimate", "mean_estimate", "runs_estimate", "score_estimate"]
+__all__ = ["Estimate", "aggregate_estimate", "mean_estimate", "runs_estimate", "score_estimate"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -91,6 +93,68 @@ def score_estimate(policy: ArrayLike, rule: ArrayLike, planner: ArrayLike) -> Es
     return Estimate(mean, *_interval(ratio))
 
 
+def aggregate_estimate(tasks: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Estimate:
+    """One number for several tasks: the interquartile mean of the scores of all runs in all tasks, and its interval.
+
+    As rliable aggregates (Agarwal et al., NeurIPS 2021): the lowest and the highest quarter of the scores are left out,
+    and the rest is averaged. All tasks weigh alike, also where one has more runs than another. A score is that of
+    :func:`score_estimate`. NaN where one task has no score.
+
+    The interval is a stratified percentile bootstrap (2000 times): each task keeps its numbers of cases and of runs.
+    The cases are drawn again alike for policy, rule and planner, and alike in all tasks with as many cases: tasks that
+    share their requests err together, and independent draws would make the interval too narrow. Runs are drawn again
+    in each task by themselves.
+
+    Args:
+        tasks: (policy, rule, planner) of each, of what is to be small, as `score_estimate` takes them.
+
+    Raises:
+        ConfigError: no tasks, or one that `score_estimate` refuses.
+    """
+    if not tasks:
+        raise ConfigError("no tasks: give (policy, rule, planner) of at least one.")
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    scores, drawn = [], []
+    for number, (policy, rule, planner) in enumerate(tasks):
+        if math.isnan(score_estimate(policy, rule, planner).mean):
+            return nothing
+        runs = _by_runs("policy", policy)
+        ends = [np.asarray(values, np.float64) for values in (rule, planner)]
+        scores.append((ends[0].mean() - runs.mean(axis=1)) / (ends[0].mean() - ends[1].mean()))
+        cases = _draws(runs.shape[1])
+        tuned, planned = (values[cases].mean(axis=1) for values in ends)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = np.where(
+                tuned > planned, (tuned - _drawn_runs(runs, cases, [1, number])) / (tuned - planned), np.nan
+            )
+        drawn.append(ratios)
+    weights = _equal_tasks([len(one) for one in scores])
+    mean = float(_weighted_middle(np.concatenate(scores)[:, None], *weights)[0])
+    if any(len(np.atleast_1d(rule)) < 2 for _, rule, _ in tasks):  # one case says nothing of the spread
+        return nothing._replace(mean=mean)
+    return Estimate(mean, *_interval(_weighted_middle(np.concatenate(drawn), *weights)))
+
+
+def _equal_tasks(counts: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+    """(runs of all tasks,) weights that sum up to 1 in each task, and what is cut off at each end.
+
+    The cut is scipy's ``trim_mean`` of a table in which each run is repeated until all tasks have as many rows.
+    """
+    each = math.lcm(*counts)
+    return np.concatenate([np.full(count, 1.0 / count) for count in counts]), (len(counts) * each // 4) / each
+
+
+def _weighted_middle(values: NDArray[np.float64], weights: NDArray[np.float64], cut: float) -> NDArray[np.float64]:
+    """Along the first axis: the weighted mean without ``cut`` of the weight at each end; NaN where one value is."""
+    order = np.argsort(values, axis=0)
+    weight = weights[order]
+    above = np.cumsum(weight, axis=0)
+    end = weights.sum() - cut
+    kept = np.clip(above, cut, end) - np.clip(above - weight, cut, end)
+    mean: NDArray[np.float64] = (kept * np.take_along_axis(values, order, axis=0)).sum(axis=0) / kept.sum(axis=0)
+    return mean
+
+
 def _by_runs(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """(runs, cases)."""
     table = np.asarray(values, np.float64)
@@ -119,11 +183,16 @@ def _draws(count: int) -> NDArray[np.int64]:
 
 def _drawn_means(values: NDArray[np.float64], cases: NDArray[np.int64]) -> NDArray[np.float64]:
     """(resamples,): interquartile means over runs, drawn again if there are several, of means over the drawn cases."""
-    means = values[:, cases].mean(axis=2)
+    return _interquartile_mean(_drawn_runs(values, cases, 1))
+
+
+def _drawn_runs(values: NDArray[np.float64], cases: NDArray[np.int64], seed: int | list[int]) -> NDArray[np.float64]:
+    """(runs, resamples): means over the drawn cases, of runs drawn again if there are several."""
+    means: NDArray[np.float64] = values[:, cases].mean(axis=2)
     if len(means) > 1:
-        runs = np.random.default_rng(1).integers(len(means), size=means.shape)
+        runs = np.random.default_rng(seed).integers(len(means), size=means.shape)
         means = np.take_along_axis(means, runs, axis=0)
-    return _interquartile_mean(means)
+    return means
 
 
 def _interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -329,6 +329,8 @@ def test_a_wheel_has_sources_declarations_and_machine_code(place, tmp_path):
     for file in compiled_files(ROOT):
         name = file.relative_to(ROOT).as_posix()
         assert {name, f"{name[:-3]}.pxd"} <= names
+    for file in (ROOT / "baselines" / "leaderboard" / "entries").rglob("*.*"):
+        assert f"llmsched_env/{file.relative_to(ROOT).as_posix()}" in names
     kinds = [name for name in names if name.startswith("llmsched_env/offline/kernels/grouping.")]
     assert len(kinds) == 3
     place.call("-m", "pip", "uninstall", "--quiet", "-y", "llmsched-env")

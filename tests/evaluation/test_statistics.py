@@ -7,13 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from strategies import REPEATABLE
 
 from llmsched_env.errors import ConfigError
-from llmsched_env.evaluation import Estimate, mean_estimate, runs_estimate, score_estimate
+from llmsched_env.evaluation import Estimate, aggregate_estimate, mean_estimate, runs_estimate, score_estimate
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
 
@@ -165,3 +165,82 @@ def test_nan_is_null_in_json():
     assert mean_estimate([1.0, np.nan]).as_json() == {"mean": None, "ci95": [None, None]}
     assert Estimate(1.0, math.nan, math.nan).as_json() == {"mean": 1.0, "ci95": [None, None]}
     assert json.loads(json.dumps(mean_estimate(np.float32([1, 2])).as_json()))["mean"] == 1.5
+
+
+def task(*scores, cases=4):
+    """Runs with these scores in a task whose rule takes 10 and whose planner 0, in every case."""
+    return [[10.0 - 10.0 * score] * cases for score in scores], [10.0] * cases, [0.0] * cases
+
+
+def test_an_aggregate_on_paper():
+    # Of 0, 0.2, 0.4, 0.9 the middle two: (0.2 + 0.4) / 2. Nothing differs between cases.
+    found = aggregate_estimate([task(0.9), task(0.0), task(0.4), task(0.2)])
+    assert found == pytest.approx((0.3, 0.3, 0.3))
+    # Runs 0 and 1 in one task, 0.5 in the other: each of the first weighs half as much. Of 0, 0.5, 0.5, 1 the middle.
+    assert aggregate_estimate([task(0.0, 1.0), task(0.5)]).mean == pytest.approx(0.5)
+    # One run 0 in one task, 1 and 0.6 in the other: of 0, 0, 0.6, 1 the middle two, (0 + 0.6) / 2.
+    assert aggregate_estimate([task(0.0), task(1.0, 0.6)]).mean == pytest.approx(0.3)
+
+
+@settings(REPEATABLE, max_examples=20)
+@given(
+    st.integers(1, 3).flatmap(
+        lambda runs: st.lists(st.lists(st.floats(-2, 2), min_size=runs, max_size=runs), min_size=1, max_size=6)
+    )
+)
+def test_an_aggregate_of_as_many_runs_in_each_task_is_rliables(scores):
+    found = aggregate_estimate([task(*runs) for runs in scores])
+    assert found.mean == pytest.approx(stats.trim_mean(np.ravel(scores), 0.25), abs=1e-9)
+    # Where some runs are repeated, nothing changes.
+    again = aggregate_estimate([task(*runs, *(runs if number else ())) for number, runs in enumerate(scores)])
+    if len(scores) * len(scores[0]) % 4 == 0:
+        assert again.mean == pytest.approx(found.mean, abs=1e-9)
+
+
+def test_an_aggregate_of_one_task_is_its_score():
+    rule, planner = draws(5) + 8, draws(7) - 8
+    assert aggregate_estimate([(draws(6), rule, planner)]) == pytest.approx(score_estimate(draws(6), rule, planner))
+    runs = np.stack([draws(20 + run) + run for run in range(5)])
+    one, other = aggregate_estimate([(runs, rule, planner)]), score_estimate(runs, rule, planner)
+    assert one.mean == pytest.approx(other.mean)
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.02)
+    # The same cases a second time bring nothing new: tasks that share cases err together.
+    twice = aggregate_estimate([(draws(6), rule, planner)] * 2)
+    assert twice == pytest.approx(score_estimate(draws(6), rule, planner))
+
+
+def test_the_rule_aggregates_to_0_and_the_planner_to_1():
+    ends = [(draws(seed) + 8, draws(seed + 1) - 8) for seed in range(5)]
+    assert aggregate_estimate([(rule, rule, planner) for rule, planner in ends]) == pytest.approx((0, 0, 0))
+    assert aggregate_estimate([(planner, rule, planner) for rule, planner in ends]) == pytest.approx((1, 1, 1))
+
+
+def test_the_aggregates_bootstrap_agrees_with_a_direct_one():
+    tasks = []
+    for n, cases in enumerate((20, 20, 30)):
+        runs = np.stack([draws(20 + 7 * n + run, cases) + run for run in range(3)])
+        tasks.append((runs, draws(5 + n, cases) + 8, draws(70 + n, cases) - 8))
+    rng = np.random.default_rng(99)
+    direct = []
+    for _ in range(1500):
+        drawn = {cases: rng.integers(0, cases, cases) for cases in (20, 30)}
+        scores = []
+        for runs, rule, planner in tasks:
+            cases = drawn[len(rule)]
+            means = runs[rng.integers(0, 3, 3)][:, cases].mean(axis=1)
+            scores += ((rule[cases].mean() - means) / (rule[cases].mean() - planner[cases].mean())).tolist()
+        direct.append(stats.trim_mean(scores, 0.25))
+    found = aggregate_estimate(tasks)
+    assert found.low < found.mean < found.high
+    assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.03)
+
+
+def test_no_aggregate_where_a_task_has_no_score():
+    assert np.isnan(aggregate_estimate([task(0.5), ([5.0, 5.0], [5.0, 5.0], [5.0, 6.0])])).all()
+    found = aggregate_estimate([task(0.5), ([5.0], [10.0], [0.0])])
+    assert found.mean == 0.5
+    assert np.isnan([found.low, found.high]).all()
+    with pytest.raises(ConfigError, match="no tasks: give"):
+        aggregate_estimate([])
+    with pytest.raises(ConfigError, match="planner has shape"):
+        aggregate_estimate([([5.0, 1.0], [10.0, 1.0], [0.0])])
