@@ -250,37 +250,46 @@ def default_scenarios() -> list[Scenario]:
 
 
 def serving_scenarios() -> list[Scenario]:
-    """Those of the serving ids, at the loads of a comparison, under each order."""
-    scenario = make_scenario("LLMSched/ServingOrder-v0")
-    return [scenario.replace(load=load, order=order, choose_order=False) for load in LOADS for order in ORDER_CODES]
+    """Those of the serving ids, at the loads of a comparison, and of the leaderboard, under each order."""
+    relaxed = make_scenario("LLMSched/ServingOrder-v0")
+    binding = make_scenario("LLMSched/ServingOrder-v1")
+    scenarios = [
+        *(relaxed.replace(load=load) for load in LOADS),
+        binding,
+        binding.replace(load=0.97, ttft_s=0.5, tpot_s=0.15),
+    ]
+    return [scenario.replace(order=order, choose_order=False) for scenario in scenarios for order in ORDER_CODES]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune every rule on every default scenario and write ``tuned.json``; 2 for unusable arguments."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=main.__doc__)
     parser.add_argument("--cases", type=int, default=STORED_CASES, help="training cases (default: %(default)s)")
+    parser.add_argument("--missing", action="store_true", help="keep the numbers that the file has, tune the others")
     parser.add_argument("--out", type=path_option, default=STORED, help="file to write (default: the package's own)")
     options = parser.parse_args(argv)
     try:
-        _tune_all(options.cases, options.out)
+        _tune_all(options.cases, options.out, keep=options.missing)
     except LLMSchedError as error:
         parser.exit(2, f"error: {in_flags(str(error), flags_of(parser))}\n")
     return 0
 
 
-def _tune_all(cases: int, out: Path) -> None:
+def _tune_all(cases: int, out: Path, keep: bool) -> None:
     case_numbers(cases)  # complains before the long work, as the next lines do
     output_folder(out.resolve().parent)
     if out.is_dir():
         raise PathError(f"cannot write {out}: it is a folder. Give the path of a file.")
+    old = json.loads(out.read_text(encoding="utf-8")) if keep else {"entries": []}
+    kept = {entry["key"]: entry for entry in old["entries"]}
     jobs = [(name, scenario) for scenario in default_scenarios() for name in tunable(scenario)]
     entries = []
     for name, scenario in Progress(jobs, desc="tuning", unit="rule", leave=True):
-        choice = tune(name, scenario, cases)
-        entries.append({"key": _key(scenario, name), **choice._asdict()})
+        key = _key(scenario, name)
+        entries.append(kept.get(key) or {"key": key, **tune(name, scenario, cases)._asdict()})
     provenance = {
-        "made_by": f"{COMMAND} --cases {cases}",
-        "tuned_on": f"split train, cases 0-{cases - 1}, mean makespan (goodput with SLOs)",
+        "made_by": f"{COMMAND} --cases {cases}" if not keep else f"{old['made_by']}; --missing --cases {cases}",
+        "tuned_on": "the first cases of split train, mean makespan (goodput with SLOs)",
         "entries": entries,
     }
     with write_whole(out) as path:

@@ -28,6 +28,8 @@ _SERVING: dict[str, Any] = {
     "reward": "goodput",
 }
 
+_ORDER: dict[str, Any] = {"lengths": "predicted", "predictor": "noisy", "choose_order": True}
+
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "LLMSched/GSM8K-v0": {"workload": "gsm8k"},
     "LLMSched/GSM8K-Smooth-v0": {"workload": "gsm8k-smooth"},
@@ -39,7 +41,8 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "predictor": "noisy",
     },
     "LLMSched/Serving-v0": _SERVING,
-    "LLMSched/ServingOrder-v0": {**_SERVING, "lengths": "predicted", "predictor": "noisy", "choose_order": True},
+    "LLMSched/ServingOrder-v0": {**_SERVING, **_ORDER},
+    "LLMSched/ServingOrder-v1": {**_SERVING, **_ORDER, "load": 0.95, "ttft_s": 1.0, "tpot_s": 0.08},
     "LLMSched/Jitter-v0": {**_SERVING, "noise_sd": 0.3, "straggler_probability": 0.005, "straggler_factor": 10.0},
     "LLMSched/KVMemory-v0": {
         "workload": "gsm8k",

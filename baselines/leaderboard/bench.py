@@ -75,9 +75,10 @@ class Benchmark:
 
 
 _GSM8K, _SMOOTH = "LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0"
+_ORDER = "LLMSched/ServingOrder-v1"
 _SHARED = {"queue": "shared", "order": "longest_first"}
 _LPT = {"assignment": "lpt"}
-_BATCH, _SERVING = range(40), range(20)
+_BATCH, _SERVING = range(100, 200), range(20, 40)
 
 LLMSCHED_BENCH = Benchmark(
     "LLMSched-Bench-v1",
@@ -88,10 +89,10 @@ LLMSCHED_BENCH = Benchmark(
         "smooth": Place(_SMOOTH, {}, _BATCH),
         "smooth-shared": Place(_SMOOTH, _SHARED, _BATCH),
         "smooth-lpt": Place(_SMOOTH, _LPT, _BATCH),
+        "smooth-mid": Place(_SMOOTH, {"cost": "llama-65b-paper-mid"}, _BATCH),
         "smooth-low": Place(_SMOOTH, {"cost": "llama-65b-paper-low"}, _BATCH),
-        "predicted": Place("LLMSched/GSM8K-Predicted-v0", {}, _BATCH),
-        "blind": Place("LLMSched/GSM8K-Blind-v0", {}, _BATCH),
-        "order": Place("LLMSched/ServingOrder-v0", {"load": 0.97}, _SERVING),
+        "order": Place(_ORDER, {}, _SERVING),
+        "order-ttft": Place(_ORDER, {"load": 0.97, "ttft_s": 0.5, "tpot_s": 0.15}, _SERVING),
     },
     Path(__file__).with_name("entries"),
 )

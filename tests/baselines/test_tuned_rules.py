@@ -66,7 +66,7 @@ def test_what_is_stored_covers_the_default_scenarios_and_nothing_else():
 def test_what_is_stored_says_where_it_comes_from():
     said = stored()
     assert said["made_by"].startswith(f"{tuned.COMMAND} --cases ")
-    assert said["tuned_on"].startswith("split train, cases 0-")
+    assert said["tuned_on"].startswith("the first cases of split train")
     rules = {**TUNABLE, **SLO_TUNABLE}
     for entry in said["entries"]:
         assert tuple(entry["values"]) in rules[json.loads(entry["key"])["policy"]].grid(Scenario())
@@ -180,9 +180,22 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     assert tuned.main(["--cases", "2", "--out", str(path)]) == 0
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["made_by"] == "python -m llmsched_env.baselines.tuned --cases 2"
-    assert written["tuned_on"] == "split train, cases 0-1, mean makespan (goodput with SLOs)"
+    assert written["tuned_on"] == "the first cases of split train, mean makespan (goodput with SLOs)"
     assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in TUNABLE]
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_the_command_keeps_what_is_there_and_tunes_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuned, "default_scenarios", lambda: [SHARED])
+    path = tmp_path / "tuned.json"
+    first, *others = TUNABLE
+    kept = {"key": tuned._key(SHARED, first), "values": [7.0], "mean": 1.0, "cases": 64}
+    path.write_text(json.dumps({"made_by": "before", "tuned_on": "", "entries": [kept]}), encoding="utf-8")
+    assert tuned.main(["--missing", "--cases", "2", "--out", str(path)]) == 0
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["made_by"] == "before; --missing --cases 2"
+    assert written["entries"][0] == kept
+    assert [entry["cases"] for entry in written["entries"][1:]] == [2] * len(others)
 
 
 @pytest.mark.parametrize(

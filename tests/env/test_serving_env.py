@@ -29,8 +29,8 @@ def play(env, seed=0, case=0):
 
 
 def test_spaces_of_the_ids():
-    for name, actions in (("Serving", 2), ("ServingOrder", 7)):
-        env = gymnasium.make(f"LLMSched/{name}-v0", num_requests=20, num_clients=4)
+    for name, actions in (("Serving-v0", 2), ("ServingOrder-v0", 7), ("ServingOrder-v1", 7)):
+        env = gymnasium.make(f"LLMSched/{name}", num_requests=20, num_clients=4)
         assert env.action_space == gymnasium.spaces.Discrete(actions)
         assert env.observation_space.shape == (33,)
         observation, info = env.reset(seed=0)
