@@ -92,13 +92,17 @@ class Training:
 
     @property
     def validation(self) -> Scenario:
-        """Where agents are chosen and compared."""
-        return make_scenario(self.scenario).replace(**{**self.arguments, "split": "validation"})
+        """Where agents are chosen and compared: in whole episodes, whatever horizon those have that they learn from."""
+        return self._scenario.replace(split="validation", max_iterations=None)
 
     @property
     def training_scenario(self) -> Scenario:
         """Where the agent learns: decisions only where there is a choice."""
-        return self.validation.replace(split="train", skip_forced=True)
+        return self._scenario.replace(split="train", skip_forced=True)
+
+    @property
+    def _scenario(self) -> Scenario:
+        return make_scenario(self.scenario).replace(**{**self.arguments, "split": "train"})
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

@@ -2,7 +2,15 @@
 
 from llmsched_env.cases import SLOWarning
 from llmsched_env.errors import WorkerError
-from llmsched_env.evaluation.rollout import CoverageWarning, Evaluation, begin, decision_times, evaluate, play
+from llmsched_env.evaluation.rollout import (
+    CoverageWarning,
+    Evaluation,
+    HorizonWarning,
+    begin,
+    decision_times,
+    evaluate,
+    play,
+)
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, runs_estimate, score_estimate
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, request_metrics, serving_metrics
 
@@ -12,6 +20,7 @@ __all__ = [
     "CoverageWarning",
     "Estimate",
     "Evaluation",
+    "HorizonWarning",
     "SLOWarning",
     "WorkerError",
     "begin",

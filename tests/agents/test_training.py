@@ -375,3 +375,13 @@ def test_a_kill_in_the_middle_of_a_rollout(whole, tmp_path, algo):
     train(recorded(folder), resume=True)
     assert tensorboard_steps(folder) == tensorboard_steps(training.out)
     assert_the_same(folder, training.out)
+
+
+def test_a_horizon_is_for_learning_alone(small):
+    """Where all episodes ended early there was no makespan to choose an agent by."""
+    training = small(arguments={**SMALL, "max_iterations": 30}, timesteps=128)
+    assert (training.training_scenario.max_iterations, training.validation.max_iterations) == (30, None)
+    train(training, progress=False)
+    reached = [float(row["ppo/makespan_s"]) for row in curve(training.out)]
+    assert len(reached) == 2
+    assert np.isfinite(reached).all()
