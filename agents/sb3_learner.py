@@ -184,7 +184,7 @@ class SB3Learner:
         greedy = SB3Policy(self._model, self._algo)
         if not LIBRARIES[self._algo].sampled:
             return [greedy]
-        return [greedy, SB3Policy(self._model, f"{self._algo}_sampled", sampled=True)]
+        return [greedy, SB3Policy(self._model, f"{self._algo}_sampled", deterministic=False)]
 
     def network(self) -> Network | None:
         """The most likely actions in plain numbers; where they cannot be had, a warning says why."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.agents.libraries import algorithm
 from llmsched_env.agents.scores import Scores, scores_of
+from llmsched_env.config import flag
 from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
 from llmsched_env.policy import EpisodeContext, View, features
@@ -51,7 +52,8 @@ class SB3Policy:
     Args:
         model: trained on an environment of this project.
         name: what tables call it.
-        sampled: draw the action, seeded by the episode's seed; for algorithms that learn a distribution.
+        deterministic: take the most likely action, as ``predict`` of stable-baselines3 does; ``False`` to draw it,
+            seeded by the episode's seed, for algorithms that learn a distribution.
 
     Raises:
         ConfigError: a model for observations of another size, or one that draws without a distribution.
@@ -60,7 +62,7 @@ class SB3Policy:
     kind = "agent"
     clairvoyant = False
 
-    def __init__(self, model: Model, name: str = "sb3", *, sampled: bool = False) -> None:
+    def __init__(self, model: Model, name: str = "sb3", *, deterministic: bool = True) -> None:
         if not hasattr(model, "observation_space"):
             raise ConfigError(
                 f"SB3Policy takes a model, not {model!r}: SB3Policy.load(path, algo) reads one from a zip."
@@ -71,31 +73,31 @@ class SB3Policy:
                 f"agent {name!r} was trained on observations of shape {shape}, this version gives "
                 f"{' or '.join(map(str, SHAPES))}: train it again."
             )
-        if sampled and not hasattr(getattr(model, "policy", None), "get_distribution"):
-            raise ConfigError(f"agent {name!r} has learnt no distribution to draw from: take it with sampled=False.")
+        if not flag("deterministic", deterministic) and not hasattr(getattr(model, "policy", None), "get_distribution"):
+            raise ConfigError(f"agent {name!r} has learnt no distribution to draw from: take it with deterministic=True.")
         self.name = name
         self._model = model
-        self._sampled = sampled
+        self._deterministic = deterministic
         self._masked = "action_masks" in inspect.signature(model.predict).parameters
         self._rng = np.random.default_rng(0)
         self._scores: Scores | None = None
 
     @classmethod
-    def load(cls, path: Path | str, algo: str, name: str | None = None, *, sampled: bool = False) -> SB3Policy:
+    def load(cls, path: Path | str, algo: str, name: str | None = None, *, deterministic: bool = True) -> SB3Policy:
         """Read a model that was saved as a zip. Such a file can run code when read: open only what you trust.
 
         Args:
             path: the file.
             algo: the algorithm that made it, one of `llmsched_env.agents.libraries.LIBRARIES`.
             name: what tables call it; by default the algorithm's name.
-            sampled: as for the class.
+            deterministic: as for the class.
 
         Raises:
             UnknownNameError: no such algorithm.
             PathError: no such file.
             FileFormatError: not a model of that algorithm.
         """
-        return cls(load_model(path, algo), name or algo, sampled=sampled)
+        return cls(load_model(path, algo), name or algo, deterministic=deterministic)
 
     def reset(self, start: EpisodeContext) -> None:
         """Begin an episode.
@@ -147,7 +149,7 @@ class SB3Policy:
         scores = None if self._scores is None else self._scores(observations, **masks)
         if scores is not None and np.isnan(scores).any():
             scores = None  # the library says what is wrong
-        if not self._sampled:
+        if self._deterministic:
             if scores is None:
                 return np.asarray(self._model.predict(observations, deterministic=True, **masks)[0], np.int64)
             best: Actions = scores.argmax(axis=1)

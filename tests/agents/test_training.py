@@ -167,7 +167,7 @@ def test_side_by_side_the_agent_plays_as_one_by_one(whole, algo):
 def test_drawn_actions_are_of_the_episode_wherever_it_is_played(whole):
     training, record = whole("ppo")
     path = training.out / record["best"]["folder"] / "model.zip"
-    policy = SB3Policy.load(path, "ppo", sampled=True)
+    policy = SB3Policy.load(path, "ppo", deterministic=False)
     results = [evaluate(policy, training.validation, cases, seed=1).columns for cases in ([0, 1, 2], [2, 0], [1])]
     for name, column in results[0].items():
         np.testing.assert_array_equal(results[1][name], column[[2, 0]])
@@ -197,7 +197,7 @@ def test_masks_are_kept_where_actions_are_drawn():
         workload="serving", queue="shared", order="fcfs", lengths="hidden", load=0.9, ttft_s=2.0, tpot_s=0.1,
         choose_order=True, num_clients=4, num_requests=30,
     )  # fmt: skip
-    episodes = list(_played(SB3Policy(Model(), sampled=True), ordered, np.arange(2), 0, False))
+    episodes = list(_played(SB3Policy(Model(), deterministic=False), ordered, np.arange(2), 0, False))
     assert [int(episode.totals.invalid_actions) for episode in episodes] == [0, 0]
     assert all(episode.done for episode in episodes)
 
