@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.agents.libraries import algorithm
+from llmsched_env.agents.sb3_origin import OriginWarning, began_in, normaliser, other_origin, trained_in
 from llmsched_env.agents.scores import Scores, scores_of
 from llmsched_env.config import flag
 from llmsched_env.engine.features import TABLES, features_of
@@ -49,6 +51,10 @@ class SB3Policy:
     The two may be far apart. A wait of a dozen decodes is learned as a small chance of a prefill at each of them, and
     the most likely action is then always a decode.
 
+    A model that was trained under ``VecNormalize`` is given observations normalised by the same statistics, as long as
+    it has its environments: ``PPO.load(path, env=VecNormalize.load(statistics, SB3VecEnv(1, scenario)))``. In another
+    scenario than the one that it was trained in, where that can be seen, an `OriginWarning` says so.
+
     Args:
         model: trained on an environment of this project.
         name: what tables call it.
@@ -56,7 +62,8 @@ class SB3Policy:
             seeded by the episode's seed, for algorithms that learn a distribution.
 
     Raises:
-        ConfigError: a model for observations of another size, or one that draws without a distribution.
+        ConfigError: a model for observations of another size, one that draws without a distribution, or one whose
+            observations were changed in a way that is not known here.
     """
 
     kind = "agent"
@@ -74,13 +81,25 @@ class SB3Policy:
                 f"{' or '.join(map(str, SHAPES))}: train it again."
             )
         if not flag("deterministic", deterministic) and not hasattr(getattr(model, "policy", None), "get_distribution"):
-            raise ConfigError(f"agent {name!r} has learnt no distribution to draw from: take it with deterministic=True.")
+            raise ConfigError(
+                f"agent {name!r} has learnt no distribution to draw from: take it with deterministic=True."
+            )
         self.name = name
         self._model = model
         self._deterministic = deterministic
         self._masked = "action_masks" in inspect.signature(model.predict).parameters
         self._rng = np.random.default_rng(0)
         self._scores: Scores | None = None
+        self._normaliser = normaliser(model, f"agent {name!r}")
+        self._known: Any = None  # the last scenario that was found to be, or warned not to be, the one trained in
+        began, trained = began_in(model), trained_in(model)
+        if began is not None and (other := other_origin(trained, began)):
+            warnings.warn(
+                f"agent {name!r} was trained in one scenario and began as the rule of another ({other}): give "
+                'policy_kwargs={"start": rule_start(scenario)} the scenario of its environments.',
+                OriginWarning,
+                stacklevel=2,
+            )
 
     @classmethod
     def load(cls, path: Path | str, algo: str, name: str | None = None, *, deterministic: bool = True) -> SB3Policy:
@@ -121,6 +140,15 @@ class SB3Policy:
             )
         self._rng = np.random.default_rng(start.seed)
         self._scores = scores_of(self._model)
+        if self._known is not scenario:
+            self._known = scenario
+            if other := other_origin(trained_in(self._model), scenario):
+                warnings.warn(
+                    f"agent {self.name!r} was trained in another scenario than it is judged in ({other}): what it does "
+                    "here says little of how good its training was.",
+                    OriginWarning,
+                    stacklevel=2,
+                )
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
@@ -143,6 +171,8 @@ class SB3Policy:
     def _decide(self, views: Sequence[View], streams: Sequence[np.random.Generator]) -> Actions:
         """(views,) the actions, where they are drawn each from its own stream."""
         observations, masks = np.stack([features(view) for view in views]), {}
+        if self._normaliser is not None:
+            observations = self._normaliser(observations)
         if self._masked:
             prefills = self._model.action_space.n - 1
             masks["action_masks"] = np.array([[view.active > 0, *[view.ready > 0] * prefills] for view in views])
