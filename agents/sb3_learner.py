@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from llmsched_env.agents.agent import Agent
 from llmsched_env.agents.export import export
@@ -101,9 +101,7 @@ class SB3Learner:
         "vf_coef": real_number(0.0, 1e3),
     }
 
-    def __init__(
-        self, algo: str, scenario: Scenario, model: Any, copies: VecMonitor, figures: dict[str, float]
-    ) -> None:
+    def __init__(self, algo: str, scenario: Scenario, model: Any, copies: SB3VecEnv, figures: dict[str, float]) -> None:
         self._algo = algo
         self._scenario = scenario
         self._model = model
@@ -122,7 +120,7 @@ class SB3Learner:
         settings, scenario = training.settings, _paid(training)
         _check(settings)
         policy, its = _policy(settings, scenario)
-        copies = VecMonitor(SB3VecEnv(settings["copies"], scenario))
+        copies = SB3VecEnv(settings["copies"], scenario)
         theirs = {name: value for name, value in settings.items() if name not in OURS}
         if settings.get("anneal"):
             theirs["learning_rate"] = _Falling(settings["learning_rate"])
@@ -149,8 +147,7 @@ class SB3Learner:
             if isinstance(model, OffPolicyAlgorithm):
                 model.load_replay_buffer(folder / REPLAY)
             state = pickle.loads((folder / STATE).read_bytes())
-            copies = VecMonitor(state["copies"])
-            copies.episode_returns, copies.episode_lengths = state["returns"], state["lengths"]
+            copies = state["copies"]
             model.set_env(_Scaled(copies, _scale(training.settings, _paid(training))), force_reset=False)
             model.action_space = state["action_space"]
             learner = cls(training.algo, training.training_scenario, model, copies, state["figures"])
@@ -205,9 +202,7 @@ class SB3Learner:
         if isinstance(self._model, OffPolicyAlgorithm):
             self._model.save_replay_buffer(folder / REPLAY)
         state = {
-            "copies": self._copies.venv,
-            "returns": self._copies.episode_returns,
-            "lengths": self._copies.episode_lengths,
+            "copies": self._copies,
             "action_space": self._model.action_space,
             "figures": self.figures(),
             "streams": _streams(),
