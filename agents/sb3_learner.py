@@ -15,6 +15,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from llmsched_env.agents.agent import Agent
@@ -40,6 +41,9 @@ POLICIES = ("auto", "rule", "mlp")
 """A residual on a rule (:mod:`llmsched_env.agents.sb3_residual`), a plain network, or the former where there is one."""
 
 USUAL_SCALE = 1000.0
+
+LEAST_LEFT = 0.01
+"""Of a training, beyond its end."""
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
@@ -124,6 +128,14 @@ class SB3Learner:
         theirs = {name: value for name, value in settings.items() if name not in OURS}
         if settings.get("anneal"):
             theirs["learning_rate"] = _Falling(settings["learning_rate"])
+            rollout = settings["n_steps"] * settings["copies"]
+            if settings["timesteps"] <= rollout:
+                _log.warning(
+                    "nothing will be learned: an update is %s decisions, and with anneal the learning rate falls to 0 "
+                    "at timestep %s. Give more timesteps, or settings with fewer n_steps.",
+                    f"{rollout:,}",
+                    f"{settings['timesteps']:,}",
+                )
         model = algorithm(training.algo)(
             policy,
             _Scaled(copies, _scale(settings, scenario)),
@@ -163,6 +175,13 @@ class SB3Learner:
     def timesteps(self) -> int:
         """Decisions of all copies."""
         return int(self._model.num_timesteps)
+
+    def ends_at(self, timesteps: int) -> int:
+        """Rounded up to whole updates of an on-policy algorithm."""
+        if not isinstance(self._model, OnPolicyAlgorithm):
+            return timesteps
+        update = self._model.n_steps * self._model.n_envs
+        return -(-timesteps // update) * update
 
     def learn(self, until: int, report: Callable[[], None]) -> None:
         """Train until ``timesteps`` reaches ``until``; ``report`` is called before each rollout."""
@@ -235,12 +254,16 @@ def _policy(settings: Mapping[str, Any], scenario: Scenario) -> tuple[Any, dict[
 
 @dataclass(frozen=True)
 class _Falling:
-    """A learning rate that falls to 0 at the last timestep."""
+    """A learning rate that falls to 0 at the last timestep.
+
+    The last update ends beyond it, where the share that is left is below 0: by 0.3 % in a run of the shipped length,
+    whose results were made so and repeat, and by far more in a short one, which would unlearn what it learned.
+    """
 
     first: float
 
     def __call__(self, left: float) -> float:
-        return self.first * left
+        return self.first * left if left > -LEAST_LEFT else 0.0
 
 
 class _Scaled(VecEnvWrapper):

@@ -37,6 +37,9 @@ __all__ = ["Baselines", "Training", "recorded", "train"]
 
 _log = logging.getLogger(__name__)
 
+MUCH_LONGER = 1.1
+"""By which factor a training may be longer than asked for without a word."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -273,10 +276,17 @@ class _Driver:
     def drive(self) -> Checkpoint:
         """Train to the end; the last checkpoint."""
         training, learner = self._training, self._learner
+        self._end = learner.ends_at(training.timesteps)
+        if self._end > MUCH_LONGER * training.timesteps:
+            _log.warning(
+                "an update is not cut: training ends at timestep %s, not at %s.",
+                f"{self._end:,}",
+                f"{training.timesteps:,}",
+            )
         with (
             Board(self._run.tensorboard, after=None if self._last is None else self._last.timesteps) as self._board,
             Progress(
-                total=training.timesteps,
+                total=self._end,
                 initial=learner.timesteps,
                 desc=f"training {training.algo}",
                 leave=True,
@@ -299,7 +309,7 @@ class _Driver:
             self._last = self._validate()
 
     def _show(self) -> None:
-        self._bar.update(min(self._learner.timesteps, self._training.timesteps) - self._bar.n)
+        self._bar.update(min(self._learner.timesteps, self._end) - self._bar.n)
 
     def _validate(self) -> Checkpoint:
         """Judge the agent as it stands, and write a checkpoint."""
@@ -318,7 +328,7 @@ class _Driver:
         reached = ", ".join(f"{name} {value:.5g}" for name, value in row.items() if name.endswith(f"/{objective}"))
         self._bar.tell(
             f"best {objective}={best.value:.4g}",
-            f"training {training.algo}: {timesteps:,} of {training.timesteps:,} steps: {reached}, "
+            f"training {training.algo}: {timesteps:,} of {max(self._end, timesteps):,} steps: {reached}, "
             f"best {best.value:.5g} at {best.timesteps:,}",
         )
         rows = [*([] if self._last is None else self._last.rows), row]

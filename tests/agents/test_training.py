@@ -22,6 +22,7 @@ from llmsched_env.agents import load_agent
 from llmsched_env.agents.algorithms import ALGORITHMS
 from llmsched_env.agents.libraries import LIBRARIES
 from llmsched_env.agents.runs import Run
+from llmsched_env.agents.sb3_learner import _Falling
 from llmsched_env.agents.sb3_policy import SB3Policy
 from llmsched_env.agents.training import Baselines, Training, recorded, train
 from llmsched_env.baselines.registry import entry
@@ -259,7 +260,8 @@ def test_bars_are_for_terminals_lines_for_logs_and_both_can_be_left_out(
         assert len(lines) == len(steps) > 1, "a line for each validation"
         for line, step in zip(lines, steps, strict=True):
             assert re.fullmatch(
-                rf"training es: {step:,} of 2,000 steps: es/makespan_s [\d.]+, best [\d.]+ at [\d,]+", line
+                rf"training es: {step:,} of {max(2000, step):,} steps: es/makespan_s [\d.]+, best [\d.]+ at [\d,]+",
+                line,
             )
 
 
@@ -385,3 +387,29 @@ def test_a_horizon_is_for_learning_alone(small):
     reached = [float(row["ppo/makespan_s"]) for row in curve(training.out)]
     assert len(reached) == 2
     assert np.isfinite(reached).all()
+
+
+def test_progress_is_in_whole_updates(small, capsys, caplog):
+    train(small(timesteps=100, evaluate_every=64))
+    said = re.findall(r"training ppo: ([\d,]+) of ([\d,]+) steps", capsys.readouterr().err)
+    assert said == [("0", "128"), ("64", "128"), ("128", "128")]
+    assert "an update is not cut: training ends at timestep 128, not at 100." in caplog.text
+    assert "nothing will be learned" not in caplog.text
+
+
+def test_a_run_shorter_than_an_update(small, capsys, caplog):
+    training = small(timesteps=1)
+    train(training)
+    assert "training ppo: 64 of 64 steps" in capsys.readouterr().err
+    assert "nothing will be learned: an update is 64 decisions, and with anneal the learning rate" in caplog.text
+    before, after = (float(row["ppo/makespan_s"]) for row in curve(training.out))
+    assert before == after, "a rate below 0 unlearns"
+    assert float(curve(training.out)[-1]["train/learning_rate"]) == 0.0
+
+
+def test_a_falling_rate_is_never_far_below_0():
+    rate = _Falling(0.005)
+    assert rate(1.0) == 0.005
+    assert rate(0.5) == 0.0025
+    assert rate(1 - 131_072 / 100_000) == 0.0
+    assert abs(rate(1 - 5_013_504 / 5_000_000)) < 2e-5
