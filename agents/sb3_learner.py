@@ -123,6 +123,11 @@ class SB3Learner:
         """
         settings, scenario = training.settings, _paid(training)
         _check(settings)
+        if scenario.serving and scenario.reward == "differential":
+            _log.warning(
+                "reward differential adds up to the makespan, which says little of goodput where requests arrive over "
+                "time, and the agent is chosen by its goodput: take reward goodput."
+            )
         policy, its = _policy(settings, scenario)
         copies = SB3VecEnv(settings["copies"], scenario)
         theirs = {name: value for name, value in settings.items() if name not in OURS}

@@ -22,7 +22,7 @@ from llmsched_env.agents import load_agent
 from llmsched_env.agents.algorithms import ALGORITHMS
 from llmsched_env.agents.libraries import LIBRARIES
 from llmsched_env.agents.runs import Run
-from llmsched_env.agents.sb3_learner import _Falling
+from llmsched_env.agents.sb3_learner import SB3Learner, _Falling
 from llmsched_env.agents.sb3_policy import SB3Policy
 from llmsched_env.agents.training import Baselines, Training, recorded, train
 from llmsched_env.baselines.registry import entry
@@ -413,3 +413,13 @@ def test_a_falling_rate_is_never_far_below_0():
     assert rate(0.5) == 0.0025
     assert rate(1 - 131_072 / 100_000) == 0.0
     assert abs(rate(1 - 5_013_504 / 5_000_000)) < 2e-5
+
+
+def test_a_reward_that_is_no_goodput_is_said(small, caplog):
+    where = {"num_clients": 4, "num_requests": 30}
+    SB3Learner.begin(small(scenario="LLMSched/Serving-v0", arguments={**where, "reward": "differential"}))
+    assert "reward differential adds up to the makespan" in caplog.text
+    caplog.clear()
+    SB3Learner.begin(small(scenario="LLMSched/Serving-v0", arguments=where))
+    SB3Learner.begin(small(arguments={**SMALL, "reward": "differential"}))
+    assert not caplog.text
