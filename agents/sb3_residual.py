@@ -19,12 +19,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from llmsched_env.agents.batch_evaluation import BatchEvaluation
-from llmsched_env.agents.encoding import FIRST_CASES, first_encoding
+from llmsched_env.agents.encoding import rule_start
 from llmsched_env.agents.network import BASES, Network, dense
-from llmsched_env.agents.sb3_origin import check_bounds, origin
-from llmsched_env.cases import pool_size
-from llmsched_env.config import Scenario
+from llmsched_env.agents.sb3_origin import check_bounds
 from llmsched_env.engine.features import TABLES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
@@ -37,41 +34,6 @@ FORCED = 30.0
 """Logit of a prefill where the rule's score reaches the limit."""
 
 Start = Mapping[str, Any]
-
-
-def rule_start(scenario: Scenario) -> dict[str, Any]:
-    """Where a :class:`ResidualPolicy` begins: the rule with the numbers that do best on training cases.
-
-    Args:
-        scenario: to train on, with two actions. With SLOs the rule is ``deadline``, else the Lagrangian rule.
-
-    Returns:
-        Plain values: ``features`` (names of those that move), their ``mean`` and ``spread`` as seen under the rule,
-        ``base`` and ``base_values`` as `llmsched_env.agents.network.Network` has them, and the ``scenario``.
-
-    Raises:
-        ConfigError: more than two actions, or a scenario that never offers a choice.
-    """
-    if not isinstance(scenario, Scenario):
-        raise ConfigError(
-            f"rule_start takes a Scenario, not {scenario!r}: make_scenario({scenario!r}) makes one of an id."
-        )
-    if scenario.num_actions != 2:
-        raise ConfigError(
-            f"this scenario has {scenario.num_actions} actions, and a rule's comparison chooses between two: take "
-            '"MlpPolicy" (train.py: policy: mlp), or a scenario without choose_order, choose_cap and mixed_tokens.'
-        )
-    train = scenario.replace(split="train")
-    cases = range(min(FIRST_CASES, pool_size(train) or FIRST_CASES))
-    found = first_encoding(BatchEvaluation(train, cases), "auto", (), 1)
-    return {
-        "features": list(found.features),
-        "mean": found.mean.tolist(),
-        "spread": found.spread.tolist(),
-        "base": found.base,
-        "base_values": list(found.base_values),
-        "scenario": origin(scenario),
-    }
 
 
 class ResidualPolicy(ActorCriticPolicy):
