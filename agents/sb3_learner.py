@@ -96,7 +96,7 @@ class SB3Learner:
         "net_arch": widths,
         "normalize_advantage": flag,
         "policy": one_of(*POLICIES),
-        "reward": one_of("auto", *REWARDS),
+        "reward": one_of("auto", "own", *REWARDS),
         "reward_scale": real_number(0.0, 1e12),
         "sharpness": real_number(1e-3, 1e3),
         "target_kl": real_number(1e-9, 1e3),
@@ -236,8 +236,8 @@ class SB3Learner:
 
 def _paid(training: Task) -> Scenario:
     """Where it learns, with the reward that it learns from: its settings' where nobody named one for the scenario."""
-    scenario, reward = training.training_scenario, training.settings.get("reward", "auto")
-    if "reward" in training.arguments or (reward == "auto" and scenario.serving):
+    scenario, reward = training.training_scenario, training.settings.get("reward", "own")
+    if "reward" in training.arguments or reward == "own" or (reward == "auto" and scenario.serving):
         return scenario
     return scenario.replace(reward="differential" if reward == "auto" else reward)
 

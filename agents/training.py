@@ -19,7 +19,7 @@ from llmsched_env.agents.algorithms import learner_class
 from llmsched_env.agents.curve import Board, draw
 from llmsched_env.agents.files import AgentFile
 from llmsched_env.agents.fingerprint import changed_versions, difference, fingerprint
-from llmsched_env.agents.hyperparameters import resolved
+from llmsched_env.agents.hyperparameters import resolved, shipped_file
 from llmsched_env.agents.learner import Learner
 from llmsched_env.agents.libraries import LIBRARIES, one_thread
 from llmsched_env.agents.runs import Best, Checkpoint, Run
@@ -84,14 +84,14 @@ class Training:
         for name, least, most in (("validation_cases", 1, 2**20), ("seed", 0, 2**32 - 1)):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [{least}, {most}].")
-        settings = resolved(self.algo, kind.checks, self.settings, self.source)
+        file = shipped_file(self.algo, self.settings, self.training_scenario.num_actions)  # checks the arguments, too
+        settings = resolved(self.algo, kind.checks, self.settings, self.source, file=file)
         numbers = ("timesteps", "evaluate_every", "copies")
         chosen = {name: getattr(self, name) for name in numbers if getattr(self, name) != 0}
-        settings = resolved(self.algo, kind.checks, {**settings, **chosen}, "options")
+        settings = resolved(self.algo, kind.checks, {**settings, **chosen}, "options", file=file)
         object.__setattr__(self, "settings", settings)
         for name in numbers:
             object.__setattr__(self, name, settings.get(name, 0))
-        self.training_scenario  # noqa: B018  # checks the arguments now
 
     @property
     def validation(self) -> Scenario:

@@ -423,3 +423,16 @@ def test_a_reward_that_is_no_goodput_is_said(small, caplog):
     SB3Learner.begin(small(scenario="LLMSched/Serving-v0", arguments=where))
     SB3Learner.begin(small(arguments={**SMALL, "reward": "differential"}))
     assert not caplog.text
+
+
+def test_only_a_residual_learns_from_another_reward_than_the_scenarios_own(small):
+    def paid(algo="ppo", **changes):
+        (one, *_) = SB3Learner.begin(small(algo, **changes))._copies.get_attr("scenario")
+        return one.reward
+
+    assert [paid(algo) for algo in LIBRARIES] == ["differential", *["excess"] * (len(LIBRARIES) - 1)]
+    assert next(iter(LIBRARIES)) == "ppo"
+    assert paid(settings={"policy": "mlp"}) == "excess"
+    assert paid(settings={"policy": "mlp", "reward": "auto"}) == "differential"
+    assert paid("dqn", arguments={**SMALL, "reward": "idle"}) == "idle"
+    assert paid(settings={"reward": "own"}, arguments={**SMALL, "reward": "latency"}) == "latency"
