@@ -9,8 +9,9 @@ from llmsched_env.agents.files import load_agent
 from llmsched_env.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from llmsched_env.agents.encoding import rule_start
     from llmsched_env.agents.sb3_policy import SB3Policy
-    from llmsched_env.agents.sb3_residual import ResidualPolicy, rule_start
+    from llmsched_env.agents.sb3_residual import ResidualPolicy
     from llmsched_env.agents.training import Training, train
     from llmsched_env.agents.vec_env import SB3VecEnv
 
@@ -21,7 +22,7 @@ _LATE = {
     "SB3Policy": "sb3_policy",
     "SB3VecEnv": "vec_env",
     "Training": "training",
-    "rule_start": "sb3_residual",
+    "rule_start": "encoding",
     "train": "training",
 }
 """What is imported when it is asked for, since learning libraries take seconds, and its module."""

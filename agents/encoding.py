@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from llmsched_env.agents.agent import Agent
 from llmsched_env.agents.batch_evaluation import BatchEvaluation
 from llmsched_env.agents.network import BASES, NEVER, Network
-from llmsched_env.cases import build_problem
-from llmsched_env.config import ORDER_CODES
+from llmsched_env.agents.sb3_origin import origin
+from llmsched_env.cases import build_problem, pool_size
+from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine.features import features_of
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation.rollout import episode_seed, start
 from llmsched_env.policy import features
 from llmsched_env.simulator import Simulator
 
-__all__ = ["FIRST_VALUES", "Encoding", "first_encoding"]
+__all__ = ["FIRST_VALUES", "Encoding", "first_encoding", "rule_start"]
 
 Floats = NDArray[np.float64]
 
@@ -167,6 +168,43 @@ def first_encoding(
     spread = np.maximum(seen.std(axis=0), LEAST_SPREAD)
     moved = tuple(name for name, moves in zip(names, moving, strict=True) if moves)
     return best._replace(features=moved, mean=seen.mean(axis=0)[moving], spread=spread[moving], hidden=hidden)
+
+
+def rule_start(scenario: Scenario) -> dict[str, Any]:
+    """The rule with the numbers that do best on training cases, where a residual on it begins.
+
+    ``PPO(ResidualPolicy, env, policy_kwargs={"start": rule_start(scenario)})``; no learning library is needed.
+
+    Args:
+        scenario: to train on, with two actions. With SLOs the rule is ``deadline``, else the Lagrangian rule.
+
+    Returns:
+        Plain values: ``features`` (names of those that move), their ``mean`` and ``spread`` as seen under the rule,
+        ``base`` and ``base_values`` as `llmsched_env.agents.network.Network` has them, and the ``scenario``.
+
+    Raises:
+        ConfigError: more than two actions, or a scenario that never offers a choice.
+    """
+    if not isinstance(scenario, Scenario):
+        raise ConfigError(
+            f"rule_start takes a Scenario, not {scenario!r}: make_scenario({scenario!r}) makes one of an id."
+        )
+    if scenario.num_actions != 2:
+        raise ConfigError(
+            f"this scenario has {scenario.num_actions} actions, and a rule's comparison chooses between two: take "
+            '"MlpPolicy" (train.py: policy: mlp), or a scenario without choose_order, choose_cap and mixed_tokens.'
+        )
+    train = scenario.replace(split="train")
+    cases = range(min(FIRST_CASES, pool_size(train) or FIRST_CASES))
+    found = first_encoding(BatchEvaluation(train, cases), "auto", (), 1)
+    return {
+        "features": list(found.features),
+        "mean": found.mean.tolist(),
+        "spread": found.spread.tolist(),
+        "base": found.base,
+        "base_values": list(found.base_values),
+        "scenario": origin(scenario),
+    }
 
 
 def _observations(evaluation: BatchEvaluation, encoding: Encoding) -> Floats:

@@ -222,6 +222,10 @@ class Evolution:
             )
         return learner
 
+    def ends_at(self, timesteps: int) -> int:
+        """As asked: how long a generation is shows when it is over."""
+        return timesteps
+
     def learn(self, until: int, report: Callable[[], None]) -> None:
         """Evolve generations until ``timesteps`` reaches ``until``; ``report`` is called after each."""
         while self.timesteps < until:

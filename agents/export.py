@@ -17,6 +17,7 @@ from llmsched_env.agents.agent import Origin, Trained
 from llmsched_env.agents.files import AgentFile
 from llmsched_env.agents.libraries import LIBRARIES
 from llmsched_env.agents.network import Layer, Network, dense
+from llmsched_env.agents.sb3_origin import normaliser, other_origin, trained_in
 from llmsched_env.agents.sb3_policy import load_model
 from llmsched_env.agents.scores import MASKED, SCORERS
 from llmsched_env.config import Scenario
@@ -55,8 +56,11 @@ def export(model: Any) -> Network:
             f"{what} cannot be exported: it reads observations of shape {shape} through {extractor}, and has to read "
             f"this version's, of shape {' or '.join(map(str, tables))}, through FlattenExtractor."
         )
-    if model.get_vec_normalize_env() is not None:
-        raise ConfigError(f"{what} cannot be exported: its observations are normalised (VecNormalize). Train without.")
+    if normaliser(model, what) is not None:
+        raise ConfigError(
+            f"{what} cannot be exported: its observations are normalised (VecNormalize), and the file has no place for "
+            "the statistics. Train with VecNormalize(..., norm_obs=False), or judge it in Python: SB3Policy(model)."
+        )
     if kind == "ResidualPolicy":
         network: Network = model.policy.network()
         return network
@@ -120,8 +124,7 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     parser = argparse.ArgumentParser(
         prog=command,
         description=f"{main.__doc__} A model's zip can run code when it is opened: give only one that you trust. What "
-        "is written runs none. The model has to have read observations as they are: one trained under VecNormalize "
-        "decides otherwise without it, and its zip does not tell.",
+        "is written runs none. One that read normalised observations (VecNormalize) is refused.",
     )
     add = parser.add_argument
     add("model", type=path_option, metavar="ZIP", help="the saved model; opening it can run code")
@@ -144,6 +147,8 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
                 f"{options.scenario or 'its run'} has {len(table)} and {actions}: name the environment that it was "
                 "trained on."
             )
+        if other := other_origin(trained_in(model), scenario):
+            print(f"warning: the model began as the rule of another scenario ({other}).", file=sys.stderr)
         trained = Trained(network, Origin.of(scenario))
         AgentFile((trained,), f"{command} {shlex.join(arguments)}").write(options.out)
     except LLMSchedError as error:

@@ -50,7 +50,10 @@ def difference(before: Any, now: Any) -> str:
     """The first thing that is not the same."""
     if isinstance(before, dict) and isinstance(now, dict):
         name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-        return f"{name} = {before.get(name)!r}, now {now.get(name)!r}"
+        one, other = before.get(name), now.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            return f"{name}: {difference(one, other)}"
+        return f"{name} = {one!r}, now {other!r}"
     if isinstance(before, list) and isinstance(now, list):
         place = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
         if place is not None:

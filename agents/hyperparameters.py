@@ -1,5 +1,7 @@
 """Settings of the training algorithms: one YAML file each, ``agents/settings/ALGO.yaml``, and the check of one's own.
 
+Of ppo there are two: its own is for a residual on a rule, ``ppo_plain.yaml`` for a plain network.
+
 Which settings an algorithm has is what its file holds; what each may be, its learner says with the checks made here.
 """
 
@@ -13,9 +15,23 @@ from typing import Any
 from llmsched_env.config import number, whole
 from llmsched_env.errors import ConfigError, FileFormatError, MissingExtraError, PathError, UnknownNameError
 
-__all__ = ["COMMON", "Check", "flag", "one_of", "read_settings", "real_number", "resolved", "whole_number", "widths"]
+__all__ = [
+    "COMMON",
+    "Check",
+    "flag",
+    "one_of",
+    "read_settings",
+    "real_number",
+    "resolved",
+    "shipped_file",
+    "whole_number",
+    "widths",
+]
 
 SHIPPED = Path(__file__).with_name("settings")
+
+PLAIN = "_plain"
+"""Ends the name of the file for plain networks, where an algorithm's own is for residuals on a rule."""
 
 DIGITS = "[0-9]+(?:_[0-9]+)*"
 WHOLE = re.compile(rf"[-+]?{DIGITS}$")
@@ -141,8 +157,26 @@ def _decimal(loader: Any, node: Any) -> int:
     return int(loader.construct_scalar(node))
 
 
+def shipped_file(algo: str, given: Mapping[str, object], actions: int) -> str:
+    """Whose settings stand for those not given: the algorithm's, or ``ALGO_plain`` where its network is a plain one.
+
+    Args:
+        algo: its name.
+        given: settings; ``policy`` says which network.
+        actions: of the scenario; a residual on a rule has two.
+    """
+    policy = given.get("policy", "auto")
+    is_plain = policy == "mlp" or (policy == "auto" and actions != 2)
+    return f"{algo}{PLAIN}" if is_plain and (SHIPPED / f"{algo}{PLAIN}.yaml").is_file() else algo
+
+
 def resolved(
-    algo: str, checks: Mapping[str, Check], given: Mapping[str, object], source: str = "settings"
+    algo: str,
+    checks: Mapping[str, Check],
+    given: Mapping[str, object],
+    source: str = "settings",
+    *,
+    file: str | None = None,
 ) -> dict[str, Any]:
     """All settings of an algorithm: those given, the shipped ones for the rest.
 
@@ -151,16 +185,17 @@ def resolved(
         checks: what its own settings may be.
         given: some of them.
         source: where they are from, for messages.
+        file: the name of the shipped ones, if not the algorithm's.
 
     Raises:
         UnknownNameError: a setting that the algorithm does not have.
         ConfigError: a value of another type, or out of range.
     """
-    shipped = read_settings(SHIPPED / f"{algo}.yaml")
+    shipped = read_settings(SHIPPED / f"{file or algo}.yaml")
     checks = {**COMMON, **checks}
     for name, value in given.items():
         if name not in shipped:
-            raise UnknownNameError(f"{algo} setting in {source}:", name, shipped)
+            raise UnknownNameError(f"{file or algo} setting in {source}:", name, shipped)
         try:
             checks[name](name, value)
         except ConfigError as error:

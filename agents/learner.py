@@ -69,6 +69,9 @@ class Learner(Protocol):
             FileFormatError: files that cannot be understood, for instance of another version.
         """
 
+    def ends_at(self, timesteps: int) -> int:
+        """Where a training ends that is to reach these timesteps: in whole updates, where their size is known."""
+
     def learn(self, until: int, report: Callable[[], None]) -> None:
         """Train until ``timesteps`` reaches ``until``.
 

@@ -112,7 +112,8 @@ class Run:
         if (folder / RESULT).exists():
             raise ConfigError(
                 f"the run in {folder} is finished, its result is in {folder / RESULT}: there is nothing to go on with. "
-                "To train longer, begin another run with more timesteps in another folder."
+                "To train longer, begin another run with more timesteps in another folder: what changes over a run "
+                "(the learning rate, exploration) is set by its timesteps."
             )
         return cls(folder, {name: value for name, value in config.items() if name != "format"})
 

@@ -15,7 +15,8 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from llmsched_env.agents.agent import Agent
 from llmsched_env.agents.export import export
@@ -40,6 +41,7 @@ POLICIES = ("auto", "rule", "mlp")
 """A residual on a rule (:mod:`llmsched_env.agents.sb3_residual`), a plain network, or the former where there is one."""
 
 USUAL_SCALE = 1000.0
+
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
@@ -92,7 +94,7 @@ class SB3Learner:
         "net_arch": widths,
         "normalize_advantage": flag,
         "policy": one_of(*POLICIES),
-        "reward": one_of("auto", *REWARDS),
+        "reward": one_of("auto", "own", *REWARDS),
         "reward_scale": real_number(0.0, 1e12),
         "sharpness": real_number(1e-3, 1e3),
         "target_kl": real_number(1e-9, 1e3),
@@ -101,9 +103,7 @@ class SB3Learner:
         "vf_coef": real_number(0.0, 1e3),
     }
 
-    def __init__(
-        self, algo: str, scenario: Scenario, model: Any, copies: VecMonitor, figures: dict[str, float]
-    ) -> None:
+    def __init__(self, algo: str, scenario: Scenario, model: Any, copies: SB3VecEnv, figures: dict[str, float]) -> None:
         self._algo = algo
         self._scenario = scenario
         self._model = model
@@ -121,11 +121,24 @@ class SB3Learner:
         """
         settings, scenario = training.settings, _paid(training)
         _check(settings)
+        if scenario.serving and scenario.reward == "differential":
+            _log.warning(
+                "reward differential adds up to the makespan, which says little of goodput where requests arrive over "
+                "time, and the agent is chosen by its goodput: take reward goodput."
+            )
         policy, its = _policy(settings, scenario)
-        copies = VecMonitor(SB3VecEnv(settings["copies"], scenario))
+        copies = SB3VecEnv(settings["copies"], scenario)
         theirs = {name: value for name, value in settings.items() if name not in OURS}
         if settings.get("anneal"):
             theirs["learning_rate"] = _Falling(settings["learning_rate"])
+            rollout = settings["n_steps"] * settings["copies"]
+            if settings["timesteps"] <= rollout:
+                _log.warning(
+                    "nothing will be learned: an update is %s decisions, and with anneal the learning rate falls to 0 "
+                    "at timestep %s. Give more timesteps, or settings with fewer n_steps.",
+                    f"{rollout:,}",
+                    f"{settings['timesteps']:,}",
+                )
         model = algorithm(training.algo)(
             policy,
             _Scaled(copies, _scale(settings, scenario)),
@@ -149,8 +162,7 @@ class SB3Learner:
             if isinstance(model, OffPolicyAlgorithm):
                 model.load_replay_buffer(folder / REPLAY)
             state = pickle.loads((folder / STATE).read_bytes())
-            copies = VecMonitor(state["copies"])
-            copies.episode_returns, copies.episode_lengths = state["returns"], state["lengths"]
+            copies = state["copies"]
             model.set_env(_Scaled(copies, _scale(training.settings, _paid(training))), force_reset=False)
             model.action_space = state["action_space"]
             learner = cls(training.algo, training.training_scenario, model, copies, state["figures"])
@@ -166,6 +178,13 @@ class SB3Learner:
     def timesteps(self) -> int:
         """Decisions of all copies."""
         return int(self._model.num_timesteps)
+
+    def ends_at(self, timesteps: int) -> int:
+        """Rounded up to whole updates of an on-policy algorithm."""
+        if not isinstance(self._model, OnPolicyAlgorithm):
+            return timesteps
+        update = self._model.n_steps * self._model.n_envs
+        return -(-timesteps // update) * update
 
     def learn(self, until: int, report: Callable[[], None]) -> None:
         """Train until ``timesteps`` reaches ``until``; ``report`` is called before each rollout."""
@@ -184,7 +203,7 @@ class SB3Learner:
         greedy = SB3Policy(self._model, self._algo)
         if not LIBRARIES[self._algo].sampled:
             return [greedy]
-        return [greedy, SB3Policy(self._model, f"{self._algo}_sampled", sampled=True)]
+        return [greedy, SB3Policy(self._model, f"{self._algo}_sampled", deterministic=False)]
 
     def network(self) -> Network | None:
         """The most likely actions in plain numbers; where they cannot be had, a warning says why."""
@@ -205,9 +224,7 @@ class SB3Learner:
         if isinstance(self._model, OffPolicyAlgorithm):
             self._model.save_replay_buffer(folder / REPLAY)
         state = {
-            "copies": self._copies.venv,
-            "returns": self._copies.episode_returns,
-            "lengths": self._copies.episode_lengths,
+            "copies": self._copies,
             "action_space": self._model.action_space,
             "figures": self.figures(),
             "streams": _streams(),
@@ -217,8 +234,8 @@ class SB3Learner:
 
 def _paid(training: Task) -> Scenario:
     """Where it learns, with the reward that it learns from: its settings' where nobody named one for the scenario."""
-    scenario, reward = training.training_scenario, training.settings.get("reward", "auto")
-    if "reward" in training.arguments or (reward == "auto" and scenario.serving):
+    scenario, reward = training.training_scenario, training.settings.get("reward", "own")
+    if "reward" in training.arguments or reward == "own" or (reward == "auto" and scenario.serving):
         return scenario
     return scenario.replace(reward="differential" if reward == "auto" else reward)
 
@@ -240,12 +257,12 @@ def _policy(settings: Mapping[str, Any], scenario: Scenario) -> tuple[Any, dict[
 
 @dataclass(frozen=True)
 class _Falling:
-    """A learning rate that falls to 0 at the last timestep."""
+    """A learning rate that falls to 0 at the last timestep; the last update ends beyond it."""
 
     first: float
 
     def __call__(self, left: float) -> float:
-        return self.first * left
+        return self.first * max(left, 0.0)
 
 
 class _Scaled(VecEnvWrapper):

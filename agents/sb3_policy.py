@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.agents.libraries import algorithm
+from llmsched_env.agents.sb3_origin import OriginWarning, began_in, normaliser, other_origin, trained_in
 from llmsched_env.agents.scores import Scores, scores_of
+from llmsched_env.config import flag
 from llmsched_env.engine.features import TABLES, features_of
 from llmsched_env.errors import ConfigError, FileFormatError, InvalidViewError, PathError
 from llmsched_env.policy import EpisodeContext, View, features
@@ -48,19 +51,25 @@ class SB3Policy:
     The two may be far apart. A wait of a dozen decodes is learned as a small chance of a prefill at each of them, and
     the most likely action is then always a decode.
 
+    A model that was trained under ``VecNormalize`` is given observations normalised by the same statistics, as long as
+    it has its environments: ``PPO.load(path, env=VecNormalize.load(statistics, SB3VecEnv(1, scenario)))``. In another
+    scenario than the one that it was trained in, where that can be seen, an `OriginWarning` says so.
+
     Args:
         model: trained on an environment of this project.
         name: what tables call it.
-        sampled: draw the action, seeded by the episode's seed; for algorithms that learn a distribution.
+        deterministic: take the most likely action, as ``predict`` of stable-baselines3 does; ``False`` to draw it,
+            seeded by the episode's seed, for algorithms that learn a distribution.
 
     Raises:
-        ConfigError: a model for observations of another size, or one that draws without a distribution.
+        ConfigError: a model for observations of another size, one that draws without a distribution, or one whose
+            observations were changed in a way that is not known here.
     """
 
     kind = "agent"
     clairvoyant = False
 
-    def __init__(self, model: Model, name: str = "sb3", *, sampled: bool = False) -> None:
+    def __init__(self, model: Model, name: str = "sb3", *, deterministic: bool = True) -> None:
         if not hasattr(model, "observation_space"):
             raise ConfigError(
                 f"SB3Policy takes a model, not {model!r}: SB3Policy.load(path, algo) reads one from a zip."
@@ -71,31 +80,43 @@ class SB3Policy:
                 f"agent {name!r} was trained on observations of shape {shape}, this version gives "
                 f"{' or '.join(map(str, SHAPES))}: train it again."
             )
-        if sampled and not hasattr(getattr(model, "policy", None), "get_distribution"):
-            raise ConfigError(f"agent {name!r} has learnt no distribution to draw from: take it with sampled=False.")
+        if not flag("deterministic", deterministic) and not hasattr(getattr(model, "policy", None), "get_distribution"):
+            raise ConfigError(
+                f"agent {name!r} has learnt no distribution to draw from: take it with deterministic=True."
+            )
         self.name = name
         self._model = model
-        self._sampled = sampled
+        self._deterministic = deterministic
         self._masked = "action_masks" in inspect.signature(model.predict).parameters
         self._rng = np.random.default_rng(0)
         self._scores: Scores | None = None
+        self._normaliser = normaliser(model, f"agent {name!r}")
+        self._known: Any = None  # the last scenario that was found to be, or warned not to be, the one trained in
+        began, trained = began_in(model), trained_in(model)
+        if began is not None and (other := other_origin(trained, began)):
+            warnings.warn(
+                f"agent {name!r} was trained in one scenario and began as the rule of another ({other}): give "
+                'policy_kwargs={"start": rule_start(scenario)} the scenario of its environments.',
+                OriginWarning,
+                stacklevel=2,
+            )
 
     @classmethod
-    def load(cls, path: Path | str, algo: str, name: str | None = None, *, sampled: bool = False) -> SB3Policy:
+    def load(cls, path: Path | str, algo: str, name: str | None = None, *, deterministic: bool = True) -> SB3Policy:
         """Read a model that was saved as a zip. Such a file can run code when read: open only what you trust.
 
         Args:
             path: the file.
             algo: the algorithm that made it, one of `llmsched_env.agents.libraries.LIBRARIES`.
             name: what tables call it; by default the algorithm's name.
-            sampled: as for the class.
+            deterministic: as for the class.
 
         Raises:
             UnknownNameError: no such algorithm.
             PathError: no such file.
             FileFormatError: not a model of that algorithm.
         """
-        return cls(load_model(path, algo), name or algo, sampled=sampled)
+        return cls(load_model(path, algo), name or algo, deterministic=deterministic)
 
     def reset(self, start: EpisodeContext) -> None:
         """Begin an episode.
@@ -119,6 +140,15 @@ class SB3Policy:
             )
         self._rng = np.random.default_rng(start.seed)
         self._scores = scores_of(self._model)
+        if self._known is not scenario:
+            self._known = scenario
+            if other := other_origin(trained_in(self._model), scenario):
+                warnings.warn(
+                    f"agent {self.name!r} was trained in another scenario than it is judged in ({other}): what it does "
+                    "here says little of how good its training was.",
+                    OriginWarning,
+                    stacklevel=2,
+                )
 
     def act(self, view: View) -> int:
         """The model's action for this view's features."""
@@ -141,13 +171,15 @@ class SB3Policy:
     def _decide(self, views: Sequence[View], streams: Sequence[np.random.Generator]) -> Actions:
         """(views,) the actions, where they are drawn each from its own stream."""
         observations, masks = np.stack([features(view) for view in views]), {}
+        if self._normaliser is not None:
+            observations = self._normaliser(observations)
         if self._masked:
             prefills = self._model.action_space.n - 1
             masks["action_masks"] = np.array([[view.active > 0, *[view.ready > 0] * prefills] for view in views])
         scores = None if self._scores is None else self._scores(observations, **masks)
         if scores is not None and np.isnan(scores).any():
             scores = None  # the library says what is wrong
-        if not self._sampled:
+        if self._deterministic:
             if scores is None:
                 return np.asarray(self._model.predict(observations, deterministic=True, **masks)[0], np.int64)
             best: Actions = scores.argmax(axis=1)

@@ -19,11 +19,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from llmsched_env.agents.batch_evaluation import BatchEvaluation
-from llmsched_env.agents.encoding import FIRST_CASES, first_encoding
+from llmsched_env.agents.encoding import rule_start
 from llmsched_env.agents.network import BASES, Network, dense
-from llmsched_env.cases import pool_size
-from llmsched_env.config import Scenario
+from llmsched_env.agents.sb3_origin import check_bounds
 from llmsched_env.engine.features import TABLES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
@@ -36,40 +34,6 @@ FORCED = 30.0
 """Logit of a prefill where the rule's score reaches the limit."""
 
 Start = Mapping[str, Any]
-
-
-def rule_start(scenario: Scenario) -> dict[str, Any]:
-    """Where a :class:`ResidualPolicy` begins: the rule with the numbers that do best on training cases.
-
-    Args:
-        scenario: to train on, with two actions. With SLOs the rule is ``deadline``, else the Lagrangian rule.
-
-    Returns:
-        Plain values: ``features`` (names of those that move), their ``mean`` and ``spread`` as seen under the rule,
-        ``base`` and ``base_values`` as `llmsched_env.agents.network.Network` has them.
-
-    Raises:
-        ConfigError: more than two actions, or a scenario that never offers a choice.
-    """
-    if not isinstance(scenario, Scenario):
-        raise ConfigError(
-            f"rule_start takes a Scenario, not {scenario!r}: make_scenario({scenario!r}) makes one of an id."
-        )
-    if scenario.num_actions != 2:
-        raise ConfigError(
-            f"this scenario has {scenario.num_actions} actions, and a rule's comparison chooses between two: take "
-            '"MlpPolicy" (train.py: policy: mlp), or a scenario without choose_order, choose_cap and mixed_tokens.'
-        )
-    train = scenario.replace(split="train")
-    cases = range(min(FIRST_CASES, pool_size(train) or FIRST_CASES))
-    found = first_encoding(BatchEvaluation(train, cases), "auto", (), 1)
-    return {
-        "features": list(found.features),
-        "mean": found.mean.tolist(),
-        "spread": found.spread.tolist(),
-        "base": found.base,
-        "base_values": list(found.base_values),
-    }
 
 
 class ResidualPolicy(ActorCriticPolicy):
@@ -89,7 +53,7 @@ class ResidualPolicy(ActorCriticPolicy):
         **others: of the base class.
 
     Raises:
-        ConfigError: another action space, or observations that lack a feature.
+        ConfigError: another action space, or observations that lack a feature or were normalised.
         UnknownNameError: no such rule.
     """
 
@@ -114,6 +78,7 @@ class ResidualPolicy(ActorCriticPolicy):
             raise ConfigError(
                 f"ResidualPolicy chooses between a decode and a prefill, and the space is {action_space}."
             )
+        check_bounds(observation_space, "ResidualPolicy")
         if start["base"] not in BASES or start["base"] == "none":
             raise UnknownNameError("rule", start["base"], [name for name in BASES if name != "none"])
         self._own: dict[str, Any] = {
@@ -146,6 +111,12 @@ class ResidualPolicy(ActorCriticPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]  # of the optimizers that there are, not of their base
             **self.optimizer_kwargs,
         )
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The rule that it began as."""
+        start: dict[str, Any] = self._own["start"]
+        return start
 
     def network(self) -> Network:
         """The actor as plain numbers, which take its most likely actions inside the engine."""
@@ -212,7 +183,16 @@ class _Residual(nn.Module):
         return level
 
     def forward_actor(self, observations: Tensor) -> Tensor:
-        """(n, 1): the logit of a prefill."""
+        """(n, 1): the logit of a prefill.
+
+        Raises:
+            ConfigError: observations that were normalised.
+        """
+        if not torch.is_grad_enabled() and (observations < 0.0).any():  # as it acts, not as it learns
+            raise ConfigError(
+                f"ResidualPolicy was given an observation of {float(observations.min()):.3g}, and those of the "
+                "environment lie in [0, 1]. It normalises them itself: wrap in VecNormalize(..., norm_obs=False)."
+            )
         score, seen = self.score(observations), self._seen(observations)
         logit = self.log_sharpness.exp() * (score + self.outer(torch.tanh(self.inner(seen))) + self.skip(seen))
         return torch.where(score >= self._limit, torch.full_like(logit, FORCED), logit)

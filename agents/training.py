@@ -19,7 +19,7 @@ from llmsched_env.agents.algorithms import learner_class
 from llmsched_env.agents.curve import Board, draw
 from llmsched_env.agents.files import AgentFile
 from llmsched_env.agents.fingerprint import changed_versions, difference, fingerprint
-from llmsched_env.agents.hyperparameters import resolved
+from llmsched_env.agents.hyperparameters import resolved, shipped_file
 from llmsched_env.agents.learner import Learner
 from llmsched_env.agents.libraries import LIBRARIES, one_thread
 from llmsched_env.agents.runs import Best, Checkpoint, Run
@@ -36,6 +36,9 @@ from llmsched_env.workload.registry import PREFIXES, WORKLOADS
 __all__ = ["Baselines", "Training", "recorded", "train"]
 
 _log = logging.getLogger(__name__)
+
+MUCH_LONGER = 1.1
+"""By which factor a training may be longer than asked for without a word."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +84,28 @@ class Training:
         for name, least, most in (("validation_cases", 1, 2**20), ("seed", 0, 2**32 - 1)):
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} = {getattr(self, name)} is out of range: it lies in [{least}, {most}].")
-        settings = resolved(self.algo, kind.checks, self.settings, self.source)
+        file = shipped_file(self.algo, self.settings, self.training_scenario.num_actions)  # checks the arguments, too
+        settings = resolved(self.algo, kind.checks, self.settings, self.source, file=file)
         numbers = ("timesteps", "evaluate_every", "copies")
         chosen = {name: getattr(self, name) for name in numbers if getattr(self, name) != 0}
-        settings = resolved(self.algo, kind.checks, {**settings, **chosen}, "options")
+        settings = resolved(self.algo, kind.checks, {**settings, **chosen}, "options", file=file)
         object.__setattr__(self, "settings", settings)
         for name in numbers:
             object.__setattr__(self, name, settings.get(name, 0))
-        self.training_scenario  # noqa: B018  # checks the arguments now
 
     @property
     def validation(self) -> Scenario:
-        """Where agents are chosen and compared."""
-        return make_scenario(self.scenario).replace(**{**self.arguments, "split": "validation"})
+        """Where agents are chosen and compared: in whole episodes, whatever horizon those have that they learn from."""
+        return self._scenario.replace(split="validation", max_iterations=None)
 
     @property
     def training_scenario(self) -> Scenario:
         """Where the agent learns: decisions only where there is a choice."""
-        return self.validation.replace(split="train", skip_forced=True)
+        return self._scenario.replace(split="train", skip_forced=True)
+
+    @property
+    def _scenario(self) -> Scenario:
+        return make_scenario(self.scenario).replace(**{**self.arguments, "split": "train"})
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
@@ -269,10 +276,17 @@ class _Driver:
     def drive(self) -> Checkpoint:
         """Train to the end; the last checkpoint."""
         training, learner = self._training, self._learner
+        self._end = learner.ends_at(training.timesteps)
+        if self._end > MUCH_LONGER * training.timesteps:
+            _log.warning(
+                "an update is not cut: training ends at timestep %s, not at %s.",
+                f"{self._end:,}",
+                f"{training.timesteps:,}",
+            )
         with (
             Board(self._run.tensorboard, after=None if self._last is None else self._last.timesteps) as self._board,
             Progress(
-                total=training.timesteps,
+                total=self._end,
                 initial=learner.timesteps,
                 desc=f"training {training.algo}",
                 leave=True,
@@ -295,7 +309,7 @@ class _Driver:
             self._last = self._validate()
 
     def _show(self) -> None:
-        self._bar.update(min(self._learner.timesteps, self._training.timesteps) - self._bar.n)
+        self._bar.update(min(self._learner.timesteps, self._end) - self._bar.n)
 
     def _validate(self) -> Checkpoint:
         """Judge the agent as it stands, and write a checkpoint."""
@@ -314,7 +328,7 @@ class _Driver:
         reached = ", ".join(f"{name} {value:.5g}" for name, value in row.items() if name.endswith(f"/{objective}"))
         self._bar.tell(
             f"best {objective}={best.value:.4g}",
-            f"training {training.algo}: {timesteps:,} of {training.timesteps:,} steps: {reached}, "
+            f"training {training.algo}: {timesteps:,} of {max(self._end, timesteps):,} steps: {reached}, "
             f"best {best.value:.5g} at {best.timesteps:,}",
         )
         rows = [*([] if self._last is None else self._last.rows), row]

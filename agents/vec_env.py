@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from llmsched_env.config import Scenario
@@ -23,7 +24,8 @@ class SB3VecEnv(VecEnv):
 
     A step's infos are empty but for episodes that end: those hold the episode's metrics, ``terminal_observation``,
     ``TimeLimit.truncated`` and, as SB3's ``Monitor`` has it, ``episode`` (return ``r``, length ``l``, seconds ``t``):
-    so ``rollout/ep_rew_mean`` is logged. Masks come from ``env_method("action_masks")``, which sb3-contrib calls.
+    so ``rollout/ep_rew_mean`` is logged, and no ``VecMonitor`` is needed. Masks come from
+    ``env_method("action_masks")``, which sb3-contrib calls.
 
     Args:
         num_envs: copies.
@@ -145,5 +147,5 @@ class SB3VecEnv(VecEnv):
         return list(masks) if indices is None else [masks[i] for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """No copy is wrapped."""
-        return [False for _ in self._get_indices(indices)]
+        """Whether copies do what a wrapper does: SB3's ``Monitor``, whose ``episode`` is in the infos; no other."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]

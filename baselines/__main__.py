@@ -87,6 +87,8 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
     for name, value in read_arguments(options.arguments).items():
         if name in changes or name == "split":
             raise ConfigError(f"--arguments {name}={value}: this one has an option of its own.")
+        if name == "max_iterations" and value is not None:
+            raise ConfigError(f"--arguments {name}={value}: a comparison is of whole episodes. Leave it out.")
         changes[name] = value
     if changes.get("lengths", "predicted") != "predicted":
         changes.setdefault("predictor", None)  # nobody would read that of the id

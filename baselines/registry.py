@@ -221,13 +221,19 @@ def make_policy(name: str) -> Policy:
 
     Raises:
         UnknownNameError: no such name.
-        ConfigError: a module that cannot be imported, a factory that does not make a policy, or one that takes the
-            name of a baseline.
+        ConfigError: a module that cannot be imported, a factory that does not make a policy, one that takes the
+            name of a baseline, or the zip of a model.
         PathError: a file that cannot be read.
         FileFormatError: a file that is no agent of this version.
     """
     if _is_agent(name):
         return _agent(name)
+    if name.endswith(".zip"):
+        raise ConfigError(
+            f"policy {name!r}: the zip of a model of stable-baselines3 is not taken by name, since opening one can run "
+            "code. Make an agent of it, 'llmsched export MODEL.zip --algo ALGO --scenario ID --out AGENT.npz', and "
+            "give that file; or in Python evaluate(SB3Policy.load(path, algo), scenario), of llmsched_env.agents."
+        )
     if ":" in name:
         return _own(name)
     if name not in BASELINES:

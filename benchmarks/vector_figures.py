@@ -200,7 +200,7 @@ def _hand_out(batch: Batch, steps: int) -> None:
 def learning_figures(*, budget: int, repeats: int, timesteps: int) -> Iterator[Figure]:
     """The adapter for stable-baselines3 beside its own loop, and the environment's share of PPO's time."""
     from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+    from stable_baselines3.common.vec_env import DummyVecEnv
 
     from llmsched_env.agents.vec_env import SB3VecEnv
 
@@ -245,7 +245,7 @@ def learning_figures(*, budget: int, repeats: int, timesteps: int) -> Iterator[F
         for case in range(pool_size(skipping) or 0):  # built once, as a training run does
             build_problem(skipping, case)
         env = Timed(settings.pop("copies"), skipping)
-        model = PPO("MlpPolicy", VecMonitor(env), seed=0, device="cpu", **settings)
+        model = PPO("MlpPolicy", env, seed=0, device="cpu", **settings)
         start = time.perf_counter()
         model.learn(timesteps)
         whole_s = time.perf_counter() - start

@@ -2,9 +2,10 @@
 
     python examples/cleanrl_ppo.py --id LLMSched/GSM8K-v0 --seed 0
 
-It trains on 64 native copies (`gymnasium.make_vec`) with differential rewards, and begins as the Lagrangian rule: the
-logit of a prefill is sharpness * (the rule's comparison + network). At the end the most likely actions are compared
-with the rule on validation cases. A million decisions take a minute or two.
+It trains on 64 native copies (`gymnasium.make_vec`) with differential rewards, and begins as the Lagrangian rule with
+the multiplier that is best on training cases: the logit of a prefill is sharpness * (the rule's comparison + network).
+At the end the most likely actions are compared with the rule on validation cases. A million decisions take a minute or
+two.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import torch
 from torch import nn
 
 from llmsched_env import make_scenario
+from llmsched_env.agents import rule_start
 from llmsched_env.agents.batch_evaluation import BatchEvaluation
 from llmsched_env.agents.network import Network, dense
+from llmsched_env.cases import pool_size
 from llmsched_env.engine.features import features_of
+from llmsched_env.errors import LLMSchedError
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--id", default="LLMSched/GSM8K-v0", help="a batch with two actions")
@@ -36,10 +40,36 @@ parser.add_argument("--gae-lambda", type=float, default=0.95)
 parser.add_argument("--clip-coef", type=float, default=0.2)
 parser.add_argument("--vf-coef", type=float, default=0.5)
 parser.add_argument("--max-grad-norm", type=float, default=0.5)
-parser.add_argument("--multiplier", type=float, default=0.2, help="of the rule that it begins as")
 parser.add_argument("--sharpness", type=float, default=10.0, help="logits per unit of the rule's score")
 parser.add_argument("--cases", type=int, default=20, help="validation cases")
 args = parser.parse_args()
+
+# ---- bad arguments, before anything is made
+batch_size = args.num_envs * args.num_steps
+try:
+    scenario = make_scenario(args.id, split="train")
+except LLMSchedError as error:
+    parser.error(f"--id: {error}")
+most_cases = pool_size(scenario.replace(split="validation")) or 10**9
+for name, least, most in (
+    *((name, 1, 2**31) for name in ("num_envs", "num_steps", "total_timesteps", "update_epochs")),
+    *((name, 0, 1) for name in ("gamma", "gae_lambda")),
+    *((name, 1e-9, 1e9) for name in ("learning_rate", "clip_coef", "max_grad_norm", "sharpness")),
+    ("seed", 0, 2**32 - 1),
+    ("minibatch_size", 2, batch_size),
+    ("vf_coef", 0, 1e9),
+    ("cases", 1, most_cases),
+):
+    if not least <= getattr(args, name) <= most:
+        flag = f"--{name.replace('_', '-')} {getattr(args, name)}"
+        parser.error(f"{flag} is out of range: it lies in [{least:g}, {most:g}].")
+if batch_size % args.minibatch_size:
+    parser.error(
+        f"--minibatch-size {args.minibatch_size} does not divide a rollout of --num-envs x --num-steps = {batch_size} "
+        "decisions: give one that does."
+    )
+if scenario.num_actions != 2 or scenario.serving:
+    parser.error("this example is for a batch with two actions: GSM8K-v0, -Smooth-v0, -Blind-v0 or -Predicted-v0.")
 
 torch.manual_seed(args.seed)
 torch.set_num_threads(1)
@@ -48,48 +78,47 @@ rng = np.random.default_rng(args.seed)
 envs = gymnasium.make_vec(
     f"llmsched_env:{args.id}", num_envs=args.num_envs, split="train", reward="differential", skip_forced=True
 )
-scenario = make_scenario(args.id)
-names = tuple(feature.name for feature in features_of(scenario))
-if scenario.num_actions != 2 or scenario.serving:
-    raise SystemExit("this example is for a batch with two actions: GSM8K-v0, -Smooth-v0, -Blind-v0 or -Predicted-v0.")
+start = rule_start(scenario)  # the rule's numbers, and how far each feature spreads under it
+names, (threshold, weight_ahead) = start["features"], start["base_values"]
+table = [feature.name for feature in features_of(scenario)]
+columns, before, ahead = [table.index(name) for name in names], table.index("charge"), table.index("charge_ahead")
 
 
 class Agent(nn.Module):
     """A residual on the Lagrangian rule, and a critic."""
 
-    def __init__(self, mean: torch.Tensor, spread: torch.Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("spread", spread)
+        self.register_buffer("mean", torch.tensor(start["mean"], dtype=torch.float32))
+        self.register_buffer("spread", torch.tensor(start["spread"], dtype=torch.float32))
         self.inner, self.outer = nn.Linear(len(names), 16), nn.Linear(16, 1)
         self.skip = nn.Linear(len(names), 1, bias=False)
         self.critic = nn.Sequential(
             nn.Linear(len(names) + 1, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
         )
-        nn.init.zeros_(self.skip.weight)
-        nn.init.normal_(self.outer.weight, std=0.01)
-        nn.init.zeros_(self.outer.bias)
+        for zeros in (self.skip.weight, self.outer.weight, self.outer.bias):
+            nn.init.zeros_(zeros)  # the rule
 
     def score(self, x: torch.Tensor) -> torch.Tensor:
-        """ln(C_d / C_p) - ln lambda, from the feature C_d / (C_d + C_p) with the coming decode counted."""
-        share = x[:, names.index("charge_ahead"), None].clamp(1e-9, 1 - 1e-7)
-        return torch.log(share / (1 - share)) - float(np.log(args.multiplier))
+        """ln(C_d / C_p) - ln lambda, from the features C_d / (C_d + C_p) without and with the coming decode."""
+        odds = [share / (1 - share) for share in (x[:, i, None].clamp(1e-9, 1 - 1e-7) for i in (before, ahead))]
+        return torch.log((1 - weight_ahead) * odds[0] + weight_ahead * odds[1]) - threshold
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n,): the logit of a prefill, and the value."""
-        seen, score = (x - self.mean) / self.spread, self.score(x)
+        seen, score = (x[:, columns] - self.mean) / self.spread, self.score(x)
         logit = args.sharpness * (score + self.outer(torch.tanh(self.inner(seen))) + self.skip(seen))
         logit = torch.where(score >= 1.0, torch.full_like(logit, 30.0), logit)  # nobody waits for ever
         return logit[:, 0], self.critic(torch.cat([seen, score.clamp(-3, 3)], 1))[:, 0]
 
     def network(self) -> Network:
         """The most likely actions as plain numbers, which decide inside the engine."""
-        mean, spread = self.mean.numpy().astype(float), self.spread.numpy().astype(float)
+        mean, spread = np.array(start["mean"]), np.array(start["spread"])
         inner, outer, skip = (
             layer.weight.detach().numpy().astype(float) for layer in (self.inner, self.outer, self.skip)
         )
         return Network(
-            names,
+            tuple(names),
             (
                 dense(inner / spread, self.inner.bias.detach().numpy() - inner / spread @ mean),
                 dense(outer, self.outer.bias.detach().numpy() - skip / spread @ mean),
@@ -97,25 +126,18 @@ class Agent(nn.Module):
             head="prefill",
             skip=skip / spread,
             base="lagrangian",
-            base_values=(float(np.log(args.multiplier)), 1.0),
+            base_values=(threshold, weight_ahead),
             base_limit=1.0,
         )
 
 
-# ---- how far the features spread under the rule
-observations, infos = envs.reset(seed=args.seed)
-rows = []
-for _ in range(256):
-    rows.append(observations)
-    share = observations[:, names.index("charge_ahead")].astype(float).clip(1e-9, 1 - 1e-9)
-    observations, *_ = envs.step((share / (1 - share) >= args.multiplier).astype(np.int64))
-seen = torch.tensor(np.concatenate(rows))
-agent = Agent(seen.mean(0), seen.std(0).clamp(min=0.02))
+agent = Agent()
 optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
 
 validation = BatchEvaluation(scenario.replace(split="validation"), range(args.cases))
 first, _ = validation.losses([agent.network()], validation.cases)
-batch_size = args.num_envs * args.num_steps
+print(f"the rule, multiplier {np.exp(threshold):.3g}: gap {100 * first.mean():.3f} %")
+nn.init.normal_(agent.outer.weight, std=0.01)  # else the hidden layer has no gradient
 updates = max(1, args.total_timesteps // batch_size)
 started = time.time()
 observations, infos = envs.reset(seed=args.seed)
@@ -125,7 +147,7 @@ for update in range(updates):
 
     # ---- rollout
     shape = (args.num_steps, args.num_envs)
-    xs = torch.zeros((*shape, len(names)))
+    xs = torch.zeros((*shape, len(table)))
     actions, logprobs, rewards, dones, values = (torch.zeros(shape) for _ in range(5))
     for step in range(args.num_steps):
         with torch.no_grad():
@@ -139,13 +161,13 @@ for update in range(updates):
 
     # ---- generalised advantage estimation
     with torch.no_grad():
-        ahead = agent(x)[1]
+        next_value = agent(x)[1]
     advantages, last = torch.zeros(shape), torch.zeros(args.num_envs)
     for step in reversed(range(args.num_steps)):
         goes_on = 1 - dones[step]
-        delta = rewards[step] + args.gamma * ahead * goes_on - values[step]
+        delta = rewards[step] + args.gamma * next_value * goes_on - values[step]
         last = delta + args.gamma * args.gae_lambda * goes_on * last
-        advantages[step], ahead = last, values[step]
+        advantages[step], next_value = last, values[step]
     returns = advantages + values
 
     # ---- update

@@ -82,7 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"training on {options.timesteps:,} decisions ...", flush=True)
     model.learn(options.timesteps, progress_bar=False)
     test = where.replace(split="test")
-    for policy in (SB3Policy(model, "ppo", sampled=True), make_policy("prefill_first"), make_policy("threshold")):
+    for policy in (
+        SB3Policy(model, "ppo", deterministic=False),
+        make_policy("prefill_first"),
+        make_policy("threshold"),
+    ):
         print(f"{policy.name:>15}: makespan {evaluate(policy, test, options.cases).estimate('makespan_s').mean:.2f} s")
 
 

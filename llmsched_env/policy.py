@@ -96,6 +96,9 @@ METHODS = ("reset", "act")
 MEMBERS = ("name", "kind", "clairvoyant", *METHODS)
 """What a policy cannot be without."""
 
+MOST_SHOWN = 200
+"""Characters of what is no policy that a message repeats."""
+
 
 def check_policy(policy: object, described: str | None = None) -> None:
     """Whether something is a policy.
@@ -116,6 +119,27 @@ def check_policy(policy: object, described: str | None = None) -> None:
         )
     if missing:
         raise ConfigError(
-            f"{described or repr(policy)} is not a policy: it lacks {', '.join(missing)} (see "
-            "llmsched_env.policy.Policy). llmsched_env.baselines.make_policy makes one by name."
+            f"{described or _shown(policy)} is not a policy: it lacks {', '.join(missing)} (see "
+            f"llmsched_env.policy.Policy). {_made_into_one(policy)}"
         )
+
+
+def _shown(thing: object) -> str:
+    """What it says of itself where that is short; a network prints a line a layer."""
+    text = repr(thing)
+    plain = len(text) <= MOST_SHOWN and "\n" not in text and not hasattr(thing, "predict")
+    return text if plain else f"the {type(thing).__qualname__} object"
+
+
+def _made_into_one(thing: object) -> str:
+    """What makes a policy of it."""
+    wrapped = "llmsched_env.agents.SB3Policy(model)"
+    if hasattr(thing, "predict"):
+        network = "" if hasattr(thing, "policy") else ", not its network"
+        return f"Wrap the model of stable-baselines3{network}: {wrapped}."
+    if hasattr(thing, "state_dict"):
+        return (
+            "A network of torch needs a class with these members around it, whose act(view) asks it about "
+            f"llmsched_env.policy.features(view); a model of stable-baselines3 needs {wrapped}."
+        )
+    return "llmsched_env.baselines.make_policy makes one by name."

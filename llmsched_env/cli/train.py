@@ -194,6 +194,13 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
 
     if "resume" in given and not args.resume:
         raise ConfigError("--resume names no folder: give that of the run to go on with.")
+    if args.resume and "timesteps" in given:
+        raise ConfigError(
+            f"--resume {args.resume} with --timesteps {args.timesteps}: a run ends at the timesteps that it was begun "
+            "with, since what changes over a run (the learning rate, exploration) is set by them. To train longer, "
+            f"begin a new run: the command in {args.resume}/config.json with --timesteps {args.timesteps} and "
+            "another --out."
+        )
     others = [f"--{name.replace('_', '-')}" for name in given if name != "resume"]
     if args.resume and others:
         raise ConfigError(

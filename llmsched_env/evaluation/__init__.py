@@ -2,7 +2,15 @@
 
 from llmsched_env.cases import SLOWarning
 from llmsched_env.errors import WorkerError
-from llmsched_env.evaluation.rollout import CoverageWarning, Evaluation, begin, decision_times, evaluate, play
+from llmsched_env.evaluation.rollout import (
+    CoverageWarning,
+    Evaluation,
+    HorizonWarning,
+    begin,
+    decision_times,
+    evaluate,
+    play,
+)
 from llmsched_env.evaluation.statistics import (
     Estimate,
     aggregate_estimate,
@@ -18,6 +26,7 @@ __all__ = [
     "CoverageWarning",
     "Estimate",
     "Evaluation",
+    "HorizonWarning",
     "SLOWarning",
     "WorkerError",
     "aggregate_estimate",

@@ -21,7 +21,17 @@ from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics
 from llmsched_env.policy import EpisodeContext, Policy, check_policy
 from llmsched_env.simulator import Futures, Simulator
 
-__all__ = ["CoverageWarning", "Evaluation", "begin", "case_numbers", "decision_times", "evaluate", "play", "start"]
+__all__ = [
+    "CoverageWarning",
+    "Evaluation",
+    "HorizonWarning",
+    "begin",
+    "case_numbers",
+    "decision_times",
+    "evaluate",
+    "play",
+    "start",
+]
 
 MOST_CASES = 10**9
 """In one study."""
@@ -37,6 +47,10 @@ SHARES = ("utilization", "prefill_share", "decode_share", "bubble_share", "goodp
 
 class CoverageWarning(UserWarning):
     """A simulation left the range of iterations that its cost model was fitted on."""
+
+
+class HorizonWarning(UserWarning):
+    """Episodes ended at ``max_iterations``, before their last request was complete: they have no makespan."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +288,7 @@ def evaluate(
     """
     check_policy(policy)
     if not isinstance(scenario, Scenario):
-        raise ConfigError(f"{scenario!r} is not a Scenario: make one with Scenario(...).")
+        raise ConfigError(_no_scenario(scenario))
     numbers = case_numbers(cases)
     seed = whole("seed", seed, 0, MAX_SEED)
     sharing = Sharing(workers, engine, chunk, folder, key)
@@ -287,8 +301,28 @@ def evaluate(
         rows = measure_in_chunks(measure, policy, scenario, numbers, seed, sharing, progress)
     if rows.outside is not None:
         warnings.warn(f"{policy.name}: {rows.outside}", CoverageWarning, stacklevel=2)
+    cut = int(np.isnan(rows.columns["makespan_s"]).sum())
+    if cut and scenario.max_iterations is not None:
+        warnings.warn(
+            f"{policy.name}: {cut} of {len(numbers)} episodes ended at max_iterations = {scenario.max_iterations}, "
+            "before their last request was complete: their makespan is NaN, and with it the mean. To judge a policy, "
+            "leave max_iterations out.",
+            HorizonWarning,
+            stacklevel=2,
+        )
     clairvoyant = policy.clairvoyant or scenario.shows_lengths
     return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, rows.columns, rows.outside)
+
+
+def _no_scenario(given: object) -> str:
+    if hasattr(given, "unwrapped"):  # an environment of Gymnasium
+        return (
+            f"{given!r} is an environment, and evaluate takes the scenario of one: give env.unwrapped.scenario. It "
+            "plays whole episodes itself; what a wrapper changes (a time limit, say) does not count."
+        )
+    if isinstance(given, str):
+        return f"{given!r} is not a Scenario: llmsched_env.make_scenario({given!r}) makes one of an id."
+    return f"{given!r} is not a Scenario: make one with Scenario(...)."
 
 
 def _measure(

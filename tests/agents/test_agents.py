@@ -153,5 +153,7 @@ def test_what_has_no_distribution_is_not_drawn_from():
         def predict(self, observation, *, deterministic=False):
             raise AssertionError
 
-    with pytest.raises(ConfigError, match=r"agent 'dqn' has learnt no distribution to draw from: .*sampled=False"):
-        SB3Policy(Model(), "dqn", sampled=True)
+    with pytest.raises(ConfigError, match=r"agent 'dqn' has learnt no distribution to draw from: .*deterministic=True"):
+        SB3Policy(Model(), "dqn", deterministic=False)
+    with pytest.raises(ConfigError, match="deterministic = 'no' is neither True nor False"):
+        SB3Policy(Model(), "dqn", deterministic="no")

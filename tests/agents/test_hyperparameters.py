@@ -11,13 +11,14 @@ from llmsched_env.agents.algorithms import ALGORITHMS, learner_class
 from llmsched_env.agents.hyperparameters import COMMON, SHIPPED, read_settings, resolved
 from llmsched_env.agents.libraries import LIBRARIES, algorithm
 from llmsched_env.agents.sb3_learner import FOR_RULES, OURS
+from llmsched_env.agents.training import Training
 from llmsched_env.errors import ConfigError, FileFormatError, LLMSchedError, PathError
 
 DEFAULTS = {algo: read_settings(SHIPPED / f"{algo}.yaml") for algo in ALGORITHMS}
 
 
 def test_every_algorithm_has_its_file_and_every_file_its_algorithm():
-    assert {path.stem for path in SHIPPED.iterdir()} == set(ALGORITHMS)
+    assert {path.stem for path in SHIPPED.iterdir()} == {*ALGORITHMS, "ppo_plain"}
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -36,16 +37,38 @@ def test_settings_of_a_library_are_arguments_of_its_class(algo):
     assert not {*FOR_RULES} & DEFAULTS[algo].keys() or {*FOR_RULES} <= DEFAULTS[algo].keys()
 
 
-@pytest.mark.parametrize("algo", [algo for algo in LIBRARIES if algo != "ppo"])
-def test_a_file_marks_what_is_not_the_librarys_default(algo):
+@pytest.mark.parametrize("file", [algo for algo in LIBRARIES if algo != "ppo"] + ["ppo_plain"])
+def test_a_file_marks_what_is_not_the_librarys_default(file):
     """Of ppo docs/learning.md says how they were chosen; of the others nothing is to be said but this."""
-    text = (SHIPPED / f"{algo}.yaml").read_text(encoding="utf-8")
-    assert text.startswith(f"# Settings of {algo}, not tuned; no result is claimed.")
+    algo = file.removesuffix("_plain")
+    text, values = (SHIPPED / f"{file}.yaml").read_text(encoding="utf-8"), read_settings(SHIPPED / f"{file}.yaml")
+    assert re.match(rf"# Settings of {algo}.*, not tuned; no result is claimed\.", text)
     known = inspect.signature(algorithm(algo)).parameters
-    others = {name for name, value in DEFAULTS[algo].items() if name in known and value != known[name].default}
+    theirs = {*known} - {*OURS}
+    others = {name for name, value in values.items() if name in theirs and value != known[name].default}
     marked = set(re.findall(r"^(\w+): .*# ours", text, re.MULTILINE))
     assert others, "nothing differs: nothing was tested"
     assert marked - {"net_arch", "activation"} == others
+
+
+def test_a_plain_network_has_settings_of_its_own(tmp_path):
+    plain, own = read_settings(SHIPPED / "ppo_plain.yaml"), DEFAULTS["ppo"]
+    assert plain.keys() == own.keys()
+    assert resolved("ppo", learner_class("ppo").checks, {}, file="ppo_plain") == plain
+
+    def found(scenario="LLMSched/ServingOrder-v0", algo="ppo", **settings):
+        return Training(algo, scenario, out=tmp_path, settings=settings).settings
+
+    assert found("LLMSched/GSM8K-v0") == found("LLMSched/Serving-v0") == own
+    for several in ("ServingOrder", "KVMemory", "Mixed"):
+        assert found(f"LLMSched/{several}-v0") == plain
+    assert found("LLMSched/GSM8K-v0", policy="mlp") == {**plain, "policy": "mlp"}
+    assert found(learning_rate=0.01) == {**plain, "learning_rate": 0.01}
+    assert found(algo="maskable_ppo") == DEFAULTS["maskable_ppo"]
+    again = found()
+    assert found(**again) == again, "a resumed run has the settings that it was begun with"
+    with pytest.raises(ConfigError, match=r"gamma = 2.0 is out of range.*default, 0\.\d+"):
+        found(gamma=2.0)
 
 
 def test_every_check_of_the_libraries_is_used():

@@ -199,7 +199,7 @@ def changed(folder, change):
         (lambda c: c["observation"].reverse(), r"when the observation was another \(feature 0 = '"),
         (lambda c: c.update(actions=7), r"when the number of actions was another \(7, now 2\)"),
         (lambda c: c["scenario"].update(num_clients=9), r"when the scenario was another \(num_clients = 9, now 4\)"),
-        (lambda c: c["scenario"]["cost"].update(alpha_prefill_ns=1), r"when the scenario was another \(cost = "),
+        (lambda c: c["scenario"]["cost"].update(alpha_prefill_ns=1), r"when the scenario was another \(cost: "),
         (lambda c: c.update(workload="other"), r"when the content of its file was another \('other', now '"),
         (lambda c: c["training"].update(algo="pp0"), r"unknown algorithm 'pp0'"),
         (lambda c: c["training"].update(speed=1), r"config.json: damaged \(.*speed"),

@@ -46,8 +46,8 @@ def test_they_are_the_librarys(name):
     assert len([action for place, action in taken if place == "orders"]) > 1, "only one action was ever taken"
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_models_of_other_classes_are_asked_as_the_library_asks_them(sampled):
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_models_of_other_classes_are_asked_as_the_library_asks_them(deterministic):
     class Own(PPO):
         asked = 0
 
@@ -60,10 +60,10 @@ def test_models_of_other_classes_are_asked_as_the_library_asks_them(sampled):
     own = Own("MlpPolicy", plain.get_env(), device="cpu")
     own.policy.load_state_dict(plain.policy.state_dict())
     assert scores_of(own) is None
-    actions = asked(SB3Policy(own, sampled=sampled), scenario, seen)
-    assert actions == asked(SB3Policy(plain, sampled=sampled), scenario, seen)
+    actions = asked(SB3Policy(own, deterministic=deterministic), scenario, seen)
+    assert actions == asked(SB3Policy(plain, deterministic=deterministic), scenario, seen)
     assert len(set(actions)) > 1, "only one action was ever taken"
-    assert own.asked == (0 if sampled else 100)
+    assert own.asked == (100 if deterministic else 0)
 
 
 def test_networks_with_other_layers_are_asked_as_the_library_asks_them():

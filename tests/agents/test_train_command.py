@@ -92,6 +92,10 @@ def test_a_run_and_its_comparison(quick, tmp_path, capsys):
         (["--settings", "absent.yaml"], r"error: cannot read absent.yaml: No such file"),
         (["--resume", "absent"], r"error: absent holds no run"),
         (
+            ["--resume", "absent", "--timesteps", "9000000"],
+            r"a run ends at the timesteps .* learning rate.*absent/config.json with --timesteps 9000000 a",
+        ),
+        (
             ["--resume", "absent", "--seed", "0", "--evaluate-every", "5"],
             "--resume absent with --seed, --evaluate-every:",
         ),

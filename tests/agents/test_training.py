@@ -22,6 +22,7 @@ from llmsched_env.agents import load_agent
 from llmsched_env.agents.algorithms import ALGORITHMS
 from llmsched_env.agents.libraries import LIBRARIES
 from llmsched_env.agents.runs import Run
+from llmsched_env.agents.sb3_learner import SB3Learner, _Falling
 from llmsched_env.agents.sb3_policy import SB3Policy
 from llmsched_env.agents.training import Baselines, Training, recorded, train
 from llmsched_env.baselines.registry import entry
@@ -167,7 +168,7 @@ def test_side_by_side_the_agent_plays_as_one_by_one(whole, algo):
 def test_drawn_actions_are_of_the_episode_wherever_it_is_played(whole):
     training, record = whole("ppo")
     path = training.out / record["best"]["folder"] / "model.zip"
-    policy = SB3Policy.load(path, "ppo", sampled=True)
+    policy = SB3Policy.load(path, "ppo", deterministic=False)
     results = [evaluate(policy, training.validation, cases, seed=1).columns for cases in ([0, 1, 2], [2, 0], [1])]
     for name, column in results[0].items():
         np.testing.assert_array_equal(results[1][name], column[[2, 0]])
@@ -197,7 +198,7 @@ def test_masks_are_kept_where_actions_are_drawn():
         workload="serving", queue="shared", order="fcfs", lengths="hidden", load=0.9, ttft_s=2.0, tpot_s=0.1,
         choose_order=True, num_clients=4, num_requests=30,
     )  # fmt: skip
-    episodes = list(_played(SB3Policy(Model(), sampled=True), ordered, np.arange(2), 0, False))
+    episodes = list(_played(SB3Policy(Model(), deterministic=False), ordered, np.arange(2), 0, False))
     assert [int(episode.totals.invalid_actions) for episode in episodes] == [0, 0]
     assert all(episode.done for episode in episodes)
 
@@ -259,7 +260,8 @@ def test_bars_are_for_terminals_lines_for_logs_and_both_can_be_left_out(
         assert len(lines) == len(steps) > 1, "a line for each validation"
         for line, step in zip(lines, steps, strict=True):
             assert re.fullmatch(
-                rf"training es: {step:,} of 2,000 steps: es/makespan_s [\d.]+, best [\d.]+ at [\d,]+", line
+                rf"training es: {step:,} of {max(2000, step):,} steps: es/makespan_s [\d.]+, best [\d.]+ at [\d,]+",
+                line,
             )
 
 
@@ -375,3 +377,62 @@ def test_a_kill_in_the_middle_of_a_rollout(whole, tmp_path, algo):
     train(recorded(folder), resume=True)
     assert tensorboard_steps(folder) == tensorboard_steps(training.out)
     assert_the_same(folder, training.out)
+
+
+def test_a_horizon_is_for_learning_alone(small):
+    """Where all episodes ended early there was no makespan to choose an agent by."""
+    training = small(arguments={**SMALL, "max_iterations": 30}, timesteps=128)
+    assert (training.training_scenario.max_iterations, training.validation.max_iterations) == (30, None)
+    train(training, progress=False)
+    reached = [float(row["ppo/makespan_s"]) for row in curve(training.out)]
+    assert len(reached) == 2
+    assert np.isfinite(reached).all()
+
+
+def test_progress_is_in_whole_updates(small, capsys, caplog):
+    train(small(timesteps=100, evaluate_every=64))
+    said = re.findall(r"training ppo: ([\d,]+) of ([\d,]+) steps", capsys.readouterr().err)
+    assert said == [("0", "128"), ("64", "128"), ("128", "128")]
+    assert "an update is not cut: training ends at timestep 128, not at 100." in caplog.text
+    assert "nothing will be learned" not in caplog.text
+
+
+def test_a_run_shorter_than_an_update(small, capsys, caplog):
+    training = small(timesteps=1)
+    train(training)
+    assert "training ppo: 64 of 64 steps" in capsys.readouterr().err
+    assert "nothing will be learned: an update is 64 decisions, and with anneal the learning rate" in caplog.text
+    before, after = (float(row["ppo/makespan_s"]) for row in curve(training.out))
+    assert before == after, "a rate below 0 unlearns"
+    assert float(curve(training.out)[-1]["train/learning_rate"]) == 0.0
+
+
+def test_a_falling_rate_is_never_far_below_0():
+    rate = _Falling(0.005)
+    assert rate(1.0) == 0.005
+    assert rate(0.5) == 0.0025
+    assert rate(1 - 131_072 / 100_000) == 0.0
+    assert abs(rate(1 - 5_013_504 / 5_000_000)) < 2e-5
+
+
+def test_a_reward_that_is_no_goodput_is_said(small, caplog):
+    where = {"num_clients": 4, "num_requests": 30}
+    SB3Learner.begin(small(scenario="LLMSched/Serving-v0", arguments={**where, "reward": "differential"}))
+    assert "reward differential adds up to the makespan" in caplog.text
+    caplog.clear()
+    SB3Learner.begin(small(scenario="LLMSched/Serving-v0", arguments=where))
+    SB3Learner.begin(small(arguments={**SMALL, "reward": "differential"}))
+    assert not caplog.text
+
+
+def test_only_a_residual_learns_from_another_reward_than_the_scenarios_own(small):
+    def paid(algo="ppo", **changes):
+        (one, *_) = SB3Learner.begin(small(algo, **changes))._copies.get_attr("scenario")
+        return one.reward
+
+    assert [paid(algo) for algo in LIBRARIES] == ["differential", *["excess"] * (len(LIBRARIES) - 1)]
+    assert next(iter(LIBRARIES)) == "ppo"
+    assert paid(settings={"policy": "mlp"}) == "excess"
+    assert paid(settings={"policy": "mlp", "reward": "auto"}) == "differential"
+    assert paid("dqn", arguments={**SMALL, "reward": "idle"}) == "idle"
+    assert paid(settings={"reward": "own"}, arguments={**SMALL, "reward": "latency"}) == "latency"

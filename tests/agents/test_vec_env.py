@@ -10,11 +10,13 @@ import pytest
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
+import torch
 from gymnasium import Wrapper
 from gymnasium.wrappers import TimeLimit
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
@@ -133,7 +135,9 @@ def test_wrappers() -> None:
     def wrapped(env: Any) -> VecNormalize:
         return VecNormalize(VecMonitor(env))
 
-    ours, theirs = wrapped(SB3VecEnv(2, SHORT)), wrapped(reference([SHORT] * 2, Wrapper))
+    with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):
+        ours = wrapped(SB3VecEnv(2, SHORT))
+    theirs = wrapped(reference([SHORT] * 2, Wrapper))
     for env in (ours, theirs):
         env.seed(1)
     np.testing.assert_array_equal(ours.reset(), theirs.reset())
@@ -162,8 +166,45 @@ def test_learning_is_the_same_as_on_dummy_vec_env(kind: Any) -> None:
 
     scenario = SMALL.replace(skip_forced=True)
     monitored = DummyVecEnv([lambda: Monitor(LLMSchedEnv(scenario)) for _ in range(2)])
-    for one, other in zip(learned(VecMonitor(SB3VecEnv(2, scenario))), learned(monitored), strict=True):
+    for one, other in zip(learned(SB3VecEnv(2, scenario)), learned(monitored), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_evaluate_policy_of_the_library_finds_the_same_episodes() -> None:
+    """And warns of no missing Monitor: warnings are errors here."""
+    scenarios = [SMALL, SMALL, SHORT]
+    ours, theirs = SB3VecEnv(3, scenarios), reference(scenarios)
+    model = PPO("MlpPolicy", ours, n_steps=64, batch_size=64, seed=3, device="cpu")
+    ended: list[float] = []
+
+    def note(found: dict[str, Any], _: dict[str, Any]) -> None:
+        if found["done"]:
+            ended.append(found["info"]["episode"]["l"])
+
+    found = []
+    for env, callback in ((ours, note), (theirs, None)):
+        env.seed(5)
+        options = {"deterministic": False, "return_episode_rewards": True, "callback": callback}
+        torch.manual_seed(0)
+        found.append(evaluate_policy(model, env, 8, **options))
+    (returns, lengths), (expected, expected_lengths) = found
+    assert lengths == expected_lengths == ended
+    assert len(set(lengths)) > 1
+    assert returns == pytest.approx(expected, abs=1e-6)
+    for i, scenario in enumerate(scenarios[::2]):  # an episode by hand, as a sum of its rewards
+        env, total, over = LLMSchedEnv(scenario), 0.0, False
+        env.reset(seed=i)
+        while not over:
+            _, reward, terminated, truncated, _ = env.step(1)
+            total, over = total + reward, terminated or truncated
+        copies = SB3VecEnv(1, scenario)
+        copies.seed(i)
+        assert evaluate_policy(AlwaysPrefill(), copies, 1) == (pytest.approx(total), 0.0)
+
+
+class AlwaysPrefill:
+    def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
+        return np.ones(len(observation), np.int64), None
 
 
 def test_maskable_ppo_learns_to_choose_orders() -> None:
@@ -177,7 +218,7 @@ def test_maskable_ppo_learns_to_choose_orders() -> None:
             super().step_async(actions)
 
     env = Counted(2, ORDERED.replace(skip_forced=True))
-    model = MaskablePPO("MlpPolicy", VecMonitor(env), n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu")
+    model = MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu")
     model.learn(256)
     assert model.num_timesteps == 256
     assert set(env.taken) == set(range(7))
@@ -199,7 +240,8 @@ def test_masks_as_sb3_contrib_asks_for_them() -> None:
 def test_what_copies_have() -> None:
     env = SB3VecEnv(2, [SMALL, SMALL.replace(queue="shared")])
     assert [scenario.queue for scenario in env.get_attr("scenario")] == ["client", "shared"]
-    assert env.env_is_wrapped(Monitor) == [False, False]
+    assert env.env_is_wrapped(Monitor) == [True, True], "it does what Monitor does"
+    assert env.env_is_wrapped(TimeLimit, 1) == [False]
     assert env.render_mode is None
     for call in (lambda: env.get_attr("simulator"), lambda: env.set_attr("scenario", 1), lambda: env.env_method("go")):
         with pytest.raises(AttributeError, match=r"scenario|simulator|go"):

@@ -309,6 +309,12 @@ def test_case_numbers():
         (["--scenario", "LLMSched/GSM8K-v1"], "unknown scenario 'LLMSched/GSM8K-v1'. Did you mean 'LLMSched/GSM8K-v0'"),
         (["--policies", "lagrangain"], "unknown policy 'lagrangain'. Did you mean 'lagrangian'"),
         (["--policies", ","], "names no policy: see --list"),
+        (
+            ["--policies", "runs/first/model.zip"],
+            "'llmsched export MODEL.zip --algo ALGO --scenario ID --out AGENT.npz'",
+        ),
+        (["--policies", "m.zip@fcfs"], "SB3Policy.load(path, algo)"),
+        (["--arguments", "max_iterations=20"], "--arguments max_iterations=20: a comparison is of whole episodes"),
         (["--cost", "llama-65b"], "unknown cost preset 'llama-65b'. Did you mean 'llama-65b-paper"),
         (["--clients", "0"], "--clients 0 is out of range"),
         (["--clients", "many"], "argument --clients: invalid int value: 'many'"),

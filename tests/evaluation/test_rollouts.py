@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 from patient import SMALL, Compiled, Patient
@@ -13,7 +14,7 @@ from llmsched_env.baselines.iteration import prefill_first
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownNameError
-from llmsched_env.evaluation import CoverageWarning, begin, decision_times, evaluate, play
+from llmsched_env.evaluation import CoverageWarning, HorizonWarning, begin, decision_times, evaluate, play
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.offline import lpt
 from llmsched_env.policy import Policy
@@ -108,6 +109,34 @@ def test_a_horizon_ends_an_episode():
     assert len(decision_times(Patient(), scenario)) <= 9
 
 
+def test_an_episode_that_was_cut_has_no_makespan():
+    scenario = SMALL.replace(max_iterations=9)
+    words = r"patient: 2 of 2 episodes ended at max_iterations = 9, .* makespan is NaN.* leave max_iterations out"
+    with pytest.warns(HorizonWarning, match=words):
+        found = evaluate(Patient(), scenario, 2)
+    assert np.isnan(found.columns["makespan_s"]).all()
+    assert np.isnan(found.estimate("makespan_s").mean)
+    assert evaluate(Patient(), SMALL.replace(max_iterations=10**6), 2).estimate("makespan_s").mean > 0
+
+
+def test_an_environment_is_no_scenario():
+    env = gymnasium.make("llmsched_env:LLMSched/GSM8K-v0", max_episode_steps=100)
+    with pytest.raises(ConfigError, match=r"is an environment.* env\.unwrapped\.scenario.* \(a time limit, say\)"):
+        evaluate(Patient(), env, 1)
+    with pytest.raises(ConfigError, match=r"make_scenario\('LLMSched/GSM8K-v0'\) makes one"):
+        evaluate(Patient(), "LLMSched/GSM8K-v0", 1)
+
+
+def test_a_time_limit_around_the_environment_gives_no_makespan():
+    env = gymnasium.make("llmsched_env:LLMSched/GSM8K-v0", max_episode_steps=20)
+    env.reset(seed=0)
+    for step in range(20):
+        *_, terminated, truncated, info = env.step(1)
+        assert (terminated, truncated) == (False, step == 19)
+    assert info["makespan_s"] == info["gap_to_bound"] == np.inf
+    assert info["elapsed_s"] > 0
+
+
 def test_decision_times_are_one_a_choice():
     policy = Patient()
     times = decision_times(policy, SMALL, (0, 1))
@@ -185,6 +214,34 @@ def test_what_is_not_a_policy_is_told_what_it_lacks():
             call(Patient)
         with pytest.raises(ConfigError, match=r"is a class: .* WithoutReset\(\)\. It lacks reset\."):
             call(WithoutReset)
+
+
+class Model:
+    """As a model of stable-baselines3, or its network, is seen; a network of torch prints a line a layer."""
+
+    def __init__(self, **members):
+        self.__dict__.update(members)
+
+    def __call__(self, observations):
+        return observations
+
+    def __repr__(self):
+        return "Sequential(\n  (0): Linear\n)"
+
+
+def test_a_network_is_told_what_makes_a_policy_of_it():
+    def told(**members):
+        with pytest.raises(ConfigError, match="is not a policy: it lacks name, kind") as error:
+            evaluate(Model(**members), SMALL, 1)
+        text = str(error.value)
+        assert text.startswith("the Model object is not a policy")
+        assert "\n" not in text
+        return text
+
+    wrapped = "llmsched_env.agents.SB3Policy(model)."
+    assert f"Wrap the model of stable-baselines3: {wrapped}" in told(predict=None, policy=None)
+    assert f"Wrap the model of stable-baselines3, not its network: {wrapped}" in told(predict=None, state_dict=None)
+    assert "whose act(view) asks it about llmsched_env.policy.features(view)" in told(state_dict=None)
 
 
 def test_an_unknown_metric_is_named():
