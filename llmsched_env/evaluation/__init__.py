@@ -2,6 +2,7 @@
 
 from llmsched_env.cases import SLOWarning
 from llmsched_env.errors import WorkerError
+from llmsched_env.evaluation.comparison import Comparison
 from llmsched_env.evaluation.rollout import (
     CoverageWarning,
     Evaluation,
@@ -23,6 +24,7 @@ from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics
 __all__ = [
     "EPISODE_METRICS",
     "SERVING_METRICS",
+    "Comparison",
     "CoverageWarning",
     "Estimate",
     "Evaluation",

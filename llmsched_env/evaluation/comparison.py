@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
-from llmsched_env.evaluation.statistics import Estimate, score_estimate
+from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
 from llmsched_env.policy import Policy
 
 __all__ = ["Comparison", "Contestant", "Row", "compare"]
@@ -131,6 +131,24 @@ class Comparison:
             KeyError: there is none.
         """
         return {row.name: row for row in self.rows}[name]
+
+    def behind(self, name: str, ahead: str) -> Estimate:
+        """How far one policy is behind another in the same cases: above 0 where ``ahead`` is better.
+
+        Of the gap to the bound, or with SLOs of goodput; the interval is that of the paired differences.
+
+        Raises:
+            KeyError: no such row.
+        """
+        metric, sign = ("goodput", -1.0) if self.scenario.serving else ("gap_to_bound", 1.0)
+        ours, theirs = (self.row(one).evaluation.columns[metric] for one in (name, ahead))
+        return mean_estimate(sign * (ours - theirs))
+
+    def __str__(self) -> str:
+        """The table."""
+        from llmsched_env.evaluation.report import paired_table
+
+        return paired_table(self)
 
     @property
     def bound_s(self) -> float:

@@ -26,6 +26,7 @@ __all__ = [
     "grid",
     "interval",
     "is_papers_case",
+    "paired_table",
     "ranking_table",
     "serving_table",
     "two_by_two_table",
@@ -155,6 +156,20 @@ def ranking_table(comparison: Comparison) -> str:
         "decision µs p50/p99/max",
     ]
     return grid(header, body)
+
+
+def paired_table(comparison: Comparison) -> str:
+    """All policies in the order given: the objective, and how far each is behind the first one in the same cases."""
+    first = comparison.rows[0].name
+    objective, what = ("goodput", "goodput %") if comparison.scenario.serving else ("gap_to_bound", "gap to bound %")
+    scored = comparison.reference is not None
+    body = []
+    for row in comparison.rows:
+        behind = "–" if row.name == first else interval(comparison.behind(row.name, first), 100)
+        cells = [row.name, _knows(row), interval(row.estimate(objective), 100), behind]
+        body.append([*cells, interval(row.score)] if scored else cells)
+    header = ["policy", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
+    return grid(header if scored else header[:-1], body)
 
 
 def serving_table(rows: Sequence[ServingRow]) -> str:
