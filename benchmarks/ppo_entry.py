@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     entry = play_entry(
         "ppo", policies, LLMSCHED_BENCH, path, made_by="benchmarks/ppo_entry.py", workers=options.workers
     )
-    write_entry(entry, path, LLMSCHED_BENCH)
+    write_entry(entry, LLMSCHED_BENCH, path)
 
 
 if __name__ == "__main__":
