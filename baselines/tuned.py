@@ -283,17 +283,26 @@ def _tune_all(cases: int, out: Path, keep: bool) -> None:
     old = json.loads(out.read_text(encoding="utf-8")) if keep else {"entries": []}
     kept = {entry["key"]: entry for entry in old["entries"]}
     jobs = [(name, scenario) for scenario in default_scenarios() for name in tunable(scenario)]
-    entries = []
+    made_by = f"{old['made_by']}; --missing --cases {cases}" if keep else f"{COMMAND} --cases {cases}"
+    entries: list[dict[str, Any]] = []
     for name, scenario in Progress(jobs, desc="tuning", unit="rule", leave=True):
         key = _key(scenario, name)
-        entries.append(kept.get(key) or {"key": key, **tune(name, scenario, cases)._asdict()})
-    provenance = {
-        "made_by": f"{COMMAND} --cases {cases}" if not keep else f"{old['made_by']}; --missing --cases {cases}",
+        if key not in kept:
+            kept[key] = {"key": key, **tune(name, scenario, cases)._asdict()}
+            if keep:  # a killed run goes on from here
+                _write(out, old["made_by"], [*kept.values()])
+        entries.append(kept[key])
+    _write(out, made_by, entries)
+
+
+def _write(out: Path, made_by: str, entries: Sequence[dict[str, Any]]) -> None:
+    said = {
+        "made_by": made_by,
         "tuned_on": "the first cases of split train, mean makespan (goodput with SLOs)",
         "entries": entries,
     }
     with write_whole(out) as path:
-        path.write_text(json.dumps(provenance, indent=1) + "\n")
+        path.write_text(json.dumps(said, indent=1) + "\n")
 
 
 if __name__ == "__main__":

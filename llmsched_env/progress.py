@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -53,6 +54,15 @@ class Progress(tqdm):  # type: ignore[misc]
         shown |= {"desc": desc and f"{desc}: ", "unit": unit, "leave": leave, "file": sys.stderr}
         super().__init__(work, total=total, initial=initial, disable=hidden, **shown)
         assert hidden or self.total is not None, "say how much there is to do"
+
+    def __iter__(self) -> Iterator[Any]:
+        """As tqdm's, which keeps an interval of its own, and counts twice where that changes on the way."""
+        try:
+            for item in self.iterable:
+                yield item
+                self.update()
+        finally:
+            self.close()
 
     def tell(self, beside: str, line: str) -> None:
         """Show what has come out so far: ``beside`` the bar, or ``line`` as one of its own."""

@@ -29,17 +29,38 @@ def clock(monkeypatch):
     return found
 
 
-def test_a_log_has_a_line_now_and_then(stderr, clock):
-    with Progress(total=100, desc="comparing", unit="episode") as bar:
-        for _ in range(100):
-            clock.now += 1.0
+def updated(bar):
+    with bar:
+        for item in range(bar.total):
+            yield item
             bar.update()
+
+
+@pytest.fixture(params=["update", "loop"])
+def steps(request):
+    """Both ways to count."""
+    loop = request.param == "loop"
+    return lambda total: (
+        Progress(range(total), desc="comparing") if loop else updated(Progress(total=total, desc="comparing"))
+    )
+
+
+def test_a_log_has_a_line_now_and_then(stderr, clock, steps):
+    for _ in steps(100):
+        clock.now += 1.0
     assert stderr.getvalue().splitlines() == [
-        "comparing: 10 of 100 episodes after 00:10, about 01:30 to go",
-        "comparing: 40 of 100 episodes after 00:40, about 01:00 to go",
-        "comparing: 70 of 100 episodes after 01:10, about 00:30 to go",
-        "comparing: 100 of 100 episodes after 01:40, about 00:00 to go",
+        "comparing: 10 of 100 steps after 00:10, about 01:30 to go",
+        "comparing: 40 of 100 steps after 00:40, about 01:00 to go",
+        "comparing: 70 of 100 steps after 01:10, about 00:30 to go",
+        "comparing: 100 of 100 steps after 01:40, about 00:00 to go",
     ]
+
+
+def test_steps_that_get_quicker_are_counted_once(stderr, clock, steps):
+    for number in steps(400):
+        clock.now += 1.0 if number < 10 else 0.125
+    counted = [line.split(" of ")[0] for line in stderr.getvalue().splitlines()]
+    assert counted == ["comparing: 10", "comparing: 250"]
 
 
 def test_short_work_leaves_no_trace_in_a_log(stderr, clock):
