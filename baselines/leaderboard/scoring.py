@@ -15,10 +15,11 @@ from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, read_en
 from llmsched_env.errors import FileFormatError
 from llmsched_env.evaluation import Estimate, aggregate_estimate, runs_estimate, score_estimate
 
-__all__ = ["PLANNER", "RULE", "Scoring", "differences", "references", "scored"]
+__all__ = ["PLANNER", "REFERENCES", "RULE", "Scoring", "differences", "references", "scored"]
 
 RULE, PLANNER = "best_tuned_rule", "planner"
 """The entries that score 0 and 1."""
+REFERENCES = (RULE, PLANNER)
 
 DIGITS = 4
 CLOSE = 1.5 * 10.0**-DIGITS

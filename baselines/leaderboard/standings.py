@@ -14,7 +14,7 @@ from pathlib import Path
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
 from llmsched_env.baselines.leaderboard.commands import run_command
 from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, read_entry
-from llmsched_env.baselines.leaderboard.scoring import references, scored
+from llmsched_env.baselines.leaderboard.scoring import REFERENCES, references, scored
 from llmsched_env.errors import PathError
 from llmsched_env.evaluation import Estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, MARKERS, RULE, check_drawing, new_figure, plain, save
@@ -22,7 +22,7 @@ from llmsched_env.evaluation.report import grid
 from llmsched_env.flags import path_option
 from llmsched_env.storage import output_folder, write_whole
 
-__all__ = ["by_rank", "draw", "finding", "main", "shipped_entries", "table", "write_csv"]
+__all__ = ["by_rank", "by_scenario", "draw", "finding", "main", "shipped_entries", "table", "write_csv"]
 
 COMMAND = "python -m baselines leaderboard"
 LEAST_SHOWN = -2.0
@@ -77,13 +77,8 @@ def by_rank(entries: Sequence[LeaderboardEntry]) -> list[tuple[str, LeaderboardE
     return list(ranked())
 
 
-def _cells(entry: LeaderboardEntry, benchmark: Benchmark) -> list[str]:
-    scores = [_estimate(entry.stated["scenarios"].get(place, {}).get("score")) for place in benchmark.places]
-    return ["–" if score is None else f"{round(score.mean, 2) + 0.0:.2f}" for score in scores]  # no -0.00
-
-
 def table(entries: Sequence[LeaderboardEntry], benchmark: Benchmark, most: int | None = None) -> str:
-    """A Markdown table, best first: rank, name, overall score with its interval, score in each scenario.
+    """A Markdown table, best first: rank, name, overall score with its interval.
 
     Args:
         entries: with what they state.
@@ -94,8 +89,19 @@ def table(entries: Sequence[LeaderboardEntry], benchmark: Benchmark, most: int |
     for rank, entry in by_rank(entries)[:most]:
         score = overall(entry)
         shown = "–" if score is None else f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]"
-        rows.append([rank, entry.name + f" {FUTURE}" * entry.clairvoyant, shown, *_cells(entry, benchmark)])
-    return grid(["rank", "entry", "score", *benchmark.places], rows)
+        rows.append([rank, entry.name + f" {FUTURE}" * entry.clairvoyant, shown])
+    return grid(["rank", "entry", "score"], rows)
+
+
+def by_scenario(entries: Sequence[LeaderboardEntry], benchmark: Benchmark, most: int = 6) -> str:
+    """A Markdown table: a line a scenario, a column for each of the best entries that are not the references."""
+    shown = [entry for _, entry in by_rank(entries) if entry.name not in REFERENCES][:most]
+    rows = []
+    for place in benchmark.places:
+        scores = [_estimate(entry.stated["scenarios"].get(place, {}).get("score")) for entry in shown]
+        cells = ["–" if score is None else f"{round(score.mean, 2) + 0.0:.2f}" for score in scores]  # no -0.00
+        rows.append([place, *cells])
+    return grid(["scenario", *(entry.name for entry in shown)], rows)
 
 
 def write_csv(path: Path, entries: Sequence[LeaderboardEntry], benchmark: Benchmark) -> Path:
@@ -187,6 +193,7 @@ def _run(options: argparse.Namespace, benchmark: Benchmark) -> int:
         entries += [replace(entry, stated=scored(entry, benchmark, ends).as_json(benchmark)) for entry in given]
     print(f"{benchmark.name}. {LEGEND}\n")
     print(table(entries, benchmark))
+    print(f"\nThe best in each scenario:\n\n{by_scenario(entries, benchmark)}")
     if options.out is not None:
         write_csv(options.out / "leaderboard.csv", entries, benchmark)
         draw(options.out / "leaderboard.png", entries, benchmark)

@@ -23,7 +23,7 @@ from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_shari
 from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, check_name, write_entry
 from llmsched_env.baselines.leaderboard.playing import contestant
 from llmsched_env.baselines.leaderboard.scoring import references, scored
-from llmsched_env.baselines.leaderboard.standings import table
+from llmsched_env.baselines.leaderboard.standings import by_scenario, table
 from llmsched_env.baselines.leaderboard.verify import played
 from llmsched_env.errors import ConfigError, PathError
 from llmsched_env.evaluation.parallel import Sharing
@@ -153,7 +153,7 @@ def _run(options: argparse.Namespace, benchmark: Benchmark, command: str) -> int
         )  # fmt: skip
     entry = replace(entry, stated=scored(entry, benchmark, ends).as_json(benchmark))
     write_entry(entry, benchmark, path)
-    print(table([entry], benchmark))
+    print(f"{table([entry], benchmark)}\n\n{by_scenario([entry], benchmark)}")
     print(f"\nWritten to {path}. Anybody can check it: llmsched verify {path}")
     return 0
 

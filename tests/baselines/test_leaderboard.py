@@ -312,11 +312,14 @@ def test_the_table(tiny, entry, tmp_path, capsys):
     capsys.readouterr()
     assert standings.main([str(entry), str(part), "--out", str(tmp_path / "out")], benchmark=tiny) == 0
     said = capsys.readouterr().out
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if "| " in line][2:]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if "| " in line]
+    rows, scenarios = lines[2:6], lines[6:]
     assert [row[1] for row in rows] == ["planner †", "mine", "best_tuned_rule", "part"]
     assert [row[0] for row in rows] == ["–", "1", "2", "–"]
-    assert rows[0][2:] == ["1.00 [1.00, 1.00]", "1.00", "1.00", "1.00"]
-    assert rows[3][2:4] + rows[3][5:] == ["–", "–", "–"]
+    assert (rows[0][2], rows[3][2]) == ("1.00 [1.00, 1.00]", "–")
+    assert scenarios[0] == ["scenario", "mine", "part"]
+    assert [row[0] for row in scenarios[2:]] == [*tiny.places]
+    assert [row[2] == "–" for row in scenarios[2:]] == [name != "lpt" for name in tiny.places]
     assert 0 < float(rows[1][2].split()[0]) < 1
     with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8") as file:
         lines = {line["entry"]: line for line in csv.DictReader(file)}

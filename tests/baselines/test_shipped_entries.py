@@ -36,6 +36,14 @@ def test_in_each_scenario_there_is_something_to_win():
         assert said["score"]["mean"] == 1.0, f"{name}: the planner is not surely better than the best tuned rule"
 
 
+@pytest.mark.parametrize("name", LLMSCHED_BENCH.places)
+def test_the_planner_is_far_ahead_of_the_best_tuned_rule(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import leaderboard
+
+    assert leaderboard.headroom(name).enough(LLMSCHED_BENCH.places[name].scenario.serving)
+
+
 def test_the_references_are_the_best_tuned_rule_and_the_planner():
     entries = shipped()
     for name, place in LLMSCHED_BENCH.places.items():
