@@ -35,7 +35,10 @@ OWN_BUDGET = ("vllm_v1", "sarathi_serve")
 
 @dataclass(frozen=True, eq=False)
 class RecordedWorkload:
-    """The requests of a recording: one case, the same in every split, times counted from the first arrival."""
+    """The requests of a recording: one case, the same in every split, times counted from its first iteration.
+
+    What came before that iteration was waiting when the engine began: it is released then.
+    """
 
     recording: Recording
 
@@ -58,8 +61,8 @@ class RecordedWorkload:
         rows = self.recording.requests
         if number or num_requests not in (None, len(rows)):
             raise ConfigError(f"recording {self.name!r} is one case, 0, of {len(rows)} requests: ask for that.")
-        arrivals = rows["arrival_ns"]
-        return Requests.of(rows["prompt_tokens"], rows["output_tokens"], release_ns=arrivals - arrivals[0])
+        release_ns = np.maximum(rows["arrival_ns"] - int(self.recording.iterations["start_ns"][0]), 0)
+        return Requests.of(rows["prompt_tokens"], rows["output_tokens"], release_ns=release_ns)
 
 
 def scenario_of(recording: Recording, cost: str | CostModel, **changes: Any) -> Scenario:
@@ -154,11 +157,13 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
     """
     name = policy or (recording.decided_by if recording.decided_by in BASELINES else ENGINES_OWN)
     item = engine_entry(name, scenario_of(recording, cost, **changes))
-    first_ns = int(recording.requests["arrival_ns"][0])
-    return simulate(
-        item.policy, item.scenario, settings=recording.settings, names=recording.names, from_ns=first_ns,
+    begin_ns = int(recording.iterations["start_ns"][0])
+    simulated = simulate(
+        item.policy, item.scenario, settings=recording.settings, names=recording.names, from_ns=begin_ns,
         name=recording.name,
     )  # fmt: skip
+    simulated.requests["arrival_ns"] = recording.requests["arrival_ns"]
+    return simulated
 
 
 def simulate(
@@ -179,7 +184,7 @@ def simulate(
         case: its number.
         settings: what the recording says of them; ``None`` for those of the scenario.
         names: (n,) of the requests; ``None`` for their numbers.
-        from_ns: when the first request arrives.
+        from_ns: when the episode begins.
         name: of the recording.
 
     Raises:

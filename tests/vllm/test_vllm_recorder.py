@@ -1,0 +1,119 @@
+"""A stock vLLM, recorded: its iterations add up, a kill leaves them whole, and the simulator repeats them."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from llmsched_env.engines.fitting import fit_recording
+from llmsched_env.engines.recording import RecordingWarning, read_recording
+from llmsched_env.engines.replay import replay
+from llmsched_env.engines.trial import TrialEngine, drawn_load
+from llmsched_env.errors import ConfigError
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # its own
+]
+
+LOAD = drawn_load(30, outputs=(2, 40))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    made = TrialEngine(max_num_seqs=8, token_budget=512)
+    yield made
+    made.close()
+
+
+def check_sums(recording, load, budget):
+    rows = recording.iterations
+    assert recording.settings.token_budget == budget
+    assert rows["prefill_tokens"].sum() == sum(load.prompts)
+    assert rows["decode_requests"].sum() == sum(load.outputs) - len(load.outputs)
+    assert (rows["prefill_tokens"] + rows["decode_requests"]).max() <= budget
+    assert (rows["prefill_requests"] + rows["decode_requests"]).max() <= recording.settings.max_num_seqs
+    assert recording.requests["prompt_tokens"].tolist() == list(load.prompts)
+    assert recording.requests["output_tokens"].tolist() == list(load.outputs)
+    # The cache of a request holds its prompt and all tokens but the last, before each of its decodes.
+    prompts, decodes = (np.array(tokens, np.int64) for tokens in (load.prompts, load.outputs))
+    decodes = decodes - 1
+    assert rows["context_tokens"].sum() == (prompts * decodes + decodes * (decodes - 1) // 2).sum()
+
+
+@pytest.mark.parametrize("budget", [64, 512])
+def test_the_simulator_composes_the_same_iterations(engine, tmp_path, budget):
+    engine.run(LOAD, tmp_path / "r", token_budget=budget)
+    recording = read_recording(tmp_path / "r")
+    check_sums(recording, LOAD, budget)
+    simulated = replay(recording, fit_recording(recording).model)
+    sizes = ["prefill_requests", "prefill_tokens", "decode_requests", "context_tokens"]
+    assert simulated.iterations[sizes].tolist() == recording.iterations[sizes].tolist()
+
+
+def test_arrivals_and_a_used_folder(engine, tmp_path):
+    load = drawn_load(20, rate_per_s=40.0, outputs=(2, 20), seed=1)
+    engine.run(load, tmp_path / "r")
+    recording = read_recording(tmp_path / "r")
+    check_sums(recording, load, 512)
+    came_s = (recording.requests["arrival_ns"] - recording.requests["arrival_ns"][0]) / 1e9
+    np.testing.assert_allclose(came_s, load.arrivals_s, atol=0.02)
+    with pytest.raises(Exception, match="holds a recording already"):
+        engine.run(load, tmp_path / "r")
+
+
+def test_a_scheduler_needs_a_folder():
+    from llmsched_env.engines.vllm_recorder import RecordingScheduler
+
+    class Config:
+        additional_config = None
+
+    class Bare(RecordingScheduler):
+        __init__ = RecordingScheduler.__init__
+
+    original = RecordingScheduler.__mro__[2].__init__
+    RecordingScheduler.__mro__[2].__init__ = lambda self, config: None
+    try:
+        with pytest.raises(ConfigError, match="give additional_config"):
+            Bare(Config())
+    finally:
+        RecordingScheduler.__mro__[2].__init__ = original
+
+
+SERVING = """
+import sys
+from pathlib import Path
+from llmsched_env.engines.trial import TrialEngine, drawn_load
+engine = TrialEngine(max_num_seqs=8, token_budget=256, asynchronous=sys.argv[2] == "async")
+engine.run(drawn_load(int(sys.argv[3]), outputs=(2, 40)), Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_engine_keeps_what_it_has(tmp_path):
+    folder = tmp_path / "r"
+    process = subprocess.Popen([sys.executable, "-c", SERVING, str(folder), "sync", "5000"], stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 100
+        while not (folder / "requests.csv").exists() or len((folder / "requests.csv").read_text().split()) < 40:
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.warns(RecordingWarning, match="belong to requests that are not in requests.csv"):
+        recording = read_recording(folder)
+    assert 30 < len(recording.requests) < 5000
+    assert recording.iterations["decode_requests"].sum() > (recording.requests["output_tokens"] - 1).sum()
+
+
+def test_asynchronous_scheduling_is_recorded(tmp_path):
+    folder = tmp_path / "r"
+    subprocess.run([sys.executable, "-c", SERVING, str(folder), "async", "20"], check=True, timeout=110)
+    recording = read_recording(folder)
+    check_sums(recording, drawn_load(20, outputs=(2, 40)), 256)
