@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from llmsched_env.config import read_arguments
-from llmsched_env.cost import FIT, FIT_FILE, CostModel, MeasuredCost, cost_model
+from llmsched_env.cost import FIT, FIT_FILE, CostModel, MeasuredCost, cost_model, mixed_cost
 from llmsched_env.engines.comparing import SHOWN, compare_recordings, draw_fit, write_comparison
-from llmsched_env.engines.fitting import fit_recording
-from llmsched_env.engines.recording import RecordingWarning, latencies_s, read_recording, write_recording
+from llmsched_env.engines.fitting import fit_recording, pooled
+from llmsched_env.engines.recording import Recording, RecordingWarning, latencies_s, read_recording, write_recording
 from llmsched_env.engines.replay import ENGINES_OWN, replay
 from llmsched_env.engines.trial import TrialEngine, drawn_load
 from llmsched_env.errors import ConfigError, LLMSchedError, MissingExtraError, PathError
@@ -47,9 +47,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     option("--budget", type=int, default=512, metavar="B", help="tokens of an iteration (default: %(default)s)")
     option("--seed", type=int, default=0, help="of lengths and arrivals (default: %(default)s)")
 
-    option = add("calibrate", "fit a cost model to a recording")
-    option("recording", type=path_option, metavar="RECORDING", help="folder of the recording")
-    option("--out", type=path_option, metavar="FILE", help=f"where the model goes (default: RECORDING/{FIT_FILE})")
+    option = add("calibrate", "fit a cost model to a recording, or to several of one engine together")
+    option("recordings", type=path_option, nargs="+", metavar="RECORDING", help="folder of a recording")
+    option("--out", type=path_option, metavar="FILE", help=f"where the model goes (default: {FIT_FILE} in the first)")
     option("--name", metavar="NAME", help="of the model (default: the recording's)")
 
     for name, text in (
@@ -118,9 +118,10 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    recording = read_recording(options.recording)
+    recordings = [read_recording(folder) for folder in options.recordings]
+    recording = pooled(recordings) if len(recordings) > 1 else recordings[0]
     fit = fit_recording(recording, name=options.name)
-    out = options.out or options.recording / FIT_FILE
+    out = options.out or options.recordings[0] / FIT_FILE
     if out.is_dir():
         raise PathError(f"cannot write {out}: it is a folder. Give --out the path of a file.")
     with write_whole(out) as path:
@@ -152,7 +153,7 @@ def _compare(options: argparse.Namespace) -> int:
         raise ConfigError(f"--within {options.within:g}: give percents in (0, 100).")
     recording, model = read_recording(options.recording), _cost(options)
     simulated = replay(recording, model, **read_arguments(options.arguments))
-    comparison = compare_recordings(recording, simulated, _measured(model))
+    comparison = compare_recordings(recording, simulated, _measured(model, recording))
     print(comparison.page())
     written = write_comparison(comparison, options.out or options.recording)
     print(f"Written: {', '.join(map(str, written))}")
@@ -171,11 +172,13 @@ def _cost(options: argparse.Namespace) -> CostModel:
     return fit_recording(read_recording(options.recording)).model
 
 
-def _measured(model: CostModel) -> MeasuredCost:
-    """A preset as one from a recording, which it is not: without mixed iterations."""
-    if isinstance(model, MeasuredCost):
-        return model
-    return MeasuredCost(**{field.name: getattr(model, field.name) for field in fields(CostModel)})
+def _measured(model: CostModel, recording: Recording) -> MeasuredCost:
+    """The model, with what the simulator takes for mixed iterations where it knows nothing of them."""
+    known = {field.name: getattr(model, field.name) for field in fields(CostModel)}
+    mixed = model.mixed if isinstance(model, MeasuredCost) else None
+    if mixed is None and recording.settings.mixes:
+        mixed = mixed_cost("sum", model)
+    return MeasuredCost(**known, mixed=mixed)
 
 
 if __name__ == "__main__":

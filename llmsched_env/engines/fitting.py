@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,15 @@ from llmsched_env.cost import MeasuredCost, MixedCost, as_fit
 from llmsched_env.engines.recording import Recording
 from llmsched_env.errors import ConfigError
 
-__all__ = ["AfterPrefill", "RecordedFit", "fit_recording", "predicted_ns"]
+__all__ = ["AfterPrefill", "RecordedFit", "fit_recording", "pooled", "predicted_ns"]
 
 MIN_ROWS = 3
-ENOUGH_PREFILLS = 8
-"""Iterations that only read; with fewer, a prefill's time is that of a mixed iteration without decodes, if any ran."""
+ENOUGH_PREFILLS = (8, 4)
+"""Iterations that only read, and sizes of them. With fewer, a prefill's time is that of a mixed iteration without
+decodes, if any ran."""
+
+ENOUGH_DECODES = 8
+"""Decodes that follow a prefill, and others, to be compared."""
 
 T_NEEDED = 4.0
 """Standard errors that a term must be away from 0. Successive iterations are not independent, so 2 would be too few."""
@@ -121,7 +126,10 @@ class RecordedFit:
     def report(self) -> str:
         """The fit in some lines of text."""
         model, mixed = self.model, self.model.mixed
-        lines = [f"cost model {model.name!r} (ns, standard errors in parentheses), from {self.recording}"]
+        lines = [
+            f"cost model {model.name!r} (ns, standard errors in parentheses), from {self.recording}",
+            "R2, errors and outliers are those of the medians of iterations of one size",
+        ]
         prefill = [(model.alpha_prefill_ns, ""), (model.beta_prefill_ns, "prompt tokens")]
         decode = [(model.alpha_decode_ns, ""), (model.beta_decode_ns, "active clients")]
         if self.context.used:
@@ -129,7 +137,7 @@ class RecordedFit:
         if self.prefill_from_mixed:
             lines.append(
                 f"prefill: {prefill[0][0]} + {prefill[1][0]} * prompt tokens, of the mixed iterations: fewer than "
-                f"{ENOUGH_PREFILLS} iterations of several sizes only read"
+                f"{ENOUGH_PREFILLS[0]} iterations of {ENOUGH_PREFILLS[1]} sizes only read"
             )
         else:
             lines += fit_lines("prefill", self.prefill, prefill, "prompt tokens")
@@ -172,6 +180,36 @@ class _Cells:
         return _Cells(self.x[~bad], self.y[~bad], self.counts[~bad])
 
 
+def pooled(recordings: Sequence[Recording]) -> Recording:
+    """Recordings of one engine one after another, to be fitted together; settings are the first one's, most tokens.
+
+    Raises:
+        ConfigError: none, or those of different engines.
+    """
+    if len({(recording.engine, recording.version) for recording in recordings}) != 1:
+        told = ", ".join(f"{r.name!r} of {r.engine} {r.version}" for r in recordings) or "none"
+        raise ConfigError(f"recordings to be fitted together: {told}. Give those of one engine.")
+    first, from_ns, iterations, requests = recordings[0], 0, [], []
+    for recording in recordings:
+        rows, served = recording.iterations.copy(), recording.requests.copy()
+        rows["start_ns"] += from_ns
+        for name in ("arrival_ns", "first_token_ns", "finished_ns"):
+            served[name] += from_ns
+        from_ns = int(max(rows["start_ns"][-1] + rows["duration_ns"][-1], served["finished_ns"].max())) + 1
+        iterations.append(rows)
+        requests.append(served)
+    most = max(recording.settings.token_budget for recording in recordings)
+    names = tuple(f"{i}/{name}" for i, recording in enumerate(recordings) for name in recording.names)
+    return replace(
+        first,
+        iterations=np.concatenate(iterations),
+        requests=np.concatenate(requests),
+        names=names,
+        settings=replace(first.settings, token_budget=most),
+        name="+".join(recording.name for recording in recordings[:2]) + "+..." * (len(recordings) > 2),
+    )
+
+
 def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedFit:
     """Fit a cost model to a recording.
 
@@ -198,7 +236,7 @@ def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedF
     reads = tokens > 0
     together = _fit_mixed(tokens[reads], active[reads], y[reads] - gamma_ns * held[reads])
     alone = reads & (active == 0)
-    prefill = _fit_prefills(tokens[alone], y[alone], needed=MIN_ROWS if together is None else ENOUGH_PREFILLS)
+    prefill = _fit_prefills(tokens[alone], y[alone], *((MIN_ROWS, 2) if together is None else ENOUGH_PREFILLS))
     mixed, interference = None, Term("interference", False, why="too few mixed iterations, or of one size")
     if together is not None:
         (coefficients, _), interference, more = together
@@ -311,10 +349,10 @@ def _fit_mixed(
 
 
 def _fit_prefills(
-    tokens: NDArray[np.int64], y: NDArray[np.float64], *, needed: int
+    tokens: NDArray[np.int64], y: NDArray[np.float64], needed: int, sizes: int
 ) -> tuple[tuple[list[int], KindFit], int] | None:
-    """Of iterations that only read; ``None`` where there are too few, or all are of one size."""
-    if len(tokens) < needed or tokens.min() == tokens.max():
+    """Of iterations that only read; ``None`` where there are too few, or too few sizes."""
+    if len(tokens) < needed or len(np.unique(tokens)) < sizes:
         return None
     covers, names = (int(tokens.min()), int(tokens.max())), ("constant", "prompt tokens")
     cells, left_out = _trimmed(names, _cells((tokens,), (tokens,), y), covers)
@@ -365,7 +403,7 @@ def _after_prefill(recording: Recording, left_over: NDArray[np.float64]) -> Afte
     follows[1:] = decodes[1:] & ~decodes[:-1]
     others = decodes & ~follows
     rows = int(np.count_nonzero(follows))
-    if rows < ENOUGH_PREFILLS or np.count_nonzero(others) < ENOUGH_PREFILLS:
+    if rows < ENOUGH_DECODES or np.count_nonzero(others) < ENOUGH_DECODES:
         return AfterPrefill(0, 0.0, 1.0, False)
     extra = float(np.median(left_over[follows]) - np.median(left_over[others]))
     p = float(mannwhitneyu(left_over[follows], left_over[others]).pvalue) if extra else 1.0
