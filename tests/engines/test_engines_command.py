@@ -46,12 +46,12 @@ def test_calibrate_replay_compare(folder, tmp_path, capsys, written):
 
     assert main(["engines", "compare", str(folder), "--within", "0.001", "--out", str(tmp_path / "page")]) == 0
     out = capsys.readouterr().out
-    assert "# The simulator's makespan is +0.0% off the engine's, its mean TTFT +0.0%" in out
+    assert "# The simulated makespan is 0.0% below the engine's, the mean TTFT 0.0% below" in out
     numbers = json.loads((tmp_path / "page" / "compare.json").read_text())
     assert numbers["iterations"]["first_equal"] == len(written.iterations)
     assert [kind["kind"] for kind in numbers["iteration_errors"]] == ["prefill", "decode", "mixed"]
     assert all(kind["error_p90"] == 0 for kind in numbers["iteration_errors"])
-    assert "![The simulator's makespan" in (tmp_path / "page" / "compare.md").read_text()
+    assert "![The simulated makespan" in (tmp_path / "page" / "compare.md").read_text()
     assert (tmp_path / "page" / "compare.png").stat().st_size > 1000
 
 

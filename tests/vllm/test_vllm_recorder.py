@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from llmsched_env.engines.replay import replay
 from llmsched_env.engines.trial import TrialEngine, drawn_load
 from llmsched_env.errors import ConfigError
 
+FOUND = importlib.util.find_spec("vllm")  # this folder, where its parent is on the path
+
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.skipif(FOUND is None or FOUND.origin is None, reason="vLLM is not installed"),
     pytest.mark.filterwarnings("ignore"),  # its own
 ]
 
@@ -117,3 +120,15 @@ def test_asynchronous_scheduling_is_recorded(tmp_path):
     subprocess.run([sys.executable, "-c", SERVING, str(folder), "async", "20"], check=True, timeout=110)
     recording = read_recording(folder)
     check_sums(recording, drawn_load(20, outputs=(2, 40)), 256)
+
+
+def test_the_durations_benchmark_runs(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "engine_durations.py"
+    small = ["--repeats", "2", "--requests", "16", "--budgets", "64,256,512", "--fit", "64,512"]
+    ran = subprocess.run(
+        [sys.executable, str(script), *small, "--csv", str(tmp_path / "d.csv")],
+        check=True, timeout=110, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "| 256 | no | " in ran.stdout
+    assert "Kendall's tau" in ran.stdout
+    assert len((tmp_path / "d.csv").read_text().splitlines()) == 1 + 3 * 2 * 2
