@@ -126,15 +126,12 @@ def engine_entry(name: str, scenario: Scenario) -> Entry:
         UnknownNameError: no such policy.
         ConfigError: one that makes no sense there.
     """
-    if name == ENGINES_OWN:
-        if not scenario.mixes:
-            return entry("prefill_first", scenario)
-        policy = mixed_first(ENGINES_OWN)
+    if name == ENGINES_OWN and not scenario.mixes:
+        return entry("prefill_first", scenario)
+    if scenario.mixes and name in (ENGINES_OWN, *OWN_BUDGET):
+        policy = mixed_first(name)
         return Entry(policy.name, policy.kind, policy, scenario)
-    made = entry(name, scenario)
-    if name in OWN_BUDGET:
-        return Entry(made.name, made.kind, made.policy, made.scenario.replace(mixed_tokens=scenario.mixed_tokens))
-    return made
+    return entry(name, scenario)
 
 
 def replay(recording: Recording, cost: str | CostModel, policy: str | None = None, **changes: Any) -> Recording:

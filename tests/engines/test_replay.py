@@ -111,8 +111,8 @@ def test_latencies_are_those_of_the_simulator(mixing):
 
 
 def test_other_policies_run_under_the_same_settings(mixing):
-    sarathi, own = (replay(mixing, TRUTH, name) for name in ("sarathi_serve", "engine"))
-    assert same(sarathi, own), "the recording's budget holds, not the system's usual one"
+    vllm, own = (replay(mixing, TRUTH, name) for name in ("vllm_v1", "engine"))
+    assert same(vllm, own), "the recording's budget holds, not the system's usual one"
     threshold = replay(mixing, TRUTH, "threshold")
     assert threshold.decided_by == "threshold"
     assert kinds_of(threshold)["mixed"] == 0
