@@ -18,7 +18,7 @@ CLOCK_STEP_S = 0.01
 class StepRecorder:
     """Writes an iteration once its output is known, and a request once it is over.
 
-    It reads what vLLM's schedulers have had in 0.11 to 0.32: of a request ``request_id``, ``arrival_time`` (s since
+    It reads what vLLM's schedulers have in 0.15 and in 0.32: of a request ``request_id``, ``arrival_time`` (s since
     1970), ``num_prompt_tokens``, ``num_output_tokens``, ``num_computed_tokens``, ``is_finished()``; of what they
     schedule ``num_scheduled_tokens``, tokens by request.
 

@@ -20,7 +20,7 @@ try:
     from vllm.v1.core.sched.scheduler import Scheduler
 except ImportError as error:
     raise MissingExtraError(
-        f"the recorder runs inside vLLM, which cannot be imported here ({error}): install vLLM 0.11 or later."
+        f"the recorder runs inside vLLM, which cannot be imported here ({error}): install vLLM (tested: 0.15 and 0.32)."
     ) from error
 
 __all__ = ["OPTION", "RecordingAsyncScheduler", "RecordingScheduler"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import json
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import pytest
 from llmsched_env.engines.fitting import fit_recording
 from llmsched_env.engines.recording import RecordingWarning, read_recording
 from llmsched_env.engines.replay import replay
-from llmsched_env.engines.trial import TrialEngine, drawn_load
+from llmsched_env.engines.trial import MODEL, TrialEngine, drawn_load
 from llmsched_env.errors import ConfigError
 
 FOUND = importlib.util.find_spec("vllm")  # this folder, where its parent is on the path
@@ -24,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # its own
 ]
 
+SIZES = ["prefill_requests", "prefill_tokens", "decode_requests", "context_tokens"]
 LOAD = drawn_load(30, outputs=(2, 40))
 
 
@@ -55,8 +58,7 @@ def test_the_simulator_composes_the_same_iterations(engine, tmp_path, budget):
     recording = read_recording(tmp_path / "r")
     check_sums(recording, LOAD, budget)
     simulated = replay(recording, fit_recording(recording).model)
-    sizes = ["prefill_requests", "prefill_tokens", "decode_requests", "context_tokens"]
-    assert simulated.iterations[sizes].tolist() == recording.iterations[sizes].tolist()
+    assert simulated.iterations[SIZES].tolist() == recording.iterations[SIZES].tolist()
 
 
 def test_arrivals_and_a_used_folder(engine, tmp_path):
@@ -70,28 +72,72 @@ def test_arrivals_and_a_used_folder(engine, tmp_path):
         engine.run(load, tmp_path / "r")
 
 
-def test_a_scheduler_needs_a_folder():
+@pytest.fixture
+def scheduler_of(tmp_path):
+    """Makes a recorded scheduler, with no model beside it: (blocks, additional_config) -> it."""
+    import torch
+    from vllm.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+    from vllm.v1.structured_output import StructuredOutputManager
+
     from llmsched_env.engines.vllm_recorder import RecordingScheduler
 
-    class Config:
-        additional_config = None
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
 
-    class Bare(RecordingScheduler):
-        __init__ = RecordingScheduler.__init__
+    def make(blocks, options):
+        cache = CacheConfig(block_size=16, enable_prefix_caching=False)
+        cache.num_gpu_blocks = blocks + 1
+        config = VllmConfig(
+            scheduler_config=SchedulerConfig(
+                max_num_seqs=8, max_num_batched_tokens=128, max_model_len=2048, is_encoder_decoder=False,
+                enable_chunked_prefill=True, async_scheduling=False,
+            ),
+            model_config=ModelConfig(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32"),
+            cache_config=cache,
+            parallel_config=ParallelConfig(),
+            additional_config=options,
+        )  # fmt: skip
+        spec = FullAttentionSpec(block_size=16, num_kv_heads=4, head_size=64, dtype=torch.float32)
+        pool = KVCacheConfig(blocks + 1, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
+        return RecordingScheduler(config, pool, StructuredOutputManager(config), block_size=16)
 
-    original = RecordingScheduler.__mro__[2].__init__
-    RecordingScheduler.__mro__[2].__init__ = lambda self, config: None
-    try:
-        with pytest.raises(ConfigError, match="give additional_config"):
-            Bare(Config())
-    finally:
-        RecordingScheduler.__mro__[2].__init__ = original
+    return make
+
+
+def test_a_scheduler_needs_a_folder(scheduler_of):
+    with pytest.raises(ConfigError, match="give additional_config"):
+        scheduler_of(9, {})
+
+
+def test_preemption_is_recorded_and_repeated(scheduler_of, tmp_path):
+    """Six requests of (15, 40) on nine blocks; also with vLLM 0.15, whose scheduler runs without its kernels."""
+    from vllm import SamplingParams
+    from vllm.v1.outputs import ModelRunnerOutput
+    from vllm.v1.request import Request
+
+    scheduler = scheduler_of(9, {"llmsched_recording": str(tmp_path / "r")})
+    more = {"eos_token_id": None} if "eos_token_id" in inspect.signature(Request.__init__).parameters else {}
+    for name in "012345":
+        sampling = SamplingParams(max_tokens=40, ignore_eos=True)
+        scheduler.add_request(Request(name, [1] * 15, sampling, None, arrival_time=time.time(), **more))
+    while scheduler.requests:
+        output = scheduler.schedule()
+        names = list(output.num_scheduled_tokens)
+        requests = [scheduler.requests[name] for name in names]
+        sampled = [[2] if each.num_computed_tokens >= each.num_tokens else [] for each in requests]
+        index = {name: i for i, name in enumerate(names)}
+        scheduler.update_from_output(output, ModelRunnerOutput(names, index, sampled_token_ids=sampled))
+    recording = read_recording(tmp_path / "r")
+    assert recording.settings.num_blocks == 9
+    assert recording.requests["preemptions"].sum() > 0
+    simulated = replay(recording, "llama-65b-paper")
+    assert simulated.iterations[SIZES].tolist() == recording.iterations[SIZES].tolist()
 
 
 SERVING = """
 import sys
 from pathlib import Path
-from llmsched_env.engines.trial import TrialEngine, drawn_load
+from llmsched_env.engines.trial import MODEL, TrialEngine, drawn_load
 engine = TrialEngine(max_num_seqs=8, token_budget=256, asynchronous=sys.argv[2] == "async")
 engine.run(drawn_load(int(sys.argv[3]), outputs=(2, 40)), Path(sys.argv[1]))
 """
