@@ -155,7 +155,7 @@ def test_what_it_cannot_be(starts):
     [
         (
             {"start": {}},
-            "start lacks features, mean, spread, base, base_values, and has to be what rule_start returned: give policy",
+            "start lacks features, mean, spread, base, base_values, and has to be what rule_start returned: give pol",
         ),
         ({"start": "lagrangian"}, "start is 'lagrangian', and has to be what rule_start returned: give policy_kwargs"),
         ({"sharpness": -1}, "sharpness = -1 is out of range: it is above 0"),
