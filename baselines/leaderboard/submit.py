@@ -20,7 +20,7 @@ from typing import Any
 
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
 from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_sharing, run_command, scenarios_of
-from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, check_name, write_entry
+from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, check_name, check_runs, write_entry
 from llmsched_env.baselines.leaderboard.playing import contestant
 from llmsched_env.baselines.leaderboard.scoring import references, scored
 from llmsched_env.baselines.leaderboard.standings import by_scenario, table
@@ -106,7 +106,7 @@ def policies_of(options: argparse.Namespace, benchmark: Benchmark, folder: Path)
 
     Raises:
         UnknownNameError: no such scenario.
-        ConfigError: no policy, or a scenario that is named twice.
+        ConfigError: no policy, one that is given twice, or a scenario that is named twice.
     """
     given: dict[str, list[str]] = {}
     for place, *policies in options.places:
@@ -121,10 +121,13 @@ def policies_of(options: argparse.Namespace, benchmark: Benchmark, folder: Path)
         given = {place: given.get(place, options.policies) for place in wanted}
     elif options.scenarios is not None:
         raise ConfigError("--scenarios chooses where one policy is played: leave it out, or give such a policy.")
-    return {
+    named = {
         place: [os.path.relpath(one, folder) if one.endswith(".npz") else one for one in given[place]]
         for place in benchmark.chosen(given)
     }
+    for policies in named.values():
+        check_runs(policies)
+    return named
 
 
 def main(argv: Sequence[str] | None = None, command: str = COMMAND, *, benchmark: Benchmark = LLMSCHED_BENCH) -> int:
