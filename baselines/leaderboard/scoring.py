@@ -115,6 +115,6 @@ def _alike(stated: Any, follows: Any) -> bool:
     if not all(numbers):
         return stated is follows is None
     try:
-        return abs(stated - follows) <= CLOSE
+        return bool(abs(stated - follows) <= CLOSE)
     except OverflowError:  # a whole number beyond those that a float holds
         return False

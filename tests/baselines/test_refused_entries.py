@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 
 import pytest
 from boards import agents, changed, verified
 
 from llmsched_env.agents.files import AgentFile
-from llmsched_env.baselines.leaderboard import submit
+from llmsched_env.baselines.leaderboard import standings, submit
 from llmsched_env.errors import PathError
 
 
@@ -75,3 +77,110 @@ def test_a_policy_counts_once(tiny, entry, tmp_path, monkeypatch, capsys):
     assert submit.main([*command[:3], *runs, *command[3:]], benchmark=tiny) == 0
     changed(tmp_path / "ppo.json", lambda said: said["scenarios"]["lpt"].update(policies=[runs[0], f"./{runs[0]}"]))
     refused(capsys, tiny, "ppo.json", words="policy 'seed1/agent.npz' is given twice")
+
+
+def test_the_future_is_looked_for_in_every_scenario(tiny, entry, tmp_path, capsys):
+    changed(entry, lambda said: said["scenarios"]["order"].update(policies=["lookahead"]))
+    code, said = verified(capsys, tiny, entry, "--scenarios", "lpt")
+    assert code == 1
+    assert "| clairvoyant | False  | True    |" in said
+    # Agents are not, and their files are not opened where they do not play.
+    changed(entry, lambda said: said["scenarios"]["order"].update(policies=["gone.npz"]))
+    assert verified(capsys, tiny, entry, "--scenarios", "lpt")[0] == 0
+
+
+def test_a_planner_has_no_rank_whatever_its_entry_says(tiny, tmp_path, capsys):
+    path = tmp_path / "cheat.json"
+    path.write_bytes((tiny.entries / "planner.json").read_bytes())
+    changed(path, lambda said: said.update(clairvoyant=False, name="cheat"))
+    assert standings.main([str(path)], benchmark=tiny) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["–", "cheat †", "1.00 [1.00, 1.00]"] in rows
+    assert ["1", "best_tuned_rule", "0.00 [0.00, 0.00]"] in rows
+
+
+RULES = """
+class Rule:
+    name, kind, clairvoyant = "own", "rule", False
+    def reset(self, start): self.asked = 0
+    def act(self, view):
+        self.asked += 1
+        return self.fails() if self.asked > 3 else 1
+
+class Exits(Rule):
+    def fails(self): raise SystemExit(0)
+
+class Raises(Rule):
+    def fails(self): raise RuntimeError("boom:\\nin the middle")
+
+class Stops(Rule):
+    def fails(self): raise KeyboardInterrupt
+
+def leaves(): raise SystemExit(0)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of rules that fail."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "failing_rules.py").write_text(RULES, encoding="utf-8")
+    yield "failing_rules"
+    sys.modules.pop("failing_rules", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Exits", r"policy 'own' raised SystemExit: 0 \(failing_rules\.py, line 10\)\. It has to finish every case\."),
+        ("Raises", r"policy 'own' raised RuntimeError: boom: in the middle \(failing_rules\.py, line 13\)\. It has"),
+        ("leaves", r"policy 'failing_rules:leaves' raised SystemExit: 0 \(failing_rules\.py, line 18\)"),
+    ],
+)
+def test_code_that_fails_is_said(tiny, entry, own, capsys, name, words):
+    changed(entry, lambda said: said["scenarios"]["lpt"].update(policies=[f"{own}:{name}"]))
+    refused(capsys, tiny, entry, "--own-code", words=words)
+    assert submit.main(["mine", f"{own}:{name}", "--in", "lpt", "tgi", "--own-code"], benchmark=tiny) == 2
+
+
+def test_an_exit_in_a_worker_is_said(tiny, entry, own, capsys):
+    changed(entry, lambda said: said["scenarios"]["lpt"].update(policies=[f"{own}:Exits"]))
+    refused(
+        capsys,
+        tiny,
+        entry,
+        "--own-code",
+        "--workers",
+        "2",
+        "--scenarios",
+        "lpt",
+        words=r"policy 'own' raised SystemExit: 0\. It has to finish every case\.",
+    )
+
+
+def test_an_interruption_is_none_of_its_failures(tiny, entry, own, capsys):
+    changed(entry, lambda said: said["scenarios"]["lpt"].update(policies=[f"{own}:Stops"]))
+    assert verified(capsys, tiny, entry, "--own-code")[0] == 130
+
+
+def test_the_table_does_not_run_own_code(tiny, entry, own, capsys):
+    changed(entry, lambda said: said["scenarios"]["lpt"].update(policies=[f"{own}:leaves"]))
+    assert standings.main([str(entry)], benchmark=tiny) == 0
+    assert "Not checked for the future, since code of their own is not run here: mine." in capsys.readouterr().out
+    assert own not in sys.modules
+    refused(capsys, tiny, entry, "--scenarios", "shared", words="runs code of its own: read it first")
+
+
+def test_a_link_is_replaced_and_its_agents_are_found(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    agents(tmp_path, 1)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    target = tmp_path / "deep" / "er" / "target.json"
+    target.write_text("{}")
+    (tmp_path / "link.json").symlink_to(target)
+    assert submit.main(["ppo", "--in", "lpt", "seed1/agent.npz", "--out", "link.json"], benchmark=tiny) == 0
+    said = json.loads((tmp_path / "link.json").read_text(encoding="utf-8"))
+    assert said["scenarios"]["lpt"]["policies"] == ["seed1/agent.npz"]
+    assert verified(capsys, tiny, "link.json")[0] == 0
+    assert target.read_text() == "{}"
