@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_es
 from llmsched_env.policy import Policy
 
 __all__ = ["Comparison", "Contestant", "Row", "compare"]
+
+UNSHOWN = re.compile(r"[|\x00-\x1f\x7f]")
+"""What breaks the line of a table."""
 
 NO_SCORE = Estimate(float("nan"), float("nan"), float("nan"))
 
@@ -225,10 +229,13 @@ def compare(
         timed: measure how long single decisions take, in an episode more.
 
     Raises:
-        ConfigError: two contestants of one name.
+        ConfigError: two contestants of one name, or a name that no table can show.
         WorkerError: a worker died.
     """
     names = [contestant.name for contestant in contestants]
+    for name in names:
+        if not isinstance(name, str) or not name or UNSHOWN.search(name):
+            raise ConfigError(f"policy name {name!r}: give a text for the tables, without | and line breaks.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"more than one policy is called {twice[0]!r}: results go by name, so give each its own.")
