@@ -19,7 +19,7 @@ from llmsched_env.baselines.leaderboard.scoring import REFERENCES, references, s
 from llmsched_env.errors import PathError
 from llmsched_env.evaluation import Estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, MARKERS, RULE, check_drawing, new_figure, plain, save
-from llmsched_env.evaluation.report import grid
+from llmsched_env.evaluation.tables import grid
 from llmsched_env.flags import path_option
 from llmsched_env.storage import output_folder, write_whole
 

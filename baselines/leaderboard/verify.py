@@ -24,7 +24,7 @@ from llmsched_env.baselines.leaderboard.scoring import differences, references, 
 from llmsched_env.baselines.registry import Entry
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.parallel import Sharing
-from llmsched_env.evaluation.report import grid, interval
+from llmsched_env.evaluation.tables import grid, interval
 from llmsched_env.flags import path_option
 from llmsched_env.progress import Progress
 

@@ -18,6 +18,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
+from llmsched_env.evaluation.tables import grid, interval, knows
 from llmsched_env.policy import Policy
 
 __all__ = ["Comparison", "Contestant", "Row", "compare"]
@@ -149,10 +150,17 @@ class Comparison:
         return mean_estimate(sign * (ours - theirs))
 
     def __str__(self) -> str:
-        """The table."""
-        from llmsched_env.evaluation.report import paired_table
-
-        return paired_table(self)
+        """A table of all policies in the order given: the objective, and how far each is behind the first one."""
+        first = self.rows[0].name
+        objective, what = ("goodput", "goodput %") if self.scenario.serving else ("gap_to_bound", "gap to bound %")
+        scored = self.reference is not None
+        body = []
+        for row in self.rows:
+            behind = "–" if row.name == first else interval(self.behind(row.name, first), 100)
+            cells = [row.name, knows(row.clairvoyant), interval(row.estimate(objective), 100), behind]
+            body.append([*cells, interval(row.score)] if scored else cells)
+        header = ["policy", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
+        return grid(header if scored else header[:-1], body)
 
     @property
     def bound_s(self) -> float:
