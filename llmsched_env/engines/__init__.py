@@ -1,0 +1,1 @@
+"""Real engines: policies that drive them, and what their recordings say (docs/engines.md)."""
