@@ -152,7 +152,10 @@ class _Driven(Scheduler):
         for name in limits.keys() - {"max_num_scheduled_tokens"}:
             setattr(self, name, seats)
         if plan.kind == "mixed":
-            tokens = plan.tokens + len(self.running) - len(reading)
+            # Not the plan's tokens: a prompt that is partly read has to ask for its blocks, and may give way for them.
+            scenario, served = self.session.driver.scenario, len(self.running) - len(reading)
+            tokens = plan.tokens if scenario.mixed_whole_prompts else scenario.mixed_tokens
+            tokens += 0 if scenario.mixed_counts_active and not scenario.mixed_whole_prompts else served
             self.max_num_scheduled_tokens = min(limits["max_num_scheduled_tokens"], tokens)
         try:
             yield

@@ -10,6 +10,8 @@ import torch
 from vllm import SamplingParams
 from vllm.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -68,10 +70,12 @@ def scheduler(
     return kind(config, pool, StructuredOutputManager(config), block_size=BLOCK)
 
 
-def request(name: str, at_ns: int, prompt: int, output: int, tokens: list[int] | None = None) -> Request:
-    """A request that ends at its limit, and came at a time of the virtual clock."""
+def request(name: str, at_ns: int, prompt: int, output: int) -> Request:
+    """A request that ends at its limit, and came at a time of the virtual clock; all prompts begin alike."""
     sampling = SamplingParams(max_tokens=output, ignore_eos=True)
-    return Request(name, tokens or [1] * prompt, sampling, None, arrival_time=at_ns / 1e9)
+    init_none_hash(sha256)
+    hasher = get_request_block_hasher(BLOCK, sha256)
+    return Request(name, [1] * prompt, sampling, None, arrival_time=at_ns / 1e9, block_hasher=hasher)
 
 
 def answer(serving: Scheduler, output: Any) -> dict[str, int]:

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import vllm_bare as bare
 from simulated import Row, fields, played
+
+COST = {"name": "toy", "alpha_prefill_ns": 1000, "beta_prefill_ns": 10, "alpha_decode_ns": 300, "beta_decode_ns": 7,
+        "gamma_decode_ns": 0, "prefill_token_cap": 400}  # fmt: skip
+SLO = {"ttft_s": 3e-5, "tpot_s": 1e-6}
+MEAN = 20.0
+
+
+def drawn(
+    seed: int, count: int, gap_ns: int, prompts: tuple[int, int] = (5, 150), outputs: tuple[int, int] = (1, 40)
+) -> list[Row]:
+    """Requests with lengths drawn evenly, one after another in 0 to 2 ``gap_ns``."""
+    rng = random.Random(seed)
+    clock, found = 0, []
+    for _ in range(count):
+        found.append((clock, rng.randint(*prompts), rng.randint(*outputs)))
+        clock += rng.randint(0, 2 * gap_ns)
+    return found
+
+
+REQUESTS = {"batch": drawn(1, 200, 0), "arrivals": drawn(2, 300, 3500)}
+
+
+def options(policy: str, parameters: list[Any] | None = None, **more: Any) -> dict[str, Any]:
+    """Options of a scheduler on the virtual clock."""
+    told = {"policy": policy, "parameters": parameters or [], "cost": COST, "clock": "virtual"}
+    return {**told, "mean_output_tokens": MEAN, **more}
 
 
 class Playing:
@@ -17,6 +44,7 @@ class Playing:
         clocks_ns: (iterations,) at the end of each.
         first_ns: when each request had its first token,
         last_ns: and its last one.
+        reads: prompt tokens of each iteration.
         preemptions: of all requests.
     """
 
@@ -27,7 +55,13 @@ class Playing:
         self.clocks_ns: list[int] = []
         self.first_ns: dict[int, int] = {}
         self.last_ns: dict[int, int] = {}
+        self.reads: list[int] = []
         self.preemptions = 0
+
+    @property
+    def tokens_read(self) -> int:
+        """Prompt tokens that were computed."""
+        return sum(self.reads)
 
     def play(self, requests: list[Row]) -> None:
         """From the first arrival to the last token."""
@@ -41,7 +75,14 @@ class Playing:
                 self.actions.append(plan.action)
             return plan
 
-        driver.decide = noting
+        ran = driver.ran
+
+        def counting(done: Any, now_ns: int = 0) -> int:
+            self.reads.append(sum(tokens for _, tokens, _ in done.reads))
+            self.preemptions += len(done.preempted)
+            return ran(done, now_ns)
+
+        driver.decide, driver.ran = noting, counting
         while any(left):
             while added < len(requests) and requests[added][0] <= driver.clock_ns:
                 self.serving.add_request(bare.request(str(added), *requests[added]))
@@ -65,12 +106,12 @@ class Playing:
         assert not session.lost
 
 
-def compare(
-    playing: Playing, policy: str, parameters: list[Any], scenario: Any, requests: list[Row], mean: float
-) -> int:
+def compare(playing: Playing, policy: str, parameters: list[Any], requests: list[Row]) -> int:
     """Whether the simulator did the same, iteration for iteration; how many there were."""
-    count = 0
-    for count, (action, view, run) in enumerate(played(policy, parameters, scenario, requests, mean), 1):
+    driver, count = playing.serving.session.driver, 0
+    for count, (action, view, run) in enumerate(
+        played(policy, parameters, driver.scenario, requests, driver.mean_output_tokens), 1
+    ):
         at = count - 1
         theirs = playing.views[at]
         apart = {name: (theirs.get(name), value) for name, value in view.items() if theirs.get(name) != value}
