@@ -169,6 +169,12 @@ class Session(Generic[Key]):
             except Exception as error:
                 self._lose(error)
 
+    def close(self) -> None:
+        """The engine ends: the last iteration is over, and the log is closed."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
     def _lose(self, error: Exception) -> None:
         self.lost = True
         self._warn(f"the driver lost track ({type(error).__name__}: {error})", "from here on")

@@ -101,6 +101,11 @@ class _Driven(Scheduler):
         self.session.end(self._now_ns())
         return super().update_from_output(*args, **named)
 
+    def shutdown(self) -> None:
+        """The engine ends."""
+        self.session.close()
+        super().shutdown()
+
     # What vLLM's scheduler calls of itself.
 
     def _preempt_request(self, request: Any, *args: Any, **named: Any) -> None:

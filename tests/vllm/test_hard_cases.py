@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 
 import pytest
 
@@ -120,7 +121,8 @@ def test_a_policy_that_fails_stops_nothing(model):
     """vLLM's own schedule for those steps, one warning, and the same requests complete."""
     serving = bare.scheduler(model, options("test_hard_cases:Fails"))
     own = bare.scheduler(model, None)
-    with pytest.warns(EngineWarning, match="engine goes by its own schedule this step") as said:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         for i in range(60):
             for one in (serving, own):
                 one.add_request(bare.request(str(i), 0, 20 + i, 10))
@@ -128,7 +130,9 @@ def test_a_policy_that_fails_stops_nothing(model):
             assert ours.num_scheduled_tokens == theirs.num_scheduled_tokens
             bare.answer(own, theirs)
             bare.answer(serving, ours)
-    assert len([one for one in said if one.category is EngineWarning]) == 1
+    words = [str(one.message) for one in said if one.category is EngineWarning]
+    assert len(words) == 1
+    assert "the engine goes by its own schedule this step" in words[0]
     assert serving.session.failed > 20
     assert not serving.session.lost
 
@@ -160,6 +164,33 @@ def test_a_shadow_changes_nothing(model, tmp_path, policy):
     )
 
 
+@pytest.mark.parametrize("blocks", [10_000, 24])
+def test_iterations_may_be_scheduled_ahead(model, blocks):
+    """As vLLM schedules asynchronously: the next iteration before the last one has ended."""
+    from llmsched_env.engines.vllm import AsyncLLMSchedScheduler
+
+    told = options("threshold", [3])
+    serving = bare.scheduler(model, told, kind=AsyncLLMSchedScheduler, overlapping=True, blocks=blocks)
+    tokens, under_way = {}, []
+    for number, (_, prompt, output) in enumerate(drawn(5, 80, 0, (1, 60), (1, 60))):
+        serving.add_request(bare.request(str(number), 0, prompt, output))
+    wanted = {name: one.max_tokens for name, one in serving.requests.items()}
+    for _ in range(5000):
+        output = serving.schedule()
+        under_way.append((output, bare.sampling(serving, output)))
+        while len(under_way) > (1 if output.num_scheduled_tokens else 0):
+            for name, count in bare.answer(serving, *under_way.pop(0)).items():
+                tokens[name] = tokens.get(name, 0) + count
+        if not serving.requests:
+            break
+    assert {name: min(count, wanted[name]) for name, count in tokens.items()} == wanted
+    assert not serving.session.lost
+    view = serving.session.driver.look()
+    assert (view.waiting, view.active, view.preempted, view.context_tokens) == (0, 0, 0, 0)
+    assert view.prefills > 10
+    assert view.mixed == 0
+
+
 @pytest.mark.parametrize(
     ("more", "named", "words"),
     [
@@ -178,7 +209,7 @@ def test_a_shadow_changes_nothing(model, tmp_path, policy):
         ({"policy": "threshold", "log": "/proc/none/log.csv"}, {}, "cannot write"),
         ({"policy": "threshold"}, {"policy": "priority"}, "scheduling policy 'priority' is not supported"),
         ({"policy": "threshold"}, {"long_prefill_token_threshold": 64}, "long_prefill_token_threshold"),
-        ({"policy": "threshold"}, {"async_scheduling": True}, "AsyncLLMSchedScheduler"),
+        ({"policy": "threshold"}, {"overlapping": True}, "AsyncLLMSchedScheduler"),
         ({}, {}, "give a mapping with a policy"),
     ],
 )

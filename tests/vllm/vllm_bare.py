@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from vllm import SamplingParams
 from vllm.config import CacheConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -31,6 +31,8 @@ TINY = {
 }
 BLOCK = 16
 
+init_none_hash(sha256)  # once: it draws what the first block's hash begins with
+
 
 def write_model(folder: Path) -> str:
     """A model's config without weights."""
@@ -47,6 +49,7 @@ def scheduler(
     blocks: int = 10_000,
     caching: bool = False,
     kind: type[Scheduler] | None = None,
+    overlapping: bool = False,
     **scheduling: Any,
 ) -> Scheduler:
     """A scheduler with these options of ours; vLLM's own without any."""
@@ -64,6 +67,7 @@ def scheduler(
         parallel_config=ParallelConfig(),
         additional_config={} if options is None else {"llmsched": options},
     )
+    config.scheduler_config.async_scheduling = overlapping  # which vLLM switches off on a CPU
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=32, dtype=torch.float32)
     pool = KVCacheConfig(blocks + 1, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
     kind = kind or (Scheduler if options is None else LLMSchedScheduler)
@@ -73,16 +77,22 @@ def scheduler(
 def request(name: str, at_ns: int, prompt: int, output: int) -> Request:
     """A request that ends at its limit, and came at a time of the virtual clock; all prompts begin alike."""
     sampling = SamplingParams(max_tokens=output, ignore_eos=True)
-    init_none_hash(sha256)
     hasher = get_request_block_hasher(BLOCK, sha256)
     return Request(name, [1] * prompt, sampling, None, arrival_time=at_ns / 1e9, block_hasher=hasher)
 
 
-def answer(serving: Scheduler, output: Any) -> dict[str, int]:
-    """Let the iteration end; tokens of each request that had one."""
+def sampling(serving: Scheduler, output: Any) -> list[bool]:
+    """Whether each request of an iteration, which has just been scheduled, will have a token of it."""
+    there = [serving.requests[name] for name in output.num_scheduled_tokens]
+    return [one.num_computed_tokens >= one.num_tokens for one in there]
+
+
+def answer(serving: Scheduler, output: Any, done: list[bool] | None = None) -> dict[str, int]:
+    """Let an iteration end; tokens of each request that had one."""
     names = list(output.num_scheduled_tokens)
-    there = [serving.requests.get(name) for name in names]
-    done = [one is not None and one.num_computed_tokens >= one.num_tokens for one in there]
+    if done is None:
+        there = [serving.requests.get(name) for name in names]
+        done = [one is not None and one.num_computed_tokens >= one.num_tokens for one in there]
     sampled = [[2] if yes else [] for yes in done]
     index = {name: i for i, name in enumerate(names)}
     serving.update_from_output(output, ModelRunnerOutput(names, index, sampled_token_ids=sampled))
