@@ -93,6 +93,7 @@ class _Driven(Scheduler):
         if not output.num_scheduled_tokens and self.running:
             # Memory, or what a request waits for, lets nobody in: what vLLM can run runs.
             self.finished_req_ids |= output.finished_req_ids
+            self.reset_preempted_req_ids |= output.preempted_req_ids
             return self._observed(super().schedule(*args, **named))
         return self._observed(output, plan)
 
@@ -159,7 +160,7 @@ class _Driven(Scheduler):
         if plan.kind == "mixed":
             # Not the plan's tokens: a prompt that is partly read has to ask for its blocks, and may give way for them.
             scenario, served = self.session.driver.scenario, len(self.running) - len(reading)
-            tokens = plan.tokens if scenario.mixed_whole_prompts else scenario.mixed_tokens
+            tokens = plan.tokens if scenario.mixed_whole_prompts else scenario.mixed_tokens or 0
             tokens += 0 if scenario.mixed_counts_active and not scenario.mixed_whole_prompts else served
             self.max_num_scheduled_tokens = min(limits["max_num_scheduled_tokens"], tokens)
         try:
