@@ -142,8 +142,8 @@ $(VLLM)/.installed: pyproject.toml setup.py build_engine.py constraints-vllm.txt
 
 test-vllm: $(VLLM)/.installed
 	@if [ -e $(VLLM)/.installed ]; then \
-		$(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/vllm tests/engines \
-		&& PYTHONPATH=$(VLLM)/older $(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/vllm; \
+		$(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/with_vllm tests/engines \
+		&& PYTHONPATH=$(VLLM)/older $(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/with_vllm; \
 	fi
 
 check: $(VENV)/.installed-dev

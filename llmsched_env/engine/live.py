@@ -56,6 +56,7 @@ class Live(Episode):
         self.arrived = 0
         self.elapsed_ns = 0
         self.expected_ns = 0
+        self.next_release_ns = NEVER  # it says itself who has arrived
         self.arrivals = True
         self.recomposes = True
         self.settles = True
@@ -93,7 +94,7 @@ class Live(Episode):
             v.clock_ns = clock_ns
         if self.line.next_release < self.arrived:
             self.release(v, t)
-        self.look_ahead(v, t)
+        self.settle(v, t)
         self.shown.assign(v)
         if not self.shows_kv:
             self.shown.kv_budget_tokens = 0

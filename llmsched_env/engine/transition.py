@@ -347,6 +347,8 @@ class Transition(Composer):
         one: cython.longlong = 1
         never: cython.longlong = one << 62  # beyond any clock
         target_ns: cython.longlong
+        active: cython.longlong
+        context: cython.longlong
         if self.next_release_ns < never:
             self.release(v, t)
             if v.active == 0 and v.waiting == 0 and v.preempted == 0 and self.chunked.position < 0:
@@ -357,12 +359,6 @@ class Transition(Composer):
             self.next_release_ns = never
             if self.line.next_release < self.problem.num_requests:
                 self.next_release_ns = self.problem.release_ns[self.line.next_release]
-        self.look_ahead(v, t)
-
-    def look_ahead(self, v: View, t: Totals) -> cython.void:
-        """Bring the view up to what has happened by the clock: who is late, who gives way, and what would run next."""
-        active: cython.longlong
-        context: cython.longlong
         if self.has_slo:
             self.slo.pass_time(v, t, self.line)
         if self.has_kv:

@@ -1,4 +1,4 @@
-"""Records what vLLM tells a driver: ``python tests/vllm/recording.py``, in the environment of ``make test-vllm``.
+"""Records what vLLM tells a driver: ``python tests/with_vllm/recording.py``, in the environment of ``make test-vllm``.
 
 The files of tests/engines/golden hold the driver to it where vLLM is not installed. Each has the options, the requests
 (arrival in ns, prompt tokens, output tokens), and a row an iteration: who has arrived before it, the fields of the view

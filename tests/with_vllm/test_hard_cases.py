@@ -10,9 +10,8 @@ import pytest
 pytest.importorskip("vllm.config")
 
 import vllm_bare as bare
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
-from vllm_playing import COST, MEAN, REQUESTS, SLO, Playing, compare, drawn, options
+from vllm_playing import COST, REQUESTS, SLO, Playing, compare, drawn, options
 
 from llmsched_env.engines.session import EngineWarning
 from llmsched_env.errors import ConfigError, LLMSchedError
@@ -231,11 +230,13 @@ def test_many_requests_outgrow_the_table(model, monkeypatch):
     from llmsched_env.engines import driver
 
     monkeypatch.setattr(driver, "ROOM", 16)
-    for name, more in (("threshold", {}), ("deadline", {**SLO, "order": "late_last"})):
-        parameters = [4] if name == "threshold" else [4, 0.5]
-        serving = bare.scheduler(model, options(name, parameters, **more))
-        playing = Playing(serving)
-        playing.play(REQUESTS["arrivals"])
-        compare(playing, name, parameters, REQUESTS["arrivals"])
-    assert MEAN == 20.0
-    assert issubclass(type(serving), Scheduler)
+    mixing = {"mixed_tokens": 64, "mixed_counts_active": True, "kv": True}
+    for name, parameters, more, blocks in (
+        ("threshold", [4], {}, 10_000),
+        ("deadline", [4, 0.5], {**SLO, "order": "late_last"}, 10_000),
+        ("mixed_first", [], mixing, 20),
+    ):
+        requests = REQUESTS["arrivals"] if blocks > 20 else drawn(5, 150, 900, (1, 60), (1, 60))
+        playing = Playing(bare.scheduler(model, options(name, parameters, **more), seats=8, blocks=blocks))
+        playing.play(requests)
+        compare(playing, name, parameters, requests)

@@ -76,3 +76,16 @@ class Turns:
     def act(self, view):
         self.asked += 1
         return self.asked % 7
+
+
+@pytest.mark.parametrize("blocks", [10_000, 20], ids=["plenty", "preemption"])
+@pytest.mark.parametrize("budget", [64, 128, 512, 2048])
+def test_vllm_alone_is_what_the_simulator_calls_vllm_v1(model, budget, blocks):
+    """Its own scheduler decides, in the shadow; the driver follows it, and the simulator plays `mixed_first`."""
+    tight = blocks < 10_000
+    requests = drawn(5, 150, 900, (1, 60), (1, 60)) if tight else REQUESTS["arrivals"]
+    told = options("mixed_first", [], mixed_tokens=budget, mixed_counts_active=True, shadow=True, kv=True)
+    playing = Playing(bare.scheduler(model, told, seats=16, tokens=budget, blocks=blocks))
+    playing.play(requests)
+    assert compare(playing, "mixed_first", [], requests) > 500
+    assert (playing.preemptions > 0) == tight
