@@ -126,6 +126,10 @@ def policy_for(policy: str | Policy, scenario: Scenario, parameters: Sequence[An
     """
     if not isinstance(policy, str):
         check_policy(policy)
+        if parameters:
+            raise ConfigError(
+                f"parameters = {list(parameters)!r} with a policy that is made: give them to its factory."
+            )
         found = policy
     else:
         item = entry(policy, scenario)
@@ -174,8 +178,8 @@ def _check(scenario: Scenario) -> None:
         raise ConfigError(
             f"kv_rule = {scenario.kv_rule!r}: the engine decides who gives way, as vLLM V1 does. Set kv_rule='vllm_v1'."
         )
-    by_length = [name for name in ("order",) if scenario.order not in ("fcfs", "late_last")]
-    if scenario.lengths == "known" and (by_length or scenario.choose_order):
+    by_length = scenario.choose_order or scenario.order not in ("fcfs", "late_last")
+    if scenario.lengths == "known" and by_length:
         raise ConfigError(
             f"order = {scenario.order!r}, choose_order = {scenario.choose_order} with lengths = 'known': orders by "
             "length are not kept for arriving requests. Take order='fcfs' or 'late_last', or lengths='hidden', where "

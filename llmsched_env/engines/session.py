@@ -42,9 +42,9 @@ class DecisionLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w", encoding="utf-8", newline="", buffering=1)
+            self._file.write(",".join(self.COLUMNS) + "\n")
         except OSError as error:
             raise PathError(f"cannot write {path}: {error.strerror or error}. Choose a writable folder.") from error
-        self._file.write(",".join(self.COLUMNS) + "\n")
         self._rows = 0
 
     def note(self, plan: Plan[Key] | None, done: Ran[Key], start_ns: int, end_ns: int, expected_ns: int) -> None:
@@ -149,13 +149,23 @@ class Session(Generic[Key]):
         if not self.lost:
             try:
                 expected_ns = self.driver.ran(done, now_ns)
-                if self._log is not None and (done.reads or done.decodes):
-                    self._log.note(self._plan, done, self._start_ns, self.driver.clock_ns, expected_ns)
             except Exception as error:
                 self._lose(error)
+            else:
+                self._note(done, expected_ns)
         over, self._over = self._over, []
         for key in over:
             self.finish(key)
+
+    def _note(self, done: Ran[Key], expected_ns: int) -> None:
+        """Write a row of the log, or give the log up."""
+        if self._log is None or not (done.reads or done.decodes):
+            return
+        try:
+            self._log.note(self._plan, done, self._start_ns, self.driver.clock_ns, expected_ns)
+        except OSError as error:
+            path, self._log = self._log.path, None
+            warnings.warn(f"cannot write {path} ({error}): its rows end here.", EngineWarning, stacklevel=4)
 
     def finish(self, key: Key) -> None:
         """A request is complete, or was aborted."""

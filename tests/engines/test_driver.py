@@ -225,3 +225,28 @@ def test_the_log_has_whole_rows(tmp_path):
     ]
     with pytest.raises(LLMSchedError, match="cannot write"):
         DecisionLog("/proc/none/log.csv")
+
+
+class Full:
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_ends_the_log_and_nothing_else(tmp_path):
+    log = DecisionLog(tmp_path / "log.csv")
+    log.close()
+    log._file = Full()
+    session = Session(Driver("prefill_first", scenario(), mean_output_tokens=3), log=log)
+    for key in "ab":
+        session.arrive(key, 10, 0)
+    session.ask(1)
+    session.began(Ran(False, [("a", 10, 0)]))
+    with pytest.warns(EngineWarning, match="cannot write .*No space left.* its rows end here"):
+        plan = session.ask(10)
+    assert plan is not None
+    assert not session.lost
+
+
+def test_a_policy_that_is_made_takes_no_numbers():
+    with pytest.raises(ConfigError, match="give them to its factory"):
+        Driver(Answers(0), scenario(), parameters=[3])
