@@ -125,9 +125,15 @@ class EvolutionSettings:
                 "for the usual number."
             )
         if self.cases < len(self.sizes):
-            raise ConfigError(f"cases = {self.cases} for {len(self.sizes)} sizes: give at least one of each.")
+            raise ConfigError(
+                f"setting cases = {self.cases}, the training cases of a candidate, for {len(self.sizes)} sizes: give "
+                "at least one of each."
+            )
         if self.cases > self.pool:
-            raise ConfigError(f"cases = {self.cases} exceeds pool = {self.pool}: draw at most as many as there are.")
+            raise ConfigError(
+                f"setting cases = {self.cases}, the training cases of a candidate, exceeds setting pool = {self.pool}, "
+                "those to draw from: draw at most as many as there are."
+            )
         names = [feature.name for feature in ALL_FEATURES]
         for kind, given, known in (("feature", self.features, names), ("order", self.orders, ORDER_CODES)):
             for name in given:

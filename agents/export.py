@@ -17,7 +17,7 @@ from llmsched_env.agents.agent import Origin, Trained
 from llmsched_env.agents.files import AgentFile
 from llmsched_env.agents.libraries import LIBRARIES
 from llmsched_env.agents.network import Layer, Network, dense
-from llmsched_env.agents.sb3_origin import normaliser, other_origin, trained_in
+from llmsched_env.agents.sb3_origin import check_spaces, normaliser, other_origin, trained_in
 from llmsched_env.agents.sb3_policy import load_model
 from llmsched_env.agents.scores import MASKED, SCORERS
 from llmsched_env.config import Scenario
@@ -48,6 +48,7 @@ def export(model: Any) -> Network:
     known = (*SCORERS, "ResidualPolicy")
     if kind not in known:
         raise ConfigError(f"{what} cannot be exported: its policy has to be one of {', '.join(known)}.")
+    check_spaces(model, what)
     tables = {(len(table),): table for table in TABLES}
     shape = tuple(model.observation_space.shape)
     extractor = model.policy.features_extractor_class.__name__

@@ -98,8 +98,9 @@ class AgentFile:
         """
         try:
             content = Path(path).read_bytes()
-        except OSError as error:
-            raise PathError(f"cannot read {path}: {error.strerror or error}. Give the .npz file of an agent.") from None
+        except (OSError, ValueError) as error:  # the latter of characters that no path has
+            shown, why = (path, error.strerror or error) if isinstance(error, OSError) else (repr(str(path)), error)
+            raise PathError(f"cannot read {shown}: {why}. Give the .npz file of an agent.") from None
         arrays = _arrays(path, content)
         try:
             metadata = json.loads(arrays["metadata"].astype(np.uint8).tobytes())

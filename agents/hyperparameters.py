@@ -87,6 +87,8 @@ def widths(name: str, value: object) -> list[int]:
     return [whole(f"{name}[{i}]", width, 1, 4096) for i, width in enumerate(value)]
 
 
+OPTIONS = "options"
+
 COMMON: dict[str, Check] = {
     "timesteps": whole_number(1, 2**62),
     "evaluate_every": whole_number(1, 2**62),
@@ -184,7 +186,7 @@ def resolved(
         algo: its name.
         checks: what its own settings may be.
         given: some of them.
-        source: where they are from, for messages.
+        source: where they are from, for messages; `OPTIONS` for those of a command.
         file: the name of the shipped ones, if not the algorithm's.
 
     Raises:
@@ -199,8 +201,10 @@ def resolved(
         try:
             checks[name](name, value)
         except ConfigError as error:
+            # A setting of a file is none of the options of the same name.
+            what = "" if source == OPTIONS else "setting "
             raise ConfigError(
-                f"{source}: {error} Change it, or leave it out for the default, {shipped[name]}."
+                f"{source}: {what}{error} Change it, or leave it out for the default, {shipped[name]}."
             ) from None
         except UnknownNameError as error:
             raise ConfigError(f"{source}: {error} Without it, {name} is {shipped[name]!r}.") from None

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -87,9 +88,14 @@ class Run:
         if (folder / RESULT).exists():
             raise ConfigError(f"{folder} holds a finished run: choose another folder, or move that one away.")
         if (folder / CONFIG).exists():
+            # The options are those of a run to begin.
+            command = str(config.get("command", "")).partition(" --")[0]
+            resume = (
+                f"{command} --resume {shlex.quote(str(folder))}" if command else "train(recorded(out), resume=True)"
+            )
             raise ConfigError(
-                f"{folder} holds a run already: go on with it by 'python train.py --resume {folder}', choose another "
-                "folder, or move that one away."
+                f"{folder} holds a run already: go on with it by '{resume}', choose another folder, or move that one "
+                "away."
             )
         if (folder / CHECKPOINTS).is_dir() and any((folder / CHECKPOINTS).iterdir()):
             raise ConfigError(f"{folder / CHECKPOINTS} is there already, and not of this run: choose another folder.")

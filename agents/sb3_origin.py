@@ -13,10 +13,21 @@ from llmsched_env.agents.fingerprint import difference
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 
-__all__ = ["OriginWarning", "began_in", "check_bounds", "normaliser", "origin", "other_origin", "trained_in"]
+__all__ = [
+    "OriginWarning",
+    "began_in",
+    "check_bounds",
+    "check_spaces",
+    "normaliser",
+    "origin",
+    "other_origin",
+    "trained_in",
+]
 
 FOR_TRAINING = ("split", "reward", "skip_forced", "max_iterations")
 """Arguments of a scenario that may differ between training and judging."""
+
+LOADED = "PPO.load(path, env=VecNormalize.load(statistics, SB3VecEnv(1, scenario)))"
 
 Description = dict[str, Any]
 Normaliser = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -34,27 +45,75 @@ def normaliser(model: Any, who: str) -> Normaliser | None:
         who: it is, for messages.
 
     Raises:
-        ConfigError: its observations were changed by something that did not come with it.
+        ConfigError: its observations were changed by something that did not come with it, by statistics of nothing, or
+            more than once.
     """
-    wrapper = getattr(model, "get_vec_normalize_env", lambda: None)()
-    if wrapper is not None and wrapper.norm_obs:
+    wrappers = _normalising(getattr(model, "env", None))
+    if len(wrappers) > 1:
+        raise ConfigError(
+            f"{who} was trained on observations that {len(wrappers)} VecNormalize change one after another: train with "
+            "one, or with norm_obs=False in the others."
+        )
+    if wrappers:
         if type(getattr(model, "policy", None)).__name__ == "ResidualPolicy":
             raise ConfigError(
                 f"{who} is a residual on a rule and was trained under VecNormalize. The rule reads observations as "
                 "they are: train with VecNormalize(..., norm_obs=False)."
             )
-        seen: Normaliser = wrapper.normalize_obs
+        if wrappers[0].obs_rms.count < 1:
+            raise ConfigError(
+                f"{who} has a VecNormalize that has seen no observation, so its statistics are not those of the "
+                f"training. Load those: {LOADED}."
+            )
+        seen: Normaliser = wrappers[0].normalize_obs
         return seen
     check_bounds(model.observation_space, who)
     last = getattr(model, "_last_obs", None)  # a zip keeps it
     if isinstance(last, np.ndarray) and last.size and not (last.min() >= 0.0 and last.max() <= 1.0):
         raise ConfigError(
             f"{who} was trained on normalised observations (its last ones lie in [{last.min():.3g}, {last.max():.3g}], "
-            "those of the environment in [0, 1]), and the statistics did not come with it. Load it with them: "
-            "PPO.load(path, env=VecNormalize.load(statistics, SB3VecEnv(1, scenario))); or train with "
-            "VecNormalize(..., norm_obs=False)."
+            f"those of the environment in [0, 1]), and the statistics did not come with it. Load it with them: "
+            f"{LOADED}; or train with VecNormalize(..., norm_obs=False)."
+        )
+    # Giving a model other environments drops its last observations, but not what they were before VecNormalize.
+    there = getattr(model, "get_vec_normalize_env", lambda: None)() is not None
+    if last is None and getattr(model, "_last_original_obs", None) is not None and not there:
+        raise ConfigError(
+            f"{who} was trained under VecNormalize, and its environments have none now. If it normalised observations, "
+            f"load its statistics: {LOADED}. If it normalised rewards only, say so: PPO.load(path, "
+            "env=VecNormalize(SB3VecEnv(1, scenario), norm_obs=False))."
         )
     return None
+
+
+def _normalising(env: Any) -> list[Any]:
+    """Each ``VecNormalize`` around environments that changes observations, the outermost first."""
+    found = []
+    while env is not None:
+        own = vars(env)  # wrappers hand on what they do not have
+        if own.get("norm_obs"):
+            found.append(env)
+        env = own.get("venv")
+    return found
+
+
+def check_spaces(model: Any, who: str) -> None:
+    """Whether a model is of the kind of spaces that environments of this project have.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    observations, actions = model.observation_space, model.action_space
+    if getattr(observations, "shape", None) is None:
+        raise ConfigError(
+            f"{who} reads observations of {observations}, and those of the environment are one list of numbers, a Box: "
+            "train it on an environment of this project."
+        )
+    if not hasattr(actions, "n") or getattr(actions, "shape", None) or getattr(actions, "start", 0):
+        raise ConfigError(
+            f"{who} chooses from {actions}, and actions of the environment are numbered from 0, as in Discrete(2): "
+            "train it on an environment of this project."
+        )
 
 
 def check_bounds(space: Any, who: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.agents.libraries import algorithm
-from llmsched_env.agents.sb3_origin import OriginWarning, began_in, normaliser, other_origin, trained_in
+from llmsched_env.agents.sb3_origin import OriginWarning, began_in, check_spaces, normaliser, other_origin, trained_in
 from llmsched_env.agents.scores import Scores, scores_of
 from llmsched_env.config import flag
 from llmsched_env.engine.features import TABLES, features_of
@@ -62,8 +62,9 @@ class SB3Policy:
             seeded by the episode's seed, for algorithms that learn a distribution.
 
     Raises:
-        ConfigError: a model for observations of another size, one that draws without a distribution, or one whose
-            observations were changed in a way that is not known here.
+        ConfigError: no model, or its network alone; a model for other spaces or observations of another size, a
+            recurrent one, one that draws without a distribution, or one whose observations were changed in a way that
+            is not known here.
     """
 
     kind = "agent"
@@ -73,6 +74,17 @@ class SB3Policy:
         if not hasattr(model, "observation_space"):
             raise ConfigError(
                 f"SB3Policy takes a model, not {model!r}: SB3Policy.load(path, algo) reads one from a zip."
+            )
+        if not (hasattr(model, "policy") and hasattr(model, "predict")):
+            raise ConfigError(
+                f"SB3Policy takes a model, not the {type(model).__name__} of one: give the model, not its network "
+                "(model.policy), which does not know how its observations were normalised."
+            )
+        check_spaces(model, f"agent {name!r}")
+        if hasattr(model.policy, "lstm_actor"):
+            raise ConfigError(
+                f"agent {name!r} is recurrent ({type(model).__name__}), and SB3Policy keeps no state between "
+                "decisions: train it without an LSTM, by PPO or MaskablePPO."
             )
         shape = tuple(model.observation_space.shape)
         if shape not in SHAPES:

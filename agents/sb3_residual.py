@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from llmsched_env.agents.encoding import rule_start
 from llmsched_env.agents.network import BASES, Network, dense
 from llmsched_env.agents.sb3_origin import check_bounds
+from llmsched_env.config import number, real, whole
 from llmsched_env.engine.features import TABLES
 from llmsched_env.errors import ConfigError, UnknownNameError
 
@@ -32,6 +33,13 @@ LEAST_SHARE = 1e-9
 
 FORCED = 30.0
 """Logit of a prefill where the rule's score reaches the limit."""
+
+STARTED = 'policy_kwargs={"start": rule_start(scenario)}'
+PARTS = ("features", "mean", "spread", "base", "base_values")
+"""What a start cannot be without."""
+
+MOST_UNITS = 2**16
+MOST_SHARPNESS = 1e6
 
 Start = Mapping[str, Any]
 
@@ -53,7 +61,8 @@ class ResidualPolicy(ActorCriticPolicy):
         **others: of the base class.
 
     Raises:
-        ConfigError: another action space, or observations that lack a feature or were normalised.
+        ConfigError: another action space, observations that lack a feature or were normalised, a start that is none,
+            or a number out of range.
         UnknownNameError: no such rule.
     """
 
@@ -71,9 +80,10 @@ class ResidualPolicy(ActorCriticPolicy):
         **others: Any,
     ) -> None:
         if start is None:
-            raise ConfigError(
-                'ResidualPolicy needs policy_kwargs={"start": rule_start(scenario)}: the rule to begin as.'
-            )
+            raise ConfigError(f"ResidualPolicy needs {STARTED}: the rule to begin as.")
+        if not isinstance(start, Mapping) or (lacking := [part for part in PARTS if part not in start]):
+            what = f"lacks {', '.join(lacking)}" if isinstance(start, Mapping) else f"is {start!r}"
+            raise ConfigError(f"start {what}, and has to be what rule_start returned: give {STARTED}.")
         if not isinstance(action_space, spaces.Discrete) or action_space.n != 2:
             raise ConfigError(
                 f"ResidualPolicy chooses between a decode and a prefill, and the space is {action_space}."
@@ -83,10 +93,10 @@ class ResidualPolicy(ActorCriticPolicy):
             raise UnknownNameError("rule", start["base"], [name for name in BASES if name != "none"])
         self._own: dict[str, Any] = {
             "start": dict(start),
-            "hidden": hidden,
-            "critic": tuple(critic),
-            "sharpness": sharpness,
-            "limit": limit,
+            "hidden": whole("hidden", hidden, 1, MOST_UNITS),
+            "critic": tuple(whole(f"critic[{i}]", width, 1, MOST_UNITS) for i, width in enumerate(critic)),
+            "sharpness": real("sharpness", sharpness, 0.0, MOST_SHARPNESS),
+            "limit": number("limit", limit),
         }
         super().__init__(observation_space, action_space, lr_schedule, **others)
 
@@ -99,15 +109,10 @@ class ResidualPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         super()._build(lr_schedule)
-        # The actor says one number, the logit of a prefill: the layer behind it only splits it in two.
-        assert isinstance(self.action_net, nn.Linear)
-        with torch.no_grad():
-            self.action_net.weight.copy_(torch.tensor([[-0.5], [0.5]]))
-            self.action_net.bias.zero_()
-        self.action_net.requires_grad_(False)
+        self.action_net = _Halves().to(self.device)
         self._residual.begin()  # after the base class drew weights for all layers
         self.optimizer = self.optimizer_class(
-            [one for one in self.parameters() if one.requires_grad],
+            self.parameters(),
             lr=lr_schedule(1),  # type: ignore[call-arg]  # of the optimizers that there are, not of their base
             **self.optimizer_kwargs,
         )
@@ -127,6 +132,25 @@ class ResidualPolicy(ActorCriticPolicy):
         extractor: object = self.mlp_extractor
         assert isinstance(extractor, _Residual)
         return extractor
+
+
+class _Halves(nn.Module):
+    """The logits of a decode and a prefill from the actor's one number: a layer that does not learn.
+
+    Its numbers are buffers: TRPO differentiates by every parameter. They are named as those of a layer, for the zips.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.tensor([[-0.5], [0.5]]))
+        self.register_buffer("bias", torch.zeros(2))
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """(n, 2)."""
+        return nn.functional.linear(logit, self.weight, self.bias)
 
 
 class _Residual(nn.Module):

@@ -19,7 +19,7 @@ from llmsched_env.agents.algorithms import learner_class
 from llmsched_env.agents.curve import Board, draw
 from llmsched_env.agents.files import AgentFile
 from llmsched_env.agents.fingerprint import changed_versions, difference, fingerprint
-from llmsched_env.agents.hyperparameters import resolved, shipped_file
+from llmsched_env.agents.hyperparameters import OPTIONS, resolved, shipped_file
 from llmsched_env.agents.learner import Learner
 from llmsched_env.agents.libraries import LIBRARIES, one_thread
 from llmsched_env.agents.runs import Best, Checkpoint, Run
@@ -88,7 +88,7 @@ class Training:
         settings = resolved(self.algo, kind.checks, self.settings, self.source, file=file)
         numbers = ("timesteps", "evaluate_every", "copies")
         chosen = {name: getattr(self, name) for name in numbers if getattr(self, name) != 0}
-        settings = resolved(self.algo, kind.checks, {**settings, **chosen}, "options", file=file)
+        settings = resolved(self.algo, kind.checks, {**settings, **chosen}, OPTIONS, file=file)
         object.__setattr__(self, "settings", settings)
         for name in numbers:
             object.__setattr__(self, name, settings.get(name, 0))

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
 from llmsched_env import make_scenario
+from llmsched_env.agents.fingerprint import difference
 from llmsched_env.baselines.registry import Entry, entry, planner_of
 from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.comparison import Comparison
 from llmsched_env.evaluation.comparison import compare as compare_entries
-from llmsched_env.evaluation.rollout import case_numbers
+from llmsched_env.evaluation.rollout import case_numbers, check_scenario
 from llmsched_env.policy import Policy, check_policy
 
 __all__ = ["compare"]
 
+BROUGHT = (
+    "queue", "assignment", "order", "stealing", "lengths", "predictor", "sd_weight", "choose_order",
+    "mixed_tokens", "mixed_counts_active", "mixed_whole_prompts", "mixed_cost", "reward", "skip_forced",
+)  # fmt: skip
+"""Arguments of a scenario that a method, a system or a planner may bring; the others make other episodes."""
+
 
 def compare(
-    policies: Sequence[str | Policy | Entry],
+    policies: Iterable[str | Policy | Entry],
     scenario: str | Scenario,
     cases: int | Iterable[int] = 20,
     *,
@@ -30,7 +38,7 @@ def compare(
 
     Args:
         policies: names (``"lagrangian_tuned"``, ``"deadline@late_last"``, a path of an agent's .npz file), objects of
-            the `Policy` protocol, or what `entry` returns.
+            the `Policy` protocol, or what `entry` returns for this scenario.
         scenario: a scenario, or an environment id, whose test cases are taken then.
         cases: how many of the first cases, or which.
         scores: play the best tuned rule (score 0) and the planner (score 1), too. That may take seconds a case.
@@ -39,12 +47,18 @@ def compare(
 
     Raises:
         UnknownNameError: no such policy or id.
-        ConfigError: no policy at all, something that is none, two of one name, or one that makes no sense there.
+        ConfigError: no scenario, no policy at all, something that is none, two of one name, one that makes no sense
+            there, or an entry of another scenario.
     """
     where = make_scenario(scenario, split="test") if isinstance(scenario, str) else scenario
-    if isinstance(policies, str) or not policies:
+    check_scenario(where, "compare")
+    try:
+        given = [] if isinstance(policies, str | bytes) else list(policies)
+    except TypeError:
+        given = []
+    if not given:
         raise ConfigError(f"policies = {policies!r}: give a list of at least one policy, as ['lagrangian_tuned'].")
-    rows = [_row(policy, where) for policy in policies]
+    rows = [_row(policy, where) for policy in given]
     return compare_entries(
         rows,
         scenario if isinstance(scenario, str) else where.source.name,
@@ -60,8 +74,19 @@ def compare(
 
 def _row(policy: str | Policy | Entry, scenario: Scenario) -> Entry:
     if isinstance(policy, Entry):
+        theirs, ours = (_requests(one) for one in (policy.scenario, scenario))
+        if theirs != ours:
+            raise ConfigError(
+                f"entry {policy.name!r} is of another scenario ({difference(theirs, ours)}), so its episodes are not "
+                "those of the others: make it with entry(name, scenario) of the scenario that is compared in."
+            )
         return policy
     if isinstance(policy, str):
         return entry(policy, scenario)
     check_policy(policy)
     return Entry(policy.name, policy.kind, policy, scenario)
+
+
+def _requests(scenario: Scenario) -> dict[str, Any]:
+    """What makes its episodes others, whoever schedules."""
+    return {name: value for name, value in scenario.describe().items() if name not in BROUGHT}

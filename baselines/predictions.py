@@ -30,7 +30,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
 from llmsched_env.evaluation.drawing import check_drawing
-from llmsched_env.evaluation.report import grid, interval
+from llmsched_env.evaluation.tables import grid, interval
 from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole

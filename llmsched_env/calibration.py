@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from llmsched_env.errors import FileFormatError
 from llmsched_env.units import warn_of_milliseconds
 from llmsched_env.workload.csv_table import Cell, CsvTable, read_table
 
-__all__ = ["FittedCostModel", "KindFit", "fit_cost_model"]
+__all__ = ["FittedCostModel", "KindFit", "fit_cost_model", "least_squares"]
 
 COLUMN_OF_KIND = {"prefill": "prefill_tokens", "decode": "active_clients"}
 MIN_ROWS = 3
@@ -26,6 +28,10 @@ LONG_DECODE_S = 2
 """A decode emits a token for each client; ones of the largest models take a fifth of a second."""
 
 NS_DIGITS = 9
+
+POOR_R_SQUARED = 0.9
+NARROW = 2
+"""Where the largest size is less than this many times the smallest, a constant and a slope are hard to tell apart."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class KindFit:
             not vary and it meets them.
         rms_error_ns: root mean square of recorded minus modelled duration.
         at_zero: coefficients that least squares alone would have made negative, or exactly zero, and that are 0.
+        standard_errors_ns: of each coefficient, the constant first; 0 for one that is at zero, NaN where as many rows
+            as coefficients leave nothing to judge by. They hold for independent errors.
     """
 
     rows: int
@@ -46,6 +54,24 @@ class KindFit:
     r_squared: float
     rms_error_ns: float
     at_zero: tuple[str, ...]
+    standard_errors_ns: tuple[float, ...] = ()
+
+    def doubts(self, unit: str) -> list[str]:
+        """Why not to trust it, each with a remedy; ``unit``: what its sizes are."""
+        doubts = []
+        if self.r_squared < POOR_R_SQUARED:
+            doubts.append(
+                f"R2 = {self.r_squared:.2f} is below {POOR_R_SQUARED}: sizes explain little of the time. Record on a "
+                "quiet machine, and a load that varies more."
+            )
+        if self.covers[1] < NARROW * self.covers[0]:
+            doubts.append(
+                f"{self.covers[0]}-{self.covers[1]} {unit} are a narrow range: other sizes are extrapolated. Record a "
+                "load that varies more."
+            )
+        if self.at_zero:
+            doubts.append(f"{', '.join(self.at_zero)} fitted as 0; check that the recording varies enough")
+        return doubts
 
 
 @dataclass(frozen=True)
@@ -65,29 +91,38 @@ class FittedCostModel:
     def report(self) -> str:
         """The fit in a few lines of text."""
         model = self.model
-        context = f" + {model.gamma_decode_ns} * context tokens" if model.gamma_decode_ns else ""
-        lines = [f"cost model {model.name!r} (ns)"]
-        for kind, fit, formula, unit in (
-            (
-                "prefill",
-                self.prefill,
-                f"{model.alpha_prefill_ns} + {model.beta_prefill_ns} * prompt tokens",
-                "prompt tokens",
-            ),
-            (
-                "decode",
-                self.decode,
-                f"{model.alpha_decode_ns} + {model.beta_decode_ns} * active clients{context}",
-                "active clients",
-            ),
-        ):
-            lines.append(
-                f"{kind}: {formula}; R2 = {fit.r_squared:.4f}, rms error {fit.rms_error_ns / 1e6:.3g} ms, "
-                f"{fit.rows} rows, {fit.covers[0]}-{fit.covers[1]} {unit}"
-            )
-            if fit.at_zero:
-                lines.append(f"{kind}: {', '.join(fit.at_zero)} fitted as 0; check that the recording varies enough")
-        return "\n".join(lines)
+        prefill = [(model.alpha_prefill_ns, ""), (model.beta_prefill_ns, "prompt tokens")]
+        decode = [(model.alpha_decode_ns, ""), (model.beta_decode_ns, "active clients")]
+        if len(self.decode.standard_errors_ns) > len(decode):
+            decode.append((model.gamma_decode_ns, "context tokens"))
+        return "\n".join(
+            [
+                f"cost model {model.name!r} (ns)",
+                *fit_lines("prefill", self.prefill, prefill, "prompt tokens"),
+                *fit_lines("decode", self.decode, decode, "active clients"),
+            ]
+        )
+
+
+def fit_lines(kind: str, fit: KindFit, terms: Sequence[tuple[int, str]], unit: str) -> list[str]:
+    """What was fitted to one kind of iteration, and what to doubt, as lines of text.
+
+    Args:
+        kind: what the lines begin with.
+        fit: its quality.
+        terms: (coefficient in ns, what it multiplies; "" for the constant), in the order of the standard errors.
+        unit: what `covers` counts.
+    """
+    errors = fit.standard_errors_ns or (math.nan,) * len(terms)
+    formula = " + ".join(
+        f"{value} (se {error:.2g})" + f" * {what}" * bool(what)
+        for (value, what), error in zip(terms, errors, strict=True)
+    )
+    line = (
+        f"{kind}: {formula}; R2 = {fit.r_squared:.4f}, rms error {fit.rms_error_ns / 1e6:.3g} ms, "
+        f"{fit.rows} rows, {fit.covers[0]}-{fit.covers[1]} {unit}"
+    )
+    return [line, *(f"{kind}: {doubt}" for doubt in fit.doubts(unit))]
 
 
 def fit_cost_model(
@@ -174,22 +209,51 @@ def _fit(
     x = np.column_stack([np.ones(len(sizes)), np.array(sizes, np.float64)])  # (rows, coefficients)
     y = np.array(durations_ns, np.float64)  # (rows,)
     _check_spread(table, kind, names, x)
+    column = x[:, 1]
+    covers = (int(column.min()), int(column.max()))
+    return least_squares(("constant", *names), x, y, covers=covers)
+
+
+def least_squares(
+    names: Sequence[str],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    *,
+    covers: tuple[int, int],
+    weights: NDArray[np.float64] | None = None,
+) -> tuple[list[int], KindFit]:
+    """Coefficients that are not negative, in whole ns, and their quality, measured after the rounding.
+
+    Args:
+        names: (coefficients,) of the columns.
+        x: (rows, coefficients) sizes, a column of ones for the constant; of full rank.
+        y: (rows,) durations in ns, above 0.
+        covers: fewest and most of the size that the fit is to be used for.
+        weights: (rows,) how many iterations each row stands for, as the median of them; ``None`` for 1 each.
+    """
     # scipy.optimize takes a quarter of a second to import, and only calibration needs it.
     from scipy.optimize import nnls
 
     # Columns of equal size: tokens are a thousand times clients, and nnls stops on absolute gradients.
     scale = x.max(axis=0)
-    solution, _ = nnls(x / scale, y / y.max())
-    exact = solution * y.max() / scale
-    coefficients = [round(float(value)) for value in exact]
+    counts = np.ones(len(y)) if weights is None else weights
+    root = np.sqrt(counts)
+    solution, _ = nnls(x / scale * root[:, None], y / y.max() * root)
+    coefficients = [round(float(value)) for value in solution * y.max() / scale]
     residual = y - x @ np.array(coefficients, np.float64)
-    about_mean = y - y.mean()
-    total, left = float(about_mean @ about_mean), float(residual @ residual)
+    about_mean = y - np.average(y, weights=counts)
+    total, left = float(counts @ about_mean**2), float(counts @ residual**2)
     r_squared = 1.0 - left / total if total > 0 else float(left == 0)
-    zero = tuple(label for label, value in zip(("constant", *names), coefficients, strict=True) if value == 0)
-    column = x[:, 1]
-    covers = (int(column.min()), int(column.max()))
-    return coefficients, KindFit(len(y), covers, r_squared, float(np.sqrt(left / len(y))), zero)
+    free = [i for i, value in enumerate(coefficients) if value != 0]
+    errors = np.zeros(len(names))
+    if free:
+        squares = (x[:, free] / scale[free] * root[:, None]).T @ (x[:, free] / scale[free] * root[:, None])
+        spare = len(y) - len(free)
+        variance = left / spare if spare > 0 else math.nan
+        errors[free] = np.sqrt(variance * np.diag(np.linalg.pinv(squares))) / scale[free]
+    zero = tuple(label for label, value in zip(names, coefficients, strict=True) if value == 0)
+    rms = float(np.sqrt(left / counts.sum()))
+    return coefficients, KindFit(int(counts.sum()), covers, r_squared, rms, zero, tuple(errors.tolist()))
 
 
 def _check_spread(table: CsvTable, kind: str, names: list[str], x: NDArray[np.float64]) -> None:

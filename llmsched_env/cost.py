@@ -5,15 +5,20 @@ Every coefficient is a whole number of nanoseconds, so that the clock is exact a
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
-from llmsched_env.errors import ConfigError, UnknownNameError
+from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 
 __all__ = [
+    "FIT",
     "MIXED_FITS",
     "PRESETS",
     "CostModel",
+    "MeasuredCost",
     "MixedCost",
     "capacity_requests_per_s",
     "cost_model",
@@ -195,6 +200,17 @@ class MixedCost:
             raise ConfigError("alpha_ns + beta_prompt_ns is 0: a mixed iteration must take at least 1 ns.")
 
 
+@dataclass(frozen=True)
+class MeasuredCost(CostModel):
+    """A cost model from a recording of an engine (docs/calibration.md), which may know mixed iterations, too.
+
+    Attributes:
+        mixed: what mixed iterations last, for ``mixed_cost="fitted"``; ``None`` where none were recorded.
+    """
+
+    mixed: MixedCost | None = None
+
+
 def _check_coefficients(model: object, names: tuple[str, ...]) -> None:
     for key in names:
         value = getattr(model, key)
@@ -252,13 +268,22 @@ MIXED_FITS: dict[str, tuple[float, float, float]] = {
 
 MIXED_COSTS = ("sum", "overlap", "fitted")
 
+FIT = "fit:"
+"""What a cost model's name begins with where it is read from a file."""
+
+FIT_FILE = "cost.json"
+"""Where ``calibrate`` writes it, in the folder of the recording."""
+
+FIT_FORMAT = 1
+
 
 def mixed_cost(name: str | MixedCost, model: CostModel) -> MixedCost:
     """What mixed iterations cost beside a cost model.
 
     Args:
         name: "sum": the larger of the two fixed times, and the other terms of a prefill and a decode; "overlap": the
-            longer of the two; "fitted": what was measured for this preset (:data:`MIXED_FITS`); or a cost of one's own.
+            longer of the two; "fitted": what was measured for this preset (:data:`MIXED_FITS`) or on one's own engine
+            (`MeasuredCost`); or a cost of one's own.
         model: the cost model.
 
     Raises:
@@ -274,7 +299,9 @@ def mixed_cost(name: str | MixedCost, model: CostModel) -> MixedCost:
         cost = MixedCost(True)
     elif name != "fitted":
         raise UnknownNameError("mixed_cost", name, MIXED_COSTS)
-    elif model.name not in MIXED_FITS:
+    elif isinstance(model, MeasuredCost) and model.mixed is not None:
+        cost = model.mixed
+    elif isinstance(model, MeasuredCost) or model.name not in MIXED_FITS:
         raise ConfigError(
             f"mixed_cost = 'fitted' with cost model {model.name!r}, for which nothing was measured: take "
             f"{' or '.join(MIXED_FITS)}, or give a MixedCost."
@@ -290,13 +317,21 @@ def mixed_cost(name: str | MixedCost, model: CostModel) -> MixedCost:
 
 
 def cost_model(model: str | CostModel) -> CostModel:
-    """A cost model by preset name, or the model itself.
+    """A cost model by name, or the model itself.
+
+    Args:
+        model: a preset; or ``fit:PATH``, a file that ``llmsched engines calibrate`` wrote, or the recording's folder
+            that it wrote its file to; or a model.
 
     Raises:
         UnknownNameError: no such preset.
+        PathError: a file that cannot be read.
+        FileFormatError: a file that is no cost model.
     """
     if isinstance(model, CostModel):
         return model
+    if isinstance(model, str) and model.startswith(FIT):
+        return read_fit(model.removeprefix(FIT))
     try:
         return PRESETS[model]
     except (KeyError, TypeError):
@@ -345,3 +380,56 @@ def capacity_requests_per_s(
             f"cost model {model.name!r} serves outputs of one token at no cost a request: capacity has no limit."
         )
     return 1e9 / request_ns
+
+
+def as_fit(model: MeasuredCost) -> dict[str, Any]:
+    """The model as plain JSON values, which :func:`read_fit` reads."""
+    plain: dict[str, Any] = {entry.name: getattr(model, entry.name) for entry in fields(model)}
+    if model.mixed is not None:
+        plain["mixed"] = {entry.name: getattr(model.mixed, entry.name) for entry in fields(MixedCost)}
+    return {"format": FIT_FORMAT, "cost_model": plain}
+
+
+def read_fit(path: Path | str) -> MeasuredCost:
+    """A cost model from a file that ``llmsched engines calibrate`` wrote, or from the folder that holds its file.
+
+    Raises:
+        PathError: no such file, or a folder without a ``cost.json``.
+        FileFormatError: it is no cost model of this version.
+    """
+    path = Path(path).expanduser() if str(path).strip() else Path("(nothing)")
+    if path.is_dir():
+        if not (path / FIT_FILE).exists():
+            raise PathError(
+                f"{path} has no {FIT_FILE}: if it is a recording, run 'llmsched engines calibrate {path}' first."
+            )
+        path = path / FIT_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise PathError(
+            f"cannot read the cost model {path} ({why}): after '{FIT}' give a file that 'llmsched engines calibrate' "
+            "wrote, or a folder that holds one."
+        ) from error
+    try:
+        told = json.loads(text)
+        if told["format"] != FIT_FORMAT:
+            raise FileFormatError(path, f"has format {told['format']!r}: this version reads format {FIT_FORMAT}.")
+        plain = dict(told["cost_model"])
+        mixed = plain.pop("mixed")
+        for name in ("covers_prefill_tokens", "covers_active_clients", "prefill_levels"):
+            plain[name] = _tuples(plain[name])
+        return MeasuredCost(**plain, mixed=None if mixed is None else MixedCost(**mixed))
+    except (ValueError, LookupError, TypeError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        what = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise FileFormatError(
+            path, f"is no cost model ({what}): give a file that 'llmsched engines calibrate' wrote."
+        ) from error
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists in place of tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

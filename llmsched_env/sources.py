@@ -16,7 +16,7 @@ from llmsched_env.storage import cache_dir, write_whole
 
 __all__ = ["UPPER", "package_digest"]
 
-UPPER = ("agents", "baselines", "studies")
+UPPER = ("agents", "baselines", "engines", "studies")
 """Parts of the package that stand on the environment, and change no result of which they are no part."""
 
 

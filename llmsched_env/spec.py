@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from llmsched_env import workload
 from llmsched_env.config import Scenario
-from llmsched_env.cost import CostModel, MixedCost
+from llmsched_env.cost import CostModel, MeasuredCost, MixedCost
 from llmsched_env.errors import ConfigError, UnknownArgumentError
 
 __all__ = ["CLASSES", "Spec", "WithSpec", "merged", "restored"]
@@ -30,6 +30,7 @@ CLASSES = MappingProxyType(
             Path,
             Scenario,
             CostModel,
+            MeasuredCost,
             MixedCost,
             workload.CsvWorkload,
             workload.GammaWorkload,
@@ -59,7 +60,13 @@ OWN_ARGUMENTS = frozenset(
 )
 """What an environment is made with beside the arguments of a `Scenario`."""
 
-_USUAL = {"scenario": Scenario, "cost": CostModel, "believed_cost": CostModel, "mixed_cost": MixedCost}
+_USUAL = {
+    "scenario": Scenario,
+    "cost": CostModel,
+    "believed_cost": CostModel,
+    "mixed_cost": MixedCost,
+    "mixed": MixedCost,
+}
 """Of which class a dictionary is that does not say so, by argument: what ``dataclasses.asdict`` gives is taken too."""
 
 
@@ -103,6 +110,8 @@ def restored(name: str, value: Any) -> Any:
         return value
     fields = {key: restored(key, item) for key, item in value.items() if key != "class"}
     kind = _USUAL.get(name) if "class" not in value else CLASSES.get(str(value["class"]))
+    if kind is CostModel and "mixed" in fields:
+        kind = MeasuredCost
     if kind is None:
         raise ConfigError(
             f"{name} = {value!r} is a dictionary that does not say what it was: give the object, or add its 'class', "

@@ -78,7 +78,7 @@ _GSM8K, _SMOOTH = "LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0"
 _ORDER = "LLMSched/ServingOrder-v1"
 _SHARED = {"queue": "shared", "order": "longest_first"}
 _LPT = {"assignment": "lpt"}
-_BATCH, _SERVING = range(100, 200), range(20, 40)
+_BATCH, _SERVING = range(100, 140), range(20, 40)
 
 LLMSCHED_BENCH = Benchmark(
     "LLMSched-Bench-v1",

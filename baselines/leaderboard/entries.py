@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ from llmsched_env.baselines.leaderboard.bench import Benchmark, Place
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 from llmsched_env.storage import write_whole
 
-__all__ = ["FORMAT", "LeaderboardEntry", "Results", "check_name", "read_entry", "write_entry"]
+__all__ = ["FORMAT", "LeaderboardEntry", "Results", "check_name", "check_runs", "read_entry", "write_entry"]
 
 FORMAT = 1
-NAME = re.compile(r"[\w.+][\w.+ -]{0,59}")
+NAME = re.compile(r"[\w.+]([\w.+ -]{0,58}[\w.+-])?")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 AGAIN = "Make the entry again with `llmsched submit`."
 
 
@@ -70,9 +72,23 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"an entry cannot be called {name!r}: give 1 to 60 letters, digits, blanks or any of _ . + -, with no "
-            "blank or - at the beginning."
+            "blank or - at the beginning and no blank at the end."
         )
     return name
+
+
+def check_runs(policies: Sequence[str]) -> None:
+    """Whether policies are runs of their own.
+
+    Raises:
+        ConfigError: one that no path has, or one that is there twice.
+    """
+    for one in policies:
+        if UNPRINTABLE.search(one):
+            raise ConfigError(f"policy {one!r} has characters that no name has: leave them out.")
+    names = [os.path.normpath(one) if one.endswith(".npz") else one for one in policies]
+    if twice := [one for one in names if names.count(one) > 1]:
+        raise ConfigError(f"policy {twice[0]!r} is given twice, and each is a training run of its own: give it once.")
 
 
 def write_entry(entry: LeaderboardEntry, benchmark: Benchmark, path: Path) -> None:
@@ -125,13 +141,10 @@ def read_entry(path: Path | str, benchmark: Benchmark) -> LeaderboardEntry:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise PathError(f"cannot read {path}: {why}. Give the .json file of an entry.") from None
-    try:
-        said = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FileFormatError(path, f"not JSON: {error.msg}. {AGAIN}", line=error.lineno) from None
+    said = _parsed(path, text)
     if not isinstance(said, dict) or "format" not in said:
         raise FileFormatError(path, f"not an entry: it has no format number. {AGAIN}")
-    if said["format"] != FORMAT:
+    if not _is_whole(said["format"]) or said["format"] != FORMAT:
         raise FileFormatError(path, f"its format is {said['format']!r}, this version reads {FORMAT}. {AGAIN}")
     if said.get("benchmark") != benchmark.name:
         raise FileFormatError(path, f"an entry of {said.get('benchmark')!r}, not of {benchmark.name!r}. {AGAIN}")
@@ -154,6 +167,36 @@ def read_entry(path: Path | str, benchmark: Benchmark) -> LeaderboardEntry:
     return LeaderboardEntry(said["name"], ordered, said["made_by"], said["clairvoyant"], said["version"], stated, path)
 
 
+def _parsed(path: Path, text: str) -> Any:
+    """The values of a text in JSON.
+
+    Raises:
+        FileFormatError: it is none, or says a thing twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise FileFormatError(path, f"it says {twice[0]!r} twice: which of the two holds is not clear. {AGAIN}")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise FileFormatError(path, f"not JSON: {error.msg}. {AGAIN}", line=error.lineno) from None
+    except FileFormatError:
+        raise
+    except RecursionError:
+        raise FileFormatError(path, f"its values are nested too deeply. {AGAIN}") from None
+    except ValueError:
+        raise FileFormatError(path, f"it has a number of too many digits. {AGAIN}") from None
+
+
+def _is_whole(value: object) -> bool:
+    """Of JSON: not true, and not 1.0."""
+    return type(value) is int
+
+
 def _results(path: Path, name: str, place: Place, said: Any) -> tuple[Results, dict[str, Any]]:
     """What a scenario's part of the file says: policies and figures, and what it says that follows from them."""
     where = f"scenario {name!r}"
@@ -162,7 +205,11 @@ def _results(path: Path, name: str, place: Place, said: Any) -> tuple[Results, d
     policies, cases = said.get("policies"), [place.cases.start, place.cases.stop - 1]
     if not (isinstance(policies, list) and policies and all(isinstance(one, str) and one for one in policies)):
         raise FileFormatError(path, f"{where}: policies = {policies!r} has to be a list of names, one a run. {AGAIN}")
-    if said.get("cases") != cases:
+    try:
+        check_runs(policies)
+    except ConfigError as error:
+        raise FileFormatError(path, f"{where}: {error} {AGAIN}") from None
+    if said.get("cases") != cases or not all(map(_is_whole, said["cases"])):
         raise FileFormatError(
             path, f"{where}: cases = {said.get('cases')!r}, but its cases are {cases[0]} to {cases[1]}. {AGAIN}"
         )
@@ -182,5 +229,5 @@ def _check_run(path: Path, what: str, run: object, cases: int) -> None:
         count = len(run) if isinstance(run, Sequence) else 0
         raise FileFormatError(path, f"{what} has a run of {count} figures, {cases} are needed, one a case. {AGAIN}")
     for value in run:
-        if type(value) is not int or not 0 <= value < 2**53:
+        if not _is_whole(value) or not 0 <= value < 2**53:
             raise FileFormatError(path, f"{what} has {value!r}: whole numbers from 0 to 2**53 are needed. {AGAIN}")

@@ -112,4 +112,9 @@ def differences(stated: Any, follows: Any, where: str = "") -> Iterator[tuple[st
 
 def _alike(stated: Any, follows: Any) -> bool:
     numbers = [isinstance(one, int | float) and not isinstance(one, bool) for one in (stated, follows)]
-    return abs(stated - follows) <= CLOSE if all(numbers) else stated is follows is None
+    if not all(numbers):
+        return stated is follows is None
+    try:
+        return bool(abs(stated - follows) <= CLOSE)
+    except OverflowError:  # a whole number beyond those that a float holds
+        return False

@@ -14,11 +14,12 @@ from pathlib import Path
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
 from llmsched_env.baselines.leaderboard.commands import run_command
 from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, read_entry
+from llmsched_env.baselines.leaderboard.playing import given_the_future, runs_own_code
 from llmsched_env.baselines.leaderboard.scoring import REFERENCES, references, scored
 from llmsched_env.errors import PathError
 from llmsched_env.evaluation import Estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, MARKERS, RULE, check_drawing, new_figure, plain, save
-from llmsched_env.evaluation.report import grid
+from llmsched_env.evaluation.tables import grid
 from llmsched_env.flags import path_option
 from llmsched_env.storage import output_folder, write_whole
 
@@ -166,6 +167,15 @@ def draw(path: Path, entries: Sequence[LeaderboardEntry], benchmark: Benchmark) 
     return save(figure, path)
 
 
+def _with_future(entry: LeaderboardEntry, benchmark: Benchmark) -> LeaderboardEntry:
+    """The entry, as given the future where one of its policies is, whatever it states. Its own code is not run."""
+    known = {
+        name: replace(results, policies=tuple(one for one in results.policies if not runs_own_code(one)))
+        for name, results in entry.results.items()
+    }
+    return replace(entry, clairvoyant=entry.clairvoyant or given_the_future(replace(entry, results=known), benchmark))
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=command, description=__doc__)
     parser.add_argument(
@@ -186,13 +196,21 @@ def _run(options: argparse.Namespace, benchmark: Benchmark) -> int:
     if options.out is not None:
         check_drawing()
         output_folder(options.out)
-    entries = shipped_entries(benchmark)
+    entries, unknown = shipped_entries(benchmark), []
     if options.entries:
         ends = references(benchmark)
-        given = [read_entry(path, benchmark) for path in options.entries]
-        entries += [replace(entry, stated=scored(entry, benchmark, ends).as_json(benchmark)) for entry in given]
+        for path in options.entries:
+            entry = _with_future(read_entry(path, benchmark), benchmark)
+            if any(runs_own_code(one) for results in entry.results.values() for one in results.policies):
+                unknown.append(entry.name)
+            entries.append(replace(entry, stated=scored(entry, benchmark, ends).as_json(benchmark)))
     print(f"{benchmark.name}. {LEGEND}\n")
     print(table(entries, benchmark))
+    if unknown:
+        print(
+            f"\nNot checked for the future, since code of their own is not run here: {', '.join(unknown)}. "
+            "`llmsched verify --own-code` checks it."
+        )
     print(f"\nThe best in each scenario:\n\n{by_scenario(entries, benchmark)}")
     if options.out is not None:
         write_csv(options.out / "leaderboard.csv", entries, benchmark)

@@ -20,7 +20,7 @@ from typing import Any
 
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
 from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_sharing, run_command, scenarios_of
-from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, check_name, write_entry
+from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, check_name, check_runs, write_entry
 from llmsched_env.baselines.leaderboard.playing import contestant
 from llmsched_env.baselines.leaderboard.scoring import references, scored
 from llmsched_env.baselines.leaderboard.standings import by_scenario, table
@@ -106,7 +106,7 @@ def policies_of(options: argparse.Namespace, benchmark: Benchmark, folder: Path)
 
     Raises:
         UnknownNameError: no such scenario.
-        ConfigError: no policy, or a scenario that is named twice.
+        ConfigError: no policy, one that is given twice, or a scenario that is named twice.
     """
     given: dict[str, list[str]] = {}
     for place, *policies in options.places:
@@ -121,10 +121,13 @@ def policies_of(options: argparse.Namespace, benchmark: Benchmark, folder: Path)
         given = {place: given.get(place, options.policies) for place in wanted}
     elif options.scenarios is not None:
         raise ConfigError("--scenarios chooses where one policy is played: leave it out, or give such a policy.")
-    return {
+    named = {
         place: [os.path.relpath(one, folder) if one.endswith(".npz") else one for one in given[place]]
         for place in benchmark.chosen(given)
     }
+    for policies in named.values():
+        check_runs(policies)
+    return named
 
 
 def main(argv: Sequence[str] | None = None, command: str = COMMAND, *, benchmark: Benchmark = LLMSCHED_BENCH) -> int:
@@ -137,24 +140,26 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND, *, benchmark
 
 def _run(options: argparse.Namespace, benchmark: Benchmark, command: str) -> int:
     check_name(options.name)
-    path = options.out or Path(f"{options.name}.json")
-    if path.suffix != ".json" or path.is_dir():
-        raise PathError(f"cannot write {path}: give the path of a .json file in --out.")
-    output_folder(path.resolve().parent)
+    given = options.out or Path(f"{options.name}.json")
+    if given.suffix != ".json" or given.is_dir():
+        raise PathError(f"cannot write {given}: give the path of a .json file in --out.")
+    # A link is replaced, so agents are looked for where it lies, not where it leads to.
+    path = given.parent.resolve() / given.name
+    output_folder(path.parent)
     Sharing(options.workers)
-    policies = policies_of(options, benchmark, path.resolve().parent)
+    policies = policies_of(options, benchmark, path.parent)
     ends = references(benchmark)
     with Progress(
         total=sum(len(runs) * len(benchmark.places[place].cases) for place, runs in policies.items()), unit="episode"
     ) as bar:
         entry = play_entry(
-            options.name, policies, benchmark, path.resolve(), made_by=options.by or command,
+            options.name, policies, benchmark, path, made_by=options.by or command,
             workers=options.workers, own_code=options.own_code, progress=bar.update,
         )  # fmt: skip
     entry = replace(entry, stated=scored(entry, benchmark, ends).as_json(benchmark))
     write_entry(entry, benchmark, path)
     print(f"{table([entry], benchmark)}\n\n{by_scenario([entry], benchmark)}")
-    print(f"\nWritten to {path}. Anybody can check it: llmsched verify {path}")
+    print(f"\nWritten to {given}. Anybody can check it: llmsched verify {given}")
     return 0
 
 

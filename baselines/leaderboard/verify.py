@@ -19,12 +19,12 @@ from llmsched_env import __version__
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
 from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_sharing, run_command, scenarios_of
 from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, read_entry
-from llmsched_env.baselines.leaderboard.playing import contestant, play_place
+from llmsched_env.baselines.leaderboard.playing import contestant, given_the_future, play_place
 from llmsched_env.baselines.leaderboard.scoring import differences, references, scored
 from llmsched_env.baselines.registry import Entry
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.parallel import Sharing
-from llmsched_env.evaluation.report import grid, interval
+from llmsched_env.evaluation.tables import grid, interval
 from llmsched_env.flags import path_option
 from llmsched_env.progress import Progress
 
@@ -124,7 +124,7 @@ def check(
     Args:
         entry: from a file.
         benchmark: that it is of.
-        names: scenarios to play; all by default. Derived numbers are compared in all of them.
+        names: scenarios to play; all by default. Derived numbers, and who is given the future, are compared in all.
         workers: processes that share the cases.
         own_code: whether ``module:factory`` may be run.
         progress: called with a number of episodes when they are done.
@@ -135,7 +135,7 @@ def check(
     policies = contestants(entry, benchmark, benchmark.chosen(names), own_code=own_code)
     ends = references(benchmark)
     faults = list(differences(entry.stated, scored(entry, benchmark, ends).as_json(benchmark)))
-    clairvoyant = any(item.policy.clairvoyant for runs in policies.values() for item in runs)
+    clairvoyant = given_the_future(entry, benchmark, own_code=own_code)
     if clairvoyant > entry.clairvoyant:
         faults.append(("clairvoyant", entry.clairvoyant, clairvoyant))
     found = played(policies, benchmark, workers=workers, progress=progress)
@@ -212,6 +212,7 @@ def _run(options: argparse.Namespace, benchmark: Benchmark) -> int:
     total = 0
     for entry in entries:  # all of them, before the long work
         policies = contestants(entry, benchmark, names, own_code=options.own_code)
+        given_the_future(entry, benchmark, own_code=options.own_code)
         total += sum(len(runs) * len(benchmark.places[name].cases) for name, runs in policies.items())
     failed = 0
     with Progress(total=total, unit="episode") as bar:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmsched_env.config.checks import keep, whole
-from llmsched_env.cost import CostModel, cost_model
+from llmsched_env.cost import FIT, CostModel, cost_model
 
 __all__ = ["MAX_CLIENTS", "MachineOptions", "check"]
 
@@ -18,7 +18,7 @@ class MachineOptions:
 
     Attributes:
         num_clients: J, the decode slots.
-        cost: a preset's name or a `CostModel`.
+        cost: a preset's name, ``fit:PATH`` for one from a recording (docs/calibration.md), or a `CostModel`.
         prefill_token_cap: most prompt tokens in one prefill; ``None`` for the cost model's own.
     """
 
@@ -40,6 +40,8 @@ def check(options: MachineOptions) -> None:
         ConfigError: a value out of range.
         UnknownNameError: a preset that does not exist.
     """
+    if isinstance(options.cost, str) and options.cost.startswith(FIT):
+        keep(options, "cost", cost_model(options.cost))  # read once: the file may change
     keep(options, "num_clients", whole("num_clients", options.num_clients, 1, MAX_CLIENTS))
     if options.prefill_token_cap is not None:
         cap = whole("prefill_token_cap", options.prefill_token_cap, 1, 2**31 - 1)

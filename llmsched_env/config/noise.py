@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from llmsched_env.config.checks import keep, number
 from llmsched_env.config.mechanism import World
-from llmsched_env.cost import CostModel
+from llmsched_env.cost import FIT, CostModel, cost_model
 from llmsched_env.errors import ConfigError
 from llmsched_env.units import percent_hint
 
@@ -27,8 +27,8 @@ class NoiseOptions:
         straggler_probability: chance of an iteration to be a straggler, in [0, 1).
         straggler_factor: what a straggler lasts, in times of what it would: durations grow by probability * (factor -
             1) in the mean. Needs ``straggler_probability``.
-        believed_cost: a preset's name or a `CostModel` that schedulers are shown and plan with in place of the true
-            one; ``None`` for the truth. It has the same cap.
+        believed_cost: a preset's name, ``fit:PATH`` or a `CostModel` that schedulers are shown and plan with in place
+            of the true one; ``None`` for the truth. It has the same cap.
     """
 
     noise_sd: float = 0.0
@@ -79,6 +79,8 @@ def check(options: NoiseOptions) -> None:
         ConfigError: a value out of range, or one that nobody would read.
         UnknownNameError: a cost model that does not exist.
     """
+    if isinstance(options.believed_cost, str) and options.believed_cost.startswith(FIT):
+        keep(options, "believed_cost", cost_model(options.believed_cost))
     for name, least, most, limits in (
         ("noise_sd", 0.0, MAX_NOISE_SD, f"[0, {MAX_NOISE_SD:g}]"),
         ("straggler_probability", 0.0, 1.0, "[0, 1)"),

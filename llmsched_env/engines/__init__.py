@@ -1,1 +1,1 @@
-"""Real engines: policies that drive them, and what their recordings say (docs/engines.md)."""
+"""Real engines: what they did is recorded, priced and played again, and policies of this package drive them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
+from llmsched_env.evaluation.tables import grid, interval, knows
 from llmsched_env.policy import Policy
 
 __all__ = ["Comparison", "Contestant", "Row", "compare"]
+
+UNSHOWN = re.compile(r"[|\x00-\x1f\x7f]")
+"""What breaks the line of a table."""
 
 NO_SCORE = Estimate(float("nan"), float("nan"), float("nan"))
 
@@ -145,10 +150,17 @@ class Comparison:
         return mean_estimate(sign * (ours - theirs))
 
     def __str__(self) -> str:
-        """The table."""
-        from llmsched_env.evaluation.report import paired_table
-
-        return paired_table(self)
+        """A table of all policies in the order given: the objective, and how far each is behind the first one."""
+        first = self.rows[0].name
+        objective, what = ("goodput", "goodput %") if self.scenario.serving else ("gap_to_bound", "gap to bound %")
+        scored = self.reference is not None
+        body = []
+        for row in self.rows:
+            behind = "–" if row.name == first else interval(self.behind(row.name, first), 100)
+            cells = [row.name, knows(row.clairvoyant), interval(row.estimate(objective), 100), behind]
+            body.append([*cells, interval(row.score)] if scored else cells)
+        header = ["policy", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
+        return grid(header if scored else header[:-1], body)
 
     @property
     def bound_s(self) -> float:
@@ -225,10 +237,13 @@ def compare(
         timed: measure how long single decisions take, in an episode more.
 
     Raises:
-        ConfigError: two contestants of one name.
+        ConfigError: two contestants of one name, or a name that no table can show.
         WorkerError: a worker died.
     """
     names = [contestant.name for contestant in contestants]
+    for name in names:
+        if not isinstance(name, str) or not name or UNSHOWN.search(name):
+            raise ConfigError(f"policy name {name!r}: give a text for the tables, without | and line breaks.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"more than one policy is called {twice[0]!r}: results go by name, so give each its own.")

@@ -16,6 +16,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS
 from llmsched_env.evaluation.comparison import Comparison
 from llmsched_env.evaluation.statistics import Estimate
+from llmsched_env.evaluation.tables import grid, interval, knows
 from llmsched_env.storage import write_whole
 
 __all__ = [
@@ -23,10 +24,7 @@ __all__ = [
     "ServingRow",
     "ablation_table",
     "as_json",
-    "grid",
-    "interval",
     "is_papers_case",
-    "paired_table",
     "ranking_table",
     "serving_table",
     "two_by_two_table",
@@ -69,29 +67,6 @@ class ServingRow(Protocol):
         ...
 
 
-def interval(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> str:
-    """``mean [low, high]`` in other units; a dash where there is no number."""
-    if math.isnan(estimate.mean):
-        return "–"
-    text = f"{estimate.mean * scale:.{digits}f}"
-    if math.isnan(estimate.low):
-        return text
-    return f"{text} [{estimate.low * scale:.{digits}f}, {estimate.high * scale:.{digits}f}]"
-
-
-def grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal too."""
-    widths = [max(len(row[i]) for row in [header, *body]) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *body]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
-
-
-def _knows(row: ServingRow) -> str:
-    return "lengths" if row.clairvoyant else "blind"
-
-
 def _decisions(row: ServingRow) -> str:
     return " / ".join("–" if x is None else f"{x:.3g}" for x in row.decision_us().values())
 
@@ -108,7 +83,7 @@ def ablation_table(comparison: Comparison) -> str:
             [
                 row.name,
                 row.text,
-                _knows(row),
+                knows(row.clairvoyant),
                 interval(row.estimate("makespan_s")),
                 interval(row.estimate("utilization"), 100, 1),
                 interval(row.estimate("gap_to_bound"), 100),
@@ -137,7 +112,7 @@ def ranking_table(comparison: Comparison) -> str:
             [
                 row.name,
                 row.kind,
-                _knows(row),
+                knows(row.clairvoyant),
                 interval(row.estimate("gap_to_bound"), 100),
                 interval(row.score),
                 f"{row.estimate('prefills').mean:.0f}",
@@ -158,20 +133,6 @@ def ranking_table(comparison: Comparison) -> str:
     return grid(header, body)
 
 
-def paired_table(comparison: Comparison) -> str:
-    """All policies in the order given: the objective, and how far each is behind the first one in the same cases."""
-    first = comparison.rows[0].name
-    objective, what = ("goodput", "goodput %") if comparison.scenario.serving else ("gap_to_bound", "gap to bound %")
-    scored = comparison.reference is not None
-    body = []
-    for row in comparison.rows:
-        behind = "–" if row.name == first else interval(comparison.behind(row.name, first), 100)
-        cells = [row.name, _knows(row), interval(row.estimate(objective), 100), behind]
-        body.append([*cells, interval(row.score)] if scored else cells)
-    header = ["policy", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
-    return grid(header if scored else header[:-1], body)
-
-
 def serving_table(rows: Sequence[ServingRow]) -> str:
     """Policies by goodput, best first: goodput, both latencies with their tails, and who starves.
 
@@ -184,7 +145,7 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
         body.append(
             [
                 row.name,
-                _knows(row),
+                knows(row.clairvoyant),
                 interval(row.estimate("goodput"), 100, 1),
                 interval(row.score),
                 _mean_and_p99(row, "ttft", 1.0, 3),
@@ -232,7 +193,7 @@ def two_by_two_table(comparison: Comparison) -> str | None:
         return None
     body = [
         [
-            f"{title} ({_knows(comparison.row(pair[0]))})",
+            f"{title} ({knows(comparison.row(pair[0]).clairvoyant)})",
             *(interval(comparison.row(name).estimate("makespan_s")) for name in pair),
         ]
         for title, pair in corners.items()

@@ -27,6 +27,7 @@ __all__ = [
     "HorizonWarning",
     "begin",
     "case_numbers",
+    "check_scenario",
     "decision_times",
     "evaluate",
     "play",
@@ -287,8 +288,7 @@ def evaluate(
         PathError: the folder cannot be written.
     """
     check_policy(policy)
-    if not isinstance(scenario, Scenario):
-        raise ConfigError(_no_scenario(scenario))
+    check_scenario(scenario, "evaluate")
     numbers = case_numbers(cases)
     seed = whole("seed", seed, 0, MAX_SEED)
     sharing = Sharing(workers, engine, chunk, folder, key)
@@ -314,15 +314,26 @@ def evaluate(
     return Evaluation(policy.name, policy.kind, clairvoyant, scenario, numbers, rows.columns, rows.outside)
 
 
-def _no_scenario(given: object) -> str:
+def check_scenario(given: object, who: str) -> None:
+    """Whether something is a scenario.
+
+    Args:
+        given: what is to be one.
+        who: takes it, for the message.
+
+    Raises:
+        ConfigError: it is none; says how to make one.
+    """
+    if isinstance(given, Scenario):
+        return
     if hasattr(given, "unwrapped"):  # an environment of Gymnasium
-        return (
-            f"{given!r} is an environment, and evaluate takes the scenario of one: give env.unwrapped.scenario. It "
+        raise ConfigError(
+            f"{given!r} is an environment, and {who} takes the scenario of one: give env.unwrapped.scenario. It "
             "plays whole episodes itself; what a wrapper changes (a time limit, say) does not count."
         )
     if isinstance(given, str):
-        return f"{given!r} is not a Scenario: llmsched_env.make_scenario({given!r}) makes one of an id."
-    return f"{given!r} is not a Scenario: make one with Scenario(...)."
+        raise ConfigError(f"{given!r} is not a Scenario: llmsched_env.make_scenario({given!r}) makes one of an id.")
+    raise ConfigError(f"{given!r} is not a Scenario: make one with Scenario(...).")
 
 
 def _measure(

@@ -97,8 +97,9 @@ def aggregate_estimate(tasks: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) 
     """One number for several tasks: the interquartile mean of the scores of all runs in all tasks, and its interval.
 
     As rliable aggregates (Agarwal et al., NeurIPS 2021): the lowest and the highest quarter of the scores are left out,
-    and the rest is averaged. All tasks weigh alike, also where one has more runs than another. A score is that of
-    :func:`score_estimate`. NaN where one task has no score.
+    and the rest is averaged. All tasks weigh alike, also where one has more runs than another, and a score at the edge
+    of a quarter counts in part: a run that is given twice changes nothing. A score is that of :func:`score_estimate`.
+    NaN where one task has no score.
 
     The interval is a stratified percentile bootstrap (2000 times): each task keeps its numbers of cases and of runs.
     The cases are drawn again alike for policy, rule and planner, and alike in all tasks with as many cases: tasks that
@@ -138,10 +139,10 @@ def aggregate_estimate(tasks: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) 
 def _equal_tasks(counts: Sequence[int]) -> tuple[NDArray[np.float64], float]:
     """(runs of all tasks,) weights that sum up to 1 in each task, and what is cut off at each end.
 
-    The cut is scipy's ``trim_mean`` of a table in which each run is repeated until all tasks have as many rows.
+    A quarter exactly, through the middle of a score where it falls there: rounded to whole scores, it would be another
+    one where runs are repeated. Where it is whole it is scipy's ``trim_mean``.
     """
-    each = math.lcm(*counts)
-    return np.concatenate([np.full(count, 1.0 / count) for count in counts]), (len(counts) * each // 4) / each
+    return np.concatenate([np.full(count, 1.0 / count) for count in counts]), len(counts) / 4
 
 
 def _weighted_middle(values: NDArray[np.float64], weights: NDArray[np.float64], cut: float) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ def test_files_that_are_no_model(tmp_path):
 
 def test_a_model_for_other_observations():
     class Other:
-        observation_space = np.zeros((7,))
+        observation_space, action_space, policy = np.zeros((7,)), Discrete(2), None
 
         def predict(self, observation, *, deterministic=False):
             raise NotImplementedError
@@ -109,6 +109,8 @@ def test_a_model_for_other_observations():
 
 class FirstFeasible:
     """A model that takes masks: the last action that is feasible."""
+
+    policy = None
 
     def __init__(self, features, actions):
         self.observation_space, self.action_space = Box(0, 1, (features,)), Discrete(actions)
@@ -148,7 +150,7 @@ def test_an_agent_of_another_space_is_refused(features, actions, words):
 
 def test_what_has_no_distribution_is_not_drawn_from():
     class Model:
-        observation_space, action_space = np.zeros((26,)), type("Space", (), {"n": 2})
+        observation_space, action_space, policy = np.zeros((26,)), type("Space", (), {"n": 2}), None
 
         def predict(self, observation, *, deterministic=False):
             raise AssertionError

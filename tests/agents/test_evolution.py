@@ -325,11 +325,11 @@ def test_the_policy_decides_as_the_network_says() -> None:
         ({"population": 3}, "population = 3 .* at least 4, or 0"),
         ({"sigma": 0.0}, "sigma = 0.0"),
         ({"sigma": float("nan")}, "sigma = nan"),
-        ({"cases": 9, "pool": 8}, "cases = 9 exceeds pool = 8"),
+        ({"cases": 9, "pool": 8}, "setting cases = 9, .* exceeds setting pool = 8"),
         ({"limit": -1.0}, "limit = -1.0 is out of range"),
         ({"sizes": ()}, r"sizes = \(\) is not a list of numbers"),
         ({"sizes": (1.0, 0.0)}, r"sizes\[1\] = 0.0 is out of range: it lies in \[0.01, 100\]"),
-        ({"sizes": (1.0, 2.0), "cases": 1}, "cases = 1 for 2 sizes"),
+        ({"sizes": (1.0, 2.0), "cases": 1}, "setting cases = 1, .* for 2 sizes"),
     ],
 )
 def test_numbers_out_of_range(changes: dict[str, Any], message: str) -> None:

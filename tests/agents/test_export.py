@@ -158,6 +158,7 @@ def test_policies_that_cannot_be_exported():
 
 def test_normalised_observations_cannot_be_exported():
     environments = VecNormalize(SB3VecEnv(2, SCENARIOS["client"]))
+    environments.reset()
     with pytest.raises(ConfigError, match="its observations are normalised"):
         export(sb3.PPO("MlpPolicy", environments, device="cpu"))
 

@@ -11,6 +11,7 @@ pytest.importorskip("stable_baselines3")
 
 import stable_baselines3 as sb3
 import torch
+from sb3_contrib import TRPO
 
 from llmsched_env.agents.export import export, main
 from llmsched_env.agents.network import Network, dense
@@ -93,9 +94,10 @@ def test_its_numbers_take_the_same_actions(place, starts):
     assert {*said} == {0, 1}
 
 
-@pytest.mark.parametrize("kind", [sb3.PPO, sb3.A2C])
+@pytest.mark.parametrize("kind", [sb3.PPO, sb3.A2C, TRPO])
 def test_it_trains_and_is_read_back(kind, starts, tmp_path):
-    model = model_of("client", starts["client"], kind, n_steps=32)
+    batch = {} if kind is sb3.A2C else {"batch_size": 64}
+    model = model_of("client", starts["client"], kind, n_steps=32, **batch)
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     model.learn(128)
     after = model.policy.state_dict()
@@ -104,6 +106,7 @@ def test_it_trains_and_is_read_back(kind, starts, tmp_path):
     assert not moved & {"action_net.weight", "action_net.bias", "mlp_extractor.mean", "mlp_extractor.spread"}
     model.save(tmp_path / "model.zip")
     again = kind.load(tmp_path / "model.zip", device="cpu")
+    assert not torch.equal(model.policy.mlp_extractor.outer.weight, before["mlp_extractor.outer.weight"])
     seen = np.stack([features(view) for view in views("client")[:200]])
     assert np.array_equal(model.predict(seen, deterministic=True)[0], again.predict(seen, deterministic=True)[0])
     parameters = again.policy._get_constructor_parameters()
@@ -145,6 +148,28 @@ def test_what_it_cannot_be(starts):
         make(base="deadline")
     with pytest.raises(UnknownNameError, match=r"unknown rule 'best'.*lagrangian"):
         make(base="best")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"start": {}},
+            "start lacks features, mean, spread, base, base_values, and has to be what rule_start returned: give pol",
+        ),
+        ({"start": "lagrangian"}, "start is 'lagrangian', and has to be what rule_start returned: give policy_kwargs"),
+        ({"sharpness": -1}, "sharpness = -1 is out of range: it is above 0"),
+        ({"sharpness": 0.0}, r"sharpness = 0\.0 is out of range: it is above 0"),
+        ({"sharpness": float("nan")}, "sharpness = nan"),
+        ({"hidden": 0}, r"hidden = 0 is out of range: it lies in \[1, "),
+        ({"critic": (8, 0)}, r"critic\[1\] = 0 is out of range"),
+        ({"limit": "never"}, "limit = 'never' is not a number"),
+    ],
+)
+def test_settings_that_it_cannot_have(starts, settings, words):
+    given = {"start": starts["client"], **settings}
+    with pytest.raises(ConfigError, match=words):
+        ResidualPolicy(spaces.Box(0.0, 1.0, (26,), np.float32), spaces.Discrete(2), lambda left: 1e-3, **given)
 
 
 def test_its_zip_is_exported_on_the_command_line(starts, tmp_path, capsys):

@@ -147,8 +147,13 @@ def test_a_configuration_that_cannot_be_read(run, content, words):
 def test_folders_without_a_run_and_with_one(run, tmp_path):
     with pytest.raises(PathError, match=r"elsewhere holds no run \(config.json is not there\): give the --out folder"):
         Run.open(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match=r"holds a run already: go on with it by 'python train.py --resume"):
-        Run.create(run.folder, {})
+    for command, words in (
+        ("llmsched train --algo es --out x", r"'llmsched train --resume "),
+        ("python train.py", r"'python train\.py --resume "),
+        ("", r"'train\(recorded\(out\), resume=True\)'"),
+    ):
+        with pytest.raises(ConfigError, match=rf"holds a run already: go on with it by {words}"):
+            Run.create(run.folder, {"command": command})
     run.finish({})
     with pytest.raises(ConfigError, match=r"is finished, its result is in .*run.json: there is nothing to go on with"):
         Run.open(run.folder)

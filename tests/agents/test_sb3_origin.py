@@ -11,7 +11,10 @@ from networks import SCENARIOS, views
 pytest.importorskip("stable_baselines3")
 
 import torch
+from gymnasium import Env
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.wrappers import NormalizeObservation
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -85,6 +88,72 @@ def test_statistics_of_vec_normalize_are_used(normalised, tmp_path):
 def test_statistics_go_with_the_policy_to_workers(normalised):
     plain, shared = (evaluate(SB3Policy(normalised), HOME, 4, workers=workers, chunk=2) for workers in (1, 2))
     np.testing.assert_array_equal(plain.columns["makespan_s"], shared.columns["makespan_s"])
+
+
+def test_statistics_are_asked_for_where_a_model_is_given_other_environments(normalised, tmp_path):
+    normalised.save(tmp_path / "model.zip")
+    loaded = PPO.load(tmp_path / "model.zip", env=copies())
+    given = PPO.load(tmp_path / "model.zip")
+    given.set_env(copies())
+    for model in (loaded, given):
+        for take in (SB3Policy, export):
+            with pytest.raises(ConfigError, match=r"under VecNormalize, .*VecNormalize\.load\(.* norm_obs=False\)\)\."):
+                take(model)
+    fresh = PPO.load(tmp_path / "model.zip", env=copies(norm_obs=True))
+    for take in (SB3Policy, export):
+        with pytest.raises(ConfigError, match=r"has a VecNormalize that has seen no observation.*VecNormalize\.load\("):
+            take(fresh)
+    # The way out that the message names, where rewards alone were normalised.
+    trained(env=copies(norm_obs=False)).save(tmp_path / "model.zip")
+    with pytest.raises(ConfigError, match="If it normalised rewards only, say so"):
+        SB3Policy(PPO.load(tmp_path / "model.zip", env=copies()))
+    SB3Policy(PPO.load(tmp_path / "model.zip", env=copies(norm_obs=False)))
+
+
+def test_the_statistics_of_two_wrappers_are_refused():
+    with pytest.raises(ConfigError, match="that 2 VecNormalize change one after another: train with one"):
+        SB3Policy(PPO("MlpPolicy", VecNormalize(copies(norm_obs=True)), **QUICK))
+    # One of them may normalise rewards.
+    seen = views("client")[:100]
+    for inner, outer in ((True, False), (False, True)):
+        model = trained(env=VecNormalize(copies(norm_obs=inner), norm_obs=outer))
+        wrapper = model.env if outer else model.env.venv
+        observations = wrapper.normalize_obs(np.stack([features(view) for view in seen]))
+        assert asked(SB3Policy(model), seen) == model.predict(observations, deterministic=True)[0].tolist()
+
+
+def test_a_network_and_a_recurrent_model_are_refused(normalised):
+    with pytest.raises(ConfigError, match=r"ActorCriticPolicy of one: give the model, not its network \(model\.policy"):
+        SB3Policy(normalised.policy)
+    recurrent = RecurrentPPO("MlpLstmPolicy", copies(), **QUICK)
+    with pytest.raises(ConfigError, match=r"is recurrent \(RecurrentPPO\), and SB3Policy keeps no state"):
+        SB3Policy(recurrent)
+
+
+BOX, TWO = Box(0.0, 1.0, (26,), np.float32), Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "words"),
+    [
+        (BOX, Box(-1.0, 1.0, (1,)), r"agent 'sb3' chooses from Box\(.* as in Discrete\(2\): train it on"),
+        (BOX, MultiDiscrete([2, 2]), r"chooses from MultiDiscrete\("),
+        (BOX, MultiBinary(1), r"chooses from MultiBinary\(1\)"),
+        (BOX, Discrete(2, start=5), r"chooses from Discrete\(2, start=5\)"),
+        (Dict(a=BOX), TWO, r"agent 'sb3' reads observations of Dict\(.* one list of numbers, a Box: train it on"),
+        (Discrete(4), TWO, r"was trained on observations of shape \(\)"),
+    ],
+)
+def test_models_of_other_spaces_are_refused(observations, actions, words):
+    class Other(Env):
+        observation_space, action_space = observations, actions
+
+    policy = "MultiInputPolicy" if isinstance(observations, Dict) else "MlpPolicy"
+    model = PPO(policy, DummyVecEnv([Other]), **QUICK)
+    with pytest.raises(ConfigError, match=words):
+        SB3Policy(model)
+    with pytest.raises(ConfigError, match=r"cannot be exported|chooses from|reads observations of Dict"):
+        export(model)
 
 
 def test_normalised_rewards_alone_are_no_concern(start, tmp_path):

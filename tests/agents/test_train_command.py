@@ -108,6 +108,25 @@ def test_what_cannot_be_done(words, said, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "words", "said"),
+    [
+        ("cases: 500", [], "error: setting cases = 500, .* exceeds setting pool = 256"),
+        ("pool: 1", ["--cases", "2"], "error: setting cases = 12, .* exceeds setting pool = 1"),
+        ("{cases: 1, sizes: [1.0, 2.0]}", [], "error: setting cases = 1, .* for 2 sizes"),
+        ("cases: 0", [], r"error: es\.yaml: setting cases = 0 is out of range"),
+    ],
+)
+def test_a_setting_is_not_called_by_an_option(settings, words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "es.yaml").write_text(settings)
+    size = ["--clients", "4", "--requests", "8", "--queue", "shared"]
+    assert command.main(["--algo", "es", "--settings", "es.yaml", *size, *words]) == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error)
+    assert "--cases" not in error
+
+
 def test_options_of_the_scenario_reach_it():
     words = (
         "--scenario LLMSched/ServingOrder-v0 --clients 5 --requests 40 --cost llama-65b-paper-mid --prefill-cap 999 "

@@ -123,7 +123,7 @@ def test_side_by_side_each_episode_is_decided_by_its_own_view():
     """A model whose choice hangs on every feature, so that no mistake in the views is overlooked."""
 
     class Model:
-        observation_space, action_space = np.zeros((26,)), type("Space", (), {"n": 2})
+        observation_space, action_space, policy = np.zeros((26,)), type("Space", (), {"n": 2}), None
         taken: ClassVar[list[int]] = []
 
         def predict(self, observation, *, deterministic=False):

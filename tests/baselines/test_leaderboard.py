@@ -6,78 +6,22 @@ import csv
 import json
 import re
 import sys
-from dataclasses import replace
 
-import numpy as np
 import pytest
+from boards import agents, changed, verified
 
-from llmsched_env import make_scenario
-from llmsched_env.agents.agent import Origin, Trained
-from llmsched_env.agents.files import AgentFile
-from llmsched_env.agents.network import Network, dense
 from llmsched_env.baselines.leaderboard import (
     Benchmark,
-    Place,
     read_entry,
     references,
     scored,
     standings,
     submit,
-    verify,
     write_entry,
 )
 from llmsched_env.baselines.leaderboard.scoring import differences
 from llmsched_env.baselines.registry import entry as contestant
-from llmsched_env.baselines.registry import planner_of
-from llmsched_env.engine.features import feature_table
 from llmsched_env.evaluation import evaluate, play, runs_estimate, score_estimate
-
-SMALL = {"num_clients": 8, "num_requests": 60}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A benchmark of three small scenarios, with references of its own."""
-    folder = tmp_path_factory.mktemp("tiny")
-    places = {
-        "shared": Place("LLMSched/GSM8K-v0", {**SMALL, "queue": "shared", "order": "longest_first"}, range(6)),
-        "lpt": Place("LLMSched/GSM8K-Smooth-v0", {**SMALL, "assignment": "lpt"}, range(3, 8)),
-        "order": Place("LLMSched/ServingOrder-v0", {"num_clients": 8, "num_requests": 100, "load": 0.9}, range(4)),
-    }
-    bench = Benchmark("Tiny-v1", places, folder)
-    for name, policy in (("best_tuned_rule", "decode_first"), ("planner", None)):
-        policies = {place: [policy or planner_of(one.scenario)] for place, one in places.items()}
-        path = folder / f"{name}.json"
-        write_entry(submit.play_entry(name, policies, bench, path, made_by="the tests"), bench, path)
-    ends = references(bench)
-    for name in ("best_tuned_rule", "planner"):
-        entry = read_entry(folder / f"{name}.json", bench)
-        stated = scored(entry, bench, ends).as_json(bench)
-        write_entry(replace(entry, stated=stated), bench, entry.path)
-    return bench
-
-
-@pytest.fixture
-def entry(tiny, tmp_path):
-    """The file of an entry of the Lagrangian rule."""
-    path = tmp_path / "mine.json"
-    assert submit.main(["mine", "lagrangian", "--out", str(path), "--by", "me"], benchmark=tiny) == 0
-    return path
-
-
-def changed(path, change):
-    """The file with something changed by hand."""
-    said = json.loads(path.read_text(encoding="utf-8"))
-    change(said)
-    path.write_text(json.dumps(said), encoding="utf-8")
-
-
-def verified(capsys, bench, *arguments):
-    """Exit code and what was said."""
-    capsys.readouterr()
-    code = verify.main([*map(str, arguments)], benchmark=bench)
-    said = capsys.readouterr()
-    return code, said.out + said.err
 
 
 def cells(said, scenario):
@@ -253,16 +197,6 @@ def test_files_and_options_that_are_none(tiny, entry, tmp_path, capsys):
     entry.write_text('{\n "format": 1,\n oops}', encoding="utf-8")
     code, said = verified(capsys, tiny, entry)
     assert (code, "mine.json, line 3: not JSON" in said) == (2, True)
-
-
-def agents(folder, *seeds):
-    """Files of training runs: random networks for a batch."""
-    read = tuple(feature.name for feature in feature_table(False))
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        layer = dense(rng.normal(size=(2, len(read))), rng.normal(size=2))
-        trained = Trained(Network(read, (layer,), masked=True), Origin.of(make_scenario("LLMSched/GSM8K-v0", **SMALL)))
-        AgentFile((trained,), "the tests", (seed,)).write(folder / f"seed{seed}" / "agent.npz")
 
 
 def test_several_runs_of_agents(tiny, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from simulated import fields, played
+from beside_simulator import fields, played
 
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel

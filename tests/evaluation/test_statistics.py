@@ -180,6 +180,12 @@ def test_an_aggregate_on_paper():
     assert aggregate_estimate([task(0.0, 1.0), task(0.5)]).mean == pytest.approx(0.5)
     # One run 0 in one task, 1 and 0.6 in the other: of 0, 0, 0.6, 1 the middle two, (0 + 0.6) / 2.
     assert aggregate_estimate([task(0.0), task(1.0, 0.6)]).mean == pytest.approx(0.3)
+    # A quarter of six is one and a half: of 0, 1, 2, 4, 8, 16 half of 1, 2, 4 and half of 8, (0.5 + 2 + 4 + 4) / 3.
+    six = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
+    assert aggregate_estimate([task(score) for score in six]).mean == pytest.approx(3.5)
+    # So it is however often each run is given, in all tasks or in some.
+    assert aggregate_estimate([task(score, score) for score in six]).mean == pytest.approx(3.5)
+    assert aggregate_estimate([task(*[score] * (1 + int(score) % 5)) for score in six]).mean == pytest.approx(3.5)
 
 
 @settings(REPEATABLE, max_examples=20)
@@ -190,17 +196,17 @@ def test_an_aggregate_on_paper():
 )
 def test_an_aggregate_of_as_many_runs_in_each_task_is_rliables(scores):
     found = aggregate_estimate([task(*runs) for runs in scores])
-    assert found.mean == pytest.approx(stats.trim_mean(np.ravel(scores), 0.25), abs=1e-9)
+    # Of four times as many a quarter is whole.
+    assert found.mean == pytest.approx(stats.trim_mean(np.repeat(np.ravel(scores), 4), 0.25), abs=1e-9)
     # Where some runs are repeated, nothing changes.
     again = aggregate_estimate([task(*runs, *(runs if number else ())) for number, runs in enumerate(scores)])
-    if len(scores) * len(scores[0]) % 4 == 0:
-        assert again.mean == pytest.approx(found.mean, abs=1e-9)
+    assert again.mean == pytest.approx(found.mean, abs=1e-9)
 
 
 def test_an_aggregate_of_one_task_is_its_score():
     rule, planner = draws(5) + 8, draws(7) - 8
     assert aggregate_estimate([(draws(6), rule, planner)]) == pytest.approx(score_estimate(draws(6), rule, planner))
-    runs = np.stack([draws(20 + run) + run for run in range(5)])
+    runs = np.stack([draws(20 + run) + run for run in range(4)])  # a quarter is one
     one, other = aggregate_estimate([(runs, rule, planner)]), score_estimate(runs, rule, planner)
     assert one.mean == pytest.approx(other.mean)
     assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.02)
@@ -229,7 +235,7 @@ def test_the_aggregates_bootstrap_agrees_with_a_direct_one():
             cases = drawn[len(rule)]
             means = runs[rng.integers(0, 3, 3)][:, cases].mean(axis=1)
             scores += ((rule[cases].mean() - means) / (rule[cases].mean() - planner[cases].mean())).tolist()
-        direct.append(stats.trim_mean(scores, 0.25))
+        direct.append(stats.trim_mean(np.repeat(scores, 4), 0.25))
     found = aggregate_estimate(tasks)
     assert found.low < found.mean < found.high
     assert (found.low, found.high) == pytest.approx(np.quantile(direct, [0.025, 0.975]), abs=0.03)

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("vllm.config")
 
 import vllm_bare as bare
-from simulated import played
+from beside_simulator import played
 from vllm_playing import REQUESTS, SLO, Playing, compare, drawn, options
 
 POLICIES = {

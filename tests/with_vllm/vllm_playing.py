@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import vllm_bare as bare
-from simulated import Row, fields, played
+from beside_simulator import Row, fields, played
 
 COST = {"name": "toy", "alpha_prefill_ns": 1000, "beta_prefill_ns": 10, "alpha_decode_ns": 300, "beta_decode_ns": 7,
         "gamma_decode_ns": 0, "prefill_token_cap": 400}  # fmt: skip

@@ -39,10 +39,13 @@ def test_a_fit_on_paper(tmp_path):
     )
     for fit in (fitted.prefill, fitted.decode):
         assert (fit.rows, fit.r_squared, fit.rms_error_ns, fit.at_zero) == (3, 1.0, 0.0, ())
+        assert fit.standard_errors_ns == (0.0, 0.0)
     assert fitted.report().splitlines() == [
         "cost model 'mine' (ns)",
-        "prefill: 10000000 + 100000 * prompt tokens; R2 = 1.0000, rms error 0 ms, 3 rows, 100-300 prompt tokens",
-        "decode: 10000000 + 100000 * active clients; R2 = 1.0000, rms error 0 ms, 3 rows, 10-30 active clients",
+        "prefill: 10000000 (se 0) + 100000 (se 0) * prompt tokens; "
+        "R2 = 1.0000, rms error 0 ms, 3 rows, 100-300 prompt tokens",
+        "decode: 10000000 (se 0) + 100000 (se 0) * active clients; "
+        "R2 = 1.0000, rms error 0 ms, 3 rows, 10-30 active clients",
     ]
 
 
@@ -80,6 +83,16 @@ def test_noise_lowers_r_squared_and_agrees_with_ordinary_least_squares(tmp_path)
     assert fitted.model.alpha_prefill_ns == pytest.approx(constant, abs=2)
     assert fitted.prefill.r_squared == pytest.approx(np.corrcoef(tokens, seconds)[0, 1] ** 2, abs=1e-6)
     assert fitted.prefill.rms_error_ns == pytest.approx(0.003e9, rel=0.1)
+    _, covariance = np.polyfit(tokens, seconds * 1e9, 1, cov=True)
+    np.testing.assert_allclose(fitted.prefill.standard_errors_ns, np.sqrt(np.diag(covariance))[::-1], rtol=1e-3)
+
+
+def test_a_poor_fit_and_a_narrow_range_are_said(tmp_path):
+    poor = "prefill,100,,0.03\nprefill,110,,0.01\nprefill,120,,0.03\nprefill,130,,0.02\n"
+    lines = fit_cost_model(write(tmp_path, HEAD + poor + DECODES)).report().splitlines()
+    assert any(line.startswith("prefill: R2 = ") and "is below 0.9" in line for line in lines)
+    assert any("prefill: 100-130 prompt tokens are a narrow range" in line for line in lines)
+    assert not any(line.startswith("decode: R2") or "10-30 active clients are" in line for line in lines)
 
 
 def test_a_negative_coefficient_becomes_zero_and_is_reported(tmp_path):

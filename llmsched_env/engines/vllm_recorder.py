@@ -1,0 +1,80 @@
+"""A recorder for a stock vLLM: its own scheduler decides, and what it does is written down.
+
+``vllm serve MODEL --scheduler-cls llmsched_env.engines.vllm_recorder.RecordingAsyncScheduler
+--additional-config '{"llmsched_recording": "FOLDER"}'``. vLLM schedules asynchronously under a subclass of its
+``AsyncScheduler`` only: where it is to do so, name `RecordingAsyncScheduler`, else `RecordingScheduler`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmsched_env.engines.recording import Settings
+from llmsched_env.engines.steps import StepRecorder
+from llmsched_env.errors import ConfigError, MissingExtraError
+
+try:
+    from vllm import __version__ as vllm_version
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+except ImportError as error:
+    raise MissingExtraError(
+        f"the recorder runs inside vLLM, which cannot be imported here ({error}): install vLLM (tested: 0.15 and 0.32)."
+    ) from error
+
+__all__ = ["OPTION", "RecordingAsyncScheduler", "RecordingScheduler"]
+
+OPTION = "llmsched_recording"
+"""Key of ``additional_config``: the folder of the recording, new for each start of the server."""
+
+
+class _Recording:
+    """Mixed into a scheduler of vLLM."""
+
+    def __init__(self, vllm_config: Any, *args: Any, **named: Any) -> None:
+        super().__init__(vllm_config, *args, **named)  # type: ignore[call-arg]
+        folder = (vllm_config.additional_config or {}).get(OPTION)
+        if not folder:
+            raise ConfigError(f"no folder for the recording: give additional_config={{'{OPTION}': 'FOLDER'}}.")
+        if vllm_config.speculative_config is not None:
+            raise ConfigError("speculative decoding is not recorded: its decodes read several tokens. Switch it off.")
+        rank = int(vllm_config.parallel_config.data_parallel_rank)
+        self.record(Path(folder) / f"rank-{rank}" if rank else folder)
+
+    def record(self, folder: Path | str) -> None:
+        """Begin a recording in a new folder."""
+        it: Any = self
+        settings = Settings(
+            it.max_num_running_reqs,
+            it.max_num_scheduled_tokens,
+            it.block_size,
+            it.kv_cache_config.num_blocks - 1,  # one is never given out
+            prefix_caching=bool(it.cache_config.enable_prefix_caching),
+        )
+        decided_by = "vLLM's own scheduler"
+        self.recorder = StepRecorder(folder, settings, engine="vllm", version=vllm_version, decided_by=decided_by)
+
+    def add_request(self, request: Any) -> None:
+        self.recorder.arrived(request)
+        super().add_request(request)  # type: ignore[misc]
+
+    def schedule(self, *args: Any, **named: Any) -> Any:
+        start_ns = self.recorder.now_ns()
+        output = super().schedule(*args, **named)  # type: ignore[misc]
+        self.recorder.scheduled(start_ns, output, self.requests)  # type: ignore[attr-defined]
+        return output
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        result = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+        self.recorder.updated(scheduler_output)
+        self.recorder.left(self.requests)  # type: ignore[attr-defined]
+        return result
+
+
+class RecordingScheduler(_Recording, Scheduler):  # type: ignore[misc]
+    """vLLM's scheduler, recorded."""
+
+
+class RecordingAsyncScheduler(_Recording, AsyncScheduler):  # type: ignore[misc]
+    """vLLM's asynchronous scheduler, recorded."""
