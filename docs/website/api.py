@@ -29,6 +29,7 @@ GROUPS = {
     "Agents": ["agents", "agents.agent", "agents.files", "agents.network", "agents.vec_env", "agents.sb3_policy"],
     "Training": ["agents.training", "agents.evolution", "agents.algorithms", "agents.export"],
     "Simulation": ["simulator", "problem", "snapshot", "cases", "cost", "calibration", "workload", "offline", "viewer"],
+    "Real engines": ["engines.driver", "engines.session", "engines.options"],
     "Evaluation": [
         "metrics",
         "evaluation",

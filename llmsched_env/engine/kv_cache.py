@@ -134,13 +134,18 @@ class KVCache:
         i: cython.int
         if not self.enabled:
             return
+        self.assign_clients(other)
+        for i in range(self.emitted.shape[0]):
+            self.emitted[i] = other.emitted[i]
+
+    def assign_clients(self, other: KVCache) -> cython.void:
+        """Take over what clients hold, of a cache of the same sizes."""
+        i: cython.int
         for i in range(self.below.shape[0]):
             self.below[i] = other.below[i]
             self.above[i] = other.above[i]
         for i in range(self.phases.shape[0]):
             self.phases[i] = other.phases[i]
-        for i in range(self.emitted.shape[0]):
-            self.emitted[i] = other.emitted[i]
         self.last = other.last
         self.reserved = other.reserved
         self.swap_out_ns = other.swap_out_ns

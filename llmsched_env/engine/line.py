@@ -130,6 +130,17 @@ class Line:
             bitset.remove(self.preempted, 0, self.num_requests, position)
             self.num_preempted -= 1
 
+    def is_there(self, position: cython.int) -> cython.bint:
+        """Whether the request waits, or is preempted."""
+        return self.waits(position) or bitset.contains(self.preempted, 0, position)
+
+    def copy_to(self, other: Line, position: cython.int, there: cython.int) -> cython.void:
+        """Let the request stand in another line as it does here, at another position."""
+        if self.waits(position):
+            other.enter(there)
+        if bitset.contains(self.preempted, 0, position):
+            other.set_preempted(there, True)
+
     def oldest_release_ns(self) -> cython.longlong:
         """Release of the oldest waiting request, of which there is one."""
         while not bitset.contains(self.waiting, 0, self.problem.position_of[self.oldest]):

@@ -149,7 +149,6 @@ class Transition(Composer):
     def commit(self, v: View, t: Totals, action: cython.int, kind: cython.int) -> cython.longlong:
         """Run an iteration with rows, or one that preempts. Returns how many clients had a token."""
         in_system: cython.longlong = self.in_system(v)
-        most: cython.longlong
         if self.has_queues:
             self.take_from_queues(v, t, self.chosen)
             return self.finish(v, t, self.chosen, kind, in_system)
@@ -158,14 +157,18 @@ class Transition(Composer):
             busy: cython.longlong = self.finish(v, t, self.next_prefill, kind, in_system)
             self.empty_window()
             return busy
-        most = self.problem.caps[action] - v.active
-        self.compose(v, self.chosen, kind, self.problem.orders[action], most if most > 1 else 1, False)
+        self.compose_action(v, action, kind)
         self.make_way(v, t, self.chosen)
         self.take_rows(v, self.chosen)
         busy = self.finish(v, t, self.chosen, kind, in_system)
         if not self.recomposes:
             self.empty_window()
         return busy
+
+    def compose_action(self, v: View, action: cython.int, kind: cython.int) -> cython.void:
+        """Compose what an action runs on a shared queue, in ``chosen``."""
+        most: cython.longlong = self.problem.caps[action] - v.active
+        self.compose(v, self.chosen, kind, self.problem.orders[action], most if most > 1 else 1, False)
 
     def make_way(self, v: View, t: Totals, it: Iteration) -> cython.void:
         """Preempt who gives way for an iteration."""
