@@ -94,9 +94,13 @@ def table(entries: Sequence[LeaderboardEntry], benchmark: Benchmark, most: int |
     return grid(["rank", "entry", "score"], rows)
 
 
-def by_scenario(entries: Sequence[LeaderboardEntry], benchmark: Benchmark, most: int = 6) -> str:
-    """A Markdown table: a line a scenario, a column for each of the best entries that are not the references."""
-    shown = [entry for _, entry in by_rank(entries) if entry.name not in REFERENCES][:most]
+def by_scenario(
+    entries: Sequence[LeaderboardEntry], benchmark: Benchmark, given: Sequence[LeaderboardEntry] = (), most: int = 6
+) -> str:
+    """A Markdown table: a line a scenario, a column for each entry given and the best others but the references."""
+    shown_first = {id(entry) for entry in given}
+    others = [one for _, one in by_rank(entries) if one.name not in REFERENCES and id(one) not in shown_first]
+    shown = [*given, *others][: max(most, len(given))]
     rows = []
     for place in benchmark.places:
         scores = [_estimate(entry.stated["scenarios"].get(place, {}).get("score")) for entry in shown]
@@ -211,7 +215,8 @@ def _run(options: argparse.Namespace, benchmark: Benchmark) -> int:
             f"\nNot checked for the future, since code of their own is not run here: {', '.join(unknown)}. "
             "`llmsched verify --own-code` checks it."
         )
-    print(f"\nThe best in each scenario:\n\n{by_scenario(entries, benchmark)}")
+    own = entries[-len(options.entries) :] if options.entries else []
+    print(f"\nThe best in each scenario:\n\n{by_scenario(entries, benchmark, own)}")
     if options.out is not None:
         write_csv(options.out / "leaderboard.csv", entries, benchmark)
         draw(options.out / "leaderboard.png", entries, benchmark)

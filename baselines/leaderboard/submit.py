@@ -159,7 +159,8 @@ def _run(options: argparse.Namespace, benchmark: Benchmark, command: str) -> int
     entry = replace(entry, stated=scored(entry, benchmark, ends).as_json(benchmark))
     write_entry(entry, benchmark, path)
     print(f"{table([entry], benchmark)}\n\n{by_scenario([entry], benchmark)}")
-    print(f"\nWritten to {given}. Anybody can check it: llmsched verify {given}")
+    own = " --own-code" if options.own_code else ""
+    print(f"\nWritten to {given}. Anybody can check it: llmsched verify {given}{own}")
     return 0
 
 

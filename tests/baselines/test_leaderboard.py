@@ -254,6 +254,10 @@ def test_the_table(tiny, entry, tmp_path, capsys):
     assert scenarios[0] == ["scenario", "mine", "part"]
     assert [row[0] for row in scenarios[2:]] == [*tiny.places]
     assert [row[2] == "–" for row in scenarios[2:]] == [name != "lpt" for name in tiny.places]
+    both = [read_entry(one, tiny) for one in (entry, part)]
+    columns = standings.by_scenario(both, tiny, given=both[1:], most=1).splitlines()[0]
+    assert "part" in columns
+    assert "mine" not in columns
     assert 0 < float(rows[1][2].split()[0]) < 1
     with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8") as file:
         lines = {line["entry"]: line for line in csv.DictReader(file)}

@@ -17,7 +17,7 @@ from gymnasium.wrappers import NormalizeReward, RecordEpisodeStatistics, TimeLim
 
 from llmsched_env import ENVIRONMENTS, workload
 from llmsched_env.config import Scenario
-from llmsched_env.cost import CostModel, MixedCost, cost_model
+from llmsched_env.cost import CostModel, MeasuredCost, MixedCost, cost_model
 from llmsched_env.env import LLMSchedEnv
 from llmsched_env.errors import ConfigError, UnknownArgumentError, UnknownNameError
 from llmsched_env.spec import CLASSES, Spec
@@ -145,12 +145,14 @@ PREDICTED = [
     workload.UnevenTruth((0.2, 0.5), seed=1),
     "noisy:0.8",
 ]
+MEASURED = MeasuredCost("measured", 100, 10, 50, 1, prefill_token_cap=512, mixed=MixedCost(False, 5, 6, 7, 8))
 OBJECTS = [
     *({"workload": item} for item in WORKLOADS),
     *({"lengths": "predicted", "predictor": item} for item in PREDICTED),
     {"cost": cost_model("qwen3-8b-h200"), "believed_cost": cost_model("qwen3-8b-rtx-pro-6000")},
     {"cost": LEVELS},
     {"queue": "shared", "mixed_tokens": 64, "mixed_cost": MixedCost(False, 5, 6, 7, 8)},
+    {"queue": "shared", "mixed_tokens": 64, "mixed_cost": "fitted", "cost": MEASURED},
     {"num_clients": np.int64(7), "noise_sd": np.float64(0.25)},
     {"scenario": Scenario(workload="gsm8k", cost=cost_model("qwen3-8b-h200"), num_clients=7)},
     {"render_mode": "ansi", "render_size": (640, 400)},

@@ -388,7 +388,8 @@ def test_the_examples_of_the_page_run(tmp_path):
         capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    method, study = done.stdout.splitlines()
+    *side_by_side, method, study = done.stdout.splitlines()
+    assert [line.split("|")[1].strip() for line in side_by_side[2:]] == ["interleave_tuned", "lagrangian", "hybrid_lpt"]
     assert method.startswith("Estimate(mean=201."), "the baseline on queues of its own, not on those of the scenario"
     assert study.startswith("Estimate(mean=18")
     assert len([*(tmp_path / "study").iterdir()]) == 2
