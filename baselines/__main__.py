@@ -267,7 +267,7 @@ def _compare_and_tell(
         if places[0].serving:
             written += draw_serving(comparisons, fields[0], options.out)
         else:
-            written += draw(comparisons[0], options.out)
+            written += draw(comparisons[0], fields[0], options.out)
         print(f"\nWritten to {options.out}: {', '.join(path.name for path in written)}")
         if options.workers is not None:
             print(f"Cases, for another run of this command: {chunk_folder(options)} (may be deleted)")
@@ -331,8 +331,8 @@ def show(comparisons: Sequence[Comparison]) -> None:
         print(ranking_table(comparison))
 
 
-def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """The pictures: timelines, gap by policy, effect of the multiplier."""
+def draw(comparison: Comparison, entries: Sequence[Entry], folder: Path) -> list[Path]:
+    """The pictures: gap by policy, timelines of two of them, and where the hybrid is among them what its λ does."""
     paths = [folder / "gap_by_policy.png"]
     pictures.gap_by_policy(
         paths[0],
@@ -346,16 +346,14 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
             for row in comparison.rows
         ],
     )
-    admitted = not (comparison.scenario.kv_limited or comparison.scenario.mixes or comparison.scenario.migrates)
-    if admitted:
-        shown = [entry(name, comparison.scenario) for name in PICTURED]
-    else:  # whose queues are not those of the methods: the first and the last row
-        names = dict.fromkeys((comparison.rows[0].name, comparison.rows[-1].name))
-        shown = [entry(name, comparison.scenario) for name in names]
+    by_name = {item.name: item for item in entries}
+    pictured = set(PICTURED) <= set(by_name)
+    names = PICTURED if pictured else dict.fromkeys((entries[0].name, entries[-1].name))
+    shown = [by_name[name] for name in names]
     case = int(comparison.cases[0])
     paths.append(folder / "timelines.png")
     pictures.timelines(paths[-1], [(item.name, play(item.policy, item.scenario, case, record=True)) for item in shown])
-    if not admitted:
+    if not pictured:
         return paths
     paths.append(folder / "multiplier_effect.png")
     curves = [_multiplier_curve(comparison, name) for name in CURVES]

@@ -199,6 +199,18 @@ def test_the_folder_holds_pictures(tmp_path):
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
 
 
+def test_the_timelines_are_of_policies_that_were_asked_for(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(command.pictures, "timelines", lambda path, runs: drawn.extend(name for name, _ in runs))
+    assert run("--out", str(tmp_path), "--policies", "threshold,lagrangian,decode_first") == 0
+    assert drawn == ["threshold", "decode_first"]
+    assert not (tmp_path / "multiplier_effect.png").exists()
+    drawn.clear()
+    assert run("--out", str(tmp_path), *FEW) == 0
+    assert drawn == ["baseline", "hybrid"]
+
+
 OWN = textwrap.dedent(
     '''
     from llmsched_env.baselines.rule import Rule
