@@ -20,6 +20,9 @@ from llmsched_env.engines.recording import read_recording, write_recording
 from llmsched_env.engines.trial import TrialEngine, drawn_load
 from llmsched_env.errors import ConfigError, MissingExtraError
 
+DRAWS = importlib.util.find_spec("matplotlib") is not None
+"""`make test-vllm` has no matplotlib: pictures are left out there."""
+
 
 @pytest.fixture(scope="module")
 def written():
@@ -38,7 +41,7 @@ def test_calibrate_replay_compare(folder, tmp_path, capsys, written):
     assert "decode: 2500000 (se 0) + 310000 (se 0) * active clients; R2 = 1.0000" in out
     assert f"Use it as --cost fit:{folder / 'cost.json'}" in out
     assert cost_model(f"fit:{folder}").mixed == TRUTH.mixed
-    assert (folder / "cost.png").stat().st_size > 1000
+    assert (folder / "cost.png").exists() is DRAWS
 
     assert main(["engines", "replay", str(folder), "--out", str(tmp_path / "again")]) == 0
     assert f"engine: 80 requests in {len(written.iterations)} iterations" in capsys.readouterr().out
@@ -52,7 +55,7 @@ def test_calibrate_replay_compare(folder, tmp_path, capsys, written):
     assert [kind["kind"] for kind in numbers["iteration_errors"]] == ["prefill", "decode", "mixed"]
     assert all(kind["error_p90"] == 0 for kind in numbers["iteration_errors"])
     assert "![The simulated makespan" in (tmp_path / "page" / "compare.md").read_text()
-    assert (tmp_path / "page" / "compare.png").stat().st_size > 1000
+    assert (tmp_path / "page" / "compare.png").exists() is DRAWS
 
 
 def test_compare_fails_where_it_is_off(folder, capsys):
