@@ -27,11 +27,11 @@ from llmsched_env.baselines.__main__ import parse_cases
 from llmsched_env.baselines.registry import make_policy
 from llmsched_env.baselines.tuned import tuned_value
 from llmsched_env.config import Scenario
-from llmsched_env.errors import ConfigError, LLMSchedError
+from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate, pictures
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.tables import grid, interval
-from llmsched_env.flags import flags_of, in_flags, path_option
+from llmsched_env.flags import flags_of, path_option, run_command
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 from llmsched_env.workload import SPLITS, NoisyTruth, Population, Predictor, PromptRegression, UnevenTruth
@@ -264,15 +264,7 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     """Run the study; 2 for unusable arguments, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser(command).parse_args(arguments)
-    try:
-        _run(options, f"{command} {shlex.join(arguments)}".rstrip())
-    except LLMSchedError as error:
-        print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-written is left behind.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(FLAGS, lambda: _run(options, f"{command} {shlex.join(arguments)}".rstrip()))
 
 
 def _run(options: argparse.Namespace, command: str) -> None:

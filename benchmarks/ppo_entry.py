@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, copy the agents, and play them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=2, help="where learning.py has none (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="where learning.py has none (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(argv)
     runs = {name: trainings(name, options.seeds, options.out) for name in LLMSCHED_BENCH.places}

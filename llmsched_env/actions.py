@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from llmsched_env.config import CAP_LEVELS, ORDER_CODES, Scenario
 from llmsched_env.engine import codes
 from llmsched_env.errors import InvalidActionError
 
-__all__ = ["NamedAction", "Variants", "action_names", "action_table", "actions_of", "outside_space"]
+__all__ = ["NamedAction", "Variants", "action_names", "action_number", "action_table", "actions_of", "outside_space"]
 
 
 class NamedAction(NamedTuple):
@@ -70,6 +72,17 @@ def actions_of(scenario: Scenario) -> tuple[NamedAction, ...]:
 def action_names(scenario: Scenario) -> tuple[str, ...]:
     """(num_actions,) their names."""
     return tuple(action.name for action in actions_of(scenario))
+
+
+def action_number(answer: Any, names: Sequence[str]) -> int:
+    """The action that an answer is, among those of these names.
+
+    Raises:
+        InvalidActionError: it is none of them.
+    """
+    if (isinstance(answer, np.ndarray) and answer.ndim) or answer not in range(len(names)):
+        raise outside_space(f"action {answer!r}", names)
+    return int(answer)
 
 
 def outside_space(what: str, names: Sequence[str]) -> InvalidActionError:

@@ -6,16 +6,16 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO
 
-from llmsched_env.errors import PathError
+from llmsched_env.errors import LLMSchedError, PathError
 from llmsched_env.storage import user_path
 
-__all__ = ["flags_of", "in_flags", "path_option", "warnings_in_flags"]
+__all__ = ["flags_of", "in_flags", "path_option", "run_command", "warnings_in_flags"]
 
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -55,6 +55,22 @@ def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
     }
     others = {name: options[option] for name, option in ALIASES.items() if option in options}
     return {**others, **options}
+
+
+def run_command(
+    flags: Mapping[str, str],
+    work: Callable[[], int | None],
+    interrupted: str = "interrupted: nothing half-written is left behind.",
+) -> int:
+    """The exit status: the work's, 0 for none; 2 for what cannot be done, in its options' words; 130 for Ctrl-C."""
+    try:
+        return work() or 0
+    except LLMSchedError as error:
+        print(f"error: {in_flags(str(error), flags)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
 
 
 def in_flags(message: str, flags: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.actions import outside_space
+from llmsched_env.actions import action_number
 from llmsched_env.engine import codes
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.view import Totals, View
@@ -185,9 +185,7 @@ class Simulator:
         """
         if self.done:
             raise EpisodeOverError("every request of this episode is complete: call reset first.")
-        if (isinstance(action, np.ndarray) and action.ndim) or action not in range(self.problem.num_actions):
-            raise outside_space(f"action {action!r}", self.problem.action_names)
-        self.episode.step(int(action))
+        self.episode.step(action_number(action, self.problem.action_names))
 
     def run(self, rule: Rule) -> None:
         """Run to the end (or the horizon) under a rule, which is asked only where there is a choice.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmsched_env.errors import LLMSchedError, UnknownNameError
+from llmsched_env.errors import UnknownNameError
 from llmsched_env.evaluation.drawing import check_drawing
-from llmsched_env.flags import flags_of, in_flags, path_option
+from llmsched_env.flags import flags_of, path_option, run_command
 from llmsched_env.studies.pages import check_pages, publish
 from llmsched_env.studies.registry import STUDIES
 from llmsched_env.studies.study import Options, run
@@ -43,29 +42,26 @@ FLAGS = flags_of(_parser())
 def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     """Run the studies; 2 for unusable arguments, 130 after Ctrl-C."""
     asked = _parser(command).parse_args(argv)
-    try:
-        for name in asked.names:
-            if name not in STUDIES:
-                raise UnknownNameError("study", name, STUDIES)
-        check_drawing()  # complains now, before the long work
+    kept = "\ninterrupted: what was done is kept, and the same command goes on from there."
+    return run_command(FLAGS, lambda: _run(asked), kept)
+
+
+def _run(asked: argparse.Namespace) -> None:
+    for name in asked.names:
+        if name not in STUDIES:
+            raise UnknownNameError("study", name, STUDIES)
+    check_drawing()  # complains now, before the long work
+    if asked.write:
+        check_pages(asked.names or [*STUDIES])  # that too
+    options = Options(asked.cases, tuple(asked.clients), asked.seed)
+    for name in asked.names or STUDIES:
+        study = STUDIES[name]
+        tables = study.tables(run(study, options, asked.out, workers=asked.workers))
+        short = study.short({table.name: table for table in tables})
+        print(f"\n{study.question}\n\n{short.title}\n\n{short.markdown()}\n")
+        print(f"In full in {asked.out}: {name}.md, {name}_*.csv, {name}.json; the picture: {name}.png")
         if asked.write:
-            check_pages(asked.names or [*STUDIES])  # that too
-        options = Options(asked.cases, tuple(asked.clients), asked.seed)
-        for name in asked.names or STUDIES:
-            study = STUDIES[name]
-            tables = study.tables(run(study, options, asked.out, workers=asked.workers))
-            short = study.short({table.name: table for table in tables})
-            print(f"\n{study.question}\n\n{short.title}\n\n{short.markdown()}\n")
-            print(f"In full in {asked.out}: {name}.md, {name}_*.csv, {name}.json; the picture: {name}.png")
-            if asked.write:
-                publish(study, tables, asked.out / f"{name}.png")
-    except LLMSchedError as error:
-        print(f"error: {in_flags(str(error), FLAGS)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: what was done is kept, and the same command goes on from there.", file=sys.stderr)
-        return 130
-    return 0
+            publish(study, tables, asked.out / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 
 from llmsched_env.baselines.leaderboard.bench import Benchmark
-from llmsched_env.errors import ConfigError, LLMSchedError
-from llmsched_env.flags import flags_of, in_flags
+from llmsched_env.errors import ConfigError
 
-__all__ = ["add_scenarios", "add_sharing", "run_command", "scenarios_of"]
+__all__ = ["add_scenarios", "add_sharing", "scenarios_of"]
 
 
 def add_sharing(parser: argparse.ArgumentParser) -> None:
@@ -41,15 +38,3 @@ def scenarios_of(text: str | None, benchmark: Benchmark) -> list[str]:
     if not names:
         raise ConfigError(f"--scenarios {text!r} names none: take some of {', '.join(benchmark.places)}.")
     return benchmark.chosen(names)
-
-
-def run_command(parser: argparse.ArgumentParser, work: Callable[[], int]) -> int:
-    """The work's exit code; 2 for unusable arguments or files, 130 after Ctrl-C."""
-    try:
-        return work()
-    except LLMSchedError as error:
-        print(f"error: {in_flags(str(error), flags_of(parser))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-written is left behind.", file=sys.stderr)
-        return 130

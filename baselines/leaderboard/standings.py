@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
-from llmsched_env.baselines.leaderboard.commands import run_command
 from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, read_entry
 from llmsched_env.baselines.leaderboard.playing import given_the_future, runs_own_code
 from llmsched_env.baselines.leaderboard.scoring import REFERENCES, references, scored
@@ -20,7 +19,7 @@ from llmsched_env.errors import PathError
 from llmsched_env.evaluation import Estimate
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, MARKERS, RULE, check_drawing, new_figure, plain, save
 from llmsched_env.evaluation.tables import grid
-from llmsched_env.flags import path_option
+from llmsched_env.flags import flags_of, path_option, run_command
 from llmsched_env.storage import output_folder, write_whole
 
 __all__ = ["by_rank", "by_scenario", "draw", "finding", "main", "shipped_entries", "table", "write_csv"]
@@ -193,7 +192,7 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND, *, benchmark
     """Print the table: 2 for unusable arguments or files."""
     parser = _parser(command)
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    return run_command(parser, lambda: _run(options, benchmark))
+    return run_command(flags_of(parser), lambda: _run(options, benchmark))
 
 
 def _run(options: argparse.Namespace, benchmark: Benchmark) -> int:

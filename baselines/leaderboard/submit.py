@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
-from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_sharing, run_command, scenarios_of
+from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_sharing, scenarios_of
 from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, check_name, check_runs, write_entry
 from llmsched_env.baselines.leaderboard.playing import contestant
 from llmsched_env.baselines.leaderboard.scoring import references, scored
@@ -27,7 +27,7 @@ from llmsched_env.baselines.leaderboard.standings import by_scenario, table
 from llmsched_env.baselines.leaderboard.verify import played
 from llmsched_env.errors import ConfigError, PathError
 from llmsched_env.evaluation.parallel import Sharing
-from llmsched_env.flags import path_option
+from llmsched_env.flags import flags_of, path_option, run_command
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder
 
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND, *, benchmark
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(command)
     options = parser.parse_args(arguments)
-    return run_command(parser, lambda: _run(options, benchmark, f"{command} {shlex.join(arguments)}"))
+    return run_command(flags_of(parser), lambda: _run(options, benchmark, f"{command} {shlex.join(arguments)}"))
 
 
 def _run(options: argparse.Namespace, benchmark: Benchmark, command: str) -> int:

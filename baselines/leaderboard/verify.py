@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmsched_env import __version__
 from llmsched_env.baselines.leaderboard.bench import LLMSCHED_BENCH, Benchmark
-from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_sharing, run_command, scenarios_of
+from llmsched_env.baselines.leaderboard.commands import add_scenarios, add_sharing, scenarios_of
 from llmsched_env.baselines.leaderboard.entries import LeaderboardEntry, Results, read_entry
 from llmsched_env.baselines.leaderboard.playing import contestant, given_the_future, play_place
 from llmsched_env.baselines.leaderboard.scoring import differences, references, scored
@@ -25,7 +25,7 @@ from llmsched_env.baselines.registry import Entry
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.parallel import Sharing
 from llmsched_env.evaluation.tables import grid, interval
-from llmsched_env.flags import path_option
+from llmsched_env.flags import flags_of, path_option, run_command
 from llmsched_env.progress import Progress
 
 __all__ = ["Check", "check", "main"]
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND, *, benchmark
     """Verify: 0 if all is as stated, 1 for a difference, 2 for unusable arguments or files, 130 after Ctrl-C."""
     parser = _parser(command)
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    return run_command(parser, lambda: _run(options, benchmark))
+    return run_command(flags_of(parser), lambda: _run(options, benchmark))
 
 
 def _run(options: argparse.Namespace, benchmark: Benchmark) -> int:

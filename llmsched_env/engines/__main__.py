@@ -21,9 +21,9 @@ from llmsched_env.engines.fitting import fit_recording, pooled
 from llmsched_env.engines.recording import Recording, RecordingWarning, latencies_s, read_recording, write_recording
 from llmsched_env.engines.replay import ENGINES_OWN, replay
 from llmsched_env.engines.trial import TrialEngine, drawn_load
-from llmsched_env.errors import ConfigError, LLMSchedError, MissingExtraError, PathError
+from llmsched_env.errors import ConfigError, MissingExtraError, PathError
 from llmsched_env.evaluation import CoverageWarning
-from llmsched_env.flags import flags_of, in_flags, path_option, warnings_in_flags
+from llmsched_env.flags import flags_of, path_option, run_command, warnings_in_flags
 from llmsched_env.storage import write_whole
 from llmsched_env.units import UnitWarning
 
@@ -83,19 +83,11 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     parser = _parser(command)
     options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
     flags = flags_of(parser)
-    try:
-        with warnings_in_flags(flags):
-            for kind in (RecordingWarning, UnitWarning, CoverageWarning):
-                warnings.simplefilter("always", kind)
-            return {"record": _record, "calibrate": _calibrate, "replay": _replay, "compare": _compare}[options.what](
-                options
-            )
-    except LLMSchedError as error:
-        print(f"error: {in_flags(str(error), flags)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: a recording keeps the rows that it has.", file=sys.stderr)
-        return 130
+    work = {"record": _record, "calibrate": _calibrate, "replay": _replay, "compare": _compare}[options.what]
+    with warnings_in_flags(flags):
+        for kind in (RecordingWarning, UnitWarning, CoverageWarning):
+            warnings.simplefilter("always", kind)
+        return run_command(flags, lambda: work(options), "interrupted: a recording keeps the rows that it has.")
 
 
 def _record(options: argparse.Namespace) -> int:

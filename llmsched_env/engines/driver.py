@@ -15,14 +15,14 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from llmsched_env.actions import actions_of
+from llmsched_env.actions import action_number, actions_of
 from llmsched_env.baselines.registry import BASELINES, entry
 from llmsched_env.config import Scenario
 from llmsched_env.config.checks import MAX_KV_TOKENS
 from llmsched_env.engine import codes
 from llmsched_env.engine.live import NEVER, Live
 from llmsched_env.engine.problem_data import ProblemData
-from llmsched_env.errors import ConfigError
+from llmsched_env.errors import ConfigError, InvalidActionError
 from llmsched_env.policy import EpisodeContext, Policy, View, check_policy
 from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
@@ -317,7 +317,7 @@ class Driver(Generic[Key]):
             now_ns: the time; ignored by a virtual clock.
 
         Raises:
-            Exception: whatever the policy raises, or ConfigError where its answer is no action. :meth:`ran` may be
+            Exception: whatever the policy raises, InvalidActionError where its answer is no action. :meth:`ran` may be
                 called all the same, with what the engine does instead.
         """
         view = self.look(now_ns)
@@ -332,15 +332,9 @@ class Driver(Generic[Key]):
 
     def _checked(self, answer: object) -> int:
         try:
-            action = int(answer)  # type: ignore[call-overload]
-        except (TypeError, ValueError, OverflowError):
-            action = -1
-        if not 0 <= action < len(self._actions):
-            raise ConfigError(
-                f"policy {self.policy.name!r} answered {answer!r}, which is no action: they are 0 to "
-                f"{len(self._actions) - 1} ({', '.join(one.name for one in self._actions)})."
-            )
-        return self._live.feasible_action(action)
+            return self._live.feasible_action(action_number(answer, [one.name for one in self._actions]))
+        except InvalidActionError as error:
+            raise InvalidActionError(f"policy {self.policy.name!r}: {error}") from None
 
     def plan(self, action: int, *, asked: bool = False) -> Plan[Key]:
         """What a feasible action would run now."""

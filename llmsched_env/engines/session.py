@@ -115,7 +115,7 @@ class Session(Generic[Key]):
         """A request is there; see `Driver.arrive`."""
         try:
             self.driver.arrive(key, prompt_tokens, at_ns, most_tokens)
-        except Exception as error:
+        except Exception as error:  # an engine that serves is never stopped
             self._lose(error)
 
     def ask(self, now_ns: int) -> Plan[Key] | None:
@@ -126,7 +126,7 @@ class Session(Generic[Key]):
             return None
         try:
             self._plan = self.driver.decide(now_ns)
-        except Exception as error:
+        except Exception as error:  # whatever a policy raises: the engine's own schedule steps in
             if not self.failed:
                 self._warn(f"policy {self.driver.policy.name!r} raised {type(error).__name__}: {error}", "this step")
             self.failed += 1
@@ -149,7 +149,7 @@ class Session(Generic[Key]):
         if not self.lost:
             try:
                 expected_ns = self.driver.ran(done, now_ns)
-            except Exception as error:
+            except Exception as error:  # an engine that serves is never stopped
                 self._lose(error)
             else:
                 self._note(done, expected_ns)
@@ -176,7 +176,7 @@ class Session(Generic[Key]):
         if not self.lost:
             try:
                 self.driver.finish(key)
-            except Exception as error:
+            except Exception as error:  # an engine that serves is never stopped
                 self._lose(error)
 
     def close(self) -> None:

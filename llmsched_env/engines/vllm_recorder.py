@@ -29,11 +29,11 @@ OPTION = "llmsched_recording"
 """Key of ``additional_config``: the folder of the recording, new for each start of the server."""
 
 
-class _Recording:
-    """Mixed into a scheduler of vLLM."""
+class RecordingScheduler(Scheduler):
+    """vLLM's scheduler, recorded."""
 
     def __init__(self, vllm_config: Any, *args: Any, **named: Any) -> None:
-        super().__init__(vllm_config, *args, **named)  # type: ignore[call-arg]
+        super().__init__(vllm_config, *args, **named)
         folder = (vllm_config.additional_config or {}).get(OPTION)
         if not folder:
             raise ConfigError(f"no folder for the recording: give additional_config={{'{OPTION}': 'FOLDER'}}.")
@@ -44,37 +44,35 @@ class _Recording:
 
     def record(self, folder: Path | str) -> None:
         """Begin a recording in a new folder."""
-        it: Any = self
         settings = Settings(
-            it.max_num_running_reqs,
-            it.max_num_scheduled_tokens,
-            it.block_size,
-            it.kv_cache_config.num_blocks - 1,  # one is never given out
-            prefix_caching=bool(it.cache_config.enable_prefix_caching),
+            self.max_num_running_reqs,
+            self.max_num_scheduled_tokens,
+            self.block_size,
+            self.kv_cache_config.num_blocks - 1,  # one is never given out
+            prefix_caching=bool(self.cache_config.enable_prefix_caching),
         )
         decided_by = "vLLM's own scheduler"
         self.recorder = StepRecorder(folder, settings, engine="vllm", version=vllm_version, decided_by=decided_by)
 
     def add_request(self, request: Any) -> None:
+        """A request is there."""
         self.recorder.arrived(request)
-        super().add_request(request)  # type: ignore[misc]
+        super().add_request(request)
 
     def schedule(self, *args: Any, **named: Any) -> Any:
+        """An iteration begins."""
         start_ns = self.recorder.now_ns()
-        output = super().schedule(*args, **named)  # type: ignore[misc]
-        self.recorder.scheduled(start_ns, output, self.requests)  # type: ignore[attr-defined]
+        output = super().schedule(*args, **named)
+        self.recorder.scheduled(start_ns, output, self.requests)
         return output
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
-        result = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+        """It has ended."""
+        result = super().update_from_output(scheduler_output, model_runner_output)
         self.recorder.updated(scheduler_output)
-        self.recorder.left(self.requests)  # type: ignore[attr-defined]
+        self.recorder.left(self.requests)
         return result
 
 
-class RecordingScheduler(_Recording, Scheduler):  # type: ignore[misc]
-    """vLLM's scheduler, recorded."""
-
-
-class RecordingAsyncScheduler(_Recording, AsyncScheduler):  # type: ignore[misc]
+class RecordingAsyncScheduler(RecordingScheduler, AsyncScheduler):
     """vLLM's asynchronous scheduler, recorded."""
