@@ -182,7 +182,7 @@ class Answers:
         return self.answer
 
 
-@pytest.mark.parametrize("answer", ["prefill", None, 2, -1, 1e400, RuntimeError("no idea")])
+@pytest.mark.parametrize("answer", ["prefill", "1", 0.5, [1], None, 2, -1, 1e400, RuntimeError("no idea")])
 def test_a_session_goes_on_without_an_answer(answer):
     session = Session(Driver(Answers(answer), scenario(), mean_output_tokens=3))
     for key in "abcdefg":
