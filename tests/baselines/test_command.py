@@ -157,7 +157,7 @@ def test_options_reach_the_scenario(tmp_path):
 
 
 def test_the_folder_holds_tables_and_configuration(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "draw", lambda comparison, folder: [])
+    monkeypatch.setattr(command, "draw", lambda comparison, entries, folder: [])
     out = tmp_path / "new" / "results"
     assert run("--out", str(out), *FEW) == 0
     assert {path.name for path in out.iterdir()} == {"comparison.json", "configuration.json", "table.csv", "table.md"}
@@ -176,7 +176,7 @@ def test_the_folder_holds_tables_and_configuration(tmp_path, monkeypatch, capsys
 
 
 def test_workers_share_the_cases_and_keep_them(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "draw", lambda comparison, folder: [])
+    monkeypatch.setattr(command, "draw", lambda comparison, entries, folder: [])
     alone = tmp_path / "alone"
     assert run("--out", str(alone), *FEW) == 0
     out = tmp_path / "shared"
