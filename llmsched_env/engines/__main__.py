@@ -18,6 +18,7 @@ from llmsched_env.config import read_arguments
 from llmsched_env.cost import FIT, FIT_FILE, CostModel, MeasuredCost, cost_model, mixed_cost
 from llmsched_env.engines.comparing import SHOWN, compare_recordings, draw_fit, write_comparison
 from llmsched_env.engines.fitting import fit_recording, pooled
+from llmsched_env.engines.options import EngineFacts, EngineOptions
 from llmsched_env.engines.recording import Recording, RecordingWarning, latencies_s, read_recording, write_recording
 from llmsched_env.engines.replay import ENGINES_OWN, replay
 from llmsched_env.engines.trial import TrialEngine, drawn_load
@@ -46,6 +47,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     option("--seats", type=int, default=16, metavar="J", help="most requests at once (default: %(default)s)")
     option("--budget", type=int, default=512, metavar="B", help="tokens of an iteration (default: %(default)s)")
     option("--seed", type=int, default=0, help="of lengths and arrivals (default: %(default)s)")
+    option("--policy", metavar="NAME", help="who decides: a rule or an agent (default: vLLM's own scheduler)")
+    option("--parameters", type=_numbers, default=(), metavar="X,Y,...", help="the rule's numbers (default: its own)")
+    option("--cost", metavar="MODEL", help=f"what the policy thinks of times: a preset, or {FIT}FILE")
 
     option = add("calibrate", "fit a cost model to a recording, or to several of one engine together")
     option("recordings", type=path_option, nargs="+", metavar="RECORDING", help="folder of a recording")
@@ -90,6 +94,18 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
         return run_command(flags, lambda: work(options), "interrupted: a recording keeps the rows that it has.")
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    """``12,0.8``; whole numbers stay whole.
+
+    Raises:
+        ArgumentTypeError: no numbers.
+    """
+    try:
+        return tuple(float(part) if {".", "e"} & set(part.lower()) else int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, as in 12,0.8") from None
+
+
 def _record(options: argparse.Namespace) -> int:
     if options.recording.exists() and any(options.recording.iterdir()):
         raise PathError(f"{options.recording} is not empty: give a new folder for the recording.")
@@ -98,10 +114,18 @@ def _record(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} {getattr(options, name)}: give a whole number of at least {least}.")
     if options.budget < options.seats:
         raise ConfigError(f"--budget {options.budget} with --seats {options.seats}: vLLM needs a token for each seat.")
+    if options.policy is None and (options.parameters or options.cost):
+        given = "--parameters" if options.parameters else "--cost"
+        raise ConfigError(f"{given} without --policy: vLLM's own scheduler takes none. Name a policy.")
     load = drawn_load(options.requests, rate_per_s=options.rate, seed=options.seed)
-    engine = TrialEngine(max_num_seqs=options.seats, token_budget=options.budget)
+    told = {"policy": options.policy, "parameters": list(options.parameters), "cost": options.cost}
+    policy = {name: value for name, value in told.items() if value} or None
+    if policy is not None:  # complains before the engine starts
+        facts = EngineFacts(options.seats, options.budget, options.budget, None)
+        EngineOptions.read(policy).session(facts).close()
+    engine = TrialEngine(max_num_seqs=options.seats, token_budget=options.budget, driven=policy is not None)
     try:
-        engine.run(load, options.recording)
+        engine.run(load, options.recording, options=policy)
     finally:
         engine.close()
     recording = read_recording(options.recording)

@@ -112,6 +112,7 @@ class Recording:
         version: of that engine.
         decided_by: who chose the iterations: the engine's own scheduler, or a policy.
         name: what tables call the recording: the folder's name.
+        parameters: numbers of the rule that chose; () for its own.
     """
 
     iterations: NDArray[np.void]
@@ -122,6 +123,7 @@ class Recording:
     version: str
     decided_by: str
     name: str = "recording"
+    parameters: tuple[Any, ...] = ()
 
     @property
     def makespan_s(self) -> float:
@@ -173,17 +175,22 @@ class RecordingWriter:
         version: its version.
         settings: what bounds its iterations.
         decided_by: who chooses the iterations.
+        parameters: numbers of the rule that chooses, as JSON has them.
 
     Raises:
         PathError: the folder cannot be written, or holds a recording already.
     """
 
-    def __init__(self, folder: Path | str, *, engine: str, version: str, settings: Settings, decided_by: str) -> None:
+    def __init__(
+        self, folder: Path | str, *, engine: str, version: str, settings: Settings, decided_by: str,
+        parameters: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
         self.folder = output_folder(folder)
         for name in FILES:
             if (self.folder / name).exists():
                 raise PathError(f"{self.folder} holds a recording already ({name}): give a new folder.")
         about = {"format": FORMAT, "engine": engine, "version": version, "decided_by": decided_by}
+        about |= {"parameters": list(parameters)} if parameters else {}
         with write_whole(self.folder / FILES[0]) as path:
             path.write_text(json.dumps({**about, "settings": asdict(settings)}, indent=1) + "\n", encoding="utf-8")
         self._files = [self._begun(FILES[1], ITERATION_COLUMNS), self._begun(FILES[2], REQUEST_COLUMNS)]
@@ -251,7 +258,7 @@ def write_recording(folder: Path | str, recording: Recording) -> None:
     Raises:
         PathError: the folder cannot be written, or holds a recording already.
     """
-    told = {name: getattr(recording, name) for name in ("engine", "version", "settings", "decided_by")}
+    told = {name: getattr(recording, name) for name in ("engine", "version", "settings", "decided_by", "parameters")}
     with RecordingWriter(folder, **told) as writer:
         for row in recording.iterations.tolist():
             writer.iteration(*row)
@@ -292,7 +299,7 @@ def _number(name: str) -> int:
     return int(name) if name.isascii() and name.isdigit() else 0
 
 
-def _read_about(path: Path) -> tuple[dict[str, str], Settings]:
+def _read_about(path: Path) -> tuple[dict[str, Any], Settings]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -302,7 +309,11 @@ def _read_about(path: Path) -> tuple[dict[str, str], Settings]:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise FileFormatError(path, f"has format {found!r}: this version reads recordings of format {FORMAT}.")
-    told = {name: str(about.get(name, "not said")) for name in ("engine", "version", "decided_by")}
+    told: dict[str, Any] = {name: str(about.get(name, "not said")) for name in ("engine", "version", "decided_by")}
+    parameters = about.get("parameters", [])
+    if not isinstance(parameters, list):
+        raise FileFormatError(path, f"has parameters {parameters!r}: give a list of the rule's numbers, as in [14].")
+    told["parameters"] = tuple(parameters)
     given = about.get("settings")
     if not isinstance(given, dict):
         raise FileFormatError(path, "has no settings: give an object with max_num_seqs and token_budget.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel, MeasuredCost, cost_model
 from llmsched_env.engine import codes
+from llmsched_env.engines.driver import policy_for
 from llmsched_env.engines.recording import ITERATION, REQUEST, Recording, Settings
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.rollout import start
@@ -114,18 +116,22 @@ def _fills(recording: Recording) -> bool:
     return int(blocks[: settings.max_num_seqs].sum()) > settings.num_blocks
 
 
-def engine_entry(name: str, scenario: Scenario) -> Entry:
+def engine_entry(name: str, scenario: Scenario, parameters: Sequence[Any] = ()) -> Entry:
     """A policy by name, in a scenario that keeps the recording's settings.
 
     Args:
         name: of a policy (`llmsched_env.baselines.registry.entry`), or `ENGINES_OWN` for what the engine's own
             scheduler does: prompts beside decodes within the token budget, or prefills first where it never mixes.
         scenario: as :func:`scenario_of` makes it.
+        parameters: the rule's numbers; () for its own.
 
     Raises:
         UnknownNameError: no such policy.
-        ConfigError: one that makes no sense there.
+        ConfigError: one that makes no sense there, or does not take these parameters.
     """
+    if parameters:
+        made, composed = policy_for(name, scenario, parameters)
+        return Entry(made.name, made.kind, made, composed)
     if name == ENGINES_OWN and not scenario.mixes:
         return entry("prefill_first", scenario)
     if scenario.mixes and name in (ENGINES_OWN, *OWN_BUDGET):
@@ -140,8 +146,8 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
     Args:
         recording: what the engine did.
         cost: what iterations last.
-        policy: who decides; ``None`` for who decided in the recording, where that is a policy of this package, else the
-            engine's own scheduler.
+        policy: who decides; ``None`` for who decided in the recording, with the same parameters, where that is a policy
+            of this package, else the engine's own scheduler.
         changes: other arguments of the scenario.
 
     Returns:
@@ -152,8 +158,9 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
         ConfigError: one that makes no sense there, or a scenario that cannot be.
         WorkloadError: requests that the KV cache does not hold.
     """
-    name = policy or (recording.decided_by if recording.decided_by in BASELINES else ENGINES_OWN)
-    item = engine_entry(name, scenario_of(recording, cost, **changes))
+    own = policy is None and recording.decided_by in BASELINES
+    name = recording.decided_by if own else policy or ENGINES_OWN
+    item = engine_entry(name, scenario_of(recording, cost, **changes), recording.parameters if own else ())
     begin_ns = int(recording.iterations["start_ns"][0])
     simulated = simulate(
         item.policy, item.scenario, settings=recording.settings, names=recording.names, from_ns=begin_ns,

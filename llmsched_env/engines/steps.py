@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,23 @@ class StepRecorder:
 
     Args:
         folder: of the recording, new.
-        settings: what bounds the iterations.
         engine: the engine's name.
         version: its version.
+        settings: what bounds the iterations.
         decided_by: who decides.
+        parameters: numbers of the rule that decides.
 
     Raises:
         PathError: the folder cannot be written, or holds a recording.
     """
 
-    def __init__(self, folder: Path | str, settings: Settings, *, engine: str, version: str, decided_by: str) -> None:
-        self.writer = RecordingWriter(folder, engine=engine, version=version, settings=settings, decided_by=decided_by)
+    def __init__(
+        self, folder: Path | str, *, engine: str, version: str, settings: Settings, decided_by: str,
+        parameters: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        self.writer = RecordingWriter(
+            folder, engine=engine, version=version, settings=settings, decided_by=decided_by, parameters=parameters
+        )
         self._begin_ns, self._end_ns, self._count = time.perf_counter_ns(), 0, 0
         self._epoch_s, self._last_arrival_ns = time.time(), 0
         self._live: dict[str, list[int]] = {}  # number, arrival, first token or -1

@@ -10,22 +10,29 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmsched_env.engines.options import EngineOptions
 from llmsched_env.errors import ConfigError, MissingExtraError
 from llmsched_env.progress import Progress
 
 __all__ = ["Load", "TrialEngine", "drawn_load"]
 
-SCHEDULERS = {
+OWN = {
     False: "llmsched_env.engines.vllm_recorder.RecordingScheduler",
     True: "llmsched_env.engines.vllm_recorder.RecordingAsyncScheduler",
 }
+DRIVEN = {
+    False: "llmsched_env.engines.vllm.LLMSchedScheduler",
+    True: "llmsched_env.engines.vllm.AsyncLLMSchedScheduler",
+}
+SHADOWED = {"policy": "prefill_first", "shadow": True}
+"""Options under which vLLM's own scheduler decides."""
 
 MODEL = {
     "architectures": ["LlamaForCausalLM"],
@@ -94,7 +101,7 @@ def drawn_load(
 
 
 class TrialEngine:
-    """vLLM with its own scheduler, recorded, in this process.
+    """vLLM, recorded, in this process: its own scheduler decides, or a policy.
 
     Its first iterations, which are slow, are those of a warm-up.
 
@@ -102,12 +109,15 @@ class TrialEngine:
         max_num_seqs: seats.
         token_budget: tokens of an iteration; each run may have a smaller one.
         asynchronous: whether vLLM composes an iteration before it knows the output of the last.
+        driven: whether policies may decide; without, vLLM's own scheduler runs as it is.
 
     Raises:
         MissingExtraError: vLLM is not installed.
     """
 
-    def __init__(self, *, max_num_seqs: int = 32, token_budget: int = 2048, asynchronous: bool = False) -> None:
+    def __init__(
+        self, *, max_num_seqs: int = 32, token_budget: int = 2048, asynchronous: bool = False, driven: bool = False
+    ) -> None:
         found = importlib.util.find_spec("vllm")
         if found is None or found.origin is None:  # a folder of that name is no package
             raise MissingExtraError(
@@ -132,29 +142,39 @@ class TrialEngine:
                 max_num_batched_tokens=token_budget,
                 enable_prefix_caching=False,
                 async_scheduling=asynchronous,
-                scheduler_cls=SCHEDULERS[asynchronous],
-                additional_config={"llmsched_recording": str(Path(model) / "warm-up")},
+                scheduler_cls=(DRIVEN if driven else OWN)[asynchronous],
+                additional_config={"llmsched": SHADOWED, "llmsched_recording": str(Path(model) / "warm-up")},
                 disable_log_stats=True,
             )
             self.engine = LLMEngine.from_engine_args(arguments)
             self.scheduler: Any = self.engine.engine_core.engine_core.scheduler
-            self.most = token_budget
+            self.most, self.driven = token_budget, driven
             self._runs = 0
             self._serve(drawn_load(max_num_seqs, outputs=(2, 8)))
             self.scheduler.recorder.writer.close()
 
-    def run(self, load: Load, folder: Path, *, token_budget: int | None = None) -> None:
+    def run(
+        self, load: Load, folder: Path, *, token_budget: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
         """Serve a load, and record it.
 
         Args:
             load: the requests.
             folder: of the recording.
             token_budget: tokens of an iteration, up to the engine's; ``None`` for the engine's.
+            options: of the policy that decides (`llmsched_env.engines.options.EngineOptions`); ``None`` for vLLM's own
+                scheduler.
 
         Raises:
             PathError: the folder cannot be written, or holds a recording.
+            ConfigError: options that make no sense, or for an engine that is not ``driven``.
         """
         self.scheduler.max_num_scheduled_tokens = min(self.most, token_budget or self.most)
+        if self.driven:
+            mean = sum(load.outputs) / len(load.outputs)
+            self.scheduler.drive(EngineOptions.read({"mean_output_tokens": mean, **(options or SHADOWED)}))
+        elif options is not None:
+            raise ConfigError("options of a policy, in an engine that goes its own way: make it with driven=True.")
         self.scheduler.record(folder)
         try:
             self._serve(load)

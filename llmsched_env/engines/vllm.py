@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import vllm
@@ -23,6 +24,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from llmsched_env.engines.driver import Memory, Plan, Ran
 from llmsched_env.engines.options import EngineFacts, EngineOptions
 from llmsched_env.engines.session import Session
+from llmsched_env.engines.vllm_recorder import Recorded, bounds_of
 from llmsched_env.errors import ConfigError
 
 __all__ = ["TESTED", "AsyncLLMSchedScheduler", "LLMSchedScheduler"]
@@ -48,9 +50,33 @@ class _Driven(Scheduler):
         super().__init__(*args, **named)
         options = EngineOptions.read((self.vllm_config.additional_config or {}).get("llmsched"))
         _check_engine(self.vllm_config)
-        self.session = options.session(self._facts())
-        self._begin_ns = time.monotonic_ns()
+        self.drive(options)
         self._gone: list[str] = []
+
+    def drive(self, options: EngineOptions) -> None:
+        """Begin anew, with these options.
+
+        Raises:
+            ConfigError: requests are being served; options that contradict the engine, or each other.
+            UnknownNameError: no such policy.
+            PathError: a log that cannot be written.
+        """
+        if self.requests:
+            raise ConfigError(f"{len(self.requests)} requests are being served: change the policy when they are done.")
+        session = options.session(self._facts())
+        if (before := getattr(self, "session", None)) is not None:
+            before.close()
+        self.options, self.session, self._begin_ns = options, session, time.monotonic_ns()
+
+    def told(self) -> dict[str, Any]:
+        """What a recording says of who decides, and within which bounds: arguments of a `StepRecorder`."""
+        bounds, driver = bounds_of(self), self.session.driver
+        if self.session.shadow:
+            return {"settings": bounds, "decided_by": "vLLM's own scheduler"}
+        scenario = driver.scenario
+        tokens = scenario.mixed_tokens if scenario.mixed_tokens is not None else scenario.cost_model.prefill_token_cap
+        bounds = replace(bounds, token_budget=min(bounds.token_budget, tokens), mixes=scenario.mixes)
+        return {"settings": bounds, "decided_by": self.options.policy, "parameters": self.options.parameters}
 
     def _facts(self) -> EngineFacts:
         """What this engine is."""
@@ -199,7 +225,7 @@ class _Driven(Scheduler):
                 setattr(self, name, queue)
 
 
-class LLMSchedScheduler(_Driven):
+class LLMSchedScheduler(Recorded, _Driven):
     """vLLM's scheduler under a policy, where iterations are scheduled one after another (``--no-async-scheduling``).
 
     Raises:
@@ -216,7 +242,7 @@ class LLMSchedScheduler(_Driven):
         super().__init__(*args, **named)
 
 
-class AsyncLLMSchedScheduler(_Driven, AsyncScheduler):
+class AsyncLLMSchedScheduler(Recorded, _Driven, AsyncScheduler):
     """The same where the next iteration is scheduled while one runs.
 
     A policy then sees the requests that end in the running iteration as active still.

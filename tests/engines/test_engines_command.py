@@ -35,6 +35,21 @@ def folder(tmp_path, written):
     return tmp_path / "run"
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--policy", "thresold"], "Did you mean 'threshold'"),
+        (["--policy", "beam"], "which no engine knows"),
+        (["--policy", "threshold", "--parameters", "1,2"], "does not take parameters"),
+        (["--parameters", "3"], "--parameters without --policy"),
+        (["--cost", "llama-65b-paper"], "--cost without --policy"),
+    ],
+)
+def test_a_policy_that_cannot_decide_is_refused_before_the_engine_starts(given, message, tmp_path, capsys):
+    assert main(["engines", "record", str(tmp_path / "r"), *given]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_calibrate_replay_compare(folder, tmp_path, capsys, written):
     assert main(["engines", "calibrate", str(folder)]) == 0
     out = capsys.readouterr().out

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated import recorded
+from simulated import TRUTH, recorded
 
 from llmsched_env.engines.recording import (
     RecordingWarning,
@@ -16,6 +16,7 @@ from llmsched_env.engines.recording import (
     read_recording,
     write_recording,
 )
+from llmsched_env.engines.replay import replay
 from llmsched_env.engines.steps import StepRecorder
 from llmsched_env.errors import ConfigError, FileFormatError, PathError
 from llmsched_env.units import UnitWarning
@@ -164,6 +165,21 @@ def test_names_with_commas_and_quotes_come_back(tmp_path):
     assert read_recording(tmp_path / "r").names[0] == 'chat,"1"'
 
 
+def test_parameters_come_back_and_play(tmp_path):
+    """A rule with numbers of its own is replayed with them."""
+    own = recorded("cadence", mixes=False)
+    assert (own.decided_by, own.settings.mixes) == ("cadence", False)
+    told = replace(own, parameters=(40,))
+    write_recording(tmp_path / "r", told)
+    assert json.loads((tmp_path / "r" / "recording.json").read_text())["parameters"] == [40]
+    again = replay(read_recording(tmp_path / "r"), TRUTH)
+    assert again.iterations.tolist() != own.iterations.tolist() == replay(own, TRUTH).iterations.tolist()
+    about = json.loads((tmp_path / "r" / "recording.json").read_text()) | {"parameters": 5}
+    (tmp_path / "r" / "recording.json").write_text(json.dumps(about))
+    with pytest.raises(FileFormatError, match=r"parameters 5: give a list of the rule's numbers"):
+        read_recording(tmp_path / "r")
+
+
 def test_rows_are_there_before_the_writer_is_closed(tmp_path):
     """So that a killed engine keeps them."""
     writer = RecordingWriter(tmp_path / "r", engine="e", version="1", settings=Settings(8, 64), decided_by="e")
@@ -195,7 +211,7 @@ def test_steps_of_a_scheduler_that_runs_ahead(tmp_path, monkeypatch):
     clock = [0]
     monkeypatch.setattr("llmsched_env.engines.steps.time.perf_counter_ns", lambda: clock[0])
     monkeypatch.setattr("llmsched_env.engines.steps.time.time", lambda: 1000 + clock[0] / 1e9)
-    steps = StepRecorder(tmp_path / "r", Settings(8, 64), engine="vllm", version="1", decided_by="it")
+    steps = StepRecorder(tmp_path / "r", engine="vllm", version="1", settings=Settings(8, 64), decided_by="it")
     a, b, c = Request("a", 10, 1000.0), Request("b", 5, 999.0), Request("c", 7, 1000.0)
     requests = {"a": a, "b": b, "c": c}
     for request in (a, b, c):

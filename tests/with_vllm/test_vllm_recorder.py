@@ -134,6 +134,34 @@ def test_preemption_is_recorded_and_repeated(scheduler_of, tmp_path):
     assert simulated.iterations[SIZES].tolist() == recording.iterations[SIZES].tolist()
 
 
+DRIVEN = """
+import sys
+from pathlib import Path
+from llmsched_env.engines.trial import TrialEngine, drawn_load
+engine = TrialEngine(max_num_seqs=8, token_budget=512, driven=True)
+load, folder = drawn_load(30, prompts=(16, 512), outputs=(2, 40)), Path(sys.argv[1])
+engine.run(load, folder / "rule", options={"policy": "threshold", "parameters": [3]})
+engine.run(load, folder / "mixing", options={"policy": "mixed_first", "mixed_tokens": 128, "mixed_counts_active": True})
+engine.run(load, folder / "own", token_budget=64)
+"""
+
+
+def test_a_driven_engine_is_recorded(tmp_path):
+    subprocess.run([sys.executable, "-c", DRIVEN, str(tmp_path)], check=True, timeout=110)
+    load = drawn_load(30, prompts=(16, 512), outputs=(2, 40))  # a longer prompt than the budget is read in parts
+    for name, decider, parameters, budget, mixes in (
+        ("rule", "threshold", (3,), 512, False),
+        ("mixing", "mixed_first", (), 128, True),
+        ("own", "vLLM's own scheduler", (), 64, True),
+    ):
+        recording = read_recording(tmp_path / name)
+        assert (recording.decided_by, recording.parameters) == (decider, parameters)
+        assert (recording.settings.token_budget, recording.settings.mixes) == (budget, mixes)
+        check_sums(recording, load, budget)
+        simulated = replay(recording, "llama-65b-paper")
+        assert simulated.iterations[SIZES].tolist() == recording.iterations[SIZES].tolist(), name
+
+
 SERVING = """
 import sys
 from pathlib import Path
@@ -170,11 +198,11 @@ def test_asynchronous_scheduling_is_recorded(tmp_path):
 
 def test_the_durations_benchmark_runs(tmp_path):
     script = Path(__file__).parents[2] / "benchmarks" / "engine_durations.py"
-    small = ["--repeats", "2", "--requests", "16", "--budgets", "64,256,512", "--fit", "64,512"]
+    small = ["--repeats", "2", "--requests", "16"]
     ran = subprocess.run(
         [sys.executable, str(script), *small, "--csv", str(tmp_path / "d.csv")],
         check=True, timeout=110, capture_output=True, text=True,
     )  # fmt: skip
-    assert "| 256 | no | " in ran.stdout
+    assert "| threshold(8) | no | " in ran.stdout
     assert "Kendall's tau" in ran.stdout
-    assert len((tmp_path / "d.csv").read_text().splitlines()) == 1 + 3 * 2 * 2
+    assert len((tmp_path / "d.csv").read_text().splitlines()) == 1 + 8 * 2 * 2
