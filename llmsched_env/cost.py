@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ __all__ = [
     "mixed_cost",
 ]
 
+COEFFICIENTS = (
+    "alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns", "first_decode_ns",
+)  # fmt: skip
+"""What iterations that are not mixed last is a sum of these, each times a number."""
+
 MAX_COEFFICIENT_NS = 10**12
 """A thousand seconds for one iteration's share: beyond it a unit was mistaken."""
 
@@ -36,7 +41,8 @@ class CostModel:
     Prefill of a batch with ``tokens`` prompt tokens: ``alpha_prefill_ns + beta_prefill_ns * tokens``, or, where
     ``prefill_levels`` is given, the time of the smallest level whose capacity holds the batch (the paper's form).
     Decode with ``active`` clients whose caches hold ``context`` tokens in sum:
-    ``alpha_decode_ns + beta_decode_ns * active + gamma_decode_ns * context``.
+    ``alpha_decode_ns + beta_decode_ns * active + gamma_decode_ns * context``, and ``first_decode_ns`` longer where the
+    iteration before it read prompts.
 
     A subclass may be another law: it overrides :meth:`decode_ns`, says that it is not affine, and has a method
     ``engine_costs(mixed)`` that returns a `llmsched_env.engine.costs.Costs` of the same law. Lower bounds hold for
@@ -55,6 +61,8 @@ class CostModel:
         covers_prefill_tokens: ``(fewest, most)`` prompt tokens in a prefill that the model was fitted on; ``None``
             where that is not known.
         covers_active_clients: ``(fewest, most)`` active clients in a decode that it was fitted on; ``None`` likewise.
+        first_decode_ns: what a decode lasts longer where the iteration before it read prompts, alone or beside a
+            decode, or copied caches back. One that reads beside a decode does not.
 
     Raises:
         ConfigError: a coefficient that is negative, not whole, or beyond :data:`MAX_COEFFICIENT_NS`; an iteration
@@ -71,11 +79,10 @@ class CostModel:
     prefill_levels: tuple[tuple[int, int], ...] = field(default=())
     covers_prefill_tokens: tuple[int, int] | None = None
     covers_active_clients: tuple[int, int] | None = None
+    first_decode_ns: int = 0
 
     def __post_init__(self) -> None:
-        _check_coefficients(
-            self, ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns")
-        )
+        _check_coefficients(self, COEFFICIENTS)
         if isinstance(self.prefill_token_cap, bool) or not isinstance(self.prefill_token_cap, int):
             raise ConfigError(f"prefill_token_cap = {self.prefill_token_cap!r} is not a whole number of tokens.")
         if self.prefill_token_cap < 1:
@@ -108,7 +115,15 @@ class CostModel:
     @property
     def is_affine(self) -> bool:
         """Whether makespan = alpha_prefill * K + alpha_decode * D + a constant that no policy can change."""
-        return not self.prefill_levels and self.gamma_decode_ns == 0
+        return not self.prefill_levels and self.gamma_decode_ns == 0 and self.first_decode_ns == 0
+
+    @property
+    def has_capacity(self) -> bool:
+        """Whether :func:`capacity_requests_per_s` holds: no levels, no context term.
+
+        ``first_decode_ns`` is paid once after a prefill. It vanishes as prefills grow, as their fixed time does.
+        """
+        return replace(self, first_decode_ns=0).is_affine
 
     def prefill_ns(self, tokens: int) -> int:
         """Duration of a prefill of ``tokens`` prompt tokens in sum.
@@ -124,7 +139,7 @@ class CostModel:
         raise ConfigError(f"a prefill of {tokens} tokens exceeds the largest level, {self.prefill_levels[-1][0]}.")
 
     def decode_ns(self, active: int, context_tokens: int = 0) -> int:
-        """Duration of a decode with ``active`` clients that hold ``context_tokens`` in sum."""
+        """Duration of a decode with ``active`` clients that hold ``context_tokens`` in sum; not the first after a read."""
         return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context_tokens
 
     def outside_coverage(
@@ -348,7 +363,7 @@ def capacity_requests_per_s(
         capacity = 1 / (beta_p E[P] + (E[N] - 1) (alpha_d / J + beta_d))
 
     Each prompt token costs beta_p, and each output token after the first at least its share of a decode with all J
-    clients active. The fixed time of prefills is left out (it vanishes as they grow), so what a schedule can reach
+    clients active. The fixed time of prefills and ``first_decode_ns`` are left out (they vanish as prefills grow), so what a schedule can reach
     lies below: load is measured against this number, and load 1 is already too much.
 
     Args:
@@ -363,7 +378,7 @@ def capacity_requests_per_s(
             does not hold; a request that costs nothing.
     """
     model = cost_model(model)
-    if not model.is_affine:
+    if not model.has_capacity:
         raise ConfigError(
             f"cost model {model.name!r} has prefill levels or a context term, and the formula for capacity holds for "
             f"affine models: pass an affine one, or give arrivals as requests per second."
@@ -384,10 +399,7 @@ def capacity_requests_per_s(
 
 def as_fit(model: MeasuredCost) -> dict[str, Any]:
     """The model as plain JSON values, which :func:`read_fit` reads."""
-    plain: dict[str, Any] = {entry.name: getattr(model, entry.name) for entry in fields(model)}
-    if model.mixed is not None:
-        plain["mixed"] = {entry.name: getattr(model.mixed, entry.name) for entry in fields(MixedCost)}
-    return {"format": FIT_FORMAT, "cost_model": plain}
+    return {"format": FIT_FORMAT, "cost_model": asdict(model)}
 
 
 def read_fit(path: Path | str) -> MeasuredCost:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.cost import COEFFICIENTS
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.noise import ONE, factor_table
@@ -23,8 +24,6 @@ MAX_OUTPUT_TOKENS = 2**31 - 2**25
 
 MAX_CLOCK_S = 4e9
 """The clock counts nanoseconds in 62 bits."""
-
-COEFFICIENTS = ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns")
 
 
 def check_sum(output_tokens: int) -> None:
@@ -75,7 +74,7 @@ def check_clock(
         * (
             max(most["alpha_prefill_ns"], level_ns) * len(rows)
             + most["beta_prefill_ns"] * float(prompts.sum())
-            + (most["alpha_decode_ns"] + most["beta_decode_ns"]) * float(decodes.sum())
+            + (most["alpha_decode_ns"] + most["beta_decode_ns"] + most["first_decode_ns"]) * float(decodes.sum())
             + most["gamma_decode_ns"] * float((decodes * (prompts + decodes)).sum())
             + reading * float(prompts.sum())  # read one by one
             + beside * float(decodes.sum())

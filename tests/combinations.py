@@ -82,7 +82,11 @@ def _combined(pick: Pick) -> Case:
     if case.mixed is None and pick((False, True)):
         most = max(p + n for p, n in zip(case.prompts, case.outputs, strict=True))
         case = replace(case, levels=((5, 90), (13, 140), (20 + case.token_cap + most, 700)))
-    return _noisy(case, pick) if pick((False, True)) else case
+    case = _noisy(case, pick) if pick((False, True)) else case
+    if case.noise is not None and case.noise.believed is not None:
+        believed = replace(case.noise.believed, first_decode_ns=pick((0, 31)))
+        case = replace(case, noise=replace(case.noise, believed=believed))
+    return replace(case, first_decode_ns=pick((0, 23, 400)))
 
 
 def _plain_case(pick: Pick) -> Case:
@@ -174,6 +178,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "believed cost": lambda case: case.noise is not None and case.noise.believed is not None,
     "levels": lambda case: bool(case.levels),
     "context": lambda case: case.gamma_decode_ns > 0,
+    "first decode": lambda case: case.first_decode_ns > 0,
     "arrivals": lambda case: case.releases_ns[-1] > 0,
 }
 """What a case may have, for tests that count what they have met."""

@@ -54,6 +54,7 @@ class Case:
     mixed: Mixed | None = None
     migration: Migration | None = None
     noise: Noise | None = None
+    first_decode_ns: int = 0
     believed_mixed: MixedCost | None = None  # beside a believed cost model; None: what `mixed` says
 
     def __post_init__(self) -> None:
@@ -73,6 +74,7 @@ class Case:
             self.gamma_decode_ns,
             self.token_cap,
             self.levels,
+            first_decode_ns=self.first_decode_ns,
         )
 
     @cached_property
@@ -88,6 +90,7 @@ class Case:
             alpha_decode_ns=model.alpha_decode_ns,
             beta_decode_ns=model.beta_decode_ns,
             gamma_decode_ns=model.gamma_decode_ns,
+            first_decode_ns=model.first_decode_ns,
             levels=model.prefill_levels,
             mixed=self.mixed and replace(self.mixed, cost=self.believed_mixed or self.mixed.cost),
         )
@@ -191,9 +194,9 @@ def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longe
         queues = tuple(draw(st.lists(st.integers(0, num_clients - 1), min_size=n, max_size=n)))
     token_cap = draw(st.sampled_from([1, 7, 15, 30, 1000]))
     levels: tuple[tuple[int, int], ...] = ()
-    gamma = 0
+    gamma = first = 0
     if not affine:
-        gamma = draw(st.sampled_from([0, 0, 3]))
+        gamma, first = draw(st.sampled_from([(0, 0), (0, 23), (3, 23)]))
         if draw(st.integers(0, 3)) == 0:
             levels = ((5, 90), (13, 140), (max(13, token_cap) + 7, 260))
     return Case(
@@ -210,6 +213,7 @@ def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longe
         alpha_decode_ns=draw(st.sampled_from([0, 50])),
         beta_decode_ns=draw(st.sampled_from([1, 7])),
         gamma_decode_ns=gamma,
+        first_decode_ns=first,
         token_cap=token_cap,
         levels=levels,
     )
@@ -303,9 +307,9 @@ def noisy_cases(draw: st.DrawFn) -> Case:
             draw(st.sampled_from([1, 13])),
             draw(st.sampled_from([0, 40])),
             draw(st.sampled_from([1, 9])),
-            draw(st.sampled_from([0, 0, 2])),
-            case.token_cap,
-            draw(st.sampled_from([(), ((9, 70), (most, 300))])) if most > 9 else (),
+            **draw(st.sampled_from([{}, {"first_decode_ns": 31}, {"gamma_decode_ns": 2, "first_decode_ns": 23}])),
+            prefill_token_cap=case.token_cap,
+            prefill_levels=draw(st.sampled_from([(), ((9, 70), (most, 300))])) if most > 9 else (),
         )
     probability = draw(st.sampled_from([0.0, 0.05, 0.4]))
     noise = Noise(

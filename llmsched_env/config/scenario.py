@@ -75,7 +75,7 @@ class Scenario(
         self._check_beliefs()
 
     def _check_requests(self) -> None:
-        if self.load is not None and not self.cost_model.is_affine:
+        if self.load is not None and not self.cost_model.has_capacity:
             raise ConfigError(
                 f"load = {self.load} with cost model {self.cost_model.name!r}, which has prefill levels or a context "
                 "term: the capacity that a load is a share of is known for affine models. Take one, or leave out load."
@@ -243,12 +243,20 @@ class Scenario(
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["workload"] = _told(self.source, workload)
         plain["predictor"] = None if self.predictor is None else _told(predictor(self.predictor), predictor)
-        plain["cost"] = dataclasses.asdict(self.cost_model)
+        plain["cost"] = _told_cost(self.cost_model)
         mixed = self.mixed_cost_model
         plain["mixed_cost"] = None if mixed is None else dataclasses.asdict(mixed)
         if self.believed_cost is not None:
-            plain["believed_cost"] = dataclasses.asdict(self.believed_model)
+            plain["believed_cost"] = _told_cost(self.believed_model)
         return plain
+
+
+def _told_cost(model: CostModel) -> dict[str, Any]:
+    """A cost model as plain values; a term that came later is left out where it is 0, so that stored keys still fit."""
+    plain = dataclasses.asdict(model)
+    if model.first_decode_ns == 0:
+        del plain["first_decode_ns"]
+    return plain
 
 
 def _told(item: Any, lookup: Callable[[Any], Any]) -> str:

@@ -199,10 +199,17 @@ class Composer(Slots):
         if kind == codes.MIXED and it.rows > 0 and (it.served > 0 or it.computed > 0):
             return copying_ns + costs.mixed_ns(it.computed, it.served, it.context)
         if kind != codes.PREFILL and (it.rows == 0 or it.served > 0):
-            return copying_ns + costs.decode_ns(it.served, it.context)
+            return copying_ns + costs.decode_ns(it.served, it.context) + self.first_ns(self.view, costs)
         if it.computed > 0 or it.copied == 0:
             copying_ns += costs.prefill_ns(it.computed)
         return copying_ns
+
+    def first_ns(self, v: View, costs: Costs) -> cython.longlong:
+        """What a decode now lasts longer because the iteration before it had rows: it read prompts, or copied caches.
+
+        ``last_prefill_decode`` is the decode count after the last such iteration.
+        """
+        return costs.first_decode_ns if v.last_prefill_decode == v.decodes and v.prefills > 0 else 0
 
     # Previews.
 

@@ -25,6 +25,7 @@ class Costs:
         alpha_decode_ns: fixed time of a decode.
         beta_decode_ns: time of an active client in a decode.
         gamma_decode_ns: time of a token of context in a decode.
+        first_decode_ns: what a decode lasts longer where the iteration before it read prompts.
         reads_context: whether a decode lasts anything but ``alpha_decode_ns + beta_decode_ns * active``.
         num_levels: prefill levels; 0 where prefills are affine.
         levels: (num_levels, 2) int64: most tokens, and time, of each level, ascending.
@@ -42,6 +43,7 @@ class Costs:
     alpha_decode_ns: cython.longlong
     beta_decode_ns: cython.longlong
     gamma_decode_ns: cython.longlong
+    first_decode_ns: cython.longlong
     reads_context: cython.bint
     num_levels: cython.int
     levels: cython.longlong[:, ::1]
@@ -61,7 +63,8 @@ class Costs:
         self.alpha_decode_ns = model.alpha_decode_ns
         self.beta_decode_ns = model.beta_decode_ns
         self.gamma_decode_ns = model.gamma_decode_ns
-        self.reads_context = model.gamma_decode_ns != 0
+        self.first_decode_ns = model.first_decode_ns
+        self.reads_context = model.gamma_decode_ns != 0 or model.first_decode_ns != 0
         self.num_levels = len(model.prefill_levels)
         table: NDArray[np.int64] = np.array(model.prefill_levels or [(0, 0)], np.int64).reshape(-1, 2)
         self.levels = view_of(table)
@@ -103,7 +106,7 @@ class Costs:
         return self.levels[level, 1]
 
     def decode_ns(self, active: cython.longlong, context: cython.longlong) -> cython.longlong:
-        """A decode of ``active`` clients that hold ``context`` tokens."""
+        """A decode of ``active`` clients that hold ``context`` tokens; without ``first_decode_ns``."""
         return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context
 
     def mixed_ns(self, tokens: cython.longlong, active: cython.longlong, context: cython.longlong) -> cython.longlong:

@@ -93,9 +93,8 @@ class Transition(Composer):
 
     def noisy_decode_ns(self, v: View) -> cython.longlong:
         """What a decode of all active clients does last."""
-        return self.noise.actual_ns(
-            self.actual.decode_ns(v.active, v.context_tokens) + self.kv.swap_out_ns, codes.DECODE, v.decodes
-        )
+        plain_ns: cython.longlong = self.actual.decode_ns(v.active, v.context_tokens) + self.first_ns(v, self.actual)
+        return self.noise.actual_ns(plain_ns + self.kv.swap_out_ns, codes.DECODE, v.decodes)
 
     def decode(
         self,
@@ -373,7 +372,7 @@ class Transition(Composer):
             context = self.chosen.context
         v.decode_ns = v.alpha_decode_ns + v.beta_decode_ns * active
         if self.reads_context:
-            v.decode_ns = self.believed.decode_ns(active, context)
+            v.decode_ns = self.believed.decode_ns(active, context) + self.first_ns(v, self.believed)
         if self.has_kv:
             v.decode_ns += self.kv.swap_out_ns
         v.oldest_release_ns = v.clock_ns

@@ -46,7 +46,7 @@ class QueueOptimum:
         cost: cost model or preset; affine, a context term allowed (it is the same for all schedules).
 
     Raises:
-        ConfigError: prefill levels; release times; too many requests; ``clients`` below 1.
+        ConfigError: prefill levels or ``first_decode_ns``; release times; too many requests; ``clients`` below 1.
         UnknownNameError: no such cost preset.
     """
 
@@ -54,6 +54,11 @@ class QueueOptimum:
         model = cost_model(cost)
         if model.prefill_levels:
             raise ConfigError(f"cost model {model.name!r} has prefill levels: QueueOptimum needs an affine prefill.")
+        if model.first_decode_ns:
+            raise ConfigError(
+                f"cost model {model.name!r} has first_decode_ns = {model.first_decode_ns}: QueueOptimum knows decodes that last "
+                "the same whatever ran before. Set it to 0."
+            )
         if requests.release_ns.any():
             raise ConfigError("QueueOptimum knows no release times: give requests that are all released at 0.")
         if len(requests) > MAX_QUEUE:

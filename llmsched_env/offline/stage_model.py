@@ -86,12 +86,17 @@ def stage_model(
         node_limit: most branch-and-bound nodes; None: until it is proved.
 
     Raises:
-        ConfigError: prefill levels; release times; queues that do not fit.
+        ConfigError: prefill levels or ``first_decode_ns``; release times; queues that do not fit.
         SolverError: no solver, or no solution within the node limit.
     """
     count, model = check_clients(clients), cost_model(cost)
     if model.prefill_levels:
         raise ConfigError(f"cost model {model.name!r} has prefill levels: the stage model needs an affine prefill.")
+    if model.first_decode_ns:
+        raise ConfigError(
+            f"cost model {model.name!r} has first_decode_ns = {model.first_decode_ns}: the stage model knows decodes that last "
+            "the same whatever ran before. Set it to 0."
+        )
     if requests.release_ns.any():
         raise ConfigError("the stage model knows no release times: give requests that are all released at 0.")
     case = Case(requests, count, model)

@@ -71,6 +71,7 @@ def test_it_equals_the_reference_after_every_iteration():
         seen["prompt above the cap"] += max(case.prompts) > case.token_cap
         seen["levels"] += bool(case.levels)
         seen["context"] += case.gamma_decode_ns > 0
+        seen["first decode"] += case.first_decode_ns > 0
         seen["early"] += any(e > o for e, o in zip(case.estimates, case.outputs, strict=True))
         seen["far"] += max(case.outputs) > 64
         for name in ("shared", "client"):
@@ -80,7 +81,7 @@ def test_it_equals_the_reference_after_every_iteration():
     check()
     rare = {name: count for name, count in seen.items() if count < 5}
     assert not rare, f"hardly tested: {rare}"
-    assert len(seen) == 18
+    assert len(seen) == 19
 
 
 def test_batch_expected_on_client_queues_is_exact_where_it_can_be():

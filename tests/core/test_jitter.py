@@ -38,7 +38,7 @@ def in_space(simulator, action):
 def test_it_equals_the_reference_after_every_iteration():
     seen = Counter()
 
-    @settings(REPEATABLE, max_examples=400)
+    @settings(REPEATABLE, max_examples=500)
     @given(case=noisy_cases(), actions=ORDERED_ACTIONS)
     def check(case, actions):
         simulator, reference = Simulator(case.problem(), record=True), Reference(case)
@@ -63,12 +63,13 @@ def test_it_equals_the_reference_after_every_iteration():
         seen["levels, belief in none"] += bool(case.levels) and not case.believed.levels
         seen["levels, belief in others"] += bool(case.levels) and case.believed.levels not in ((), case.levels)
         seen["context"] += case.believed.gamma_decode_ns != case.gamma_decode_ns
+        seen["first decode"] += case.believed.first_decode_ns != case.first_decode_ns
         seen["client queues"] += case.queues is not None
 
     check()
     rare = {name: count for name, count in seen.items() if count < 5}
     assert not rare, f"hardly tested: {rare}"
-    assert len(seen) == 19
+    assert len(seen) == 20
 
 
 def run(simulator, actions):

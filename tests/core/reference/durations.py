@@ -44,6 +44,10 @@ class Durations(State):
         context = sum(self.context(held.request, held.emitted) for held in served)
         return case.alpha_decode_ns + case.beta_decode_ns * len(served) + case.gamma_decode_ns * context
 
+    def first_ns(self, case: Case) -> int:
+        """What a decode pays that comes right after an iteration that read or copied something."""
+        return case.first_decode_ns if 0 <= self.last_read == len(self.log) - 1 else 0
+
     def beside_ns(self, tokens: int, served: list[Running], case: Case) -> int:
         """A mixed iteration that computes so many tokens while these have one each."""
         cost = case.mixed.cost

@@ -131,7 +131,7 @@ class SharedQueue(Memory):
     def iteration_ns(self, it: Iteration, action: int, case: Case) -> int:
         """What it lasts by the cost model of ``case``, without noise."""
         if not it.rows:
-            return self.swap_out_ns + self.serving_ns(it.served, case)
+            return self.swap_out_ns + self.serving_ns(it.served, case) + self.first_ns(case)
         swap_ns = self.swap_out_ns + it.copied * (case.kv_cache.swap_token_ns if it.copied else 0)
         if self.case.action(action)[0] == MIXED:
             return swap_ns + self.beside_ns(it.tokens, it.served, case)
