@@ -41,8 +41,8 @@ class CostModel:
     Prefill of a batch with ``tokens`` prompt tokens: ``alpha_prefill_ns + beta_prefill_ns * tokens``, or, where
     ``prefill_levels`` is given, the time of the smallest level whose capacity holds the batch (the paper's form).
     Decode with ``active`` clients whose caches hold ``context`` tokens in sum:
-    ``alpha_decode_ns + beta_decode_ns * active + gamma_decode_ns * context``, and ``first_decode_ns`` longer where the
-    iteration before it read prompts.
+    ``alpha_decode_ns + beta_decode_ns * active + gamma_decode_ns * context``, and ``first_decode_ns`` longer after a
+    prefill.
 
     A subclass may be another law: it overrides :meth:`decode_ns`, says that it is not affine, and has a method
     ``engine_costs(mixed)`` that returns a `llmsched_env.engine.costs.Costs` of the same law. Lower bounds hold for
@@ -61,8 +61,8 @@ class CostModel:
         covers_prefill_tokens: ``(fewest, most)`` prompt tokens in a prefill that the model was fitted on; ``None``
             where that is not known.
         covers_active_clients: ``(fewest, most)`` active clients in a decode that it was fitted on; ``None`` likewise.
-        first_decode_ns: what a decode lasts longer where the iteration before it read prompts, alone or beside a
-            decode, or copied caches back. One that reads beside a decode does not.
+        first_decode_ns: what a decode lasts longer right after a prefill, in which no active client had a token. Not
+            after a mixed iteration that decodes, nor what one lasts.
 
     Raises:
         ConfigError: a coefficient that is negative, not whole, or beyond :data:`MAX_COEFFICIENT_NS`; an iteration
@@ -139,7 +139,7 @@ class CostModel:
         raise ConfigError(f"a prefill of {tokens} tokens exceeds the largest level, {self.prefill_levels[-1][0]}.")
 
     def decode_ns(self, active: int, context_tokens: int = 0) -> int:
-        """Duration of a decode with ``active`` clients that hold ``context_tokens`` in sum; not the first after a read."""
+        """Duration of a decode with ``active`` clients that hold ``context_tokens`` in sum, after another decode."""
         return self.alpha_decode_ns + self.beta_decode_ns * active + self.gamma_decode_ns * context_tokens
 
     def outside_coverage(
@@ -363,8 +363,8 @@ def capacity_requests_per_s(
         capacity = 1 / (beta_p E[P] + (E[N] - 1) (alpha_d / J + beta_d))
 
     Each prompt token costs beta_p, and each output token after the first at least its share of a decode with all J
-    clients active. The fixed time of prefills and ``first_decode_ns`` are left out (they vanish as prefills grow), so what a schedule can reach
-    lies below: load is measured against this number, and load 1 is already too much.
+    clients active. The fixed time of prefills and ``first_decode_ns`` are left out (they vanish as prefills grow), so
+    what a schedule can reach lies below: load is measured against this number, and load 1 is already too much.
 
     Args:
         model: preset name or model; affine.

@@ -205,11 +205,8 @@ class Composer(Slots):
         return copying_ns
 
     def first_ns(self, v: View, costs: Costs) -> cython.longlong:
-        """What a decode now lasts longer because the iteration before it had rows: it read prompts, or copied caches.
-
-        ``last_prefill_decode`` is the decode count after the last such iteration.
-        """
-        return costs.first_decode_ns if v.last_prefill_decode == v.decodes and v.prefills > 0 else 0
+        """What a decode now lasts longer because the iteration before it was a prefill."""
+        return costs.first_decode_ns if v.consecutive_prefills > 0 else 0
 
     # Previews.
 

@@ -25,7 +25,7 @@ class Costs:
         alpha_decode_ns: fixed time of a decode.
         beta_decode_ns: time of an active client in a decode.
         gamma_decode_ns: time of a token of context in a decode.
-        first_decode_ns: what a decode lasts longer where the iteration before it read prompts.
+        first_decode_ns: what a decode lasts longer right after a prefill.
         reads_context: whether a decode lasts anything but ``alpha_decode_ns + beta_decode_ns * active``.
         num_levels: prefill levels; 0 where prefills are affine.
         levels: (num_levels, 2) int64: most tokens, and time, of each level, ascending.

@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 from llmsched_env.calibration import KindFit, fit_lines, least_squares
 from llmsched_env.cost import MeasuredCost, MixedCost, as_fit
 from llmsched_env.engines.recording import Recording
+from llmsched_env.engines.terms import (
+    ENOUGH_DECODES,
+    T_NEEDED,
+    AfterPrefill,
+    Term,
+    after_prefill,
+    follows,
+    t_of,
+    tested,
+)
 from llmsched_env.errors import ConfigError
 
 __all__ = ["AfterPrefill", "RecordedFit", "fit_recording", "pooled", "predicted_ns"]
@@ -21,76 +31,11 @@ ENOUGH_PREFILLS = (8, 4)
 """Iterations that only read, and sizes of them. With fewer, a prefill's time is that of a mixed iteration without
 decodes, if any ran."""
 
-ENOUGH_DECODES = 8
-"""Decodes that follow a prefill, and others, to be compared."""
-
-T_NEEDED = 4.0
-"""Standard errors that a term must be away from 0. Successive iterations are not independent, so 2 would be too few."""
-
-LEAST_EFFECT = 0.01
-"""Share of a usual iteration that a term must move over the range of the recording."""
-
 CONTEXT_BINS = 32
 OUTLIER_SCALES = 6.0
 """Robust standard deviations beyond which a size is left out: the machine was doing something else then."""
 
 MOST_OUTLIERS = 0.1
-P_NEEDED = 1e-3
-
-
-@dataclass(frozen=True)
-class Term:
-    """A term that is in the model only where the data show it.
-
-    Attributes:
-        name: "context" or "interference".
-        used: whether it is in the model.
-        t: its coefficient over its standard error; infinite where the fit is exact.
-        effect: share of a usual iteration that it moves over the range of the recording.
-        why: why it could not be tested; "" where it was.
-    """
-
-    name: str
-    used: bool
-    t: float = 0.0
-    effect: float = 0.0
-    why: str = ""
-
-    def told(self) -> str:
-        """A line of text."""
-        if self.why:
-            return f"{self.name}: not tested, {self.why}"
-        return (
-            f"{self.name}: {'in the model' if self.used else 'left out'}; t = {self.t:.1f} (needed: {T_NEEDED:g}), "
-            f"moves an iteration by {self.effect:.1%} over the range recorded (needed: {LEAST_EFFECT:.0%})"
-        )
-
-
-@dataclass(frozen=True)
-class AfterPrefill:
-    """Whether a decode that follows an iteration with prompts lasts longer than other decodes of its size.
-
-    Attributes:
-        rows: such decodes.
-        extra_ns: difference of the medians of what the model leaves over.
-        p: of the Mann-Whitney test, two-sided.
-        shown: whether the difference is one, and large enough to matter. It is reported; no cost model here has it.
-    """
-
-    rows: int
-    extra_ns: float
-    p: float
-    shown: bool
-
-    def told(self) -> str:
-        """A line of text."""
-        if self.rows == 0:
-            return "first decode after a prefill: not tested, too few of them"
-        what = "differs" if self.shown else "shows no difference that matters"
-        return (
-            f"first decode after a prefill: {what}: {self.extra_ns / 1e6:+.3g} ms in the median of {self.rows} "
-            f"(Mann-Whitney p = {self.p:.2g}); not in the model"
-        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +77,8 @@ class RecordedFit:
         ]
         prefill = [(model.alpha_prefill_ns, ""), (model.beta_prefill_ns, "prompt tokens")]
         decode = [(model.alpha_decode_ns, ""), (model.beta_decode_ns, "active clients")]
+        if self.after_prefill.used:
+            decode.append((model.first_decode_ns, "whether it is the first after a prefill"))
         if self.context.used:
             decode.append((model.gamma_decode_ns, "context tokens"))
         if self.prefill_from_mixed:
@@ -217,7 +164,9 @@ def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedF
     Iterations of one size count as their median, weighted by their number, and non-negative least squares fits each
     kind: decodes by clients and context, iterations that read by prompt tokens, clients and A^2 / (A + tokens).
     Context and interference are in the model where t is at least `T_NEEDED` and the term moves an iteration by
-    `LEAST_EFFECT`. Sizes further than `OUTLIER_SCALES` robust standard deviations off are left out.
+    `LEAST_EFFECT` (`llmsched_env.engines.terms`). What the first decode after a prefill adds is there where,
+    besides, a Mann-Whitney test has p below `P_NEEDED`. Sizes further than `OUTLIER_SCALES` robust standard
+    deviations off are left out.
 
     Args:
         recording: what the engine did.
@@ -230,10 +179,11 @@ def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedF
     tokens, active = rows["prefill_tokens"], rows["decode_requests"]
     # Clients of the simulator also hold the token that was sampled last, which has no cache yet.
     held = rows["context_tokens"] + active
-    decode, context, left_out = _fit_decodes(recording, active, held, y)
-    alpha_d, beta_d, *gamma = decode[0]
-    gamma_ns = gamma[0] if context.used else 0
     reads = tokens > 0
+    decode, context, after, left_out = _fit_decodes(recording, active, held, y)
+    alpha_d, beta_d, *more_d = decode[0]
+    first_ns = more_d.pop(0) if after.used else 0
+    gamma_ns = more_d[0] if context.used else 0
     together = _fit_mixed(tokens[reads], active[reads], y[reads] - gamma_ns * held[reads])
     alone = reads & (active == 0)
     prefill = _fit_prefills(tokens[alone], y[alone], *((MIN_ROWS, 2) if together is None else ENOUGH_PREFILLS))
@@ -263,6 +213,7 @@ def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedF
         prefill_token_cap=recording.settings.token_budget,
         covers_prefill_tokens=(int(tokens[reads].min()), int(tokens[reads].max())),
         covers_active_clients=decode[1].covers,
+        first_decode_ns=first_ns,
         mixed=mixed,
     )
     expected = predicted_ns(recording, model)
@@ -274,7 +225,7 @@ def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedF
         prefill is None,
         context,
         interference,
-        _after_prefill(recording, y - expected),
+        after,
         float(y.sum() / expected.sum() - 1),
         left_out,
         f"recording {recording.name!r} of {recording.engine} {recording.version}, {recording.decided_by} decided",
@@ -287,6 +238,7 @@ def predicted_ns(recording: Recording, model: MeasuredCost) -> NDArray[np.float6
     tokens, active = rows["prefill_tokens"].astype(np.int64), rows["decode_requests"].astype(np.int64)
     held = rows["context_tokens"] + active
     decode = model.alpha_decode_ns + model.beta_decode_ns * active + model.gamma_decode_ns * held
+    decode = decode + model.first_decode_ns * follows(rows)
     read = model.alpha_prefill_ns + model.beta_prefill_ns * tokens
     if model.mixed is not None and (recording.settings.mixes or bool((active[tokens > 0] > 0).any())):
         m = model.mixed
@@ -297,30 +249,62 @@ def predicted_ns(recording: Recording, model: MeasuredCost) -> NDArray[np.float6
 
 def _fit_decodes(
     recording: Recording, active: NDArray[np.int64], held: NDArray[np.int64], y: NDArray[np.float64]
-) -> tuple[tuple[list[int], KindFit], Term, int]:
-    """(coefficients, quality), whether context counts, iterations left out."""
-    alone = recording.iterations["prefill_tokens"] == 0
-    active, held, y = active[alone], held[alone], y[alone]
+) -> tuple[tuple[list[int], KindFit], Term, AfterPrefill, int]:
+    """(coefficients, quality), whether context counts, whether the first after a prefill does, iterations left out."""
+    reads = recording.iterations["prefill_tokens"] > 0
+    first, active, held, y = follows(recording.iterations)[~reads], active[~reads], held[~reads], y[~reads]
     if len(active) < MIN_ROWS or active.min() == active.max():
         sizes = f"all of {active[0]} requests" if len(active) else "none"
         raise ConfigError(
             f"recording {recording.name!r} has {len(active)} iterations that only decode, {sizes}: record a load in "
             f"which the number of running requests varies, with at least {MIN_ROWS} such iterations."
         )
+    none = np.zeros((len(y), 0), np.int64)
+    plain, context, left_out = _fit_decode_terms(active, none, held, y)
+    after = after_prefill(first, y - _decode_ns(plain[0], active, none, held), y)
+    if min(np.count_nonzero(first), np.count_nonzero(~first)) < ENOUGH_DECODES:
+        return plain, context, after, left_out
+    # Fitted with the sizes, not to what they leave over: those that follow a prefill are often the larger ones.
+    flag = first.astype(np.int64)[:, None]
+    if _has_full_rank(_cells((active, flag[:, 0]), (active, flag[:, 0]), y)):
+        fit, with_context, more = _fit_decode_terms(active, flag, held, y)
+        extra_ns, t = fit[0][2], t_of(fit, 2)
+        alone = [*fit[0][:2], 0, *fit[0][3:]]
+        told = after_prefill(first, y - _decode_ns(alone, active, flag, held), y)
+        if told.shown and min(told.extra_ns, extra_ns) > 0 and t >= T_NEEDED:
+            return fit, with_context, replace(told, used=True, t=t), more
+        after = replace(after, t=t)
+    return plain, context, after, left_out
+
+
+def _decode_ns(
+    coefficients: Sequence[int], active: NDArray[np.int64], more: NDArray[np.int64], held: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(decodes,) what they last by a fit of :func:`_fit_decode_terms`."""
+    columns = np.column_stack([np.ones(len(active)), active, more, held])
+    return columns[:, : len(coefficients)] @ np.array(coefficients, np.float64)
+
+
+def _fit_decode_terms(
+    active: NDArray[np.int64], more: NDArray[np.int64], held: NDArray[np.int64], y: NDArray[np.float64]
+) -> tuple[tuple[list[int], KindFit], Term, int]:
+    """(coefficients, quality) by clients, ``more`` columns and, where it counts, context; that; iterations left out."""
     bins = np.minimum((held - held.min()) * CONTEXT_BINS // max(1, int(np.ptp(held)) + 1), CONTEXT_BINS - 1)
-    fine = _cells((active, bins), (active, held), y)
-    names, covers = ("constant", "active clients", "context tokens"), (int(active.min()), int(active.max()))
+    others = list(more.T)
+    fine = _cells((active, *others, bins), (active, *others, held), y)
+    covers = (int(active.min()), int(active.max()))
+    names = ("constant", "active clients", *("first after a prefill" for _ in others), "context tokens")
     if not _has_full_rank(fine) or len(fine.y) < 2 * len(names):
         term = Term("context", False, why="it follows from the number of clients, or there are too few sizes")
     else:
         fine, left_out = _trimmed(names, fine, covers)
         fit = least_squares(names, fine.design, fine.y, covers=covers, weights=fine.counts)
         low, high = np.quantile(held, (0.05, 0.95))
-        term = _tested("context", fit, float(high - low) / float(np.median(y)))
+        term = tested("context", fit, float(high - low) / float(np.median(y)))
         if term.used:
             return fit, term, left_out
-    coarse, left_out = _trimmed(names[:2], _cells((active,), (active,), y), covers)
-    return least_squares(names[:2], coarse.design, coarse.y, covers=covers, weights=coarse.counts), term, left_out
+    coarse, left_out = _trimmed(names[:-1], _cells((active, *others), (active, *others), y), covers)
+    return least_squares(names[:-1], coarse.design, coarse.y, covers=covers, weights=coarse.counts), term, left_out
 
 
 def _fit_mixed(
@@ -340,7 +324,7 @@ def _fit_mixed(
     if _has_full_rank(cells) and len(cells.y) >= 2 * len(names):
         trimmed, left_out = _trimmed(names, cells, covers)
         fit = least_squares(names, trimmed.design, trimmed.y, covers=covers, weights=trimmed.counts)
-        term = _tested("interference", fit, float(np.ptp(both)) / float(np.median(y)))
+        term = tested("interference", fit, float(np.ptp(both)) / float(np.median(y)))
         if term.used and fit[0][0] + fit[0][1] > 0:
             return fit, term, left_out
     trimmed, left_out = _trimmed(names[:3], plain, covers)
@@ -385,27 +369,3 @@ def _trimmed(names: tuple[str, ...], cells: _Cells, covers: tuple[int, int]) -> 
 def _has_full_rank(cells: _Cells) -> bool:
     design = cells.design
     return bool(np.linalg.matrix_rank(design / np.maximum(design.max(axis=0), 1e-300)) == design.shape[1])
-
-
-def _tested(name: str, fit: tuple[list[int], KindFit], range_per_ns: float) -> Term:
-    """Whether the last coefficient is there, and matters."""
-    value, error = fit[0][-1], fit[1].standard_errors_ns[-1]
-    t = value / error if error > 0 else float("inf") if value > 0 else 0.0
-    effect = value * range_per_ns
-    return Term(name, bool(value > 0 and t >= T_NEEDED and effect >= LEAST_EFFECT), t, effect)
-
-
-def _after_prefill(recording: Recording, left_over: NDArray[np.float64]) -> AfterPrefill:
-    from scipy.stats import mannwhitneyu  # a second to import
-
-    decodes = recording.iterations["prefill_tokens"] == 0
-    follows = np.zeros(len(decodes), bool)
-    follows[1:] = decodes[1:] & ~decodes[:-1]
-    others = decodes & ~follows
-    rows = int(np.count_nonzero(follows))
-    if rows < ENOUGH_DECODES or np.count_nonzero(others) < ENOUGH_DECODES:
-        return AfterPrefill(0, 0.0, 1.0, False)
-    extra = float(np.median(left_over[follows]) - np.median(left_over[others]))
-    p = float(mannwhitneyu(left_over[follows], left_over[others]).pvalue) if extra else 1.0
-    usual = float(np.median(recording.busy_ns[decodes]))
-    return AfterPrefill(rows, extra, p, p < P_NEEDED and abs(extra) >= LEAST_EFFECT * usual)

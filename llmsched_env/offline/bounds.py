@@ -12,6 +12,9 @@ every policy, also with a context term:
 
     sum of decode times = alpha_d * D + beta_d * S + gamma * (that sum).
 
+A decode right after a prefill may last first_decode_ns longer. The first one of all comes after a prefill, so where
+there are decodes that is paid once at least (LB1 with tokens by recompute leaves it out).
+
 **Prefill times.** Affine: alpha_p * K + beta_p * sum P_i. With levels, a prefill of t tokens costs a step function of
 t; any affine function a + b * t with a, b >= 0 that never exceeds the step function at its steps bounds it from below,
 hence the sum by a * K + b * (sum of tokens); the best of the finitely many such functions through steps is used, and a
@@ -314,7 +317,8 @@ class Case:
         """Least makespan of a schedule with at least so many prefills and decodes."""
         others = prefills - len(self.alone)
         prefill_ns = max(-(-(a * others + b * self.rest_tokens) // 1) for a, b in self.minorants)
-        return self.constant_ns + self.alone_ns + int(prefill_ns) + self.cost.alpha_decode_ns * decodes
+        first_ns = self.cost.first_decode_ns if decodes > 0 else 0
+        return self.constant_ns + self.alone_ns + int(prefill_ns) + self.cost.alpha_decode_ns * decodes + first_ns
 
     def least_with_recompute_ns(self, most_recomputed: int, least_context: int, most_context: int) -> int:
         """LB1 where prefills that recompute requests of such contexts give tokens in place of decodes.

@@ -56,8 +56,8 @@ class QueueOptimum:
             raise ConfigError(f"cost model {model.name!r} has prefill levels: QueueOptimum needs an affine prefill.")
         if model.first_decode_ns:
             raise ConfigError(
-                f"cost model {model.name!r} has first_decode_ns = {model.first_decode_ns}: QueueOptimum knows decodes that last "
-                "the same whatever ran before. Set it to 0."
+                f"cost model {model.name!r} has first_decode_ns = {model.first_decode_ns}: QueueOptimum "
+                "takes decodes to last the same whatever ran before. Set it to 0."
             )
         if requests.release_ns.any():
             raise ConfigError("QueueOptimum knows no release times: give requests that are all released at 0.")

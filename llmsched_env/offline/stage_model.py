@@ -94,8 +94,8 @@ def stage_model(
         raise ConfigError(f"cost model {model.name!r} has prefill levels: the stage model needs an affine prefill.")
     if model.first_decode_ns:
         raise ConfigError(
-            f"cost model {model.name!r} has first_decode_ns = {model.first_decode_ns}: the stage model knows decodes that last "
-            "the same whatever ran before. Set it to 0."
+            f"cost model {model.name!r} has first_decode_ns = {model.first_decode_ns}: the stage model "
+            "takes decodes to last the same whatever ran before. Set it to 0."
         )
     if requests.release_ns.any():
         raise ConfigError("the stage model knows no release times: give requests that are all released at 0.")

@@ -137,7 +137,14 @@ def test_beam_is_never_worse_than_the_rules_that_it_starts_from(name):
             assert beam <= play(rule, scenario, case).view.clock_ns
 
 
-@pytest.mark.parametrize("cost", [COST, CostModel("context", 100, 10, 50, 1, gamma_decode_ns=2, prefill_token_cap=60)])
+@pytest.mark.parametrize(
+    "cost",
+    [
+        COST,
+        CostModel("context", 100, 10, 50, 1, gamma_decode_ns=2, prefill_token_cap=60),
+        dataclasses.replace(COST, first_decode_ns=90),
+    ],
+)
 def test_a_wider_beam_is_better_on_average(cost):
     scenario = SHARED.replace(cost=cost)
     narrow, wide = (evaluate(Beam(width), scenario, 20).columns["makespan_s"] for width in (1, 50))

@@ -80,7 +80,7 @@ GROUPS: dict[str, dict[str, tuple[Any, ...]]] = {
             COST,
             COST,
             CostModel("levels", 0, 0, 50, 1, prefill_levels=((64, 100), (4096, 900))),
-            CostModel("context", 100, 10, 50, 1, gamma_decode_ns=2),
+            CostModel("context", 100, 10, 50, 1, gamma_decode_ns=2, first_decode_ns=30),
             CostModel("huge", 10**12, 10**9, 10**12, 10**9),
         ),
         "order": ("fcfs", "longest_first", "shortest_first"),

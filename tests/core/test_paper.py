@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from strategies import DECODE, PREFILL, Case
 
+from llmsched_env.config import Mixed
+from llmsched_env.cost import MixedCost
 from llmsched_env.simulator import Simulator
 
 
@@ -171,6 +173,29 @@ def test_context_makes_decodes_longer():
     # Prefill 100 + 100 = 200; decodes 50 + 2 + 24 = 76 and 50 + 2 + 28 = 80.
     simulator = play(Case((4, 6), (3, 3), 2, gamma_decode_ns=2), [PREFILL, DECODE, DECODE])
     assert simulator.view.clock_ns == 200 + 76 + 80
+
+
+def test_the_first_decode_after_a_prefill_lasts_longer():
+    # Prompts 4 and 6, outputs of 3 and 2, 30 ns after a prefill. Prefills of 4 and of 6 tokens: 140 and 160.
+    # Prefill, first decode 50 + 1 + 30 = 81, prefill, first decode of two 52 + 30 = 82: both requests are complete.
+    case = Case((4, 6), (3, 2), 2, token_cap=6, first_decode_ns=30)
+    simulator = Simulator(case.problem())
+    shown = []
+    for action in (PREFILL, DECODE, PREFILL, DECODE):
+        shown.append((int(simulator.view.prefill_ns), int(simulator.view.decode_ns)))
+        simulator.step(action)
+    assert (shown[0][0], shown[1][1], shown[2][0], shown[3][1]) == (140, 81, 160, 82)
+    assert (shown[2][1], simulator.view.clock_ns, simulator.done) == (51, 140 + 81 + 160 + 82, True)
+    # Both prefills first, then three iterations: 300 and 82, then one client alone for its last token, 51.
+    simulator = play(case, [PREFILL, PREFILL, DECODE, DECODE])
+    assert simulator.view.clock_ns == 140 + 160 + 82 + 51
+
+
+def test_no_decode_is_the_first_after_a_mixed_iteration():
+    # Prompts 4 and 6: prefill 100 + 40 = 140; 6 tokens beside a decode 100 + 60 + 1 = 161; decodes of two, then one.
+    mixed = Mixed(6, False, False, MixedCost(False, 100, 10, 1))
+    case = Case((4, 6), (4, 2), 2, token_cap=6, mixed=mixed, first_decode_ns=30)
+    assert play(case, [PREFILL, 2, DECODE, DECODE]).view.clock_ns == 140 + 161 + 52 + 51
 
 
 def test_an_infeasible_action_is_replaced_and_counted():

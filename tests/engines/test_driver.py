@@ -100,6 +100,20 @@ def test_an_instance_on_paper():
     assert driver.decide() is None
 
 
+def test_the_first_decode_after_a_prefill_on_paper():
+    """50 ns more after a prefill, by either clock; another table in between forgets nothing."""
+    cost = CostModel("toy", 1000, 10, 300, 7, 0, 400, first_decode_ns=50)
+    for virtual in (True, False):
+        driver = Driver("prefill_first", scenario(cost=cost), mean_output_tokens=3, virtual=virtual)
+        driver.arrive("a", 10, 0)
+        follow(driver, driver.decide())
+        driver._grow()
+        plan = driver.decide()
+        assert (plan.kind, plan.expected_ns, int(driver.shown.decode_ns)) == ("decode", 357, 357)
+        assert driver.ran(Ran(plan.decodes)) == 357
+        assert driver.decide().expected_ns == 307
+
+
 def test_the_example_of_the_page_runs(capsys):
     page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

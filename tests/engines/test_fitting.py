@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simulated import TRUTH, recorded
 
-from llmsched_env.cost import MeasuredCost, MixedCost, cost_model, read_fit
+from llmsched_env.cost import MeasuredCost, MixedCost, as_fit, cost_model, read_fit
 from llmsched_env.engines.fitting import fit_recording
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 
@@ -76,17 +76,66 @@ def test_repeats_count_as_their_median():
     assert fit.decode.rows == 10
 
 
-def test_a_longer_first_decode_is_shown_and_left_out(plain):
-    reads = plain.iterations["prefill_tokens"] > 0
+def other_first_decodes(recording, extra_ns, *, after_mixed=False):
+    """The recording with longer decodes after a prefill, or after a mixed iteration, and how many they are."""
+    reads, decodes = recording.iterations["prefill_tokens"] > 0, recording.iterations["decode_requests"] > 0
     follows = np.zeros(len(reads), bool)
-    follows[1:] = reads[:-1] & ~reads[1:]
-    slower = plain.iterations["duration_ns"] + np.where(follows, 400_000, 0)
-    fit = fit_recording(noisy(lasting(plain, slower), sd=0.01))
-    assert fit.after_prefill.shown
-    assert fit.after_prefill.rows == follows.sum()
-    assert fit.after_prefill.extra_ns == pytest.approx(400_000, rel=0.3)
-    assert "first decode after a prefill: differs" in fit.report()
-    assert not fit_recording(noisy(plain, sd=0.01)).after_prefill.shown
+    follows[1:] = (reads & (decodes == after_mixed))[:-1] & ~reads[1:]
+    return lasting(recording, recording.iterations["duration_ns"] + np.where(follows, extra_ns, 0)), int(follows.sum())
+
+
+@pytest.fixture(scope="module")
+def exclusive():
+    return recorded("threshold", mixes=False)
+
+
+@pytest.mark.parametrize("within_ns", [0, 4 * 10**9])
+def test_a_longer_first_decode_is_in_the_model(within_ns):
+    """Where larger decodes follow prefills, too."""
+    slower, rows = other_first_decodes(recorded("threshold", mixes=False, within_ns=within_ns), 400_000)
+    assert rows > 15
+    fit = fit_recording(noisy(slower, sd=0.01))
+    after = fit.after_prefill
+    assert (after.shown, after.used, after.rows) == (True, True, rows)
+    assert after.t > 4
+    assert after.extra_ns == pytest.approx(400_000, rel=0.2)
+    assert fit.model.first_decode_ns == pytest.approx(400_000, rel=0.2)
+    assert fit.model.beta_decode_ns == pytest.approx(TRUTH.beta_decode_ns, rel=0.02)
+    assert fit.model.alpha_decode_ns == pytest.approx(TRUTH.alpha_decode_ns, rel=0.05)
+    assert abs(fit.excess) < 0.01
+    told = fit.report()
+    assert f"+ {fit.model.first_decode_ns} (se " in told
+    assert f"first decode after a prefill: differs: {after.extra_ns / 1e6:+.3g} ms in the median of {rows} (" in told
+    assert "); in the model" in told
+    read = json.loads(json.dumps(fit.as_json()))
+    assert read["cost_model"]["first_decode_ns"] == fit.model.first_decode_ns
+    assert read["fit"]["after_prefill"]["used"] is True
+
+
+def test_a_first_decode_that_lasts_no_longer_is_left_out(plain, exclusive):
+    same = fit_recording(noisy(exclusive, sd=0.01))
+    assert (same.after_prefill.shown, same.after_prefill.used, same.model.first_decode_ns) == (False, False, 0)
+    assert "first decode after a prefill: shows no difference that matters" in same.report()
+    shorter, rows = other_first_decodes(exclusive, -400_000)
+    fit = fit_recording(noisy(shorter, sd=0.01))
+    assert (fit.after_prefill.shown, fit.after_prefill.used, fit.model.first_decode_ns) == (True, False, 0)
+    assert fit.after_prefill.rows == rows
+    assert fit.after_prefill.extra_ns < -200_000
+    assert "); not in the model" in fit.report()
+    after_mixed, rows = other_first_decodes(plain, 400_000, after_mixed=True)
+    assert rows > 15
+    fit = fit_recording(noisy(after_mixed, sd=0.01))
+    assert (fit.after_prefill.used, fit.model.first_decode_ns) == (False, 0)
+
+
+def test_older_files_have_no_first_decode(tmp_path):
+    path = tmp_path / "cost.json"
+    told = json.loads(json.dumps(as_fit(replace(TRUTH, first_decode_ns=7))))
+    path.write_text(json.dumps(told))
+    assert read_fit(path) == replace(TRUTH, first_decode_ns=7)
+    del told["cost_model"]["first_decode_ns"]
+    path.write_text(json.dumps(told))
+    assert read_fit(path) == TRUTH
 
 
 def test_no_quality_without_variety(plain):

@@ -81,6 +81,39 @@ def test_context_and_interference_are_found_and_replayed():
     assert predicted_ns(written, truth).tolist() == written.iterations["duration_ns"].tolist()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"within_ns": 0}, {"mixes": True}], ids=["arrivals", "at once", "beside an engine that could mix"]
+)
+@pytest.mark.parametrize("gamma_ns", [0, 170])
+def test_a_first_decode_is_found_and_replayed(options, gamma_ns):
+    policy, options = "threshold", {"mixes": False, **options}
+    truth = replace(TRUTH, first_decode_ns=730_000, gamma_decode_ns=gamma_ns)
+    written = recorded(policy, cost=truth, **options)
+    fit = fit_recording(written)
+    assert fit.after_prefill.used
+    assert fit.context.used == (gamma_ns > 0)
+    for name in ("alpha_decode_ns", "beta_decode_ns", "gamma_decode_ns", "first_decode_ns"):
+        assert getattr(fit.model, name) == getattr(truth, name), name
+    if not gamma_ns:
+        assert fit.excess == 0.0
+        assert same(replay(written, fit.model, policy), written)
+    assert predicted_ns(written, truth).tolist() == written.iterations["duration_ns"].tolist()
+    assert same(replay(written, truth, policy), written)
+    assert not same(replay(written, TRUTH, policy), written)
+
+
+def test_after_mixed_iterations_there_is_no_first_decode(mixing):
+    """Prefills of an engine that mixes are those with nobody active: few decodes follow one."""
+    truth = replace(TRUTH, first_decode_ns=730_000)
+    written = recorded(cost=truth)
+    assert same(replay(written, truth), written)
+    assert predicted_ns(written, truth).tolist() == written.iterations["duration_ns"].tolist()
+    longer = int(written.iterations["duration_ns"].sum() - predicted_ns(written, TRUTH).sum())
+    kinds = kinds_of(written)
+    assert kinds["mixed"] > 40
+    assert 730_000 <= longer <= 730_000 * kinds["prefill"]
+
+
 def test_under_a_tight_cache_it_preempts_and_replays():
     few = {"kv_budget_tokens": 4096, "kv_block_tokens": 16, "kv_rule": "vllm_v1"}
     written = recorded(within_ns=0, **few)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -33,6 +34,8 @@ TOGETHER = {
     "caps": SMALL.replace(**KV, **MIXED, choose_cap=True),
     "orders, skipping": ALL.replace(choose_order=True, skip_forced=True),
     "noise": ALL.replace(noise_sd=0.3, straggler_probability=0.05, straggler_factor=3.0),
+    "first decodes": ALL.replace(cost=replace(ALL.cost_model, first_decode_ns=10**7), noise_sd=0.3),
+    "first decodes, shown": SMALL.replace(**SLO, cost=replace(ALL.cost_model, first_decode_ns=10**7), skip_forced=True),
     "client queues with objectives": SMALL.replace(**SLO, queue="client", assignment="lpt"),
 }
 

@@ -29,6 +29,10 @@ HOSTILE = {
     "hidden, shared": {"lengths": "hidden", "queue": "shared", "order": "fcfs"},
     "levels": {"cost": LEVELS},
     "context": {"cost": CONTEXT, "reward": "latency"},
+    "first decode": {
+        "cost": replace(CONTEXT, first_decode_ns=70),
+        "believed_cost": replace(CONTEXT, first_decode_ns=9),
+    },
     "no fixed time": {"cost": FREE},
     "cap of one token": {"prefill_token_cap": 1},
     "no stealing": {"stealing": False, "reward": "idle"},

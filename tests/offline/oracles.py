@@ -55,16 +55,19 @@ def least_makespan_ns(requests: Requests, clients: int, cost: CostModel, client_
                     yield tuple((client_of[i], i) for i in chosen)
 
     @functools.cache
-    def best(waiting: int, held: tuple[tuple[int, int] | None, ...], now: int) -> int:
-        """Least time from here to the end; ``now`` stays 0 where nothing is released later."""
+    def best(waiting: int, held: tuple[tuple[int, int] | None, ...], now: int, first_ns: int = 0) -> int:
+        """Least time from here to the end; ``now`` stays 0 where nothing is released later.
+
+        A decode lasts longer by ``first_ns``: what was before was a prefill.
+        """
         if not waiting and not any(held):
             return 0
         options = []
 
-        def after(duration: int, waiting: int, held: Sequence[tuple[int, int] | None]) -> int:
+        def after(duration: int, waiting: int, held: Sequence[tuple[int, int] | None], first_ns: int = 0) -> int:
             if client_of is None:
                 held = sorted(held, key=lambda h: h or (0, 0))
-            return duration + best(waiting, tuple(held), now + duration if timed else 0)
+            return duration + best(waiting, tuple(held), now + duration if timed else 0, first_ns)
 
         idle = tuple(j for j, h in enumerate(held) if h is None)
         for batch in batches(waiting, idle, now):
@@ -72,12 +75,13 @@ def least_makespan_ns(requests: Requests, clients: int, cost: CostModel, client_
             for client, i in batch:
                 rest &= ~(1 << i)
                 following[client] = (needs[i], counted * (prompts[i] + 1)) if needs[i] else None
-            options.append(after(cost.prefill_ns(sum(prompts[i] for _, i in batch)), rest, following))
+            lasts_ns = cost.prefill_ns(sum(prompts[i] for _, i in batch))
+            options.append(after(lasts_ns, rest, following, cost.first_decode_ns))
         active = [h for h in held if h is not None]
         if active:
             following = [None if h is None or h[0] == 1 else (h[0] - 1, h[1] + counted) for h in held]
             duration = cost.decode_ns(len(active), sum(context for _, context in active))
-            options.append(after(duration, waiting, following))
+            options.append(after(duration + first_ns, waiting, following))
         later = [releases[i] for i in range(len(needs)) if waiting >> i & 1 and releases[i] > now]
         if not options:
             options.append(after(min(later) - now, waiting, held))

@@ -60,6 +60,7 @@ WORLDS: dict[str, Callable[[Case, Draw], Case]] = {
     "client queues, stealing": lambda case, rng: replace(_queued(case, rng), stealing=True),
     "levels": lambda case, rng: replace(case, token_cap=8, levels=((4, 60), (8, 100))),
     "context": lambda case, rng: replace(case, gamma_decode_ns=3),
+    "first decode": lambda case, rng: replace(case, first_decode_ns=int(rng.choice([5, 90]))),
     "cached prompts": _moving(500_000, "waiting", 0),
     "running requests, copied": _moving(0, "running", 2),
     "cached prompts and cheaper requests, copied": _moving(500_000, "cheaper", 2),

@@ -16,7 +16,7 @@ from llmsched_env.workload.requests import Requests
 
 UNIT = CostModel("unit", 100, 1, 10, 1, prefill_token_cap=1000)
 
-KINDS = ("plain", "cap", "queues", "levels", "context", "release")
+KINDS = ("plain", "cap", "queues", "levels", "context", "release", "first decode")
 
 
 def random_case(kind: str, seed: int) -> tuple[Requests, int, CostModel, np.ndarray | None]:
@@ -36,6 +36,8 @@ def random_case(kind: str, seed: int) -> tuple[Requests, int, CostModel, np.ndar
         cost = dataclasses.replace(cost, gamma_decode_ns=int(rng.integers(1, 4)))
     if kind == "release":
         release = np.sort(rng.integers(0, 120, n))
+    if kind == "first decode":
+        cost = dataclasses.replace(cost, first_decode_ns=int(rng.integers(1, 20)))
     return Requests.of(prompts, outputs, release_ns=release), clients, cost, queues
 
 

@@ -113,6 +113,11 @@ def test_when_to_wait_on_paper(alpha_prefill, difference):
             CostModel("levels", 0, 0, 1, 0, prefill_token_cap=8, prefill_levels=((8, 7),)),
             "'levels' has prefill levels",
         ),
+        (
+            Requests.of([1], [2]),
+            CostModel("first", 1, 1, 1, 1, first_decode_ns=8),
+            "'first' has first_decode_ns = 8: QueueOptimum takes decodes to last the same .* Set it to 0",
+        ),
         (Requests.of([1, 1], [2, 2], release_ns=[0, 5]), "llama-65b-paper", "no release times"),
         (Requests.of([1] * 33, [2] * 33), "llama-65b-paper", "33 requests are too many for QueueOptimum: give 32"),
     ],

@@ -86,6 +86,9 @@ def test_what_it_does_not_model():
     levels = CostModel("levels", 0, 0, 1, 0, prefill_token_cap=8, prefill_levels=((8, 7),))
     with pytest.raises(ConfigError, match="'levels' has prefill levels"):
         stage_model(Requests.of([1], [1]), 1, levels)
+    first = CostModel("first", 1, 1, 1, 1, first_decode_ns=8)
+    with pytest.raises(ConfigError, match="first_decode_ns = 8: the stage model takes decodes to last the same"):
+        stage_model(Requests.of([1], [1]), 1, first)
 
 
 def test_ends_without_a_schedule(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS, CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
 from llmsched_env.workload import (
@@ -129,6 +131,15 @@ def test_capacity_on_paper():
     by_hand = 1e9 / (155_700 * 68.43 + 344.16 * (17_870_000 / 200 + 275_300))
     assert capacity_requests_per_s("llama-65b-paper", 200, 68.43, 345.16) == pytest.approx(by_hand)
     assert capacity_requests_per_s(paper, 200, 68.43, 345.16) == pytest.approx(by_hand)
+
+
+def test_a_longer_first_decode_takes_no_capacity():
+    """Like the fixed time of prefills it vanishes as they grow."""
+    paper = PRESETS["llama-65b-paper"]
+    longer = replace(paper, first_decode_ns=10**9)
+    assert not longer.is_affine
+    assert capacity_requests_per_s(longer, 200, 68.43, 345.16) == capacity_requests_per_s(paper, 200, 68.43, 345.16)
+    assert Scenario("serving", load=0.9, cost=longer).load == 0.9
 
 
 @pytest.mark.parametrize(

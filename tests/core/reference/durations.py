@@ -45,8 +45,8 @@ class Durations(State):
         return case.alpha_decode_ns + case.beta_decode_ns * len(served) + case.gamma_decode_ns * context
 
     def first_ns(self, case: Case) -> int:
-        """What a decode pays that comes right after an iteration that read or copied something."""
-        return case.first_decode_ns if 0 <= self.last_read == len(self.log) - 1 else 0
+        """What a decode pays that comes right after an iteration in which nobody decoded."""
+        return case.first_decode_ns if self.kinds[-1:] == [PREFILL] else 0
 
     def beside_ns(self, tokens: int, served: list[Running], case: Case) -> int:
         """A mixed iteration that computes so many tokens while these have one each."""
