@@ -114,6 +114,33 @@ def test_the_first_decode_after_a_prefill_on_paper():
         assert driver.decide().expected_ns == 307
 
 
+@pytest.mark.parametrize("policy", ["threshold", "prefill_first", "mixed_first"])
+def test_first_decodes_are_those_of_the_simulator(policy):
+    """Fifty requests at once: every view, action and time, on the virtual clock."""
+    cost = CostModel("toy", 1000, 10, 300, 7, 1, 400, first_decode_ns=150)
+    more = {"mixed_tokens": 48, "mixed_counts_active": True} if policy == "mixed_first" else {}
+    where = scenario(cost=cost, **more)
+    requests = [(0, 5 + 37 * i % 90, 1 + 13 * i % 21) for i in range(50)]
+    driver = Driver(policy, where, mean_output_tokens=9, virtual=True)
+    for key, (at_ns, prompt, _) in enumerate(requests):
+        driver.arrive(key, prompt, at_ns)
+    left, done, paid = {key: row[1] for key, row in enumerate(requests)}, set(), 0
+    for action, before, run in played(policy, [], where, requests, 9.0):
+        plan = driver.decide()
+        assert (fields(driver.shown), plan.action) == (before, action)
+        paid += plan.kind == "decode" and before["consecutive_prefills"] > 0
+        for key, tokens in plan.reads:
+            left[key] -= tokens
+        driver.ran(Ran(plan.decodes, [(key, n, left[key]) for key, n in plan.reads], (), plan.kind == "mixed"))
+        assert driver.clock_ns == run.view.clock_ns
+        for key, (_, _, output) in enumerate(requests):
+            if key not in done and run.emitted[key] == output:
+                done.add(key)
+                driver.finish(key)
+    assert len(done) == len(requests)
+    assert (paid > 5) == (policy != "mixed_first")
+
+
 def test_the_example_of_the_page_runs(capsys):
     page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
