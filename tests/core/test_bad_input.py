@@ -122,6 +122,8 @@ def test_durations_beyond_the_clock():
         Case((2**24,) * 4, (1,) * 4, 2, beta_prefill_ns=10**12).problem()
     with pytest.raises(WorkloadError, match=r"beyond the"):
         Case((1,), (2**24,), 1, gamma_decode_ns=10**6).problem()
+    with pytest.raises(WorkloadError, match=r"beyond the"):
+        Case((1,), (2**24,), 1, first_decode_ns=10**12).problem()
 
 
 def test_the_largest_case_of_the_issue_fits_the_clock():
