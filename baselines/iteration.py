@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from llmsched_env.baselines.rule import Rule
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import rules
+from llmsched_env.errors import ConfigError
 from llmsched_env.policy import EpisodeContext
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "lightllm",
     "max_wait",
     "min_batch",
+    "planned",
     "prefill_first",
     "static_batching",
     "tgi",
@@ -45,6 +47,21 @@ def prefill_first() -> Rule:
     ``Scheduler.get_next_batch_to_run`` (pull request 34058 describes it as of August 2026), prompts in parts aside.
     """
     return Rule("prefill_first", rules.Always, (1,))
+
+
+def planned() -> Rule:
+    """Prefill at the decode counts of the joint plan whose order the queue has (`llmsched_env.offline.joint`).
+
+    Raises, at the start of an episode:
+        ConfigError: a scenario without a plan.
+    """
+    return Rule("joint", rules.FollowPrefills, _prefills)
+
+
+def _prefills(start: EpisodeContext) -> tuple[tuple[int, ...]]:
+    if start.planned is None:
+        raise ConfigError("policy 'joint' follows a plan: take a scenario with queue='shared' and order='joint'.")
+    return (start.planned,)
 
 
 def decode_first() -> Rule:

@@ -18,7 +18,8 @@ from llmsched_env.baselines.memory_aware import memory_aware
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from llmsched_env.baselines.rule import Rule, TiedRule
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
-from llmsched_env.config import ORDER_CODES, Scenario
+from llmsched_env.cases import has_plans
+from llmsched_env.config import JOINT, ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy, check_policy
 
@@ -76,6 +77,9 @@ METHODS: dict[str, Method] = {
     ),
     "shared_lpt_prefill_first": Method(iteration.prefill_first, _LPT, "one shared queue, longest first, prefill-first"),
     "shared_lpt_lagrangian": Method(lagrangian.lagrangian, _LPT, "one shared queue, longest first, Lagrangian rule"),
+    "joint": Method(
+        iteration.planned, {"queue": "shared", "order": JOINT}, "the joint plan of order and prefills, made offline"
+    ),
 }
 """Methods of the ablation: each brings its own queues, and runs on no others."""
 
@@ -139,6 +143,11 @@ def _whole(name: str) -> TiedRule:
     return TiedRule(name, METHODS[name].policy(), METHODS[name].queues, _check_method)
 
 
+def _methods(scenario: Scenario) -> list[str]:
+    """Methods, the joint plan only where plans are shipped: to make one takes half a minute."""
+    return [name for name in METHODS if name != "joint" or has_plans(scenario)]
+
+
 def _check_method(name: str, scenario: Scenario) -> None:
     """Whether a whole method makes sense in a scenario.
 
@@ -177,7 +186,7 @@ def default_names(scenario: Scenario) -> list[str]:
     added = [*(MEMORY_POLICIES if scenario.kv_limited else ()), *(_mixed_names(scenario) if scenario.mixes else ())]
     if not scenario.serving:
         # Their queues need a fixed number of clients, and are not those that caches lie with.
-        methods = [] if scenario.kv_limited or scenario.mixes or scenario.migrates else METHODS
+        methods = [] if scenario.kv_limited or scenario.mixes or scenario.migrates else _methods(scenario)
         left_out = EXCLUSIVE_PLANNERS if scenario.mixes else ("beam",) if scenario.kv_limited else ()
         rules = [name for name in POLICIES if name not in left_out]
         return [*methods, *rules, *added, *agents]

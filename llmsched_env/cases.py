@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.config import (
+    JOINT,
     LARGEST,
     MAX_KV_TOKENS,
     SLO,
@@ -23,12 +24,13 @@ from llmsched_env.config import (
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
+from llmsched_env.offline.joint import is_shipped, stored_plan
 from llmsched_env.problem import Problem
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "pool_size"]
+__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "has_plans", "pool_size"]
 
 BYTES_KEPT = 2**29
 """Memory for problems that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -85,6 +87,14 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
     return built
 
 
+def has_plans(scenario: Scenario) -> bool:
+    """Whether joint plans of a scenario's cases are shipped with the package."""
+    if scenario.load is not None or not scenario.cost_model.is_affine:
+        return False
+    requests = scenario.source.requests(scenario.split, 0, num_requests=scenario.num_requests)
+    return is_shipped(requests, scenario.num_clients, scenario.cost_model)
+
+
 def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Problem:
     source = scenario.source
     requests = Requests.checked(source.requests(scenario.split, case, num_requests=scenario.num_requests), source.name)
@@ -99,6 +109,9 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         queues = stored_assignment(
             requests, scenario.num_clients, scenario.assignment, loads=guess - 1, progress=sys.stderr.isatty()
         ).client_of
+    plan = None
+    if scenario.order == JOINT:
+        plan = stored_plan(requests, scenario.num_clients, cost, progress=sys.stderr.isatty())
     slo = scenario.slo(len(requests))
     moved, mixed, cache = scenario.migration(), scenario.mixed_iterations(), scenario.kv_cache()
     lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)
@@ -116,6 +129,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         skip_forced=scenario.skip_forced,
         max_iterations=scenario.max_iterations or 0,
         mechanisms=scenario.mechanisms(case, len(requests)),
+        plan=plan,
     )
     if slo is not None:
         _warn_of(slo, scenario, case, requests)

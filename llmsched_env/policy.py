@@ -49,6 +49,7 @@ class EpisodeContext:
             ``fork(believed=True)``); given to clairvoyant policies only, else ``None``.
         futures: the running episode, to be gone on with as far as the scenario lets it be known; given to policies that
             say ``plans = True``, else ``None``.
+        planned: decodes before each prefill of the joint plan, with ``order="joint"``; else ``None``.
     """
 
     scenario: Scenario
@@ -56,6 +57,7 @@ class EpisodeContext:
     seed: int = 0
     simulator: Simulator | None = None
     futures: Futures | None = None
+    planned: tuple[int, ...] | None = None
 
 
 @runtime_checkable

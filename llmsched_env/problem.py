@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
-from llmsched_env.config import KV_RULES, REWARDS, SLO, KVCache, Mechanism, Mixed, Noise, World
+from llmsched_env.config import JOINT, KV_RULES, REWARDS, SLO, KVCache, Mechanism, Mixed, Noise, World
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
@@ -22,6 +22,7 @@ from llmsched_env.engine.features import feature_table
 from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
+from llmsched_env.offline.joint import JointPlan
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["Problem"]
@@ -43,6 +44,7 @@ class Problem:
         request_of: (n,) int32: number of the request at each position.
         lb1_ns: LB1 in ns, what the rewards are scaled by; it stays as it is where a better bound is found.
         action_names: (num_actions,) what each action is called.
+        planned: decodes before each prefill of the joint plan whose order the queue has; ``None`` without one.
     """
 
     data: ProblemData
@@ -52,6 +54,7 @@ class Problem:
     request_of: NDArray[np.int32]
     lb1_ns: int
     action_names: tuple[str, ...]
+    planned: tuple[int, ...] | None = None
 
     @property
     def num_requests(self) -> int:
@@ -141,6 +144,7 @@ class Problem:
         skip_forced: bool = False,
         max_iterations: int = 0,
         mechanisms: Iterable[Mechanism] = (),
+        plan: JointPlan | None = None,
     ) -> Problem:
         """Lay a case out.
 
@@ -150,7 +154,7 @@ class Problem:
             cost: the cost model; its cap bounds a prefill.
             num_clients: J.
             client_of: (n,) queue of each request, or ``None`` for one shared queue.
-            order: one of `llmsched_env.config.ORDERS`.
+            order: one of `llmsched_env.config.ORDERS`, or "joint" with a plan.
             stealing: idle clients with an empty queue take from others (client queues only).
             bound_ns: the best lower bound on the makespan, in ns.
             lb1_ns: LB1 in ns, what rewards are scaled by; ``None`` where it is that bound.
@@ -160,6 +164,7 @@ class Problem:
             mechanisms: those that are on, as `Scenario.mechanisms` has them: with an `SLO` and one shared queue
                 ``order`` may also be one of those in which late ones go last; `KVCache` and `Mixed` need one shared
                 queue, `Migration` queues of clients.
+            plan: whose order the queue has, and whose prefills policies may be told.
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
@@ -174,6 +179,8 @@ class Problem:
         chosen = slo is not None and shared  # orders are then chosen at each prefill, by the engine
         number = np.arange(n)
         keys: dict[str, NDArray[Any]] = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}
+        if plan is not None:
+            keys[JOINT] = plan.rank
         by_position = np.lexsort((number, keys["fcfs" if chosen else order], queue)).astype(np.int32)
         rows = np.empty((n, codes.REQUEST_COLUMNS), np.int32)
         rows[:, codes.PROMPT] = requests.prompt_tokens[by_position]
@@ -230,7 +237,8 @@ class Problem:
             skip_forced=skip_forced,
         )
         names = tuple(action.name for action in table)
-        return cls(data, options, rows, requests.release_ns, by_position, scale_ns, names)
+        planned = None if plan is None else tuple(plan.instants.tolist())
+        return cls(data, options, rows, requests.release_ns, by_position, scale_ns, names, planned)
 
     @cached_property
     def believed(self) -> Problem:

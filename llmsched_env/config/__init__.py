@@ -15,7 +15,7 @@ from llmsched_env.config.machine import MAX_CLIENTS
 from llmsched_env.config.mechanism import Mechanism, World
 from llmsched_env.config.migration import STEALS, Migration
 from llmsched_env.config.noise import Noise
-from llmsched_env.config.queues import ASSIGNMENTS, DEADLINE_ORDERS, ORDER_CODES, ORDERS, QUEUES
+from llmsched_env.config.queues import ASSIGNMENTS, DEADLINE_ORDERS, JOINT, ORDER_CODES, ORDERS, QUEUES
 from llmsched_env.config.scenario import Scenario, read_arguments
 from llmsched_env.config.slo import SLO
 
@@ -24,6 +24,7 @@ __all__ = [
     "ASSIGNMENTS",
     "CAP_LEVELS",
     "DEADLINE_ORDERS",
+    "JOINT",
     "KV_RULES",
     "LARGEST",
     "LENGTHS",

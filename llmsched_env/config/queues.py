@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from llmsched_env.config.checks import check_flags, check_names
 
-__all__ = ["ASSIGNMENTS", "DEADLINE_ORDERS", "ORDERS", "ORDER_CODES", "QUEUES", "QueueOptions", "check"]
+__all__ = ["ASSIGNMENTS", "DEADLINE_ORDERS", "JOINT", "ORDERS", "ORDER_CODES", "QUEUES", "QueueOptions", "check"]
 
 Queue = Literal["client", "shared"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
@@ -17,6 +17,10 @@ ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
 PlainOrder = Literal["fcfs", "longest_first", "shortest_first"]
 ORDERS: tuple[PlainOrder, ...] = get_args(PlainOrder)
 """Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
+
+PlannedOrder = Literal["joint"]
+JOINT: PlannedOrder = "joint"
+"""The order of a joint plan (`llmsched_env.offline.joint`), made for each case: of one shared queue."""
 
 DeadlineOrder = Literal["late_last", "late_last_shortest", "late_last_longest"]
 DEADLINE_ORDERS: tuple[DeadlineOrder, ...] = get_args(DeadlineOrder)
@@ -44,13 +48,13 @@ class QueueOptions:
         assignment: "mip", "lpt" or "round_robin" (client queues only).
         order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue. With SLOs also
             "late_last", "late_last_longest" and "late_last_shortest": behind all others goes who cannot have the first
-            token in time any more.
+            token in time any more. "joint" is the order of a joint plan of the batch (one shared queue).
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).
     """
 
     queue: Queue = "client"
     assignment: Assignment = "mip"
-    order: PlainOrder | DeadlineOrder = "longest_first"
+    order: PlainOrder | DeadlineOrder | PlannedOrder = "longest_first"
     stealing: bool = True
 
 
@@ -61,5 +65,5 @@ def check(options: QueueOptions) -> None:
         ConfigError: a value of the wrong type.
         UnknownNameError: a name that does not exist.
     """
-    check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=ORDERS + DEADLINE_ORDERS)
+    check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=(*ORDERS, *DEADLINE_ORDERS, JOINT))
     check_flags(options, "stealing")

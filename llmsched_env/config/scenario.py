@@ -18,7 +18,7 @@ from llmsched_env.config.machine import MachineOptions
 from llmsched_env.config.mechanism import Mechanism
 from llmsched_env.config.migration import Migration, MigrationOptions
 from llmsched_env.config.noise import Noise, NoiseOptions
-from llmsched_env.config.queues import DEADLINE_ORDERS, ORDER_CODES, QueueOptions
+from llmsched_env.config.queues import DEADLINE_ORDERS, JOINT, ORDER_CODES, QueueOptions
 from llmsched_env.config.slo import SLOOptions
 from llmsched_env.cost import CostModel, MixedCost, cost_model, mixed_cost
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownArgumentError, UnknownNameError
@@ -68,6 +68,7 @@ class Scenario(
         for group in GROUPS:
             group.check(self)
         self._check_requests()
+        self._check_joint()
         self._check_slo()
         self._check_kv()
         self._check_mixed()
@@ -80,6 +81,23 @@ class Scenario(
                 f"load = {self.load} with cost model {self.cost_model.name!r}, which has prefill levels or a context "
                 "term: the capacity that a load is a share of is known for affine models. Take one, or leave out load."
             )
+
+    def _check_joint(self) -> None:
+        """A joint plan counts prefills and decodes of a batch with known lengths."""
+        if self.order != JOINT:
+            return
+        for wrong, given, why in (
+            (self.queue != "shared", f"queue = {self.queue!r}", "it is the order of one line; set queue='shared'"),
+            (self.serving, "SLOs", "it minimises the makespan of a batch; leave ttft_s and tpot_s out"),
+            (self.load is not None, f"load = {self.load}", "it plans a batch that is there; leave load out"),
+            (self.lengths != "known", f"lengths = {self.lengths!r}", "it plans true lengths; set lengths='known'"),
+            (self.kv_limited, "a KV budget", "it knows no memory; leave kv_budget_tokens out"),
+            (self.mixes, "mixed iterations", "it knows prefills and decodes only; leave mixed_tokens out"),
+            (self.noisy, "noise", "it counts on the cost model; leave noise and believed_cost out"),
+            (not self.cost_model.is_affine, f"cost = {self.cost_model.name!r}", "it needs an affine cost model"),
+        ):
+            if wrong:
+                raise ConfigError(f"order = 'joint' with {given}: {why}.")
 
     def _check_slo(self) -> None:
         if self.queue != "shared" and (self.order in DEADLINE_ORDERS or self.choose_order):

@@ -120,7 +120,9 @@ def start(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -
     """What ``policy`` is told at the start of this episode: the simulator only where it is marked clairvoyant."""
     mean = float(simulator.view.mean_output_tokens)
     futures = Futures(simulator, known=scenario.shows_lengths) if getattr(policy, "plans", False) else None
-    return EpisodeContext(scenario, mean, seed, simulator if policy.clairvoyant else None, futures)
+    return EpisodeContext(
+        scenario, mean, seed, simulator if policy.clairvoyant else None, futures, simulator.problem.planned
+    )
 
 
 def begin(policy: Policy, env: Any, *, seed: int = 0) -> None:

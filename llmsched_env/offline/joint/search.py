@@ -1,0 +1,251 @@
+"""The search for a joint plan: annealing over starts and instants, then weights that grow on what stays violated."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.cost import CostModel, cost_model
+from llmsched_env.errors import ConfigError, SolverError
+from llmsched_env.offline.bounds import Case
+from llmsched_env.offline.joint.plan import JointPlan, played
+from llmsched_env.offline.kernels.instants import Instants
+from llmsched_env.offline.stage_model import stage_model
+from llmsched_env.progress import Progress
+from llmsched_env.workload.requests import Requests
+
+__all__ = ["Effort", "joint_plan"]
+
+FIRST_SHARE = 0.4
+NEXT_SHARE = 0.93
+SHARE_GROWTH = 1.25
+"""Of the best plan's gap: what the first try aims at, what one aims at after a success, what a failure adds."""
+
+MORE_PREFILLS = (0.25, 0.15, 0.35, 0.5, 0.1, 0.75, 0.2, 0.3)
+"""Prefills beyond the least number, by try, as a share of those that the greedy plan has beyond it."""
+
+ANNEALED, REPAIRED = (1.0, 0.05), (0.3, 0.03)
+"""First and last temperature, in clients held too many."""
+
+SHIFTS = 30
+"""Of a thousand moves, those of an instant."""
+
+STAGES = 64
+EXACT_REQUESTS = 10
+EXACT_NODES = 20_000
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work a plan may take. Counts, never seconds.
+
+    Attributes:
+        tries: numbers of prefills and decodes that are tried.
+        anneal_moves: moves for each request under constant weights, once a try.
+        repair_moves: most moves for each request under growing weights, once a try, and again for each decode less.
+        goal: gap to the bound at which the search ends.
+
+    Raises:
+        ConfigError: a count that is negative or not whole.
+    """
+
+    tries: int = 8
+    anneal_moves: int = 4_000
+    repair_moves: int = 30_000
+    goal: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("tries", "anneal_moves", "repair_moves"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(f"{name} = {value!r} of an effort: give a whole number of at least 0.")
+
+
+def joint_plan(
+    requests: Requests,
+    clients: SupportsIndex,
+    cost: CostModel | str = "llama-65b-paper",
+    *,
+    effort: Effort | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> JointPlan:
+    """Plan who is read in which prefill, and when prefills come, for the least makespan of a batch.
+
+    A schedule is its prefills' instants, in decodes, and the prefill that each request starts in. Between two prefills
+    no more requests may hold clients than there are, and no prefill may read more than the cap. With K prefills and D
+    decodes the makespan is a constant plus alpha_p K + alpha_d D (docs/model.md), so a try fixes both and looks for a
+    schedule that violates nothing: first simulated annealing over starts and instants, then the same moves with
+    weights that grow on what stays violated (breakout; Morris, 'The breakout method for escaping from local minima',
+    AAAI 1993), then one decode less, as long as that goes. Up to ten requests are planned exactly (`stage_model`).
+
+    Clients need no names: intervals of which no more than J overlap can be dealt to J clients.
+
+    Args:
+        requests: the batch, all released at 0, with prompts within the cap.
+        clients: J, at least 1.
+        cost: cost model or preset, affine.
+        effort: how much work to do; ``None``: :class:`Effort`'s defaults.
+        seed: of the random numbers.
+        progress: show a line on stderr.
+
+    Raises:
+        ConfigError: ``clients`` below 1; release times; a cost model that is not affine; a prompt above the cap.
+        SolverError: no MIP solver, for few requests.
+    """
+    model, work = cost_model(cost), effort or Effort()
+    if not model.is_affine:
+        raise ConfigError(
+            f"cost model {model.name!r} is not affine: a joint plan counts prefills and decodes, which decide "
+            "the makespan only where costs are affine."
+        )
+    if int(requests.release_ns.max()) > 0:
+        raise ConfigError("a joint plan knows no release times: give requests that are all released at 0.")
+    longest = int(requests.prompt_tokens.max())
+    if longest > model.prefill_token_cap:
+        raise ConfigError(
+            f"a prompt of {longest} tokens exceeds the cap of {model.prefill_token_cap} tokens a prefill: raise "
+            "prefill_token_cap, or leave it out."
+        )
+    case = Case.of(requests, clients, model)
+    best = _greedy(case)
+    if best.makespan_ns == best.bound_ns:
+        return best
+    if len(requests) <= EXACT_REQUESTS:
+        exact = _exact(case)
+        if exact is not None and exact.makespan_ns <= best.makespan_ns:
+            return exact
+    return _Search(case, work, seed, best).run(progress)
+
+
+def _greedy(case: Case) -> JointPlan:
+    """Longest first, with a prefill once so many clients are idle; the best such number."""
+    order = np.argsort(-case.decodes, kind="stable")
+    found: dict[tuple[int, ...], JointPlan] = {}
+    few = min(case.clients, len(order))
+    for idle in sorted({max(1, round(few * share)) for share in np.geomspace(1 / few, 1.0, 24)}):
+        instants = _when_idle(case, order, idle)
+        if tuple(instants) not in found:
+            found[tuple(instants)] = played(case, order, instants, stage="greedy")
+    return min(found.values(), key=lambda plan: plan.makespan_ns)
+
+
+def _when_idle(case: Case, order: NDArray[np.int64], needed: int) -> list[int]:
+    """Instants at which ``needed`` clients are idle, or as many as there are requests for."""
+    prompts, decodes = case.requests.prompt_tokens.tolist(), case.decodes.tolist()
+    ends: list[int] = []
+    idle, now, first, n = case.clients, 0, 0, len(order)
+    instants = []
+    while first < n:
+        while ends and (idle < min(needed, n - first) or ends[0] <= now):
+            now = max(now, heapq.heappop(ends))
+            idle += 1
+        tokens, begun = 0, first
+        while idle and first < n and (first == begun or tokens + prompts[order[first]] <= case.cost.prefill_token_cap):
+            tokens += prompts[order[first]]
+            heapq.heappush(ends, now + decodes[order[first]])
+            idle -= 1
+            first += 1
+        instants.append(now)
+    return instants
+
+
+def _exact(case: Case) -> JointPlan | None:
+    """The stage model's plan, where it is proved."""
+    try:
+        found = stage_model(case.requests, case.clients, case.cost, node_limit=EXACT_NODES)
+    except SolverError:
+        return None
+    if not found.proved:
+        return None
+    instants = np.cumsum([0, *(stage.decodes for stage in found.stages[:-1])])
+    sequence = [request for stage in found.stages for request in stage.prefilled]
+    return played(case, sequence, instants, stage="exact")
+
+
+class _Search:
+    """Tries for one batch."""
+
+    def __init__(self, case: Case, effort: Effort, seed: int, best: JointPlan) -> None:
+        self.case, self.effort, self.best = case, effort, best
+        self.rng = np.random.default_rng(seed)
+        self.decodes, self.prompts = case.decodes.astype(np.int32), case.requests.prompt_tokens
+        self.least_prefills, self.least_decodes = case.least_counts(None)
+        self.greedy_more = best.prefills - self.least_prefills
+
+    def run(self, progress: bool) -> JointPlan:
+        """All tries: each aims at a share of the best plan's gap, a smaller one where the last one met its aim."""
+        share = FIRST_SHARE
+        with Progress(total=self.effort.tries, desc="joint plan", unit="trie", hidden=not progress) as line:
+            for number in range(self.effort.tries):
+                if self.best.gap <= self.effort.goal:
+                    break
+                met = self._try(number, min(share, 1.0))
+                share = NEXT_SHARE if met else min(1.0, SHARE_GROWTH * share)
+                line.set_postfix_str(f"gap {self.best.gap:.3%}")
+                line.update()
+        return self.best
+
+    def _try(self, number: int, share: float) -> bool:
+        """A schedule with so much of the best plan's gap, and from there with fewer decodes; whether there is one."""
+        gap_ns = int(share * (self.best.makespan_ns - self.best.bound_ns)) - 1
+        cost = self.case.cost
+        most = gap_ns // max(1, cost.alpha_prefill_ns)
+        more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * self.greedy_more)
+        prefills = self.least_prefills + min(more, most)
+        gap_ns -= (prefills - self.least_prefills) * cost.alpha_prefill_ns
+        horizon = self.least_decodes + gap_ns // max(1, cost.alpha_decode_ns)
+        search = self._annealed(prefills, horizon)
+        met = False
+        while self._met(search):
+            met = True
+            horizon = self.best.decodes - 1
+            if horizon < self.least_decodes:
+                break
+            instants = np.minimum(np.asarray(search.best_instants), horizon)
+            search = self._search(instants, np.asarray(search.best_start), horizon)
+        return met
+
+    def _annealed(self, prefills: int, horizon: int) -> Instants:
+        """Instants for so many prefills in so many decodes, and starts that violate little."""
+        case = self.case
+        at_once = int(self.prompts.mean() * min(case.clients, len(self.prompts)))
+        first = min(prefills, -(-at_once // case.cost.prefill_token_cap))
+        early, late = np.percentile(self.decodes, (5, 10))
+        rest = np.linspace(early, max(early, horizon - late), prefills - first)
+        instants = np.clip(np.append(np.zeros(first), rest), 0, horizon).astype(np.int32)
+        start_of = played(case, np.argsort(-case.decodes, kind="stable"), instants).prefill_of.copy()
+        left = start_of >= prefills
+        start_of[left] = self.rng.integers(0, prefills, int(left.sum()))
+        search = self._search(instants, start_of, horizon)
+        search.run(
+            self.effort.anneal_moves * len(self.decodes), _temperatures(search, *ANNEALED), shifts=SHIFTS, growth=0
+        )
+        return self._search(np.asarray(search.best_instants), np.asarray(search.best_start), horizon)
+
+    def _met(self, search: Instants) -> bool:
+        """Whether nothing is violated any more under growing weights; the best plan is then a better one."""
+        moves = self.effort.repair_moves * len(self.decodes)
+        if search.run(moves, _temperatures(search, *REPAIRED), shifts=SHIFTS, growth=1):
+            return False
+        place = np.asarray(search.best_start)
+        sequence = np.lexsort((np.arange(len(place)), -self.case.decodes, place))
+        plan = played(self.case, sequence, np.asarray(search.best_instants))
+        if plan.makespan_ns >= self.best.makespan_ns:
+            return False
+        self.best = plan
+        return True
+
+    def _search(self, instants: NDArray[np.int32], start_of: NDArray[np.int32], horizon: int) -> Instants:
+        cap, seed = self.case.cost.prefill_token_cap, int(self.rng.integers(2**31))
+        return Instants(self.decodes, self.prompts, instants, start_of, self.case.clients, horizon, cap, seed)
+
+
+def _temperatures(search: Instants, first: float, last: float) -> NDArray[np.int64]:
+    """From one temperature to another, given in clients, in the search's units."""
+    stages = first * (last / first) ** np.linspace(0, 1, STAGES)
+    return np.rint(stages * search.client_weight * search.unit).astype(np.int64)

@@ -1,0 +1,129 @@
+"""Joint plans that are already there: shipped with the package, or cached on disk; else made once.
+
+A shipped pool, ``workload/data/plans_<workload>_<split>.npz``, holds plans of a split's cases:
+
+- ``digest`` (cases,) ascii: :func:`plan_digest` of each case, by which it is found;
+- ``prefill_of`` (cases, n) uint8: the prefill that reads each request;
+- ``instants`` (cases, K) int32: decodes before each prefill, -1 where a case has fewer.
+
+A plan is what it comes to when it is played, so whatever is read is played and measured anew; what is damaged is logged
+and made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_env.cost import CostModel
+from llmsched_env.errors import ConfigError, PathError
+from llmsched_env.offline.bounds import Case
+from llmsched_env.offline.joint.plan import JointPlan, played
+from llmsched_env.offline.joint.search import Effort, joint_plan
+from llmsched_env.offline.store import DATA
+from llmsched_env.storage import cache_dir, write_whole
+from llmsched_env.workload.requests import Requests
+
+__all__ = ["ALGORITHM_VERSION", "is_shipped", "plan_digest", "plan_of", "pool_path", "stored_plan"]
+
+ALGORITHM_VERSION = 1
+"""Raise it when a change to the search changes plans: cached ones are then left behind."""
+
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error, ConfigError)
+
+_log = logging.getLogger(__name__)
+
+
+def plan_digest(requests: Requests, clients: int, cost: CostModel) -> str:
+    """Content hash (hex) of what a plan depends on."""
+    numbers = np.array([clients, cost.prefill_token_cap, cost.alpha_prefill_ns, cost.alpha_decode_ns], "<i8")
+    h = hashlib.sha256(numbers.tobytes())
+    for column in (requests.prompt_tokens, requests.output_tokens):
+        h.update(np.ascontiguousarray(column.astype("<i8")).tobytes())
+    return h.hexdigest()
+
+
+def stored_plan(
+    requests: Requests, clients: int, cost: CostModel, *, effort: Effort | None = None, progress: bool = False
+) -> JointPlan:
+    """:func:`~llmsched_env.offline.joint.search.joint_plan`, from the store where it can be.
+
+    Args:
+        requests: the batch.
+        clients: J.
+        cost: affine cost model.
+        effort: of the search where there is no plan yet.
+        progress: show a line on stderr while searching.
+
+    Raises:
+        ConfigError: as :func:`~llmsched_env.offline.joint.search.joint_plan`.
+        SolverError: likewise.
+    """
+    digest = plan_digest(requests, clients, cost)
+    row = _shipped().get(digest)
+    if row is not None:
+        try:
+            return plan_of(Case.of(requests, clients, cost), *row)
+        except _UNREADABLE as error:
+            _log.warning("a shipped plan is damaged (%s): planning again.", error)
+    key = f"{digest} {effort or Effort()} {ALGORITHM_VERSION}"
+    path = cache_dir() / "joint" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    if path.exists():
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                return plan_of(Case.of(requests, clients, cost), kept["prefill_of"], kept["instants"])
+        except _UNREADABLE as error:
+            _log.warning("stored plan %s is damaged (%s): planning again.", path, error)
+    plan = joint_plan(requests, clients, cost, effort=effort, progress=progress)
+    try:
+        with write_whole(path) as temporary, temporary.open("wb") as written:
+            np.savez_compressed(written, prefill_of=plan.prefill_of, instants=plan.instants)
+    except PathError as error:
+        _log.warning("plan not kept: %s", error)
+    return plan
+
+
+def is_shipped(requests: Requests, clients: int, cost: CostModel) -> bool:
+    """Whether a plan of this batch came with the package."""
+    return plan_digest(requests, clients, cost) in _shipped()
+
+
+def plan_of(case: Case, prefill_of: NDArray[np.integer], instants: NDArray[np.integer]) -> JointPlan:
+    """The plan that reads each request in such a prefill.
+
+    Raises:
+        ConfigError: not a prefill for each request, or instants that do not ascend.
+    """
+    place, due = np.asarray(prefill_of).astype(np.int64), np.asarray(instants).astype(np.int64)
+    if place.shape != case.decodes.shape or not len(due) or place.min() < 0 or place.max() >= len(due):
+        raise ConfigError(f"prefill_of of shape {place.shape}: give one of {len(due)} prefills for each request.")
+    if due[0] < 0 or (np.diff(due) < 0).any():
+        raise ConfigError("instants of prefills: give counts of decodes that ascend from 0.")
+    return played(case, np.lexsort((np.arange(len(place)), -case.decodes, place)), due)
+
+
+def pool_path(workload: str, split: str) -> Path:
+    """Where the package keeps a shipped pool."""
+    return DATA / f"plans_{workload}_{split}.npz"
+
+
+@functools.cache
+def _shipped() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+    """Every shipped plan by its digest, read on the first look-up and kept."""
+    found: dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
+    for path in sorted(DATA.glob("plans_*.npz")):
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                digests, prefill_of, instants = file["digest"].astype(str), file["prefill_of"], file["instants"]
+            rows = zip(digests.tolist(), prefill_of, instants, strict=True)
+            found |= {digest: (place, due[due >= 0]) for digest, place, due in rows}
+        except _UNREADABLE as error:
+            _log.warning("shipped plans %s are damaged (%s): cases are planned afresh.", path, error)
+    return found
