@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ State = dict[str, Any]
 ENGINE = "llmsched_env.engine."
 PLAIN = (bool, int, float, str)
 
+_names = functools.cache(fields_of)
+
 
 def snapshot(part: Any) -> State:
     """All fields of an episode, or of a part of it: numbers, copies of arrays, and snapshots of its parts.
@@ -25,7 +28,7 @@ def snapshot(part: Any) -> State:
     The problem and its costs are left to their owner. Nobody runs what is made of it.
     """
     state: State = {}
-    for name in fields_of(type(part)):
+    for name in _names(type(part)):
         if name == "running":
             continue
         value = getattr(part, name)
