@@ -97,7 +97,7 @@ studies: $(VENV)/.compiled-dev
 	$(BIN)/python -m studies --out $(RESULTS)/studies --write
 
 test: $(VENV)/.compiled-dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-install: $(VENV)/.compiled-dev
 	$(BIN)/python -m pytest -m install

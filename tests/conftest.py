@@ -61,6 +61,14 @@ def quick_tuning():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def small_pictures():
+    """Of fewer pixels: their contents are looked at before they are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "DPI", 50)
+        yield
+
+
 @pytest.fixture
 def usual_tuning(monkeypatch):
     """They are tuned on as many cases as for users: for tests that do ask."""
