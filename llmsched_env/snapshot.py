@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ State = dict[str, Any]
 ENGINE = "llmsched_env.engine."
 PLAIN = (bool, int, float, str)
 
-_names = functools.cache(fields_of)
+_NAMES: dict[type, tuple[str, ...]] = {}
+"""Of the fields of each class, once found."""
 
 
 def snapshot(part: Any) -> State:
@@ -28,7 +28,8 @@ def snapshot(part: Any) -> State:
     The problem and its costs are left to their owner. Nobody runs what is made of it.
     """
     state: State = {}
-    for name in _names(type(part)):
+    kind = type(part)
+    for name in _NAMES.get(kind) or _NAMES.setdefault(kind, fields_of(kind)):
         if name == "running":
             continue
         value = getattr(part, name)
