@@ -35,6 +35,8 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install --quiet
+# What pip would do on one core at the end of an install: Python's byte code. A file that is no Python is left out.
+BYTECODE := @$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 # How the engine runs, in one line; fails where it should be compiled (again).
 STATE := $(BIN)/python -m llmsched_env.extensions
@@ -55,17 +57,20 @@ $(BIN)/pip:
 
 $(VENV)/.installed-run: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
 	$(COMPILING)
-	$(INSTALL) -e '.[viz]'
+	$(INSTALL) --no-compile -e '.[viz]'
+	$(BYTECODE)
 	@touch $@ $(FRESH)
 
 $(VENV)/.installed-dev: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
 	$(COMPILING)
-	$(INSTALL) -e '.[viz,agents,notebooks,dev]'
+	$(INSTALL) --no-compile -e '.[viz,agents,notebooks,dev]'
+	$(BYTECODE)
 	@touch $@ $(VENV)/.installed-run $(FRESH)
 
 $(VENV)/.installed-docs: pyproject.toml setup.py build_engine.py constraints.txt | $(BIN)/pip
 	$(COMPILING)
-	$(INSTALL) -e '.[viz,docs]'
+	$(INSTALL) --no-compile -e '.[viz,docs]'
+	$(BYTECODE)
 	@touch $@ $(VENV)/.installed-run $(FRESH)
 
 # An install has just tried. Else what was edited is compiled now, and what could not be compiled is tried again.
@@ -97,7 +102,7 @@ studies: $(VENV)/.compiled-dev
 	$(BIN)/python -m studies --out $(RESULTS)/studies --write
 
 test: $(VENV)/.compiled-dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-install: $(VENV)/.compiled-dev
 	$(BIN)/python -m pytest -m install

@@ -18,6 +18,9 @@ State = dict[str, Any]
 ENGINE = "llmsched_env.engine."
 PLAIN = (bool, int, float, str)
 
+_NAMES: dict[type, tuple[str, ...]] = {}
+"""Of the fields of each class, once found."""
+
 
 def snapshot(part: Any) -> State:
     """All fields of an episode, or of a part of it: numbers, copies of arrays, and snapshots of its parts.
@@ -25,7 +28,8 @@ def snapshot(part: Any) -> State:
     The problem and its costs are left to their owner. Nobody runs what is made of it.
     """
     state: State = {}
-    for name in fields_of(type(part)):
+    kind = type(part)
+    for name in _NAMES.get(kind) or _NAMES.setdefault(kind, fields_of(kind)):
         if name == "running":
             continue
         value = getattr(part, name)

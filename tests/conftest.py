@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmsched_env.baselines import tuned
 from llmsched_env.evaluation import drawing
 
 ROOT = Path(__file__).parents[1]
+USUAL_CASES = tuned.QUICK_CASES
 
 try:
     from hypothesis import HealthCheck, settings
@@ -37,6 +39,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "test_it_runs_on_few_cases" not in item.nodeid)
 
 
+def pytest_collection_finish():
+    """What is loaded by now stays: the garbage collector need not look through all of torch again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def this_checkout():
     """Processes that tests start import it, whatever else is installed."""
@@ -45,10 +53,26 @@ def this_checkout():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quick_tuning():
+    """Rules that have to be tuned are tuned on few cases: tests do not ask how good they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuned, "QUICK_CASES", 2)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_pictures():
+    """Of fewer pixels: their contents are looked at before they are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "DPI", 50)
+        yield
+
+
 @pytest.fixture
-def quick_tuning(monkeypatch):
-    """Rules that have to be tuned are tuned on few cases: for tests that do not ask how good they are."""
-    monkeypatch.setattr(tuned, "QUICK_CASES", 2)
+def usual_tuning(monkeypatch):
+    """They are tuned on as many cases as for users: for tests that do ask."""
+    monkeypatch.setattr(tuned, "QUICK_CASES", USUAL_CASES)
     tuned._tuned_value.cache_clear()
     yield
     tuned._tuned_value.cache_clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,8 @@ def state_of(episode: Episode | Simulator, *, order: bool = True) -> Values:
             was moved to other lengths.
     """
     inner = episode.episode if isinstance(episode, Simulator) else episode
-    found = dict(_flat(snapshot(inner)))
+    found: Values = {}
+    _flatten(snapshot(inner), "", found)
     if not order:
         found["ring"] = _together(inner), ring_of(inner, codes.EXPECTED).tolist()
         found["clients"] = np.delete(np.asarray(inner.clients), codes.NEXT, axis=1).tobytes()
@@ -56,19 +56,20 @@ def ring_of(episode: Episode, column: int) -> NDArray[np.int32]:
     return np.asarray(episode.ring).reshape(-1, codes.RING_COLUMNS)[:, column]
 
 
-def _flat(state: State, path: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(state: State, path: str, found: Values) -> None:
+    """Add the values of a snapshot by their paths."""
     rows = path in ("next_prefill.", "next_mixed.")
     left_out = SCRATCH_OF_A_CACHE if path == "kv." else ("client",) if rows else ()  # known when it is run
     for name, value in state.items():
         kind, where = type(value), path + name
         if kind is dict:
             if name not in SCRATCH:
-                yield from _flat(value, f"{where}.")
+                _flatten(value, f"{where}.", found)
         elif where not in ELSEWHERE and name not in left_out:
             if kind is np.ndarray:
-                yield where, (value[: state["rows"]] if rows else value).tobytes()  # rows beyond it are left over
+                found[where] = (value[: state["rows"]] if rows else value).tobytes()  # rows beyond it are left over
             else:
-                yield where, value
+                found[where] = value
 
 
 def _together(episode: Episode) -> list[list[int]]:

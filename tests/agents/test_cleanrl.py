@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -32,24 +35,38 @@ QUICK = [
 
 
 def run(*words):
+    """In a process of its own."""
     return subprocess.run(
         [sys.executable, str(EXAMPLE), *QUICK, *words], capture_output=True, text=True, check=False, timeout=600
     )
 
 
-def test_it_learns_and_repeats():
-    first = run("--id", "LLMSched/GSM8K-v0")
-    assert first.returncode == 0, first.stderr
-    gaps = re.findall(r"gap (\d\.\d+) %", first.stdout)
+def run_here(*words):
+    """In this process, which has torch already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(EXAMPLE), *QUICK, *words])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def printed():
+    with contextlib.redirect_stdout(io.StringIO()) as kept:
+        run_here("--id", "LLMSched/GSM8K-v0")
+    return kept.getvalue()
+
+
+def test_it_learns_and_repeats(printed):
+    gaps = re.findall(r"gap (\d\.\d+) %", printed)
     assert len(gaps) == 1 + 4, "the rule's, and one an update"
     assert len(set(gaps)) > 1, "nothing was learned"
-    assert re.search(r"less that of the rule, 2 validation cases: [+-]\d\.\d+ ± \d\.\d+ points", first.stdout)
-    assert re.findall(r"gap (\d\.\d+) %", run("--id", "LLMSched/GSM8K-v0").stdout) == gaps
+    assert re.search(r"less that of the rule, 2 validation cases: [+-]\d\.\d+ ± \d\.\d+ points", printed)
+    again = run("--id", "LLMSched/GSM8K-v0")
+    assert again.returncode == 0, again.stderr
+    assert re.findall(r"gap (\d\.\d+) %", again.stdout) == gaps
 
 
-def test_it_begins_as_the_tuned_rule():
-    done = run("--total-timesteps", "512")
-    gap = re.match(r"the rule, multiplier [\d.]+: gap (\d\.\d+) %\n", done.stdout)[1]
+def test_it_begins_as_the_tuned_rule(printed):
+    gap = re.match(r"the rule, multiplier [\d.]+: gap (\d\.\d+) %\n", printed)[1]
     scenario = make_scenario("LLMSched/GSM8K-v0")
     start = rule_start(scenario)
     rule = Network(
@@ -74,11 +91,13 @@ def test_it_begins_as_the_tuned_rule():
         (["--cases", "1000000000"], "--cases 1000000000 is out of range"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_made(words, said):
-    refused = run(*words)
-    assert refused.returncode == 2
-    assert refused.stdout == ""
-    assert said in refused.stderr
+def test_bad_arguments_are_refused_before_anything_is_made(words, said, capsys):
+    with pytest.raises(SystemExit) as refused:
+        run_here(*words)
+    assert refused.value.code == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert said in found.err
 
 
 def test_it_is_short():

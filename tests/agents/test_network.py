@@ -36,10 +36,11 @@ from llmsched_env.policy import EpisodeContext, View, features
 from llmsched_env.simulator import Simulator
 
 
-def asked(network, scenario, view):
+def asked(network, scenario, views):
+    """The action at each view, of an agent that is asked for one after the other."""
     agent = agent_for(scenario, network)
     agent.reset(EpisodeContext(scenario, 100.0))
-    return agent.act(view)
+    return [agent.act(view) for view in views]
 
 
 def decided(network, view):
@@ -94,8 +95,8 @@ def test_it_decides_as_the_matrices_say(name):
     @given(network=networks(scenario.serving, scenario.num_actions), at=st.integers(0, len(pool) - 9))
     def law(network, at):
         nonlocal level, masked
-        for view in pool[at : at + 8]:
-            action = asked(network, scenario, view)
+        few = pool[at : at + 8]
+        for view, action in zip(few, asked(network, scenario, few), strict=True):
             expected = decided(network, view)
             level += expected < 0
             if network.head == "actions" and network.masked and view.active == 0:
@@ -204,7 +205,7 @@ def test_a_network_on_paper():
     )
     for active, action in ((6, 1), (4, 0), (0, 1), (1, 1)):
         view = View(active=active, num_clients=8, token_cap=1, mean_output_tokens=100.0, decode_ns=1)
-        assert asked(network, SCENARIOS["client"], view) == action
+        assert asked(network, SCENARIOS["client"], [view]) == [action]
 
 
 LAYER = dense([[1.0], [2.0]], [0.0, 0.0])

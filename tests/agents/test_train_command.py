@@ -165,7 +165,6 @@ def test_a_scenario_with_slos_is_chosen_and_compared_by_goodput(quick, tmp_path,
     assert "goodput" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("quick_tuning")
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_rivals_are_all_baselines_that_make_sense_with_the_planner_that_scores_1(name):
     scenario = make_scenario(name, num_clients=4, num_requests=30)  # small, where rules have to be tuned first

@@ -115,6 +115,7 @@ def test_who_may_run_where():
             entry(name, scenario)
 
 
+@pytest.mark.usefixtures("usual_tuning")
 def test_rollout_tries_the_mixed_iteration():
     """With the overlap form a mixed iteration hides a decode: whoever may take it is not slower."""
     place = BATCH.replace(mixed_cost="overlap", lengths="known", num_requests=24)

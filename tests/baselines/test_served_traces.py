@@ -56,6 +56,7 @@ def test_splits_have_no_request_in_common(recording):
     assert max(seen["validation"]) < min(seen["test"])
 
 
+@pytest.mark.usefixtures("usual_tuning")
 def test_a_rule_is_tuned_on_training_windows_only(recording, monkeypatch, caplog):
     assert TraceWorkload.disjoint_splits
     assert not getattr(CsvWorkload, "disjoint_splits", False), "its splits are reorderings of one table"

@@ -151,6 +151,7 @@ def test_the_best_pair_is_the_best_rule_under_the_best_order():
     assert means[rule, order or "fcfs"] == max(means.values()) > min(means.values())
 
 
+@pytest.mark.usefixtures("usual_tuning")
 def test_a_stored_scenario_is_found_whatever_does_not_matter(caplog, nothing_remembered):
     entry = tuned_value("lagrangian_tuned", PAPER_FCFS)
     with caplog.at_level(logging.INFO):

@@ -11,7 +11,7 @@ import pytest
 from episodes import moving_case
 from hypothesis import given, settings
 from reference import Reference
-from states import state_of
+from states import fields, state_of
 from strategies import ACTIONS, DECODE, PREFILL, REPEATABLE, Case, cases, moving_cases
 from test_equivalence import assert_same_history, assert_same_state
 
@@ -137,8 +137,10 @@ def test_nothing_to_move_changes_nothing(case, actions):
     case = replace(case, queues=case.queues or (0,) * len(case.prompts))
     free = Simulator(case.problem())
     idle = Simulator(replace(case, migration=Migration(0, "waiting", 15)).problem())
-    for action in itertools.cycle(actions):
-        assert state_of(free) == state_of(idle)
+    for number, action in enumerate(itertools.cycle(actions)):
+        assert fields(free.view) == fields(idle.view)
+        if number % 4 == 0 or free.done:  # what goes wrong unseen stays wrong
+            assert state_of(free) == state_of(idle)
         if free.done:
             break
         free.step(action)

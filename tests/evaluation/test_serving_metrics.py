@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import accumulate, cycle, islice, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,16 +182,18 @@ def watch(case, actions, iterations=10**6):
     """A recorded episode, and what was seen of each request: it emits where its count of tokens grows."""
     simulator = Simulator(case.problem(), record=True)
     seen = [Watched(release_ns) for release_ns in case.releases_ns]
+    before = simulator.emitted
     for action in islice(cycle(actions), iterations):
         if simulator.done:
             break
         simulator.step(action)
         last = simulator.log[-1]
         start_ns, end_ns = int(last["start_ns"]), int(last["end_ns"])
-        for request, emitted in zip(seen, simulator.emitted.tolist(), strict=True):
-            if emitted > len(request.tokens_ns):
-                request.start_ns = request.start_ns if request.tokens_ns else start_ns
-                request.tokens_ns.append(end_ns)
+        emitted = simulator.emitted
+        for request in map(seen.__getitem__, np.flatnonzero(emitted > before)):
+            request.start_ns = request.start_ns if request.tokens_ns else start_ns
+            request.tokens_ns.append(end_ns)
+        before = emitted
     return simulator, seen
 
 

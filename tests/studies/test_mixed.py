@@ -54,7 +54,6 @@ def test_the_best_chunk_is_chosen_on_training_cases():
     assert means[chunk] == min(means.values())
 
 
-@pytest.mark.usefixtures("quick_tuning")
 def test_table_and_picture(tmp_path, monkeypatch, figures):
     monkeypatch.setattr(mixed, "CONCURRENCY", (8,))
     monkeypatch.setattr(mixed, "MEANS", {"balanced": (32, 32), "prefill-heavy": (64, 8)})
