@@ -95,20 +95,20 @@ def test_cuts_that_violate_nothing_are_drawn():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_search_counts_what_it_moves(seed):
-    """Clients, tokens and ends after many moves are those counted anew; the best that it kept violates as much as it says."""
+    """Clients, tokens and ends after many moves are those counted anew; the best one violates as much as it says."""
     rng = np.random.default_rng(seed)
     n, clients, count, horizon = 60, 8, 12, 300
     case = Case.of(drawn(seed, n, outputs=(1, 60)), clients, COST)
     instants = np.sort(rng.integers(0, 250, count)).astype(np.int32)
     instants[:2] = 0
-    search = Instants(
-        case.decodes.astype(np.int32), case.requests.prompt_tokens, instants, rng.integers(0, count, n).astype(np.int32),
-        clients, horizon, 20, seed,
-    )  # fmt: skip
+    start_of = rng.integers(0, count, n).astype(np.int32)
+    decodes, prompts = case.decodes.astype(np.int32), case.requests.prompt_tokens
+    search = Instants(decodes, prompts, instants, start_of, clients, horizon, 20, seed)
     temperatures = np.array([2, 1]) * search.client_weight * search.unit
     least = search.run(30_000, temperatures, shifts=200, growth=seed % 2)
     at, start_of = np.asarray(search.instants), np.asarray(search.start_of)
-    assert (np.diff(at) >= 0).all() and (at[start_of] + case.decodes <= horizon).all()
+    assert (np.diff(at) >= 0).all()
+    assert (at[start_of] + case.decodes <= horizon).all()
     free = np.maximum(np.searchsorted(at, at[start_of] + case.decodes), start_of + 1)
     assert np.asarray(search.end_of).tolist() == free.tolist()
     gaps = np.arange(count)
@@ -233,7 +233,7 @@ def test_batches_that_cannot_be_planned(requests, clients, cost, message):
     ],
 )
 def test_odd_batches(requests, clients):
-    """One request, fewer than clients, a prompt that fills a prefill, one longer than all others together, one client."""
+    """One request, fewer than clients, prompts that fill a prefill, one longer than all together, one client."""
     plan = joint_plan(requests, clients, COST, effort=QUICK)
     assert plan.bound_ns <= plan.makespan_ns
     assert sorted(plan.sequence.tolist()) == list(range(len(requests)))
