@@ -123,10 +123,10 @@ class _Driven(Scheduler):
             return self._observed(super().schedule(*args, **named))
         return self._observed(output, plan)
 
-    def update_from_output(self, *args: Any, **named: Any) -> Any:
+    def update_from_output(self, scheduler_output: Any, *args: Any, **named: Any) -> Any:
         """The iteration is over."""
-        self.session.end(self._now_ns())
-        return super().update_from_output(*args, **named)
+        self.session.end(self._now_ns(), scheduler_output)
+        return super().update_from_output(scheduler_output, *args, **named)
 
     def shutdown(self) -> None:
         """The engine ends."""
@@ -150,13 +150,13 @@ class _Driven(Scheduler):
         scheduled, decoding = output.num_scheduled_tokens, self.session.decoding
         gone, self._gone = self._gone, []
         reads: list[tuple[str, int, int]] = []
-        if plan is None or plan.reads:
+        if plan is None or plan.kind != "decode":  # one that mixes may go on with a prompt where none was planned
             for name, tokens in scheduled.items():
                 if name not in decoding or name in gone:
                     request = self.requests[name]
                     reads.append((name, tokens, max(0, request.num_tokens - request.num_computed_tokens)))
         if scheduled or gone:
-            self.session.began(Ran(len(scheduled) > len(reads), reads, gone))
+            self.session.began(Ran(len(scheduled) > len(reads), reads, gone), output)
         return output
 
     @contextmanager

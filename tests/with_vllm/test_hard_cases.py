@@ -131,7 +131,7 @@ def test_a_policy_that_fails_stops_nothing(model):
             bare.answer(serving, ours)
     words = [str(one.message) for one in said if one.category is EngineWarning]
     assert len(words) == 1
-    assert "the engine goes by its own schedule this step" in words[0]
+    assert "the engine goes by its own schedule in this step" in words[0]
     assert serving.session.failed > 20
     assert not serving.session.lost
 
