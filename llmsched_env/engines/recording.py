@@ -284,7 +284,7 @@ def read_recording(folder: Path | str) -> Recording:
     if not (folder / FILES[0]).exists():
         raise PathError(f"{folder} has no {FILES[0]}, so it is no recording: give a folder with {', '.join(FILES)}.")
     told, settings = _read_about(folder / FILES[0])
-    iterations = _read_iterations(_read_whole_lines(folder / FILES[1], ITERATION_COLUMNS))
+    iterations = _read_iterations(_read_whole_lines(folder / FILES[1], ITERATION_COLUMNS), settings.max_num_seqs)
     names, requests = _read_requests(_read_whole_lines(folder / FILES[2], REQUEST_COLUMNS))
     order = sorted(range(len(names)), key=lambda i: (int(requests["arrival_ns"][i]), _number(names[i]), i))
     recording = Recording(
@@ -353,7 +353,7 @@ def _cells(table: CsvTable) -> Iterable[tuple[int, Callable[[str], Cell]]]:
         yield line, cell
 
 
-def _read_iterations(table: CsvTable) -> NDArray[np.void]:
+def _read_iterations(table: CsvTable, seats: int) -> NDArray[np.void]:
     rows, end_ns = [], 0
     for line, cell in _cells(table):
         start_ns = cell("start_s").scaled_number(NS_DIGITS, 0, MAX_CLOCK_S, "seconds from the recording's begin")
@@ -378,6 +378,11 @@ def _read_iterations(table: CsvTable) -> NDArray[np.void]:
             raise cell(column).error(f"is {few} for {many} requests: each has at least one token there.")
         if prefills + decodes == 0:
             raise FileFormatError(table.path, "ran nothing: leave such an iteration out.", line=line)
+        if prefills + decodes > seats:
+            raise cell("decode_requests").error(
+                f"is {decodes} beside {prefills} that are read, and {FILES[0]} says max_num_seqs = {seats}: correct "
+                "one of them."
+            )
         end_ns = start_ns + duration_ns
         rows.append((start_ns, duration_ns, *sizes))
     iterations = np.array(rows, ITERATION)

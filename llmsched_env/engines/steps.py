@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmsched_env.engines.recording import RecordingWriter, Settings
+from llmsched_env.engines.recording import RecordingWarning, RecordingWriter, Settings
 
 __all__ = ["StepRecorder"]
 
@@ -22,6 +24,8 @@ class StepRecorder:
     It reads what vLLM's schedulers have in 0.15 and in 0.32: of a request ``request_id``, ``arrival_time`` (s since
     1970), ``num_prompt_tokens``, ``num_output_tokens``, ``num_computed_tokens``, ``is_finished()``; of what they
     schedule ``num_scheduled_tokens``, tokens by request.
+
+    Where the folder cannot be written any more, as on a full disk, the recording ends, and the engine goes on.
 
     A request that is aborted before its first token leaves no row. One that is aborted later has the tokens that it
     got, where it was in an iteration that had not ended.
@@ -47,6 +51,7 @@ class StepRecorder:
         )
         self._begin_ns, self._end_ns, self._count = time.perf_counter_ns(), 0, 0
         self._epoch_s, self._last_arrival_ns = time.time(), 0
+        self._ended = False
         self._live: dict[str, list[int]] = {}  # number, arrival, first token or -1
         self._pending: deque[tuple[Any, list[Any], int, tuple[int, int, int, int]]] = deque()
 
@@ -88,6 +93,21 @@ class StepRecorder:
 
     def updated(self, output: Any) -> None:
         """The output of an iteration is known: it is over."""
+        if self._ended:
+            self._pending.clear()
+            return
+        try:
+            self._write(output)
+        except (OSError, ValueError) as error:  # an engine that serves is never stopped
+            self._ended = True
+            warnings.warn(
+                f"cannot write {self.writer.folder} ({error}): the recording ends here, and the engine goes on.",
+                RecordingWarning,
+                stacklevel=3,
+            )
+
+    def _write(self, output: Any) -> None:
+        """The rows of an iteration that is over."""
         end_ns = self.now_ns()
         batch, start_ns, sizes = self._taken(output)
         if not batch:
@@ -113,6 +133,11 @@ class StepRecorder:
                     self._end_ns,
                     getattr(request, "num_preemptions", 0),
                 )
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with contextlib.suppress(OSError if self._ended else ()):  # it was said
+            self.writer.close()
 
     def _taken(self, output: Any) -> tuple[list[Any], int, tuple[int, int, int, int]]:
         """The iteration of this output; those before it, which had none, are forgotten."""

@@ -240,7 +240,7 @@ def test_steps_of_a_scheduler_that_runs_ahead(tmp_path, monkeypatch):
     c.num_computed_tokens, c.num_preemptions = 0, 1
     updated(500, scheduled(400, {"c": 7}), "c", "c")
     steps.left(requests)
-    steps.writer.close()
+    steps.close()
     recording = read_recording(tmp_path / "r")
     assert recording.iterations.tolist() == [
         (100, 100, 2, 15, 0, 0),
@@ -249,6 +249,42 @@ def test_steps_of_a_scheduler_that_runs_ahead(tmp_path, monkeypatch):
     ]
     assert recording.names == ("0", "1", "2")
     assert recording.requests.tolist() == [(0, 10, 2, 200, 300, 0), (0, 5, 2, 200, 300, 0), (0, 7, 1, 500, 500, 1)]
+
+
+class Full:
+    def write(self, text=""):
+        raise OSError(28, "No space left on device")
+
+    close = write
+
+
+def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path):
+    steps = StepRecorder(tmp_path / "r", engine="vllm", version="1", settings=Settings(8, 64), decided_by="it")
+    request = Request("a", 10, 1000.0)
+    steps.arrived(request)
+    for _ in range(3):
+        request.num_computed_tokens += 1
+        output = Output({"a": 1})
+        steps.scheduled(steps.now_ns(), output, {"a": request})
+        steps.updated(output)
+    for file in steps.writer._files:
+        file.close()
+    steps.writer._files = [Full(), Full()]
+    output = Output({"a": 1})
+    steps.scheduled(steps.now_ns(), output, {"a": request})
+    with pytest.warns(RecordingWarning, match="cannot write .*No space left.* the recording ends here, and the engine"):
+        steps.updated(output)
+    steps.scheduled(steps.now_ns(), output, {"a": request})
+    steps.updated(output)
+    steps.close()
+    assert len((tmp_path / "r" / "iterations.csv").read_text().splitlines()) == 4
+
+
+def test_more_requests_than_seats_are_refused(tmp_path):
+    few = {**ABOUT, "settings": {**SETTINGS, "max_num_seqs": 3}}
+    folder = folder_of(tmp_path, iterations=ITERATIONS + "0.0,0.1,2,20,2,30\n", about=few)
+    with pytest.raises(FileFormatError, match=r"is 2 beside 2 that are read, and recording.json says max_num_seqs = 3"):
+        read_recording(folder)
 
 
 def test_settings_are_whole_numbers():
