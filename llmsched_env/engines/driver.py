@@ -9,6 +9,7 @@ The state is that of the simulator (`llmsched_env.engine.live`): a field of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -155,11 +156,16 @@ def policy_for(policy: str | Policy, scenario: Scenario, parameters: Sequence[An
 def _with_numbers(name: str, parameters: Sequence[Any]) -> Policy:
     if name not in BASELINES:
         raise ConfigError(f"parameters = {list(parameters)!r} with policy {name!r}: only rules by name take numbers.")
+    for value in parameters:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"policy {name!r} does not take {value!r} among its parameters: give finite numbers.")
     factory: Any = BASELINES[name]
     try:
         made: Policy = factory(*parameters)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"policy {name!r} does not take parameters = {list(parameters)!r}: {error}.") from error
+        raise ConfigError(
+            f"policy {name!r} does not take parameters = {list(parameters)!r}: {str(error).rstrip('.')}."
+        ) from error
     return made
 
 

@@ -61,7 +61,7 @@ def test_stalls_do_not_move_the_fit(plain):
     assert fit.model.beta_decode_ns == pytest.approx(TRUTH.beta_decode_ns, rel=0.02)
     assert fit.model.alpha_decode_ns == pytest.approx(TRUTH.alpha_decode_ns, rel=0.02)
     assert 0.05 < fit.excess < 1.0
-    assert f"all iterations last {fit.excess:+.2%} beyond the model" in fit.report()
+    assert f"all iterations together last {fit.excess:.2%} longer than modelled" in fit.report()
 
 
 def test_repeats_count_as_their_median():
