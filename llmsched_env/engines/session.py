@@ -130,6 +130,16 @@ class Session(Generic[Key]):
         self._unlogged: deque[_Row[Key]] = deque()
         self._slow = 0
 
+    def __str__(self) -> str:
+        """Who decides, in words."""
+        policy, scenario = self.driver.policy.name, self.driver.scenario
+        who = f"the engine's own scheduler decides, policy {policy!r} is asked beside it"
+        tokens = scenario.mixed_tokens if scenario.mixed_tokens is not None else scenario.cost_model.prefill_token_cap
+        return (
+            f"{who if self.shadow else f'policy {policy!r} decides'}: {scenario.num_clients} seats, {tokens} prompt "
+            f"tokens an iteration, cost model {scenario.cost_model.name!r}"
+        )
+
     def arrive(self, key: Key, prompt_tokens: int, at_ns: int, most_tokens: int | None = None) -> None:
         """A request is there; see `Driver.arrive`."""
         try:

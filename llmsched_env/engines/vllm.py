@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import vllm
+from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -28,6 +29,8 @@ from llmsched_env.engines.vllm_recorder import Recorded, bounds_of
 from llmsched_env.errors import ConfigError
 
 __all__ = ["TESTED", "AsyncLLMSchedScheduler", "LLMSchedScheduler"]
+
+logger = init_logger("vllm.llmsched_env")  # shown as vLLM's own lines are
 
 TESTED = ("0.27.1", "0.32.0")
 """Versions of vLLM that the tests run; those between are taken, too."""
@@ -52,6 +55,7 @@ class _Driven(Scheduler):
         _check_engine(self.vllm_config)
         self.drive(options)
         self._gone: list[str] = []
+        logger.info("%s.", self.session)
 
     def drive(self, options: EngineOptions) -> None:
         """Begin anew, with these options.

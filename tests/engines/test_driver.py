@@ -240,6 +240,14 @@ def test_a_session_goes_on_without_an_answer(answer):
     assert (session.failed, session.lost, session.decoding) == (2, False, {"a", "b"})
 
 
+def test_a_session_says_who_decides():
+    told = "4 seats, 400 prompt tokens an iteration, cost model 'toy'"
+    assert str(Session(Driver("prefill_first", scenario()))) == f"policy 'prefill_first' decides: {told}"
+    shadow = Session(Driver("mixed_first", scenario(mixed_tokens=64)), shadow=True)
+    beside = "the engine's own scheduler decides, policy 'mixed_first' is asked beside it"
+    assert str(shadow) == f"{beside}: {told.replace('400', '64')}"
+
+
 def test_a_session_that_is_lost_stays_out_of_the_way():
     session = Session(Driver("prefill_first", scenario(), mean_output_tokens=3))
     for key in "abc":

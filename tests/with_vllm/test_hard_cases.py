@@ -218,6 +218,12 @@ def test_what_cannot_be_is_refused_before_the_first_request(model, more, named, 
         bare.scheduler(model, told, **named)
 
 
+def test_the_engine_says_who_decides(model, caplog):
+    with caplog.at_level("INFO", "vllm"):
+        bare.scheduler(model, options("threshold", [3]))
+    assert "policy 'threshold' decides: 8 seats, 400 prompt tokens an iteration, cost model 'toy'." in caplog.messages
+
+
 def test_another_version_is_refused(model, monkeypatch):
     import vllm
 
