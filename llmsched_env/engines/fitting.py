@@ -156,6 +156,7 @@ def pooled(recordings: Sequence[Recording]) -> Recording:
         name="+".join(recording.name for recording in recordings[:2]) + "+..." * (len(recordings) > 2),
         decided_by=" and ".join(dict.fromkeys(_decider(recording) for recording in recordings)),
         parameters=(),
+        arguments={},
     )
 
 

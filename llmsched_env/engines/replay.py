@@ -148,8 +148,8 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
     Args:
         recording: what the engine did.
         cost: what iterations last.
-        policy: who decides; ``None`` for who decided in the recording, with the same parameters, where that is a rule
-            or an agent of this package, else the engine's own scheduler.
+        policy: who decides; ``None`` for who decided in the recording, with its parameters and SLOs, where that is a
+            rule or an agent of this package, else the engine's own scheduler.
         changes: other arguments of the scenario.
 
     Returns:
@@ -165,8 +165,9 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
             parts under a policy that keeps prefills apart, a policy that is not played by name.
     """
     _warn_of_differences(recording)
-    name = policy or _who_decided(recording)
-    parameters = recording.parameters if policy is None and name == recording.decided_by else ()
+    name, parameters = policy or _who_decided(recording), ()
+    if policy is None and name == recording.decided_by:
+        parameters, changes = recording.parameters, {**recording.arguments, **changes}
     item = engine_entry(name, scenario_of(recording, cost, **changes), parameters)
     begin_ns = int(recording.iterations["start_ns"][0])
     simulated = simulate(

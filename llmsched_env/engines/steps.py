@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ class StepRecorder:
         settings: what bounds the iterations.
         decided_by: who decides.
         parameters: numbers of the rule that decides.
+        arguments: of its scenario.
 
     Raises:
         PathError: the folder cannot be written, or holds a recording.
@@ -44,11 +44,12 @@ class StepRecorder:
 
     def __init__(
         self, folder: Path | str, *, engine: str, version: str, settings: Settings, decided_by: str,
-        parameters: Sequence[Any] = (),
+        parameters: Sequence[Any] = (), arguments: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.writer = RecordingWriter(
-            folder, engine=engine, version=version, settings=settings, decided_by=decided_by, parameters=parameters
-        )
+            folder, engine=engine, version=version, settings=settings, decided_by=decided_by, parameters=parameters,
+            arguments=arguments,
+        )  # fmt: skip
         self._begin_ns, self._end_ns, self._count = time.perf_counter_ns(), 0, 0
         self._epoch_s, self._last_arrival_ns = time.time(), 0
         self._ended = False
@@ -136,8 +137,11 @@ class StepRecorder:
 
     def close(self) -> None:
         """Nothing more will come."""
-        with contextlib.suppress(OSError if self._ended else ()):  # it was said
+        try:
             self.writer.close()
+        except OSError:
+            if not self._ended:  # else it was said
+                raise
 
     def _taken(self, output: Any) -> tuple[list[Any], int, tuple[int, int, int, int]]:
         """The iteration of this output; those before it, which had none, are forgotten."""

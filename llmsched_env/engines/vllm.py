@@ -24,6 +24,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from llmsched_env.engines.driver import Memory, Plan, Ran
 from llmsched_env.engines.options import EngineFacts, EngineOptions
+from llmsched_env.engines.recording import POLICY_ARGUMENTS
 from llmsched_env.engines.session import Session
 from llmsched_env.engines.vllm_recorder import Recorded, bounds_of
 from llmsched_env.errors import ConfigError
@@ -80,7 +81,10 @@ class _Driven(Scheduler):
         scenario = driver.scenario
         tokens = scenario.mixed_tokens if scenario.mixed_tokens is not None else scenario.cost_model.prefill_token_cap
         bounds = replace(bounds, token_budget=min(bounds.token_budget, tokens), mixes=scenario.mixes)
-        return {"settings": bounds, "decided_by": self.options.policy, "parameters": self.options.parameters}
+        options = self.options
+        shown = {name: value for name, value in options.scenario.items() if name in POLICY_ARGUMENTS}
+        told = {"settings": bounds, "decided_by": options.policy, "parameters": options.parameters}
+        return {**told, "arguments": shown}
 
     def _facts(self) -> EngineFacts:
         """What this engine is."""

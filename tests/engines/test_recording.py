@@ -134,6 +134,8 @@ def test_headers_that_nearly_match(tmp_path):
         ({**ABOUT, "settings": {"max_num_seq": 3, "token_budget": 64}}, "no max_num_seqs.*There is 'max_num_seq'"),
         ({**ABOUT, "settings": {**SETTINGS, "token_budget": 0}}, "token_budget = 0"),
         ({**ABOUT, "settings": {**SETTINGS, "mixes": 1}}, "mixes = 1"),
+        ({**ABOUT, "settings": SETTINGS, "arguments": [2]}, r"has arguments \[2\]: give an object with some of ttft_s"),
+        ({**ABOUT, "settings": SETTINGS, "arguments": {"workload": "x"}}, "has arguments {'workload': 'x'}"),
     ],
 )
 def test_bad_settings(tmp_path, about, words):
@@ -174,6 +176,11 @@ def test_parameters_come_back_and_play(tmp_path):
     assert json.loads((tmp_path / "r" / "recording.json").read_text())["parameters"] == [40]
     again = replay(read_recording(tmp_path / "r"), TRUTH)
     assert again.iterations.tolist() != own.iterations.tolist() == replay(own, TRUTH).iterations.tolist()
+    slos = {"ttft_s": 2.0, "tpot_s": 0.2}
+    write_recording(tmp_path / "slo", replace(own, decided_by="deadline", parameters=(4, 0.5), arguments=slos))
+    recording = read_recording(tmp_path / "slo")
+    assert recording.arguments == slos
+    assert replay(recording, TRUTH).decided_by == "deadline"
     about = json.loads((tmp_path / "r" / "recording.json").read_text()) | {"parameters": 5}
     (tmp_path / "r" / "recording.json").write_text(json.dumps(about))
     with pytest.raises(FileFormatError, match=r"parameters 5: give a list of the rule's numbers"):
