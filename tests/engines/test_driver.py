@@ -180,12 +180,30 @@ def test_what_no_engine_can_give_is_refused(policy, more, error, words):
         Driver(policy, scenario(**more))
 
 
+class Stumbles:
+    name, kind, clairvoyant = "stumbles", "rule", False
+
+    def reset(self, start):
+        raise KeyError("x")
+
+    def act(self, view):
+        return 0
+
+
 def test_options_are_checked():
     facts = EngineFacts(8, 2048, 8192, None)
     for given, error, words in (
         ({}, ConfigError, "give a mapping with a policy"),
-        ({"policy": 3}, ConfigError, "policy = 3 is no str"),
+        ({"policy": 3}, ConfigError, "policy = 3: give text"),
         ({"policy": "threshold", "seats": 3}, UnknownArgumentError, "seats"),
+        ({"policy": "threshold", "log": ["a"]}, ConfigError, "log = .* give the path of a CSV file"),
+        ({"policy": "threshold", "log": ""}, ConfigError, "log = '': give the path of a CSV file"),
+        ({"policy": "threshold", "shadow": 1}, ConfigError, "shadow = 1: give true or false"),
+        ({"policy": "threshold", "mean_output_tokens": "x"}, ConfigError, "mean_output_tokens = 'x': give a number in"),
+        ({"policy": "threshold", "mean_output_tokens": -3}, ConfigError, "mean_output_tokens = -3: give a number in"),
+        ({"policy": "threshold", "mean_output_tokens": float("nan")}, ConfigError, "nan: give a number in"),
+        ({"policy": "threshold", "parameters": ["x"]}, ConfigError, "does not take 'x' among its parameters"),
+        ({"policy": "test_driver:Stumbles"}, ConfigError, "cannot begin: its reset raised KeyError: 'x'"),
         ({"policy": "threshold", "clock": "sun"}, ConfigError, "clock = 'sun'"),
         ({"policy": "threshold", "parameters": "14"}, ConfigError, "a list of the rule's numbers"),
         ({"policy": "serving", "parameters": [1], **SLO}, ConfigError, "only rules by name take numbers"),

@@ -209,6 +209,8 @@ def test_iterations_may_be_scheduled_ahead(model, blocks):
         ({"policy": "threshold"}, {"policy": "priority"}, "scheduling policy 'priority' is not supported"),
         ({"policy": "threshold"}, {"long_prefill_token_threshold": 64}, "long_prefill_token_threshold"),
         ({"policy": "threshold"}, {"overlapping": True}, "AsyncLLMSchedScheduler"),
+        ({"policy": "threshold", "log": 5}, {}, "log = 5: give the path"),
+        ({"policy": "threshold", "mean_output_tokens": "x"}, {}, "mean_output_tokens = 'x': give a number"),
         ({}, {}, "give a mapping with a policy"),
     ],
 )
