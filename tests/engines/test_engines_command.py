@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 
 import gymnasium
@@ -86,6 +87,14 @@ def test_compare_fails_where_it_is_off(folder, capsys):
     assert "error: makespan or mean TTFT is off by more than 5 %" in told.err
     assert re.search(r"# The simulated makespan differs from the engine's by \+\d+.\d%, the mean TTFT by \+", told.out)
     assert main(["engines", "compare", str(folder), "--cost", "llama-65b-paper"]) == 0, "no limit, no failure"
+
+
+def test_a_reader_that_stops_is_no_error(folder):
+    command = [sys.executable, "-m", "llmsched_env.engines", "replay", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_another_policy_and_other_arguments(folder, capsys):
