@@ -202,12 +202,11 @@ class Session(Generic[Key]):
         """
         if mark is None or mark is self._mark:
             self._count(now_ns)
-        if mark is not None:
-            while self._unlogged:
-                row = self._unlogged.popleft()
-                if row.mark is mark:
-                    self._note(row, now_ns)
-                    return
+        if mark is None or all(row.mark is not mark for row in self._unlogged):
+            return  # one that ran nothing has no row
+        while (row := self._unlogged.popleft()).mark is not mark:
+            pass
+        self._note(row, now_ns)
 
     def _count(self, now_ns: int) -> None:
         """What has begun last is over, as far as the view knows."""

@@ -290,6 +290,7 @@ def test_the_log_waits_for_the_output_where_the_next_iteration_is_scheduled_befo
     session.began(Ran(False, [("a", 10, 0)]), "first")
     assert session.ask(20).kind == "decode", "the view counts the prefill as over"
     session.began(Ran(True), "second")
+    session.end(900, "one that ran nothing")
     session.end(1000, "first")
     session.finish("a")
     assert "a" in session.decoding, "the second one runs"
