@@ -148,7 +148,7 @@ $(VLLM)/.installed: pyproject.toml setup.py build_engine.py constraints-vllm.txt
 test-vllm: $(VLLM)/.installed
 	@if [ -e $(VLLM)/.installed ]; then \
 		$(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/with_vllm tests/engines \
-		&& PYTHONPATH=$(VLLM)/older $(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/with_vllm/test_claim.py tests/with_vllm/test_hard_cases.py tests/with_vllm/test_engine.py; \
+		&& PYTHONPATH=$(VLLM)/older $(VLLM)/bin/python -m pytest -o filterwarnings=ignore tests/with_vllm/test_claim.py tests/with_vllm/test_hard_cases.py tests/with_vllm/test_anything.py tests/with_vllm/test_engine.py; \
 	fi
 
 check: $(VENV)/.installed-dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import warnings
@@ -62,15 +63,23 @@ def run_command(
     work: Callable[[], int | None],
     interrupted: str = "interrupted: nothing half-written is left behind.",
 ) -> int:
-    """The exit status: the work's, 0 for none; 2 for what cannot be done, in its options' words; 130 for Ctrl-C."""
+    """The exit status: the work's, 0 for none; 2 for what cannot be done, in its options' words; 130 for Ctrl-C.
+
+    141 where nobody reads on, as in ``llmsched ... | head``.
+    """
     try:
-        return work() or 0
+        status = work() or 0
+        sys.stdout.flush()
+        return status
     except LLMSchedError as error:
         print(f"error: {in_flags(str(error), flags)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+        return 141
 
 
 def in_flags(message: str, flags: Mapping[str, str]) -> str:

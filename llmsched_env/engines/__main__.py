@@ -29,6 +29,8 @@ from llmsched_env.storage import write_whole
 from llmsched_env.units import UnitWarning
 
 COMMAND = "python -m llmsched_env.engines"
+LONGEST = 600
+"""Prompt tokens of a trial's requests, where the budget allows."""
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -50,6 +52,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     option("--policy", metavar="NAME", help="who decides: a rule or an agent (default: vLLM's own scheduler)")
     option("--parameters", type=_numbers, default=(), metavar="X,Y,...", help="the rule's numbers (default: its own)")
     option("--cost", metavar="MODEL", help=f"what the policy thinks of times: a preset, or {FIT}FILE")
+    option("--arguments", default="", metavar="A=X,B=Y,...", help="the policy's scenario, as in ttft_s=2,tpot_s=0.2")
 
     option = add("calibrate", "fit a cost model to a recording, or to several of one engine together")
     option("recordings", type=path_option, nargs="+", metavar="RECORDING", help="folder of a recording")
@@ -69,13 +72,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
         )
         option("--out", type=path_option, metavar="FOLDER", help="what is written goes there")
         option("--arguments", default="", metavar="A=X,B=Y,...", help="other arguments of the scenario")
-        if name == "replay":
-            option(
-                "--policy",
-                metavar="NAME",
-                help=f"who decides; {ENGINES_OWN!r} is the engine's own scheduler (default: who did in the recording)",
-            )
-        else:
+        option(
+            "--policy",
+            metavar="NAME",
+            help=f"who decides; {ENGINES_OWN!r} is the engine's own scheduler (default: who did in the recording)",
+        )
+        if name == "compare":
             option(
                 "--within", type=float, metavar="P", help="fail where makespan or mean TTFT is off by more than P %%"
             )
@@ -114,12 +116,13 @@ def _record(options: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} {getattr(options, name)}: give a whole number of at least {least}.")
     if options.budget < options.seats:
         raise ConfigError(f"--budget {options.budget} with --seats {options.seats}: vLLM needs a token for each seat.")
-    if options.policy is None and (options.parameters or options.cost):
-        given = "--parameters" if options.parameters else "--cost"
+    given = next((f"--{one}" for one in ("parameters", "cost", "arguments") if getattr(options, one)), None)
+    if options.policy is None and given is not None:
         raise ConfigError(f"{given} without --policy: vLLM's own scheduler takes none. Name a policy.")
-    load = drawn_load(options.requests, rate_per_s=options.rate, seed=options.seed)
+    longest = min(LONGEST, options.budget)  # a policy that keeps prefills apart reads each prompt at once
+    load = drawn_load(options.requests, rate_per_s=options.rate, prompts=(min(16, longest), longest), seed=options.seed)
     told = {"policy": options.policy, "parameters": list(options.parameters), "cost": options.cost}
-    policy = {name: value for name, value in told.items() if value} or None
+    policy = {name: value for name, value in told.items() if value} | read_arguments(options.arguments) or None
     if policy is not None:  # complains before the engine starts
         facts = EngineFacts(options.seats, options.budget, options.budget, None)
         EngineOptions.read(policy).session(facts).close()
@@ -168,7 +171,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.within is not None and not 0 < options.within < 100:
         raise ConfigError(f"--within {options.within:g}: give percents in (0, 100).")
     recording, model = read_recording(options.recording), _cost(options)
-    simulated = replay(recording, model, **read_arguments(options.arguments))
+    simulated = replay(recording, model, options.policy, **read_arguments(options.arguments))
     comparison = compare_recordings(recording, simulated, _measured(model, recording))
     print(comparison.page())
     written = write_comparison(comparison, options.out or options.recording)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llmsched_env.cost import MeasuredCost
 from llmsched_env.engines.fitting import predicted_ns
 from llmsched_env.engines.recording import Recording, latencies_s
+from llmsched_env.engines.replay import ENGINES_OWN
 from llmsched_env.errors import MissingExtraError
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, new_figure, plain, save
 from llmsched_env.storage import output_folder, write_whole
@@ -128,7 +129,7 @@ class EngineComparison:
                 "",
                 f"Recording `{measured.name}`: {measured.engine} {measured.version}, {measured.decided_by} decided, "
                 f"{len(measured.requests)} requests. Simulated with cost model `{self.model.name}`, "
-                f"{simulated.decided_by} decided.",
+                f"{_who(simulated.decided_by)} decided.",
                 "",
                 "| | measured | simulated | difference |",
                 "| --- | --- | --- | --- |",
@@ -149,11 +150,15 @@ class EngineComparison:
 
     def finding(self) -> str:
         """One line."""
-        makespan, ttft = (
-            f"{abs(error):.1%} {'above' if error > 0 else 'below'}"
-            for error in (self.error("makespan_s"), self.error("ttft_s"))
-        )
-        return f"The simulated makespan is {makespan} the engine's, the mean TTFT {ttft}"
+        makespan, ttft = self.error("makespan_s"), self.error("ttft_s")
+        if max(abs(makespan), abs(ttft)) < 0.0005:
+            return "The simulated makespan and mean TTFT are the engine's, within 0.05%"
+        return f"The simulated makespan differs from the engine's by {makespan:+.1%}, the mean TTFT by {ttft:+.1%}"
+
+
+def _who(name: str) -> str:
+    """Who decided, in words."""
+    return "the engine's own scheduler" if name == ENGINES_OWN else name
 
 
 def compare_recordings(measured: Recording, simulated: Recording, model: MeasuredCost) -> EngineComparison:
@@ -260,7 +265,11 @@ def draw_fit(recording: Recording, model: MeasuredCost, excess: float, path: Pat
     figure = new_figure(4.8, 4.2)
     axes = figure.subplots()
     _scatter(axes, recording, model)
-    axes.set_title(f"Iterations last {excess:+.1%} beyond the model in sum", fontsize=10, color=INK)
+    axes.set_title(
+        f"Iterations last {abs(excess):.1%} {'longer' if excess > 0 else 'shorter'} than modelled, in sum",
+        fontsize=10,
+        color=INK,
+    )
     return save(figure, path)
 
 

@@ -9,8 +9,10 @@ The state is that of the simulator (`llmsched_env.engine.live`): a field of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -22,10 +24,11 @@ from llmsched_env.config.checks import MAX_KV_TOKENS
 from llmsched_env.engine import codes
 from llmsched_env.engine.live import NEVER, Live
 from llmsched_env.engine.problem_data import ProblemData
-from llmsched_env.errors import ConfigError, InvalidActionError
+from llmsched_env.errors import ConfigError, InvalidActionError, LLMSchedError
 from llmsched_env.policy import EpisodeContext, Policy, View, check_policy
 from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
+from llmsched_env.workload.requests import MAX_TOKENS
 
 __all__ = ["Driver", "Memory", "Plan", "Ran", "policy_for"]
 
@@ -155,11 +158,16 @@ def policy_for(policy: str | Policy, scenario: Scenario, parameters: Sequence[An
 def _with_numbers(name: str, parameters: Sequence[Any]) -> Policy:
     if name not in BASELINES:
         raise ConfigError(f"parameters = {list(parameters)!r} with policy {name!r}: only rules by name take numbers.")
+    for value in parameters:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"policy {name!r} does not take {value!r} among its parameters: give finite numbers.")
     factory: Any = BASELINES[name]
     try:
         made: Policy = factory(*parameters)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"policy {name!r} does not take parameters = {list(parameters)!r}: {error}.") from error
+        raise ConfigError(
+            f"policy {name!r} does not take parameters = {list(parameters)!r}: {str(error).rstrip('.')}."
+        ) from error
     return made
 
 
@@ -185,6 +193,17 @@ def _check(scenario: Scenario) -> None:
             "length are not kept for arriving requests. Take order='fcfs' or 'late_last', or lengths='hidden', where "
             "equal estimates go by arrival."
         )
+
+
+def _checked_mean(tokens: float) -> float:
+    """Mean output tokens, as a number that requests can have.
+
+    Raises:
+        ConfigError: no such number.
+    """
+    if isinstance(tokens, bool) or not isinstance(tokens, Real) or not 1 <= tokens <= MAX_TOKENS:
+        raise ConfigError(f"mean_output_tokens = {tokens!r}: give a number in [1, {MAX_TOKENS}], or leave it out.")
+    return float(tokens)
 
 
 class Driver(Generic[Key]):
@@ -228,7 +247,7 @@ class Driver(Generic[Key]):
         if mean_output_tokens is None:
             source = scenario.source
             mean_output_tokens = source.requests(scenario.split, 0, num_requests=1).mean_output_tokens
-        self.mean_output_tokens = float(mean_output_tokens)
+        self.mean_output_tokens = _checked_mean(mean_output_tokens)
         self.virtual = virtual
         self.clock_ns = 0
         self._longest = longest_tokens
@@ -239,7 +258,13 @@ class Driver(Generic[Key]):
         self._live = self._table(ROOM)
         self._number: dict[Key, int] = {}
         self._key: dict[int, Key] = {}
-        self.policy.reset(EpisodeContext(self.scenario, self.mean_output_tokens))
+        try:
+            self.policy.reset(EpisodeContext(self.scenario, self.mean_output_tokens))
+        except LLMSchedError:
+            raise
+        except Exception as error:  # whatever a user's policy raises
+            told = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"policy {self.policy.name!r} cannot begin: its reset raised {told}.") from error
 
     def _table(self, room: int) -> Live:
         """An empty table for so many requests."""

@@ -97,8 +97,8 @@ class RecordedFit:
             lines += fit_lines("mixed", self.mixed, terms, "prompt tokens")
         lines += [self.context.told(), self.interference.told(), self.after_prefill.told()]
         lines.append(
-            f"all iterations last {self.excess:+.2%} beyond the model in sum; sizes of {self.outliers} iterations were "
-            "left out as outliers"
+            f"all iterations together last {abs(self.excess):.2%} {'longer' if self.excess > 0 else 'shorter'} than "
+            f"modelled; sizes of {self.outliers} iterations were left out as outliers"
         )
         return "\n".join(lines)
 
@@ -154,7 +154,16 @@ def pooled(recordings: Sequence[Recording]) -> Recording:
         names=names,
         settings=replace(first.settings, token_budget=most),
         name="+".join(recording.name for recording in recordings[:2]) + "+..." * (len(recordings) > 2),
+        decided_by=" and ".join(dict.fromkeys(_decider(recording) for recording in recordings)),
+        parameters=(),
+        arguments={},
     )
+
+
+def _decider(recording: Recording) -> str:
+    """Who decided, with the rule's numbers."""
+    numbers = f"({', '.join(map(str, recording.parameters))})" if recording.parameters else ""
+    return recording.decided_by + numbers
 
 
 def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedFit:
@@ -228,7 +237,7 @@ def fit_recording(recording: Recording, *, name: str | None = None) -> RecordedF
         after,
         float(y.sum() / expected.sum() - 1),
         left_out,
-        f"recording {recording.name!r} of {recording.engine} {recording.version}, {recording.decided_by} decided",
+        f"recording {recording.name!r} of {recording.engine} {recording.version}, {_decider(recording)} decided",
     )
 
 

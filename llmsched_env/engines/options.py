@@ -82,7 +82,10 @@ class EngineOptions:
         values = {name: given[name] for name in given if name in own}
         for name, kind in (("policy", str), ("shadow", bool), ("kv", bool), ("clock", str)):
             if name in values and not isinstance(values[name], kind):
-                raise ConfigError(f"{name} = {values[name]!r} is no {kind.__name__}.")
+                kinds = "text" if kind is str else "true or false"
+                raise ConfigError(f"{name} = {values[name]!r}: give {kinds}.")
+        if (log := values.get("log")) is not None and (not isinstance(log, str) or not log):
+            raise ConfigError(f"log = {log!r}: give the path of a CSV file, or leave it out.")
         parameters = values.get("parameters", ())
         if not isinstance(parameters, Sequence) or isinstance(parameters, str):
             raise ConfigError(f"parameters = {parameters!r}: give a list of the rule's numbers, as in [14].")

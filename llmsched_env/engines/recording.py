@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,6 +38,9 @@ ITERATION_COLUMNS = (
 REQUEST_COLUMNS = (
     "request", "arrival_s", "prompt_tokens", "output_tokens", "first_token_s", "finished_s", "preemptions",
 )  # fmt: skip
+
+POLICY_ARGUMENTS = ("ttft_s", "tpot_s", "order", "choose_order", "choose_cap", "lengths")
+"""Arguments of a scenario that a policy is shown, and that no setting of the engine says."""
 
 FILES = ("recording.json", "iterations.csv", "requests.csv")
 NS_DIGITS = 9
@@ -113,6 +116,7 @@ class Recording:
         decided_by: who chose the iterations: the engine's own scheduler, or a policy.
         name: what tables call the recording: the folder's name.
         parameters: numbers of the rule that chose; () for its own.
+        arguments: of the scenario that it was shown: its SLOs, and what it could choose (`POLICY_ARGUMENTS`).
     """
 
     iterations: NDArray[np.void]
@@ -124,6 +128,7 @@ class Recording:
     decided_by: str
     name: str = "recording"
     parameters: tuple[Any, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def makespan_s(self) -> float:
@@ -176,6 +181,7 @@ class RecordingWriter:
         settings: what bounds its iterations.
         decided_by: who chooses the iterations.
         parameters: numbers of the rule that chooses, as JSON has them.
+        arguments: of its scenario, likewise.
 
     Raises:
         PathError: the folder cannot be written, or holds a recording already.
@@ -183,7 +189,7 @@ class RecordingWriter:
 
     def __init__(
         self, folder: Path | str, *, engine: str, version: str, settings: Settings, decided_by: str,
-        parameters: Sequence[Any] = (),
+        parameters: Sequence[Any] = (), arguments: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.folder = output_folder(folder)
         for name in FILES:
@@ -191,6 +197,7 @@ class RecordingWriter:
                 raise PathError(f"{self.folder} holds a recording already ({name}): give a new folder.")
         about = {"format": FORMAT, "engine": engine, "version": version, "decided_by": decided_by}
         about |= {"parameters": list(parameters)} if parameters else {}
+        about |= {"arguments": dict(arguments)} if arguments else {}
         with write_whole(self.folder / FILES[0]) as path:
             path.write_text(json.dumps({**about, "settings": asdict(settings)}, indent=1) + "\n", encoding="utf-8")
         self._files = [self._begun(FILES[1], ITERATION_COLUMNS), self._begun(FILES[2], REQUEST_COLUMNS)]
@@ -258,7 +265,8 @@ def write_recording(folder: Path | str, recording: Recording) -> None:
     Raises:
         PathError: the folder cannot be written, or holds a recording already.
     """
-    told = {name: getattr(recording, name) for name in ("engine", "version", "settings", "decided_by", "parameters")}
+    names = ("engine", "version", "settings", "decided_by", "parameters", "arguments")
+    told = {name: getattr(recording, name) for name in names}
     with RecordingWriter(folder, **told) as writer:
         for row in recording.iterations.tolist():
             writer.iteration(*row)
@@ -284,7 +292,7 @@ def read_recording(folder: Path | str) -> Recording:
     if not (folder / FILES[0]).exists():
         raise PathError(f"{folder} has no {FILES[0]}, so it is no recording: give a folder with {', '.join(FILES)}.")
     told, settings = _read_about(folder / FILES[0])
-    iterations = _read_iterations(_read_whole_lines(folder / FILES[1], ITERATION_COLUMNS))
+    iterations = _read_iterations(_read_whole_lines(folder / FILES[1], ITERATION_COLUMNS), settings.max_num_seqs)
     names, requests = _read_requests(_read_whole_lines(folder / FILES[2], REQUEST_COLUMNS))
     order = sorted(range(len(names)), key=lambda i: (int(requests["arrival_ns"][i]), _number(names[i]), i))
     recording = Recording(
@@ -313,11 +321,15 @@ def _read_about(path: Path) -> tuple[dict[str, Any], Settings]:
     parameters = about.get("parameters", [])
     if not isinstance(parameters, list):
         raise FileFormatError(path, f"has parameters {parameters!r}: give a list of the rule's numbers, as in [14].")
-    told["parameters"] = tuple(parameters)
+    arguments = about.get("arguments", {})
+    if not isinstance(arguments, dict) or not arguments.keys() <= set(POLICY_ARGUMENTS):
+        some = ", ".join(POLICY_ARGUMENTS)
+        raise FileFormatError(path, f"has arguments {arguments!r}: give an object with some of {some}.")
+    told |= {"parameters": tuple(parameters), "arguments": arguments}
     given = about.get("settings")
     if not isinstance(given, dict):
         raise FileFormatError(path, "has no settings: give an object with max_num_seqs and token_budget.")
-    known = [field.name for field in fields(Settings)]
+    known = [one.name for one in fields(Settings)]
     for name in ("max_num_seqs", "token_budget"):
         if name not in given:
             near = [word for word in given if word not in known]
@@ -353,7 +365,7 @@ def _cells(table: CsvTable) -> Iterable[tuple[int, Callable[[str], Cell]]]:
         yield line, cell
 
 
-def _read_iterations(table: CsvTable) -> NDArray[np.void]:
+def _read_iterations(table: CsvTable, seats: int) -> NDArray[np.void]:
     rows, end_ns = [], 0
     for line, cell in _cells(table):
         start_ns = cell("start_s").scaled_number(NS_DIGITS, 0, MAX_CLOCK_S, "seconds from the recording's begin")
@@ -378,6 +390,11 @@ def _read_iterations(table: CsvTable) -> NDArray[np.void]:
             raise cell(column).error(f"is {few} for {many} requests: each has at least one token there.")
         if prefills + decodes == 0:
             raise FileFormatError(table.path, "ran nothing: leave such an iteration out.", line=line)
+        if prefills + decodes > seats:
+            raise cell("decode_requests").error(
+                f"is {decodes} beside {prefills} that are read, and {FILES[0]} says max_num_seqs = {seats}: correct "
+                "one of them."
+            )
         end_ns = start_ns + duration_ns
         rows.append((start_ns, duration_ns, *sizes))
     iterations = np.array(rows, ITERATION)

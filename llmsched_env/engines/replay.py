@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from llmsched_env.agents.files import shipped
 from llmsched_env.baselines.mixed import mixed_first
 from llmsched_env.baselines.registry import BASELINES, Entry, entry
 from llmsched_env.cases import build_problem
@@ -15,7 +17,7 @@ from llmsched_env.config import Scenario
 from llmsched_env.cost import CostModel, MeasuredCost, cost_model
 from llmsched_env.engine import codes
 from llmsched_env.engines.driver import policy_for
-from llmsched_env.engines.recording import ITERATION, REQUEST, Recording, Settings
+from llmsched_env.engines.recording import ITERATION, REQUEST, Recording, RecordingWarning, Settings
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.policy import Policy
@@ -146,8 +148,8 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
     Args:
         recording: what the engine did.
         cost: what iterations last.
-        policy: who decides; ``None`` for who decided in the recording, with the same parameters, where that is a policy
-            of this package, else the engine's own scheduler.
+        policy: who decides; ``None`` for who decided in the recording, with its parameters and SLOs, where that is a
+            rule or an agent of this package, else the engine's own scheduler.
         changes: other arguments of the scenario.
 
     Returns:
@@ -157,10 +159,16 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
         UnknownNameError: no such policy.
         ConfigError: one that makes no sense there, or a scenario that cannot be.
         WorkloadError: requests that the KV cache does not hold.
+
+    Warns:
+        RecordingWarning: what the engine did and the simulator does not: cached prefixes, prompts that were read in
+            parts under a policy that keeps prefills apart, a policy that is not played by name.
     """
-    own = policy is None and recording.decided_by in BASELINES
-    name = recording.decided_by if own else policy or ENGINES_OWN
-    item = engine_entry(name, scenario_of(recording, cost, **changes), recording.parameters if own else ())
+    _warn_of_differences(recording)
+    name, parameters = policy or _who_decided(recording), ()
+    if policy is None and name == recording.decided_by:
+        parameters, changes = recording.parameters, {**recording.arguments, **changes}
+    item = engine_entry(name, scenario_of(recording, cost, **changes), parameters)
     begin_ns = int(recording.iterations["start_ns"][0])
     simulated = simulate(
         item.policy, item.scenario, settings=recording.settings, names=recording.names, from_ns=begin_ns,
@@ -168,6 +176,42 @@ def replay(recording: Recording, cost: str | CostModel, policy: str | None = Non
     )  # fmt: skip
     simulated.requests["arrival_ns"] = recording.requests["arrival_ns"]
     return simulated
+
+
+def _who_decided(recording: Recording) -> str:
+    """The policy that decided; the engine's own scheduler where that is none of this package.
+
+    A file or a class is not loaded because a recording names it: that may run code.
+    """
+    who = recording.decided_by
+    if who in BASELINES or who in shipped():
+        return who
+    if who != ENGINES_OWN and " " not in who:  # words are a scheduler of the engine's own
+        warnings.warn(
+            f"recording {recording.name!r}: {who!r} decided, which is no policy of llmsched-env, so the engine's own "
+            f"scheduler plays. Give policy={who!r} to have it play.",
+            RecordingWarning,
+            stacklevel=3,
+        )
+    return ENGINES_OWN
+
+
+def _warn_of_differences(recording: Recording) -> None:
+    """Say what of this recording is not simulated."""
+    prompts, read = recording.requests["prompt_tokens"], recording.iterations["prefill_tokens"]
+    if recording.settings.prefix_caching and (cached := int(prompts.sum() - read.sum())) > 0:
+        text = (
+            f"{cached} of {int(prompts.sum())} prompt tokens were cached, and the simulator reads all of them. Record "
+            "without prefix caching to compare."
+        )
+    elif not recording.settings.mixes and (parts := int((prompts > read.max()).sum())):
+        text = (
+            f"{parts} prompts are longer than any iteration: the engine read them in parts, and the simulator reads "
+            "each at once. Record with a larger token budget to compare."
+        )
+    else:
+        return
+    warnings.warn(f"recording {recording.name!r}: {text}", RecordingWarning, stacklevel=3)
 
 
 def simulate(

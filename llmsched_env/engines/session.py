@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from collections import deque
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
 
 from llmsched_env.engines.driver import Driver, Plan, Ran
-from llmsched_env.errors import PathError
+from llmsched_env.errors import InvalidActionError, PathError
 from llmsched_env.storage import user_path
 
 __all__ = ["DecisionLog", "EngineWarning", "Session"]
 
 Key = TypeVar("Key", bound=Hashable)
+
+SLOW_NS, SLOW_DECISIONS = 20_000_000, 10
+"""A decision this long, so often, is warned of: the engine waits meanwhile."""
 
 
 class EngineWarning(UserWarning):
@@ -85,6 +90,17 @@ def kind_of(done: Ran[Key]) -> str:
     return "mixed" if done.decodes or done.mixed else "prefill"
 
 
+@dataclass(frozen=True)
+class _Row(Generic[Key]):
+    """An iteration that is not in the log yet."""
+
+    mark: object
+    plan: Plan[Key] | None
+    done: Ran[Key]
+    start_ns: int
+    expected_ns: int
+
+
 class Session(Generic[Key]):
     """What an adapter holds: it asks, begins, ends and finishes, and no call of it raises.
 
@@ -108,8 +124,21 @@ class Session(Generic[Key]):
         self._log = log
         self._plan: Plan[Key] | None = None
         self._pending: Ran[Key] | None = None
+        self._mark: object = None
         self._over: list[Key] = []
-        self._start_ns = 0
+        self._start_ns = self._end_ns = 0
+        self._unlogged: deque[_Row[Key]] = deque()
+        self._slow = 0
+
+    def __str__(self) -> str:
+        """Who decides, in words."""
+        policy, scenario = self.driver.policy.name, self.driver.scenario
+        who = f"the engine's own scheduler decides, policy {policy!r} is asked beside it"
+        tokens = scenario.mixed_tokens if scenario.mixed_tokens is not None else scenario.cost_model.prefill_token_cap
+        return (
+            f"{who if self.shadow else f'policy {policy!r} decides'}: {scenario.num_clients} seats, {tokens} prompt "
+            f"tokens an iteration, cost model {scenario.cost_model.name!r}"
+        )
 
     def arrive(self, key: Key, prompt_tokens: int, at_ns: int, most_tokens: int | None = None) -> None:
         """A request is there; see `Driver.arrive`."""
@@ -124,23 +153,63 @@ class Session(Generic[Key]):
         self._plan = None
         if self.lost:
             return None
+        asked_ns = time.perf_counter_ns()
         try:
             self._plan = self.driver.decide(now_ns)
-        except Exception as error:  # whatever a policy raises: the engine's own schedule steps in
+        except (Exception, SystemExit) as error:  # whatever a policy raises: the engine's own schedule steps in
             if not self.failed:
-                self._warn(f"policy {self.driver.policy.name!r} raised {type(error).__name__}: {error}", "this step")
+                who = "" if isinstance(error, InvalidActionError) else f"policy {self.driver.policy.name!r} raised "
+                self._warn(who + _told(error), "in this step, and in others where it fails")
             self.failed += 1
+        self._watch(time.perf_counter_ns() - asked_ns)
         self._start_ns = self.driver.clock_ns
         return None if self.shadow else self._plan
 
-    def began(self, done: Ran[Key]) -> None:
-        """An iteration has begun, and this is what it does."""
+    def _watch(self, decision_ns: int) -> None:
+        """Warn, once, of a policy that is slow again and again."""
+        if decision_ns < SLOW_NS:
+            return
+        self._slow += 1
+        if self._slow == SLOW_DECISIONS:
+            warnings.warn(
+                f"policy {self.driver.policy.name!r} took more than {SLOW_NS // 10**6} ms for each of {SLOW_DECISIONS} "
+                f"decisions, {decision_ns / 1e6:.0f} ms for the last one: the engine waits meanwhile.",
+                EngineWarning,
+                stacklevel=3,
+            )
+
+    def began(self, done: Ran[Key], mark: object = None) -> None:
+        """An iteration has begun, and this is what it does.
+
+        Args:
+            done: the same.
+            mark: what :meth:`end` is told once its output is known, where the next one is scheduled before that.
+        """
+        self._mark = mark
         mixes = self.driver.scenario.mixes and bool(done.reads)
         planned = self._plan is not None and self._plan.kind == "prefill" and not self.shadow
         self._pending = replace(done, mixed=mixes and not planned)
 
-    def end(self, now_ns: int) -> None:
-        """The iteration that has begun is over, if there is one."""
+    def end(self, now_ns: int, mark: object = None) -> None:
+        """The iteration that has begun is over, if there is one.
+
+        Where the next one is scheduled first, the view counts it as over then, and the log once its output is known.
+
+        Args:
+            now_ns: the time.
+            mark: of the iteration whose output is known, which need not be the one that began last; ``None`` where the
+                next one is to be scheduled.
+        """
+        if mark is None or mark is self._mark:
+            self._count(now_ns)
+        if mark is None or all(row.mark is not mark for row in self._unlogged):
+            return  # one that ran nothing has no row
+        while (row := self._unlogged.popleft()).mark is not mark:
+            pass
+        self._note(row, now_ns)
+
+    def _count(self, now_ns: int) -> None:
+        """What has begun last is over, as far as the view knows."""
         done, self._pending = self._pending, None
         if done is None:
             return
@@ -152,17 +221,23 @@ class Session(Generic[Key]):
             except Exception as error:  # an engine that serves is never stopped
                 self._lose(error)
             else:
-                self._note(done, expected_ns)
+                row = _Row(self._mark, self._plan, done, self._start_ns, expected_ns)
+                if self._mark is None:
+                    self._note(row, now_ns)
+                elif self._log is not None:
+                    self._unlogged.append(row)
         over, self._over = self._over, []
         for key in over:
             self.finish(key)
 
-    def _note(self, done: Ran[Key], expected_ns: int) -> None:
+    def _note(self, row: _Row[Key], now_ns: int) -> None:
         """Write a row of the log, or give the log up."""
-        if self._log is None or not (done.reads or done.decodes):
+        if self._log is None or not (row.done.reads or row.done.decodes):
             return
+        start_ns = max(row.start_ns, self._end_ns)  # it was scheduled while the one before it ran
+        self._end_ns = row.start_ns + row.expected_ns if self.driver.virtual else max(start_ns, now_ns)
         try:
-            self._log.note(self._plan, done, self._start_ns, self.driver.clock_ns, expected_ns)
+            self._log.note(row.plan, row.done, start_ns, self._end_ns, row.expected_ns)
         except OSError as error:
             path, self._log = self._log.path, None
             warnings.warn(f"cannot write {path} ({error}): its rows end here.", EngineWarning, stacklevel=4)
@@ -187,7 +262,12 @@ class Session(Generic[Key]):
 
     def _lose(self, error: Exception) -> None:
         self.lost = True
-        self._warn(f"the driver lost track ({type(error).__name__}: {error})", "from here on")
+        self._warn(f"the driver lost track ({_told(error)})", "from here on")
 
     def _warn(self, what: str, how_long: str) -> None:
         warnings.warn(f"{what}: the engine goes by its own schedule {how_long}.", EngineWarning, stacklevel=3)
+
+
+def _told(error: BaseException) -> str:
+    """Its kind and its words."""
+    return f"{type(error).__name__}: {error}".rstrip(". :")

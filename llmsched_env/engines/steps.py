@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmsched_env.engines.recording import RecordingWriter, Settings
+from llmsched_env.engines.recording import RecordingWarning, RecordingWriter, Settings
 
 __all__ = ["StepRecorder"]
 
@@ -23,6 +24,8 @@ class StepRecorder:
     1970), ``num_prompt_tokens``, ``num_output_tokens``, ``num_computed_tokens``, ``is_finished()``; of what they
     schedule ``num_scheduled_tokens``, tokens by request.
 
+    Where the folder cannot be written any more, as on a full disk, the recording ends, and the engine goes on.
+
     A request that is aborted before its first token leaves no row. One that is aborted later has the tokens that it
     got, where it was in an iteration that had not ended.
 
@@ -33,6 +36,7 @@ class StepRecorder:
         settings: what bounds the iterations.
         decided_by: who decides.
         parameters: numbers of the rule that decides.
+        arguments: of its scenario.
 
     Raises:
         PathError: the folder cannot be written, or holds a recording.
@@ -40,13 +44,15 @@ class StepRecorder:
 
     def __init__(
         self, folder: Path | str, *, engine: str, version: str, settings: Settings, decided_by: str,
-        parameters: Sequence[Any] = (),
+        parameters: Sequence[Any] = (), arguments: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.writer = RecordingWriter(
-            folder, engine=engine, version=version, settings=settings, decided_by=decided_by, parameters=parameters
-        )
+            folder, engine=engine, version=version, settings=settings, decided_by=decided_by, parameters=parameters,
+            arguments=arguments,
+        )  # fmt: skip
         self._begin_ns, self._end_ns, self._count = time.perf_counter_ns(), 0, 0
         self._epoch_s, self._last_arrival_ns = time.time(), 0
+        self._ended = False
         self._live: dict[str, list[int]] = {}  # number, arrival, first token or -1
         self._pending: deque[tuple[Any, list[Any], int, tuple[int, int, int, int]]] = deque()
 
@@ -88,6 +94,21 @@ class StepRecorder:
 
     def updated(self, output: Any) -> None:
         """The output of an iteration is known: it is over."""
+        if self._ended:
+            self._pending.clear()
+            return
+        try:
+            self._write(output)
+        except (OSError, ValueError) as error:  # an engine that serves is never stopped
+            self._ended = True
+            warnings.warn(
+                f"cannot write {self.writer.folder} ({error}): the recording ends here, and the engine goes on.",
+                RecordingWarning,
+                stacklevel=3,
+            )
+
+    def _write(self, output: Any) -> None:
+        """The rows of an iteration that is over."""
         end_ns = self.now_ns()
         batch, start_ns, sizes = self._taken(output)
         if not batch:
@@ -113,6 +134,14 @@ class StepRecorder:
                     self._end_ns,
                     getattr(request, "num_preemptions", 0),
                 )
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        try:
+            self.writer.close()
+        except OSError:
+            if not self._ended:  # else it was said
+                raise
 
     def _taken(self, output: Any) -> tuple[list[Any], int, tuple[int, int, int, int]]:
         """The iteration of this output; those before it, which had none, are forgotten."""

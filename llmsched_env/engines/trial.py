@@ -151,7 +151,7 @@ class TrialEngine:
             self.most, self.driven = token_budget, driven
             self._runs = 0
             self._serve(drawn_load(max_num_seqs, outputs=(2, 8)))
-            self.scheduler.recorder.writer.close()
+            self.scheduler.recorder.close()
 
     def run(
         self, load: Load, folder: Path, *, token_budget: int | None = None, options: Mapping[str, Any] | None = None
@@ -179,7 +179,7 @@ class TrialEngine:
         try:
             self._serve(load)
         finally:
-            self.scheduler.recorder.writer.close()
+            self.scheduler.recorder.close()
 
     def _serve(self, load: Load) -> None:
         from vllm import SamplingParams

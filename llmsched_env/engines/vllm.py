@@ -17,17 +17,21 @@ from dataclasses import replace
 from typing import Any
 
 import vllm
+from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from llmsched_env.engines.driver import Memory, Plan, Ran
 from llmsched_env.engines.options import EngineFacts, EngineOptions
+from llmsched_env.engines.recording import POLICY_ARGUMENTS
 from llmsched_env.engines.session import Session
 from llmsched_env.engines.vllm_recorder import Recorded, bounds_of
 from llmsched_env.errors import ConfigError
 
 __all__ = ["TESTED", "AsyncLLMSchedScheduler", "LLMSchedScheduler"]
+
+logger = init_logger("vllm.llmsched_env")  # shown as vLLM's own lines are
 
 TESTED = ("0.27.1", "0.32.0")
 """Versions of vLLM that the tests run; those between are taken, too."""
@@ -52,6 +56,7 @@ class _Driven(Scheduler):
         _check_engine(self.vllm_config)
         self.drive(options)
         self._gone: list[str] = []
+        logger.info("%s.", self.session)
 
     def drive(self, options: EngineOptions) -> None:
         """Begin anew, with these options.
@@ -76,7 +81,10 @@ class _Driven(Scheduler):
         scenario = driver.scenario
         tokens = scenario.mixed_tokens if scenario.mixed_tokens is not None else scenario.cost_model.prefill_token_cap
         bounds = replace(bounds, token_budget=min(bounds.token_budget, tokens), mixes=scenario.mixes)
-        return {"settings": bounds, "decided_by": self.options.policy, "parameters": self.options.parameters}
+        options = self.options
+        shown = {name: value for name, value in options.scenario.items() if name in POLICY_ARGUMENTS}
+        told = {"settings": bounds, "decided_by": options.policy, "parameters": options.parameters}
+        return {**told, "arguments": shown}
 
     def _facts(self) -> EngineFacts:
         """What this engine is."""
@@ -123,10 +131,10 @@ class _Driven(Scheduler):
             return self._observed(super().schedule(*args, **named))
         return self._observed(output, plan)
 
-    def update_from_output(self, *args: Any, **named: Any) -> Any:
+    def update_from_output(self, scheduler_output: Any, *args: Any, **named: Any) -> Any:
         """The iteration is over."""
-        self.session.end(self._now_ns())
-        return super().update_from_output(*args, **named)
+        self.session.end(self._now_ns(), scheduler_output)
+        return super().update_from_output(scheduler_output, *args, **named)
 
     def shutdown(self) -> None:
         """The engine ends."""
@@ -150,13 +158,13 @@ class _Driven(Scheduler):
         scheduled, decoding = output.num_scheduled_tokens, self.session.decoding
         gone, self._gone = self._gone, []
         reads: list[tuple[str, int, int]] = []
-        if plan is None or plan.reads:
+        if plan is None or plan.kind != "decode":  # one that mixes may go on with a prompt where none was planned
             for name, tokens in scheduled.items():
                 if name not in decoding or name in gone:
                     request = self.requests[name]
                     reads.append((name, tokens, max(0, request.num_tokens - request.num_computed_tokens)))
         if scheduled or gone:
-            self.session.began(Ran(len(scheduled) > len(reads), reads, gone))
+            self.session.began(Ran(len(scheduled) > len(reads), reads, gone), output)
         return output
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -179,12 +180,30 @@ def test_what_no_engine_can_give_is_refused(policy, more, error, words):
         Driver(policy, scenario(**more))
 
 
+class Stumbles:
+    name, kind, clairvoyant = "stumbles", "rule", False
+
+    def reset(self, start):
+        raise KeyError("x")
+
+    def act(self, view):
+        return 0
+
+
 def test_options_are_checked():
     facts = EngineFacts(8, 2048, 8192, None)
     for given, error, words in (
         ({}, ConfigError, "give a mapping with a policy"),
-        ({"policy": 3}, ConfigError, "policy = 3 is no str"),
+        ({"policy": 3}, ConfigError, "policy = 3: give text"),
         ({"policy": "threshold", "seats": 3}, UnknownArgumentError, "seats"),
+        ({"policy": "threshold", "log": ["a"]}, ConfigError, "log = .* give the path of a CSV file"),
+        ({"policy": "threshold", "log": ""}, ConfigError, "log = '': give the path of a CSV file"),
+        ({"policy": "threshold", "shadow": 1}, ConfigError, "shadow = 1: give true or false"),
+        ({"policy": "threshold", "mean_output_tokens": "x"}, ConfigError, "mean_output_tokens = 'x': give a number in"),
+        ({"policy": "threshold", "mean_output_tokens": -3}, ConfigError, "mean_output_tokens = -3: give a number in"),
+        ({"policy": "threshold", "mean_output_tokens": float("nan")}, ConfigError, "nan: give a number in"),
+        ({"policy": "threshold", "parameters": ["x"]}, ConfigError, "does not take 'x' among its parameters"),
+        ({"policy": "test_driver:Stumbles"}, ConfigError, "cannot begin: its reset raised KeyError: 'x'"),
         ({"policy": "threshold", "clock": "sun"}, ConfigError, "clock = 'sun'"),
         ({"policy": "threshold", "parameters": "14"}, ConfigError, "a list of the rule's numbers"),
         ({"policy": "serving", "parameters": [1], **SLO}, ConfigError, "only rules by name take numbers"),
@@ -218,23 +237,33 @@ class Answers:
         pass
 
     def act(self, view):
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
 
-@pytest.mark.parametrize("answer", ["prefill", "1", 0.5, [1], None, 2, -1, 1e400, RuntimeError("no idea")])
+@pytest.mark.parametrize(
+    "answer", ["prefill", "1", 0.5, [1], None, 2, -1, 1e400, RuntimeError("no idea"), SystemExit(3)]
+)
 def test_a_session_goes_on_without_an_answer(answer):
     session = Session(Driver(Answers(answer), scenario(), mean_output_tokens=3))
     for key in "abcdefg":
         session.arrive(key, 10, 0)
     session.began(Ran(False, [("a", 10, 0)]))
     session.end(50)
-    with pytest.warns(EngineWarning, match="the engine goes by its own schedule this step"):
+    with pytest.warns(EngineWarning, match="the engine goes by its own schedule in this step"):
         assert session.ask(60) is None
     session.began(Ran(True, [("b", 10, 0)]))
     assert session.ask(90) is None
     assert (session.failed, session.lost, session.decoding) == (2, False, {"a", "b"})
+
+
+def test_a_session_says_who_decides():
+    told = "4 seats, 400 prompt tokens an iteration, cost model 'toy'"
+    assert str(Session(Driver("prefill_first", scenario()))) == f"policy 'prefill_first' decides: {told}"
+    shadow = Session(Driver("mixed_first", scenario(mixed_tokens=64)), shadow=True)
+    beside = "the engine's own scheduler decides, policy 'mixed_first' is asked beside it"
+    assert str(shadow) == f"{beside}: {told.replace('400', '64')}"
 
 
 def test_a_session_that_is_lost_stays_out_of_the_way():
@@ -250,6 +279,50 @@ def test_a_session_that_is_lost_stays_out_of_the_way():
     session.finish("a")
     session.began(Ran(True))
     session.end(30)
+
+
+def test_the_log_waits_for_the_output_where_the_next_iteration_is_scheduled_before(tmp_path):
+    """A prefill from 5 to 1,000 ns, a decode to 1,300: the log says so, though both are scheduled by 20."""
+    log = DecisionLog(tmp_path / "log.csv")
+    session = Session(Driver("prefill_first", scenario(), mean_output_tokens=3), log=log)
+    session.arrive("a", 10, 0)
+    session.ask(5)
+    session.began(Ran(False, [("a", 10, 0)]), "first")
+    assert session.ask(20).kind == "decode", "the view counts the prefill as over"
+    session.began(Ran(True), "second")
+    session.end(900, "one that ran nothing")
+    session.end(1000, "first")
+    session.finish("a")
+    assert "a" in session.decoding, "the second one runs"
+    assert session.ask(1010) is None
+    session.end(1300, "second")
+    session.close()
+    rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert [(row[7], row[1], row[11]) for row in rows] == [
+        ("prefill", "0.000000005", "0.000000995"),
+        ("decode", "0.000001000", "0.000000300"),
+    ]
+
+
+class Sleeps(Answers):
+    def act(self, view):
+        time.sleep(0.003)
+        return 1
+
+
+def test_a_slow_policy_is_warned_of_once(monkeypatch):
+    monkeypatch.setattr("llmsched_env.engines.session.SLOW_NS", 2_000_000)
+    session = Session(Driver(Sleeps(1), scenario(), mean_output_tokens=3))
+    for key in "ab":
+        session.arrive(key, 10, 0)
+    session.ask(1)
+    session.began(Ran(False, [("a", 10, 0)]))
+    for _ in range(9):
+        session.ask(2)
+    with pytest.warns(EngineWarning, match="took more than 2 ms for each of 10 decisions, .*the engine waits"):
+        session.ask(3)
+    session.ask(4)
+    assert session.failed == 0
 
 
 def test_the_log_has_whole_rows(tmp_path):

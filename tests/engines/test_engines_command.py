@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import subprocess
 import sys
 
 import gymnasium
@@ -43,6 +45,11 @@ def folder(tmp_path, written):
         (["--policy", "threshold", "--parameters", "1,2"], "does not take parameters"),
         (["--parameters", "3"], "--parameters without --policy"),
         (["--cost", "llama-65b-paper"], "--cost without --policy"),
+        (["--arguments", "ttft_s=2"], "--arguments without --policy"),
+        (["--policy", "deadline", "--arguments", "ttft_s=2"], "give both or none"),
+        (["--policy", "deadline", "--arguments", "noise_sd=2"], "noise_sd"),
+        (["--policy", "mixed_first", "--arguments", "mixed_tokens=9999"], "can lead to iterations of"),
+        (["--policy", "threshold", "--parameters", "1e999"], "does not take inf among its parameters"),
     ],
 )
 def test_a_policy_that_cannot_decide_is_refused_before_the_engine_starts(given, message, tmp_path, capsys):
@@ -64,7 +71,8 @@ def test_calibrate_replay_compare(folder, tmp_path, capsys, written):
 
     assert main(["engines", "compare", str(folder), "--within", "0.001", "--out", str(tmp_path / "page")]) == 0
     out = capsys.readouterr().out
-    assert "# The simulated makespan is 0.0% below the engine's, the mean TTFT 0.0% below" in out
+    assert "# The simulated makespan and mean TTFT are the engine's, within 0.05%" in out
+    assert "Simulated with cost model `run`, the engine's own scheduler decided." in out
     numbers = json.loads((tmp_path / "page" / "compare.json").read_text())
     assert numbers["iterations"]["first_equal"] == len(written.iterations)
     assert [kind["kind"] for kind in numbers["iteration_errors"]] == ["prefill", "decode", "mixed"]
@@ -77,7 +85,16 @@ def test_compare_fails_where_it_is_off(folder, capsys):
     assert main(["engines", "compare", str(folder), "--cost", "llama-65b-paper", "--within", "5"]) == 1
     told = capsys.readouterr()
     assert "error: makespan or mean TTFT is off by more than 5 %" in told.err
+    assert re.search(r"# The simulated makespan differs from the engine's by \+\d+.\d%, the mean TTFT by \+", told.out)
     assert main(["engines", "compare", str(folder), "--cost", "llama-65b-paper"]) == 0, "no limit, no failure"
+
+
+def test_a_reader_that_stops_is_no_error(folder):
+    command = [sys.executable, "-m", "llmsched_env.engines", "replay", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_another_policy_and_other_arguments(folder, capsys):

@@ -10,7 +10,7 @@ import pytest
 from simulated import TRUTH, recorded
 
 from llmsched_env.cost import MeasuredCost, MixedCost, as_fit, cost_model, read_fit
-from llmsched_env.engines.fitting import fit_recording
+from llmsched_env.engines.fitting import fit_recording, pooled
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 
 
@@ -61,7 +61,7 @@ def test_stalls_do_not_move_the_fit(plain):
     assert fit.model.beta_decode_ns == pytest.approx(TRUTH.beta_decode_ns, rel=0.02)
     assert fit.model.alpha_decode_ns == pytest.approx(TRUTH.alpha_decode_ns, rel=0.02)
     assert 0.05 < fit.excess < 1.0
-    assert f"all iterations last {fit.excess:+.2%} beyond the model" in fit.report()
+    assert f"all iterations together last {fit.excess:.2%} longer than modelled" in fit.report()
 
 
 def test_repeats_count_as_their_median():
@@ -200,3 +200,16 @@ def test_a_measured_cost_is_a_cost_model():
     assert isinstance(TRUTH.with_cap(99), MeasuredCost)
     assert TRUTH.with_cap(99).mixed == TRUTH.mixed
     assert TRUTH.is_affine
+
+
+def test_recordings_are_fitted_together(plain):
+    """vLLM's own scheduling and a policy's: the report names both, and each half comes from where it was seen."""
+    exclusive = replace(recorded("threshold", mixes=False), parameters=(4,), engine=plain.engine, version=plain.version)
+    fit = fit_recording(pooled([replace(plain, name="own"), replace(exclusive, name="rule")]))
+    assert f"from recording 'own+rule' of {plain.engine}" in fit.report()
+    assert f"{plain.decided_by} and threshold(4) decided" in fit.report()
+    assert not fit.prefill_from_mixed
+    assert fit.mixed is not None
+    assert (fit.model.alpha_prefill_ns, fit.model.mixed) == (TRUTH.alpha_prefill_ns, TRUTH.mixed)
+    with pytest.raises(ConfigError, match="Give those of one engine"):
+        pooled([plain, replace(exclusive, version="another")])

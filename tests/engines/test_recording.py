@@ -134,6 +134,8 @@ def test_headers_that_nearly_match(tmp_path):
         ({**ABOUT, "settings": {"max_num_seq": 3, "token_budget": 64}}, "no max_num_seqs.*There is 'max_num_seq'"),
         ({**ABOUT, "settings": {**SETTINGS, "token_budget": 0}}, "token_budget = 0"),
         ({**ABOUT, "settings": {**SETTINGS, "mixes": 1}}, "mixes = 1"),
+        ({**ABOUT, "settings": SETTINGS, "arguments": [2]}, r"has arguments \[2\]: give an object with some of ttft_s"),
+        ({**ABOUT, "settings": SETTINGS, "arguments": {"workload": "x"}}, "has arguments {'workload': 'x'}"),
     ],
 )
 def test_bad_settings(tmp_path, about, words):
@@ -174,6 +176,11 @@ def test_parameters_come_back_and_play(tmp_path):
     assert json.loads((tmp_path / "r" / "recording.json").read_text())["parameters"] == [40]
     again = replay(read_recording(tmp_path / "r"), TRUTH)
     assert again.iterations.tolist() != own.iterations.tolist() == replay(own, TRUTH).iterations.tolist()
+    slos = {"ttft_s": 2.0, "tpot_s": 0.2}
+    write_recording(tmp_path / "slo", replace(own, decided_by="deadline", parameters=(4, 0.5), arguments=slos))
+    recording = read_recording(tmp_path / "slo")
+    assert recording.arguments == slos
+    assert replay(recording, TRUTH).decided_by == "deadline"
     about = json.loads((tmp_path / "r" / "recording.json").read_text()) | {"parameters": 5}
     (tmp_path / "r" / "recording.json").write_text(json.dumps(about))
     with pytest.raises(FileFormatError, match=r"parameters 5: give a list of the rule's numbers"):
@@ -240,7 +247,7 @@ def test_steps_of_a_scheduler_that_runs_ahead(tmp_path, monkeypatch):
     c.num_computed_tokens, c.num_preemptions = 0, 1
     updated(500, scheduled(400, {"c": 7}), "c", "c")
     steps.left(requests)
-    steps.writer.close()
+    steps.close()
     recording = read_recording(tmp_path / "r")
     assert recording.iterations.tolist() == [
         (100, 100, 2, 15, 0, 0),
@@ -249,6 +256,42 @@ def test_steps_of_a_scheduler_that_runs_ahead(tmp_path, monkeypatch):
     ]
     assert recording.names == ("0", "1", "2")
     assert recording.requests.tolist() == [(0, 10, 2, 200, 300, 0), (0, 5, 2, 200, 300, 0), (0, 7, 1, 500, 500, 1)]
+
+
+class Full:
+    def write(self, text=""):
+        raise OSError(28, "No space left on device")
+
+    close = write
+
+
+def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path):
+    steps = StepRecorder(tmp_path / "r", engine="vllm", version="1", settings=Settings(8, 64), decided_by="it")
+    request = Request("a", 10, 1000.0)
+    steps.arrived(request)
+    for _ in range(3):
+        request.num_computed_tokens += 1
+        output = Output({"a": 1})
+        steps.scheduled(steps.now_ns(), output, {"a": request})
+        steps.updated(output)
+    for file in steps.writer._files:
+        file.close()
+    steps.writer._files = [Full(), Full()]
+    output = Output({"a": 1})
+    steps.scheduled(steps.now_ns(), output, {"a": request})
+    with pytest.warns(RecordingWarning, match="cannot write .*No space left.* the recording ends here, and the engine"):
+        steps.updated(output)
+    steps.scheduled(steps.now_ns(), output, {"a": request})
+    steps.updated(output)
+    steps.close()
+    assert len((tmp_path / "r" / "iterations.csv").read_text().splitlines()) == 4
+
+
+def test_more_requests_than_seats_are_refused(tmp_path):
+    few = {**ABOUT, "settings": {**SETTINGS, "max_num_seqs": 3}}
+    folder = folder_of(tmp_path, iterations=ITERATIONS + "0.0,0.1,2,20,2,30\n", about=few)
+    with pytest.raises(FileFormatError, match=r"is 2 beside 2 that are read, and recording.json says max_num_seqs = 3"):
+        read_recording(folder)
 
 
 def test_settings_are_whole_numbers():

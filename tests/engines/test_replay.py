@@ -10,7 +10,7 @@ from simulated import TRUTH, recorded, scenario
 
 from llmsched_env.cost import MeasuredCost, MixedCost
 from llmsched_env.engines.fitting import fit_recording, predicted_ns
-from llmsched_env.engines.recording import latencies_s, read_recording, write_recording
+from llmsched_env.engines.recording import RecordingWarning, latencies_s, read_recording, write_recording
 from llmsched_env.engines.replay import engine_entry, replay, scenario_of, simulate
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import play
@@ -183,3 +183,36 @@ def test_what_happens_between_iterations_counts(mixing):
     expected = mixing.iterations["duration_ns"].copy()
     expected[[*idle_next, -1]] -= 1_000_000
     assert busy.tolist() == expected.tolist()
+
+
+def test_who_decided_plays_again_where_it_is_of_this_package(mixing, recwarn):
+    """An agent by its name; nothing is imported because a recording says so."""
+    exclusive = recorded("prefill_first", mixes=False)
+    agent = replay(replace(exclusive, decided_by="serving"), TRUTH, ttft_s=2.0, tpot_s=0.2)
+    assert agent.decided_by == "serving"
+    assert replay(replace(mixing, decided_by="the engine's own scheduler"), TRUTH).decided_by == "engine"
+    assert not recwarn.list
+    with pytest.warns(RecordingWarning, match="'no_such_module:Class' decided, .* the engine's own scheduler plays"):
+        assert replay(replace(exclusive, decided_by="no_such_module:Class"), TRUTH).decided_by == "prefill_first"
+    with pytest.raises(ConfigError, match="cannot import 'no_such_module'"):
+        replay(exclusive, TRUTH, "no_such_module:Class")
+
+
+@pytest.mark.parametrize("number", ["four", {"a": 1}, None, float("inf"), float("nan")])
+def test_parameters_are_finite_numbers(number):
+    exclusive = recorded("threshold", mixes=False)
+    with pytest.raises(ConfigError, match=r"does not take .* among its parameters: give finite numbers"):
+        replay(replace(exclusive, parameters=(number,)), TRUTH)
+
+
+def test_what_is_not_simulated_is_said(mixing):
+    exclusive = recorded("threshold", mixes=False)
+    longer = exclusive.requests.copy()
+    longer["prompt_tokens"][:2] = exclusive.iterations["prefill_tokens"].max() + 1
+    with pytest.warns(RecordingWarning, match="2 prompts are longer than any iteration: the engine read them in parts"):
+        replay(replace(exclusive, requests=longer), TRUTH, prefill_token_cap=10_000)
+    fewer = mixing.iterations.copy()
+    fewer["prefill_tokens"][0] -= 1
+    cached = replace(mixing, iterations=fewer, settings=replace(mixing.settings, prefix_caching=True))
+    with pytest.warns(RecordingWarning, match=r"1 of \d+ prompt tokens were cached, and the simulator reads all"):
+        replay(cached, TRUTH)

@@ -131,7 +131,7 @@ def test_a_policy_that_fails_stops_nothing(model):
             bare.answer(serving, ours)
     words = [str(one.message) for one in said if one.category is EngineWarning]
     assert len(words) == 1
-    assert "the engine goes by its own schedule this step" in words[0]
+    assert "the engine goes by its own schedule in this step" in words[0]
     assert serving.session.failed > 20
     assert not serving.session.lost
 
@@ -209,6 +209,8 @@ def test_iterations_may_be_scheduled_ahead(model, blocks):
         ({"policy": "threshold"}, {"policy": "priority"}, "scheduling policy 'priority' is not supported"),
         ({"policy": "threshold"}, {"long_prefill_token_threshold": 64}, "long_prefill_token_threshold"),
         ({"policy": "threshold"}, {"overlapping": True}, "AsyncLLMSchedScheduler"),
+        ({"policy": "threshold", "log": 5}, {}, "log = 5: give the path"),
+        ({"policy": "threshold", "mean_output_tokens": "x"}, {}, "mean_output_tokens = 'x': give a number"),
         ({}, {}, "give a mapping with a policy"),
     ],
 )
@@ -216,6 +218,12 @@ def test_what_cannot_be_is_refused_before_the_first_request(model, more, named, 
     told = {"cost": COST, **more}
     with pytest.raises(LLMSchedError, match=words):
         bare.scheduler(model, told, **named)
+
+
+def test_the_engine_says_who_decides(model, caplog):
+    with caplog.at_level("INFO", "vllm"):
+        bare.scheduler(model, options("threshold", [3]))
+    assert "policy 'threshold' decides: 8 seats, 400 prompt tokens an iteration, cost model 'toy'." in caplog.messages
 
 
 def test_another_version_is_refused(model, monkeypatch):
