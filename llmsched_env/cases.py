@@ -88,11 +88,14 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
 
 
 def has_plans(scenario: Scenario) -> bool:
-    """Whether joint plans of a scenario's cases are shipped with the package."""
-    if scenario.load is not None or not scenario.cost_model.is_affine:
+    """Whether joint plans of all cases of a scenario's pool are shipped with the package."""
+    size = scenario.source.pool_size(scenario.split)
+    if size is None or scenario.load is not None or scenario.lengths != "known" or not scenario.cost_model.is_affine:
         return False
-    requests = scenario.source.requests(scenario.split, 0, num_requests=scenario.num_requests)
-    return is_shipped(requests, scenario.num_clients, scenario.cost_model)
+    ends = (
+        scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests) for case in (0, size - 1)
+    )
+    return all(is_shipped(requests, scenario.num_clients, scenario.cost_model) for requests in ends)
 
 
 def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Problem:
