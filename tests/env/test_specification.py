@@ -171,7 +171,8 @@ def test_docs_list_the_fields_of_a_view():
 @pytest.mark.parametrize(
     ("field", "known"),
     [("queue", QUEUES), ("assignment", ASSIGNMENTS), ("lengths", LENGTHS), ("reward", REWARDS), ("split", SPLITS),
-     ("order", (*ORDERS, *DEADLINE_ORDERS, JOINT)), ("steal", STEALS), ("kv_rule", KV_RULES), ("kv_admission", ADMISSIONS)],
+     ("order", (*ORDERS, *DEADLINE_ORDERS, JOINT)), ("steal", STEALS), ("kv_rule", KV_RULES),
+     ("kv_admission", ADMISSIONS)],
 )  # fmt: skip
 def test_a_type_checker_knows_the_names_that_an_argument_takes(field, known):
     kind = get_type_hints(Scenario)[field]
