@@ -28,6 +28,9 @@ SHARE_GROWTH = 1.25
 MORE_PREFILLS = (0.25, 0.15, 0.35, 0.5, 0.1, 0.75, 0.2, 0.3)
 """Prefills beyond the least number, by try, as a share of those that the greedy plan has beyond it."""
 
+STEPS = (-1, 1, -2, 2, 0, -3, 3, -4)
+"""From the number of prefills of the best plan, once a try has found one."""
+
 ANNEALED, REPAIRED = (1.0, 0.05), (0.3, 0.03)
 """First and last temperature, in clients held too many."""
 
@@ -195,7 +198,10 @@ class _Search:
         gap_ns = int(share * (self.best.makespan_ns - self.best.bound_ns)) - 1
         cost = self.case.cost
         most = gap_ns // max(1, cost.alpha_prefill_ns)
-        more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * self.greedy_more)
+        if self.best.stage == "search":  # near what worked
+            more = max(0, self.best.prefills - self.least_prefills + STEPS[number % len(STEPS)])
+        else:
+            more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * self.greedy_more)
         prefills = self.least_prefills + min(more, most)
         gap_ns -= (prefills - self.least_prefills) * cost.alpha_prefill_ns
         horizon = self.least_decodes + gap_ns // max(1, cost.alpha_decode_ns)
