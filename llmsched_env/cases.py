@@ -88,9 +88,13 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
 
 
 def has_plans(scenario: Scenario) -> bool:
-    """Whether joint plans of all cases of a scenario's pool are shipped with the package."""
+    """Whether a scenario can have joint plans, and those of its pool's first and last case are shipped."""
     size = scenario.source.pool_size(scenario.split)
-    if size is None or scenario.load is not None or scenario.lengths != "known" or not scenario.cost_model.is_affine:
+    try:
+        scenario.replace(queue="shared", order=JOINT)
+    except ConfigError:
+        return False
+    if size is None:
         return False
     ends = (
         scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests) for case in (0, size - 1)

@@ -113,7 +113,12 @@ def check_clients(clients: SupportsIndex) -> int:
     return count
 
 
-def _check_seed(seed: SupportsIndex) -> int:
+def check_seed(seed: SupportsIndex) -> int:
+    """``seed`` as an int.
+
+    Raises:
+        ConfigError: not a whole number.
+    """
     try:
         return operator.index(seed)
     except TypeError:
@@ -177,7 +182,7 @@ def assign(
     count = check_clients(clients)
     if method not in METHODS:
         raise UnknownNameError("assignment method", method, METHODS)
-    work, random = check_loads(requests, loads), _check_seed(seed)
+    work, random = check_loads(requests, loads), check_seed(seed)
     if method == "round_robin":
         return _finish(
             round_robin(len(work), count),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from llmsched_env import Scenario, make_scenario
 from llmsched_env.baselines import entry
 from llmsched_env.baselines.iteration import planned
-from llmsched_env.cases import build_problem
+from llmsched_env.cases import build_problem, has_plans
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate
@@ -237,6 +238,130 @@ def test_odd_batches(requests, clients):
     plan = joint_plan(requests, clients, COST, effort=QUICK)
     assert plan.bound_ns <= plan.makespan_ns
     assert sorted(plan.sequence.tolist()) == list(range(len(requests)))
+
+
+BINS = batch([11, 9, 3] * 5, [1, 4, 2] * 5)
+"""Prompts that do not fill prefills, so that the greedy plan is above the bound and a search begins."""
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        CostModel("free decodes", 1000000000, 0, 0, 1, prefill_token_cap=20),
+        CostModel("cheap", 1000000000000, 0, 1, 0, prefill_token_cap=20),
+        CostModel("equal", 1, 0, 1, 0, prefill_token_cap=20),
+        CostModel("free prefills", 0, 1, 1, 0, prefill_token_cap=20),
+    ],
+)
+def test_no_cost_of_an_iteration_makes_the_table_of_decodes_long(cost, monkeypatch):
+    """A gap in ns is no number of decodes: none has more than the batch has tokens."""
+    horizons = []
+
+    def noted(*given):
+        horizons.append(given[5])
+        return Instants(*given)
+
+    monkeypatch.setattr("llmsched_env.offline.joint.search.Instants", noted)
+    for seed in range(20):
+        requests = drawn(seed, 14, prompts=(1, 12), outputs=(1, 5))
+        plan = joint_plan(requests, 5, cost, effort=Effort(4, 20, 20), seed=seed)
+        assert plan.bound_ns <= plan.makespan_ns
+        assert max(horizons, default=0) <= int((requests.output_tokens - 1).sum())
+        horizons.clear()
+
+
+def test_more_decodes_than_the_table_holds_are_refused():
+    with pytest.raises(
+        ConfigError, match="a batch of at least 83,886,070 decodes: a joint plan has at most 16,777,216"
+    ):
+        joint_plan(batch([1] * 10, [2**23] * 10), 1, COST)
+
+
+def test_clients_without_a_request_cost_nothing():
+    few, many = (joint_plan(BINS, clients, COST, effort=QUICK) for clients in (15, 2**31 - 1))
+    assert few == many
+
+
+@pytest.mark.parametrize("seed", [-1, 2**200, np.int64(7), np.int32(-4)])
+def test_any_whole_number_is_a_seed(seed):
+    plan, again = (joint_plan(drawn(2, 20), 4, COST, effort=QUICK, seed=given) for given in (seed, int(seed)))
+    assert plan == again
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", None])
+def test_no_other_seeds(seed):
+    with pytest.raises(ConfigError, match="is not a whole number: pass an int"):
+        joint_plan(BINS, 4, COST, seed=seed)
+
+
+@pytest.mark.parametrize("goal", [float("nan"), -0.1, "small", None])
+def test_goals_are_gaps(goal):
+    with pytest.raises(ConfigError, match=r"goal = .* of an effort: give a gap of at least 0"):
+        Effort(goal=goal)
+
+
+def test_efforts_take_the_integers_of_numpy():
+    assert Effort(tries=np.int64(3)) == Effort(tries=3)
+    with pytest.raises(ConfigError, match=r"tries = 1.5 of an effort: give a whole number"):
+        Effort(tries=1.5)
+
+
+def test_a_plan_is_the_same_when_it_is_read_again(tmp_path, monkeypatch):
+    """Its order within each prefill, too, by which clients are taken; and whether it was proved."""
+    monkeypatch.setattr(store, "cache_dir", lambda: tmp_path)
+    for seed in range(30):
+        requests = drawn(seed, 4 + seed % 20, outputs=(1, 12))
+        first, again = (stored_plan(requests, 1 + seed % 4, COST, effort=Effort(2, 100, 400)) for _ in range(2))
+        assert first == again
+        assert (first.stage, first.makespan_ns) == (again.stage, again.makespan_ns)
+        assert first.client_of.tolist() == again.client_of.tolist()
+
+
+def test_a_kept_plan_is_not_taken_for_what_cannot_be_planned(tmp_path, monkeypatch):
+    """Release times and context terms are no part of a plan's name."""
+    monkeypatch.setattr(store, "cache_dir", lambda: tmp_path)
+    requests = drawn(1, 20)
+    stored_plan(requests, 4, COST, effort=QUICK)
+    later = Requests.of(requests.prompt_tokens, requests.output_tokens, release_ns=np.arange(20))
+    with pytest.raises(ConfigError, match="knows no release times"):
+        stored_plan(later, 4, COST, effort=QUICK)
+    with pytest.raises(ConfigError, match="is not affine"):
+        stored_plan(requests, 4, dataclasses.replace(COST, gamma_decode_ns=1), effort=QUICK)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"instants": np.array(5)},
+        {"instants": np.zeros((3, 3), np.int64)},
+        {"prefill_of": np.full(20, np.nan)},
+        {"prefill_of": np.array(["a"] * 20)},
+        {"prefill_of": np.arange(20), "instants": np.arange(20) * 400},
+        {"stage": "proved"},
+        {"counts": np.array([1, 1])},
+    ],
+)
+def test_what_a_kept_plan_says_is_checked(change, tmp_path, monkeypatch, caplog):
+    """Other shapes and types; a plan that may be played, but was made for another batch."""
+    monkeypatch.setattr(store, "cache_dir", lambda: tmp_path)
+    requests = drawn(1, 20)
+    plan = stored_plan(requests, 4, COST, effort=QUICK)
+    (path,) = tmp_path.rglob("*.npz")
+    with np.load(path) as kept:
+        changed = {**kept, **change}
+    with path.open("wb") as file:
+        np.savez(file, **changed)
+    with caplog.at_level(logging.WARNING):
+        assert stored_plan(requests, 4, COST, effort=QUICK) == plan
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"noise_sd": 0.1}, {"kv_budget_tokens": 10**6, "queue": "shared"}])
+def test_a_default_comparison_has_no_plans_where_none_can_be_followed(change, monkeypatch):
+    """Also once all plans of a pool are shipped."""
+    monkeypatch.setattr("llmsched_env.cases.is_shipped", lambda *given: True)
+    assert has_plans(make_scenario("LLMSched/GSM8K-v0"))
+    assert not has_plans(make_scenario("LLMSched/GSM8K-v0", **change))
 
 
 def test_bad_plans_and_efforts():

@@ -49,12 +49,12 @@ class JointPlan:
 
     @property
     def gap(self) -> float:
-        """Makespan over its bound, less 1."""
+        """Makespan over its bound, less 1: at most so much could be saved."""
         return self.makespan_ns / self.bound_ns - 1.0
 
     @property
     def proved(self) -> bool:
-        """Whether no schedule is known to be shorter: it meets the bound, or the exact model found it."""
+        """Whether no schedule is shorter: it meets the bound, or the exact model found it."""
         return self.stage == "exact" or self.makespan_ns == self.bound_ns
 
     @property
@@ -95,7 +95,8 @@ def played(case: Case, sequence: Any, instants: Any, *, stage: str = "search") -
         raise ConfigError(f"a sequence of shape {order.shape}: name each of the {n} requests once.")
     prompts, decodes = case.requests.prompt_tokens.tolist(), case.decodes.tolist()
     cap, due = case.cost.prefill_token_cap, np.asarray(instants).tolist()
-    idle, running = list(range(case.clients)), list[tuple[int, int]]()  # heaps: clients; (end, client)
+    idle = list(range(min(case.clients, n)))  # a heap: no client beyond the n-th is ever the first idle one
+    running: list[tuple[int, int]] = []  # a heap of (end, client)
     prefill_of, client_of = np.zeros(n, np.int32), np.zeros(n, np.int32)
     used: list[int] = []
     asked, first, now, last = 0, 0, 0, 0

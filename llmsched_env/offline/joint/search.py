@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import heapq
+import math
+import operator
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, SolverError
+from llmsched_env.offline.assignment import check_seed
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.joint.plan import JointPlan, played
 from llmsched_env.offline.kernels.instants import Instants
@@ -18,7 +21,7 @@ from llmsched_env.offline.stage_model import stage_model
 from llmsched_env.progress import Progress
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["Effort", "joint_plan"]
+__all__ = ["Effort", "check_batch", "joint_plan"]
 
 FIRST_SHARE = 0.4
 NEXT_SHARE = 0.93
@@ -41,6 +44,11 @@ STAGES = 64
 EXACT_REQUESTS = 10
 EXACT_NODES = 20_000
 
+MOST_DECODES = 2**24
+"""Of a schedule that is searched for: there is a table of them, of four bytes each."""
+
+MOST_MOVES = 2**62
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -50,10 +58,10 @@ class Effort:
         tries: numbers of prefills and decodes that are tried.
         anneal_moves: moves for each request under constant weights, once a try.
         repair_moves: most moves for each request under growing weights, once a try, and again for each decode less.
-        goal: gap to the bound at which the search ends.
+        goal: gap to the bound at which the search ends, at least 0.
 
     Raises:
-        ConfigError: a count that is negative or not whole.
+        ConfigError: a count that is negative or not whole; a goal that is negative or no number.
     """
 
     tries: int = 8
@@ -63,9 +71,24 @@ class Effort:
 
     def __post_init__(self) -> None:
         for name in ("tries", "anneal_moves", "repair_moves"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(f"{name} = {value!r} of an effort: give a whole number of at least 0.")
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        try:
+            goal = float(self.goal)
+        except (TypeError, ValueError):
+            goal = math.nan
+        if isinstance(self.goal, str) or not 0 <= goal < math.inf:
+            raise ConfigError(f"goal = {self.goal!r} of an effort: give a gap of at least 0, as 0.002 for 0.2 %.")
+        object.__setattr__(self, "goal", goal)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        count = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise ConfigError(f"{name} = {value!r} of an effort: give a whole number of at least 0.")
+    return count
 
 
 def joint_plan(
@@ -74,7 +97,7 @@ def joint_plan(
     cost: CostModel | str = "llama-65b-paper",
     *,
     effort: Effort | None = None,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     progress: bool = False,
 ) -> JointPlan:
     """Plan who is read in which prefill, and when prefills come, for the least makespan of a batch.
@@ -84,7 +107,8 @@ def joint_plan(
     decodes the makespan is a constant plus alpha_p K + alpha_d D (docs/model.md), so a try fixes both and looks for a
     schedule that violates nothing: first simulated annealing over starts and instants, then the same moves with
     weights that grow on what stays violated (breakout; Morris, 'The breakout method for escaping from local minima',
-    AAAI 1993), then one decode less, as long as that goes. Up to ten requests are planned exactly (`stage_model`).
+    AAAI 1993), then one decode less, as long as that goes. Up to ten requests are planned exactly (`stage_model`)
+    where its nodes suffice.
 
     Clients need no names: intervals of which no more than J overlap can be dealt to J clients.
 
@@ -93,14 +117,32 @@ def joint_plan(
         clients: J, at least 1.
         cost: cost model or preset, affine.
         effort: how much work to do; ``None``: :class:`Effort`'s defaults.
-        seed: of the random numbers.
+        seed: of the random numbers: any whole number. Equal arguments give equal plans.
         progress: show a line on stderr.
 
     Raises:
-        ConfigError: ``clients`` below 1; release times; a cost model that is not affine; a prompt above the cap.
+        ConfigError: ``clients`` below 1; release times; a cost model that is not affine; a prompt above the cap; more
+            decodes than the search has a table for; a fractional seed.
         SolverError: no MIP solver, for few requests.
     """
-    model, work = cost_model(cost), effort or Effort()
+    model, work, random = cost_model(cost), effort or Effort(), check_seed(seed)
+    case = check_batch(requests, clients, model)
+    best = _greedy(case)
+    if best.makespan_ns == best.bound_ns:
+        return best
+    if len(requests) <= EXACT_REQUESTS:
+        exact = _exact(case)
+        if exact is not None and exact.makespan_ns <= best.makespan_ns:
+            return exact
+    return _Search(case, work, random, best).run(progress)
+
+
+def check_batch(requests: Requests, clients: SupportsIndex, model: CostModel) -> Case:
+    """What is to be planned, if it can be.
+
+    Raises:
+        ConfigError: as :func:`joint_plan`.
+    """
     if not model.is_affine:
         raise ConfigError(
             f"cost model {model.name!r} is not affine: a joint plan counts prefills and decodes, which decide "
@@ -115,14 +157,13 @@ def joint_plan(
             "prefill_token_cap, or leave it out."
         )
     case = Case.of(requests, clients, model)
-    best = _greedy(case)
-    if best.makespan_ns == best.bound_ns:
-        return best
-    if len(requests) <= EXACT_REQUESTS:
-        exact = _exact(case)
-        if exact is not None and exact.makespan_ns <= best.makespan_ns:
-            return exact
-    return _Search(case, work, seed, best).run(progress)
+    _, least = case.least_counts(None)
+    if least > MOST_DECODES:
+        raise ConfigError(
+            f"a batch of at least {least:,} decodes: a joint plan has at most {MOST_DECODES:,}. Take more clients, or "
+            "order='longest_first'."
+        )
+    return case
 
 
 def _greedy(case: Case) -> JointPlan:
@@ -175,9 +216,11 @@ class _Search:
 
     def __init__(self, case: Case, effort: Effort, seed: int, best: JointPlan) -> None:
         self.case, self.effort, self.best = case, effort, best
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed % 2**128)
         self.decodes, self.prompts = case.decodes.astype(np.int32), case.requests.prompt_tokens
         self.least_prefills, self.least_decodes = case.least_counts(None)
+        # Each decode emits a token, so none has more than all tokens; more than the table holds are not looked for.
+        self.most_decodes = min(MOST_DECODES, max(self.least_decodes, int(case.decodes.sum())))
         self.greedy_more = best.prefills - self.least_prefills
 
     def run(self, progress: bool) -> JointPlan:
@@ -196,6 +239,8 @@ class _Search:
     def _try(self, number: int, share: float) -> bool:
         """A schedule with so much of the best plan's gap, and from there with fewer decodes; whether there is one."""
         gap_ns = int(share * (self.best.makespan_ns - self.best.bound_ns)) - 1
+        if gap_ns < 0:
+            return False
         cost = self.case.cost
         most = gap_ns // max(1, cost.alpha_prefill_ns)
         if self.best.stage == "search":  # near what worked
@@ -204,7 +249,7 @@ class _Search:
             more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * self.greedy_more)
         prefills = self.least_prefills + min(more, most)
         gap_ns -= (prefills - self.least_prefills) * cost.alpha_prefill_ns
-        horizon = self.least_decodes + gap_ns // max(1, cost.alpha_decode_ns)
+        horizon = min(self.least_decodes + gap_ns // max(1, cost.alpha_decode_ns), self.most_decodes)
         search = self._annealed(prefills, horizon)
         met = False
         while self._met(search):
@@ -228,14 +273,13 @@ class _Search:
         left = start_of >= prefills
         start_of[left] = self.rng.integers(0, prefills, int(left.sum()))
         search = self._search(instants, start_of, horizon)
-        search.run(
-            self.effort.anneal_moves * len(self.decodes), _temperatures(search, *ANNEALED), shifts=SHIFTS, growth=0
-        )
+        moves = min(MOST_MOVES, self.effort.anneal_moves * len(self.decodes))
+        search.run(moves, _temperatures(search, *ANNEALED), shifts=SHIFTS, growth=0)
         return self._search(np.asarray(search.best_instants), np.asarray(search.best_start), horizon)
 
     def _met(self, search: Instants) -> bool:
         """Whether nothing is violated any more under growing weights; the best plan is then a better one."""
-        moves = self.effort.repair_moves * len(self.decodes)
+        moves = min(MOST_MOVES, self.effort.repair_moves * len(self.decodes))
         if search.run(moves, _temperatures(search, *REPAIRED), shifts=SHIFTS, growth=1):
             return False
         place = np.asarray(search.best_start)

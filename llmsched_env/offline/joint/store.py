@@ -6,8 +6,11 @@ A shipped pool, ``workload/data/plans_<workload>_<split>.npz``, holds plans of a
 - ``prefill_of`` (cases, n) uint8: the prefill that reads each request;
 - ``instants`` (cases, K) int32: decodes before each prefill, -1 where a case has fewer.
 
-A plan is what it comes to when it is played, so whatever is read is played and measured anew; what is damaged is logged
-and made again.
+A cached plan is a file of ``prefill_of`` and ``instants`` likewise, its ``stage``, and the ``counts`` (2,) of prefills
+and decodes that it came to.
+
+A plan is what it comes to when it is played, so whatever is read is played and measured anew; what is damaged, or comes
+to other counts than it says, is logged and made again.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import logging
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +30,29 @@ from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError, PathError
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.joint.plan import JointPlan, played
-from llmsched_env.offline.joint.search import Effort, joint_plan
+from llmsched_env.offline.joint.search import Effort, check_batch, joint_plan
 from llmsched_env.offline.store import DATA
 from llmsched_env.storage import cache_dir, write_whole
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["ALGORITHM_VERSION", "is_shipped", "plan_digest", "plan_of", "pool_path", "stored_plan"]
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raise it when a change to the search changes plans: cached ones are then left behind."""
 
-_UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error, ConfigError)
+STAGES = ("exact", "search", "greedy")
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    ConfigError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -66,11 +82,12 @@ def stored_plan(
         ConfigError: as :func:`~llmsched_env.offline.joint.search.joint_plan`.
         SolverError: likewise.
     """
-    digest = plan_digest(requests, clients, cost)
+    case = check_batch(requests, clients, cost)
+    digest = plan_digest(requests, case.clients, cost)
     row = _shipped().get(digest)
     if row is not None:
         try:
-            return plan_of(Case.of(requests, clients, cost), *row)
+            return plan_of(case, *row)
         except _UNREADABLE as error:
             _log.warning("a shipped plan is damaged (%s): planning again.", error)
     key = f"{digest} {effort or Effort()} {ALGORITHM_VERSION}"
@@ -78,13 +95,18 @@ def stored_plan(
     if path.exists():
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                return plan_of(Case.of(requests, clients, cost), kept["prefill_of"], kept["instants"])
+                return _kept(case, kept["prefill_of"], kept["instants"], str(kept["stage"]), kept["counts"])
         except _UNREADABLE as error:
             _log.warning("stored plan %s is damaged (%s): planning again.", path, error)
-    plan = joint_plan(requests, clients, cost, effort=effort, progress=progress)
+    found = joint_plan(requests, case.clients, cost, effort=effort, progress=progress)
+    # As it will be read: the order within a prefill is not kept, so the first plan is the same as all later ones.
+    plan = plan_of(case, found.prefill_of, found.instants, stage=found.stage)
+    counts = np.array([plan.prefills, plan.decodes])
     try:
         with write_whole(path) as temporary, temporary.open("wb") as written:
-            np.savez_compressed(written, prefill_of=plan.prefill_of, instants=plan.instants)
+            np.savez_compressed(
+                written, prefill_of=found.prefill_of, instants=found.instants, stage=found.stage, counts=counts
+            )
     except PathError as error:
         _log.warning("plan not kept: %s", error)
     return plan
@@ -95,18 +117,43 @@ def is_shipped(requests: Requests, clients: int, cost: CostModel) -> bool:
     return plan_digest(requests, clients, cost) in _shipped()
 
 
-def plan_of(case: Case, prefill_of: NDArray[np.integer], instants: NDArray[np.integer]) -> JointPlan:
+def _kept(case: Case, prefill_of: Any, instants: Any, stage: str, counts: Any) -> JointPlan:
+    """A cached plan, if it is what it says.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if stage not in STAGES:
+        raise ConfigError(f"stage = {stage!r}: known are {', '.join(STAGES)}.")
+    plan = plan_of(case, prefill_of, instants, stage=stage)
+    if np.asarray(counts).tolist() != [plan.prefills, plan.decodes]:
+        raise ConfigError(
+            f"played it has {plan.prefills} prefills and {plan.decodes} decodes, not {np.asarray(counts).tolist()}: "
+            "it was made for another batch."
+        )
+    return plan
+
+
+def plan_of(
+    case: Case, prefill_of: NDArray[np.integer], instants: NDArray[np.integer], *, stage: str = "search"
+) -> JointPlan:
     """The plan that reads each request in such a prefill.
 
     Raises:
         ConfigError: not a prefill for each request, or instants that do not ascend.
     """
-    place, due = np.asarray(prefill_of).astype(np.int64), np.asarray(instants).astype(np.int64)
+    place, due = np.asarray(prefill_of), np.asarray(instants)
+    if due.ndim != 1 or place.dtype.kind not in "iu" or due.dtype.kind not in "iu":
+        raise ConfigError(
+            f"prefill_of of {place.dtype} and instants of {due.dtype} in {due.ndim} dimensions: give whole numbers, "
+            "instants in one dimension."
+        )
+    place, due = place.astype(np.int64), due.astype(np.int64)
     if place.shape != case.decodes.shape or not len(due) or place.min() < 0 or place.max() >= len(due):
         raise ConfigError(f"prefill_of of shape {place.shape}: give one of {len(due)} prefills for each request.")
     if due[0] < 0 or (np.diff(due) < 0).any():
         raise ConfigError("instants of prefills: give counts of decodes that ascend from 0.")
-    return played(case, np.lexsort((np.arange(len(place)), -case.decodes, place)), due)
+    return played(case, np.lexsort((np.arange(len(place)), -case.decodes, place)), due, stage=stage)
 
 
 def pool_path(workload: str, split: str) -> Path:
