@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ from llmsched_env.progress import Progress
 from llmsched_env.storage import write_whole
 from llmsched_env.workload import workload
 
-__all__ = ["CLIENTS", "SPLITS", "WORKLOADS", "build", "main", "verify"]
+__all__ = ["CLIENTS", "SPLITS", "WORKLOADS", "build", "main", "pool_size", "solved", "verify"]
+
+Job = TypeVar("Job")
+Made = TypeVar("Made")
 
 CLIENTS = 200
 WORKLOADS = ("gsm8k", "gsm8k-smooth")
@@ -36,19 +40,25 @@ def _case(job: tuple[str, str, int, int]) -> tuple[str, Assignment]:
     return loads_digest(requests.decodes.astype(np.int64)), cached_assignment(requests, clients)
 
 
-def _pool_size(name: str, split: str) -> int:
+def pool_size(name: str, split: str) -> int:
+    """Cases of a split.
+
+    Raises:
+        ConfigError: it has no end.
+    """
     size = workload(name).pool_size(split)
     if size is None:
         raise ConfigError(f"workload {name!r} has no pool of a fixed size in split {split!r}: nothing to ship.")
     return size
 
 
-def _solved(jobs: Sequence[tuple[str, str, int, int]], processes: int) -> Iterator[tuple[str, Assignment]]:
+def solved(case: Callable[[Job], Made], jobs: Sequence[Job], processes: int, *, at_once: int = 4) -> Iterator[Made]:
+    """What is made of each job, in their order; ``at_once`` are handed to a process together."""
     if processes == 1:
-        yield from map(_case, jobs)
+        yield from map(case, jobs)
         return
     with ProcessPoolExecutor(processes) as executor:
-        yield from executor.map(_case, jobs, chunksize=4)
+        yield from executor.map(case, jobs, chunksize=at_once)
 
 
 def build(name: str, split: str, path: Path, *, clients: int = CLIENTS, processes: int = 1) -> Counter[str]:
@@ -70,13 +80,13 @@ def build(name: str, split: str, path: Path, *, clients: int = CLIENTS, processe
     """
     if not 1 <= clients <= 256:
         raise ConfigError(f"clients = {clients} is out of range: a shipped pool has 1 to 256, one byte a request.")
-    jobs = [(name, split, number, clients) for number in range(_pool_size(name, split))]
-    solved = list(Progress(_solved(jobs, processes), total=len(jobs), desc=f"{name} {split}", unit="case"))
-    assignments = [assignment for _, assignment in solved]
+    jobs = [(name, split, number, clients) for number in range(pool_size(name, split))]
+    made = list(Progress(solved(_case, jobs, processes), total=len(jobs), desc=f"{name} {split}", unit="case"))
+    assignments = [assignment for _, assignment in made]
     with write_whole(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
-            digest=np.array([digest for digest, _ in solved], "S64"),
+            digest=np.array([digest for digest, _ in made], "S64"),
             client_of=np.stack([a.client_of for a in assignments]).astype(np.uint8),
             makespan_decodes=np.array([a.makespan_decodes for a in assignments], np.int64),
             bound_decodes=np.array([a.bound_decodes for a in assignments], np.int64),
@@ -93,7 +103,7 @@ def verify(name: str, split: str, path: Path) -> Iterable[str]:
     except CacheError as error:
         yield f"{error}: build it."
         return
-    for number in Progress(range(_pool_size(name, split)), desc=f"verify {name} {split}", unit="case"):
+    for number in Progress(range(pool_size(name, split)), desc=f"verify {name} {split}", unit="case"):
         loads: NDArray[np.int64] = workload(name).requests(split, number).decodes.astype(np.int64)
         row = pool.row_of.get(loads_digest(loads))
         if row is None:

@@ -32,6 +32,7 @@ from llmsched_env.workload.requests import Requests
 
 __all__ = [
     "ALGORITHM_VERSION",
+    "UNREADABLE",
     "Pool",
     "cache_path",
     "cached_assignment",
@@ -45,7 +46,7 @@ ALGORITHM_VERSION = 1
 
 DATA = Path(__file__).parent.parent / "workload" / "data"
 
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     ValueError,
     TypeError,
@@ -56,6 +57,7 @@ _UNREADABLE = (
     zlib.error,
     CacheError,
 )
+"""What reading a damaged file may raise."""
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ def cached_assignment(
     if path.exists():
         try:
             return _read(path, work, clients)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             _log.warning("cached assignment %s is damaged (%s): building it again.", path, type(error).__name__)
     assignment = assign(requests, clients, "mip", loads=loads, progress=progress)
     try:
@@ -198,7 +200,7 @@ class Pool:
                     file["bound_decodes"],
                     file["stage"],
                 )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise CacheError(f"{path} is damaged ({error})") from error
         for column in (pool.client_of, pool.makespan_decodes, pool.bound_decodes, pool.stage):
             if len(column) != len(digests):

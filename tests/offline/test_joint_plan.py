@@ -19,7 +19,7 @@ from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.offline import stage_model
 from llmsched_env.offline.bounds import Case
-from llmsched_env.offline.joint import Effort, joint_plan, played, store, stored_plan
+from llmsched_env.offline.joint import Effort, joint_plan, played, pools, store, stored_plan
 from llmsched_env.offline.kernels.instants import Instants
 from llmsched_env.policy import EpisodeContext
 from llmsched_env.workload import Requests, workload
@@ -376,3 +376,22 @@ def test_bad_plans_and_efforts():
         Effort(tries=-1)
     with pytest.raises(ConfigError, match="take a scenario with queue='shared' and order='joint'"):
         planned().reset(EpisodeContext(Scenario(), 1.0))
+
+
+def test_shipped_plans_are_made_and_verified(tmp_path, monkeypatch, capsys):
+    """Those that ship are played; two are made, written and played; a file that is none ends with status 1."""
+    assert pools.main(["--verify"]) == 0
+    assert capsys.readouterr().out.count("% at most") == 2
+    monkeypatch.setattr(pools, "pool_path", lambda name, split: tmp_path / f"{name}_{split}.npz")
+    monkeypatch.setattr(pools, "EFFORT", Effort(tries=0))
+    monkeypatch.setattr(store, "cache_dir", lambda: tmp_path)
+    made = ["--workloads", "gsm8k", "--splits", "validation", "--cases", "2"]
+    assert pools.main(made) == 0
+    assert "gsm8k_validation.npz: 2 of 100 cases, gap " in capsys.readouterr().out
+    rows = store.shipped_plans(tmp_path / "gsm8k_validation.npz")
+    requests, cost = workload("gsm8k").requests("validation", 1), cost_model("llama-65b-paper")
+    place, _ = rows[store.plan_digest(requests, 200, cost)]
+    assert place.tolist() == joint_plan(requests, 200, cost, effort=Effort(tries=0)).prefill_of.tolist()
+    (tmp_path / "gsm8k_validation.npz").write_bytes(b"no archive")
+    assert pools.main([*made[:4], "--verify"]) == 1
+    assert "is damaged" in capsys.readouterr().err

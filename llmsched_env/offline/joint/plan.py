@@ -69,7 +69,7 @@ class JointPlan:
             return NotImplemented
         return np.array_equal(self.sequence, other.sequence) and np.array_equal(self.instants, other.instants)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # equal by its arrays, which have no hash
 
 
 def played(case: Case, sequence: Any, instants: Any, *, stage: str = "search") -> JointPlan:

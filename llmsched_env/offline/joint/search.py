@@ -57,7 +57,8 @@ class Effort:
     Attributes:
         tries: numbers of prefills and decodes that are tried.
         anneal_moves: moves for each request under constant weights, once a try.
-        repair_moves: most moves for each request under growing weights, once a try, and again for each decode less.
+        repair_moves: most moves for each request under growing weights, once a try, and again for each decode less
+            that is tried, the start's too.
         goal: gap to the bound at which the search ends, at least 0.
 
     Raises:
@@ -108,7 +109,8 @@ def joint_plan(
     schedule that violates nothing: first simulated annealing over starts and instants, then the same moves with
     weights that grow on what stays violated (breakout; Morris, 'The breakout method for escaping from local minima',
     AAAI 1993), then one decode less, as long as that goes. Up to ten requests are planned exactly (`stage_model`)
-    where its nodes suffice.
+    where its nodes suffice. The search starts from the best of longest-first schedules that wait for so many idle
+    clients.
 
     Clients need no names: intervals of which no more than J overlap can be dealt to J clients.
 
@@ -222,11 +224,15 @@ class _Search:
         # Each decode emits a token, so none has more than all tokens; more than the table holds are not looked for.
         self.most_decodes = min(MOST_DECODES, max(self.least_decodes, int(case.decodes.sum())))
         self.greedy_more = best.prefills - self.least_prefills
+        self.met = False  # whether a try has found a plan
 
     def run(self, progress: bool) -> JointPlan:
         """All tries: each aims at a share of the best plan's gap, a smaller one where the last one met its aim."""
-        share = FIRST_SHARE
-        with Progress(total=self.effort.tries, desc="joint plan", unit="trie", hidden=not progress) as line:
+        aim = FIRST_SHARE * self.best.gap
+        with Progress(total=self.effort.tries, desc="joint plan", unit="attempt", hidden=not progress) as line:
+            if self.effort.tries:
+                self._squeeze()
+            share = min(NEXT_SHARE, aim / self.best.gap) if self.best.gap else 0.0
             for number in range(self.effort.tries):
                 if self.best.gap <= self.effort.goal:
                     break
@@ -237,29 +243,32 @@ class _Search:
         return self.best
 
     def _try(self, number: int, share: float) -> bool:
-        """A schedule with so much of the best plan's gap, and from there with fewer decodes; whether there is one."""
+        """A schedule with so much of the best plan's gap, then with fewer decodes; whether there is one."""
         gap_ns = int(share * (self.best.makespan_ns - self.best.bound_ns)) - 1
         if gap_ns < 0:
             return False
         cost = self.case.cost
         most = gap_ns // max(1, cost.alpha_prefill_ns)
-        if self.best.stage == "search":  # near what worked
+        if self.met:  # near what worked
             more = max(0, self.best.prefills - self.least_prefills + STEPS[number % len(STEPS)])
         else:
             more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * self.greedy_more)
         prefills = self.least_prefills + min(more, most)
         gap_ns -= (prefills - self.least_prefills) * cost.alpha_prefill_ns
         horizon = min(self.least_decodes + gap_ns // max(1, cost.alpha_decode_ns), self.most_decodes)
-        search = self._annealed(prefills, horizon)
-        met = False
-        while self._met(search):
-            met = True
+        if not self._met(self._annealed(prefills, horizon)):
+            return False
+        self.met = True
+        self._squeeze()
+        return True
+
+    def _squeeze(self) -> None:
+        """The best plan with one decode less, as long as that goes."""
+        while self.least_decodes < self.best.decodes <= self.most_decodes:
             horizon = self.best.decodes - 1
-            if horizon < self.least_decodes:
-                break
-            instants = np.minimum(np.asarray(search.best_instants), horizon)
-            search = self._search(instants, np.asarray(search.best_start), horizon)
-        return met
+            instants = np.minimum(self.best.instants, horizon).astype(np.int32)
+            if not self._met(self._search(instants, self.best.prefill_of, horizon)):
+                return
 
     def _annealed(self, prefills: int, horizon: int) -> Instants:
         """Instants for so many prefills in so many decodes, and starts that violate little."""

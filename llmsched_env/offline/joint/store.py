@@ -18,8 +18,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +29,27 @@ from llmsched_env.errors import ConfigError, PathError
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.joint.plan import JointPlan, played
 from llmsched_env.offline.joint.search import Effort, check_batch, joint_plan
-from llmsched_env.offline.store import DATA
+from llmsched_env.offline.store import DATA, UNREADABLE
 from llmsched_env.storage import cache_dir, write_whole
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["ALGORITHM_VERSION", "is_shipped", "plan_digest", "plan_of", "pool_path", "stored_plan"]
+__all__ = [
+    "ALGORITHM_VERSION",
+    "cached_plan",
+    "is_shipped",
+    "plan_digest",
+    "plan_of",
+    "pool_path",
+    "shipped_plans",
+    "stored_plan",
+]
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Raise it when a change to the search changes plans: cached ones are then left behind."""
 
 STAGES = ("exact", "search", "greedy")
 
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    ConfigError,
-)
+_UNREADABLE = (*UNREADABLE, ConfigError)
 
 _log = logging.getLogger(__name__)
 
@@ -83,13 +80,21 @@ def stored_plan(
         SolverError: likewise.
     """
     case = check_batch(requests, clients, cost)
-    digest = plan_digest(requests, case.clients, cost)
-    row = _shipped().get(digest)
+    row = _shipped().get(plan_digest(requests, case.clients, cost))
     if row is not None:
         try:
             return plan_of(case, *row)
         except _UNREADABLE as error:
             _log.warning("a shipped plan is damaged (%s): planning again.", error)
+    return cached_plan(requests, clients, cost, effort=effort, progress=progress)
+
+
+def cached_plan(
+    requests: Requests, clients: int, cost: CostModel, *, effort: Effort | None = None, progress: bool = False
+) -> JointPlan:
+    """The same from the disk cache, or made and put there."""
+    case = check_batch(requests, clients, cost)
+    digest = plan_digest(requests, case.clients, cost)
     key = f"{digest} {effort or Effort()} {ALGORITHM_VERSION}"
     path = cache_dir() / "joint" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     if path.exists():
@@ -161,16 +166,31 @@ def pool_path(workload: str, split: str) -> Path:
     return DATA / f"plans_{workload}_{split}.npz"
 
 
+Row = tuple[NDArray[np.uint8], NDArray[np.int32]]
+
+
+def shipped_plans(path: Path) -> dict[str, Row]:
+    """Prefills of requests and instants by digest, of a pool's file.
+
+    Raises:
+        ConfigError: it cannot be read as one.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            digests, prefill_of, instants = file["digest"].astype(str), file["prefill_of"], file["instants"]
+        rows = zip(digests.tolist(), prefill_of, instants, strict=True)
+        return {digest: (place, due[due >= 0]) for digest, place, due in rows}
+    except UNREADABLE as error:
+        raise ConfigError(f"{path} is damaged ({error}): build it again.") from error
+
+
 @functools.cache
-def _shipped() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+def _shipped() -> dict[str, Row]:
     """Every shipped plan by its digest, read on the first look-up and kept."""
-    found: dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
+    found: dict[str, Row] = {}
     for path in sorted(DATA.glob("plans_*.npz")):
         try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                digests, prefill_of, instants = file["digest"].astype(str), file["prefill_of"], file["instants"]
-            rows = zip(digests.tolist(), prefill_of, instants, strict=True)
-            found |= {digest: (place, due[due >= 0]) for digest, place, due in rows}
-        except _UNREADABLE as error:
-            _log.warning("shipped plans %s are damaged (%s): cases are planned afresh.", path, error)
+            found |= shipped_plans(path)
+        except ConfigError as error:
+            _log.warning("shipped plans: %s Cases are planned afresh.", error)
     return found
