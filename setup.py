@@ -50,7 +50,7 @@ DIRECTIVES = {
     "cdivision": True,
 }
 
-PICKLED = ("rule", "rules", "network")
+PICKLED = ("rule", "rules", "plans", "network")
 """Files of the engine whose classes are pickled and copied as Cython does it. Where nobody needs that it is left out,
 which saves a tenth of the compiler's time."""
 

@@ -27,7 +27,7 @@ from llmsched_env.engine.features import ALL_FEATURES
 from llmsched_env.errors import ConfigError, FileFormatError, PathError, UnknownNameError
 from llmsched_env.storage import write_whole
 
-__all__ = ["AgentFile", "load_agent", "shipped", "shipped_agent"]
+__all__ = ["AgentFile", "load_agent", "shipped", "shipped_agent", "shipped_digest"]
 
 FORMAT = 1
 MOST_BYTES = 2**26
@@ -201,6 +201,12 @@ def _check_table(path: Path | str, what: str, entry: Mapping[str, Any], version:
 def shipped() -> list[str]:
     """Names of the agents that are part of the package."""
     return sorted(path.stem for path in WEIGHTS.glob("*.npz"))
+
+
+def shipped_digest() -> str:
+    """Content hash (hex) of their files."""
+    files = [path.read_bytes() for path in sorted(WEIGHTS.glob("*.npz"))]
+    return hashlib.sha256(b"".join(files)).hexdigest()[:12]
 
 
 def load_agent(name: str | Path) -> Agent:

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from llmsched_env.baselines.rule import Rule
 from llmsched_env.cost import CostModel
 from llmsched_env.engine import rules
+from llmsched_env.engine.plans import FollowPrefills
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import EpisodeContext
 
@@ -55,7 +56,7 @@ def planned() -> Rule:
     Raises, at the start of an episode:
         ConfigError: a scenario without a plan.
     """
-    return Rule("joint", rules.FollowPrefills, _prefills)
+    return Rule("joint", FollowPrefills, _prefills)
 
 
 def _prefills(start: EpisodeContext) -> tuple[tuple[int, ...]]:

@@ -13,9 +13,9 @@ from llmsched_env.baselines.tuned import Tuned, best_tuned
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.engine import lookahead as search
 from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.plans import FollowActions
 from llmsched_env.engine.rule import PythonRule
 from llmsched_env.engine.rule import Rule as EngineRule
-from llmsched_env.engine.rules import FollowActions
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import EpisodeContext, View
 from llmsched_env.simulator import Simulator

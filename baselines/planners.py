@@ -19,8 +19,8 @@ from llmsched_env.cases import estimates
 from llmsched_env.config import Scenario
 from llmsched_env.engine import schedule, search
 from llmsched_env.engine.episode import Episode
+from llmsched_env.engine.plans import FollowPrefills
 from llmsched_env.engine.rule import Rule as EngineRule
-from llmsched_env.engine.rules import FollowPrefills
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import EpisodeContext, Policy, View
 from llmsched_env.simulator import Futures, Simulator

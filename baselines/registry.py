@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llmsched_env.agents.agent import Agent
-from llmsched_env.agents.files import load_agent, shipped, shipped_agent
+from llmsched_env.agents.files import load_agent, shipped
 from llmsched_env.baselines import iteration, lagrangian, planners
+from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
@@ -134,8 +135,8 @@ MIXED_POLICIES: dict[str, Factory] = {
 }
 """Where iterations may be mixed, beside the rules; systems compose theirs as they do."""
 
-AGENTS: dict[str, Callable[[], Agent]] = {"agent": shipped_agent} if shipped() else {}
-"""Trained networks, for the scenarios that they fit."""
+AGENTS: dict[str, Callable[[], Guarded]] = {Guarded.name: Guarded} if shipped() else {}
+"""Trained networks, where they are better than tuned rules."""
 
 
 def _whole(name: str) -> TiedRule:
@@ -264,7 +265,7 @@ def entry(name: str, scenario: Scenario) -> Entry:
     """
     if _is_agent(name):
         agent = _agent(name)
-        text = agent.describe(scenario)  # complains now, before the long work, where none of its networks fits
+        text = agent.describe(scenario)  # complains now, before the long work, where no network of a file fits
         return Entry(agent.name, agent.kind, agent, scenario, text)
     if "@" in name and ":" not in name:
         rule, _, order = name.partition("@")
@@ -303,7 +304,7 @@ def _is_agent(name: str) -> bool:
     return name in AGENTS or name.endswith(".npz") or name in shipped()
 
 
-def _agent(name: str) -> Agent:
+def _agent(name: str) -> Agent | Guarded:
     if name in AGENTS:
         return AGENTS[name]()
     agent = load_agent(name)

@@ -12,6 +12,7 @@ import argparse
 import functools
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmsched_env import make_scenario
+from llmsched_env.agents.agent import Agent
+from llmsched_env.agents.files import shipped, shipped_agent, shipped_digest
 from llmsched_env.baselines.iteration import deadline, interleave, max_wait, min_batch, tgi, threshold
 from llmsched_env.baselines.lagrangian import lagrangian
 from llmsched_env.baselines.mixed import mixed_threshold
@@ -27,14 +30,14 @@ from llmsched_env.baselines.rule import Rule
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine import rule as engine
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
-from llmsched_env.evaluation import evaluate
+from llmsched_env.evaluation import CoverageWarning, evaluate
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.flags import flags_of, in_flags, path_option
-from llmsched_env.policy import EpisodeContext
+from llmsched_env.policy import EpisodeContext, Policy
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 
-__all__ = ["LOADS", "TUNABLE", "Tuned", "best_tuned", "paired", "tunable", "tuned_value"]
+__all__ = ["AGENT", "LOADS", "TUNABLE", "Tuned", "best_rule", "best_tuned", "paired", "tunable", "tuned_value"]
 
 STORED = Path(__file__).with_name("tuned.json")
 STORED_CASES = 64
@@ -50,7 +53,7 @@ _log = logging.getLogger(__name__)
 class Tunable(NamedTuple):
     """A rule with numbers to choose, and where to look for them."""
 
-    make: Callable[..., Rule]
+    make: Callable[..., Policy]
     grid: Callable[[Scenario], Sequence[tuple[float, ...]]]
 
 
@@ -102,6 +105,18 @@ MIXED_TUNABLE: dict[str, Tunable] = {
 """Where iterations may be mixed, beside the others; with 1 it is `mixed_first`."""
 
 
+AGENT = "agent"
+
+
+def _networks(scenario: Scenario) -> Sequence[tuple[float, ...]]:
+    trained = shipped_agent().trained if shipped() else ()
+    return _single(number for number, one in enumerate(trained) if one.fits(scenario))
+
+
+NETWORKS = Tunable(lambda number: Agent(AGENT, [shipped_agent().trained[int(number)]]), _networks)
+"""The shipped networks, whose number is which of them: chosen as the numbers of a rule are."""
+
+
 def tunable(scenario: Scenario) -> dict[str, Tunable]:
     """What can be tuned for a scenario, by name."""
     return {
@@ -130,7 +145,10 @@ def _key(scenario: Scenario, name: str) -> str:
     """What a choice depends on: the rule, and what the scenario changes of the default one."""
     shown, usual = scenario.describe(), Scenario().describe()
     irrelevant = {*IRRELEVANT}
-    if scenario.serving and scenario.order in ("fcfs", "late_last") and scenario.kv_admission == "fits":
+    if name == AGENT:
+        name = f"{name} {shipped_digest()}"
+        irrelevant -= {"choose_order"}
+    elif scenario.serving and scenario.order in ("fcfs", "late_last") and scenario.kv_admission == "fits":
         irrelevant |= {"lengths", "predictor", "sd_weight"}  # no rule that is tuned looks at them
     changed = {field: value for field, value in shown.items() if value != usual[field] and field not in irrelevant}
     return json.dumps({"policy": name, **changed}, sort_keys=True, default=str)
@@ -146,22 +164,30 @@ def _stored() -> dict[str, dict[str, Any]]:
 
 def tune(name: str, scenario: Scenario, cases: int) -> Choice:
     """The best numbers of the grid by the mean objective on the first training cases; the first ones on ties."""
-    train = scenario.replace(split="train", max_iterations=None, choose_order=False)
-    rule, metric = tunable(scenario)[name], scenario.objective
-    choices = [
-        Choice(values, evaluate(rule.make(*values), train, cases, latencies=False).estimate(metric).mean, cases)
-        for values in Progress(rule.grid(scenario), desc=f"tuning {name}", unit="value")
-    ]
+    train = scenario.replace(split="train", max_iterations=None)
+    if name != AGENT:
+        train = train.replace(choose_order=False)
+    rule, metric = NETWORKS if name == AGENT else tunable(scenario)[name], scenario.objective
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)  # what is judged says it once, not every value that is tried
+        choices = [
+            Choice(values, evaluate(rule.make(*values), train, cases, latencies=False).estimate(metric).mean, cases)
+            for values in Progress(rule.grid(scenario), desc=f"tuning {name}", unit="value")
+        ]
     return min(choices, key=lambda choice: choice.loss(scenario))
 
 
 def tuned_value(name: str, scenario: Scenario) -> Choice:
-    """The tuned numbers of rule ``name`` for a scenario: the stored ones, or tuned now."""
-    return _tuned_value(name, scenario, getattr(scenario.source, "version", None))
+    """The tuned numbers of rule ``name`` for a scenario: the stored ones, or tuned now.
+
+    Of `AGENT` it is the number of the network that did best; there has to be one that fits the scenario.
+    """
+    networks = shipped_digest() if name == AGENT else ""
+    return _tuned_value(name, scenario, getattr(scenario.source, "version", None), networks)
 
 
 @functools.lru_cache(maxsize=4096)
-def _tuned_value(name: str, scenario: Scenario, version: object) -> Choice:
+def _tuned_value(name: str, scenario: Scenario, version: object, networks: str) -> Choice:
     entry = _stored().get(_key(scenario, name))
     if entry is not None and version is None:
         return Choice(tuple(entry["values"]), entry["mean"], entry["cases"])
@@ -195,18 +221,17 @@ def best_tuned(scenario: Scenario) -> str:
 
     Where orders are actions, of the pairs of a rule and an order: ``rule@order``.
     """
-    if not scenario.choose_order:
-        return min(tunable(scenario), key=lambda name: tuned_value(name, scenario).loss(scenario))
-    best = {
-        order: best_tuned(in_order)
-        for order in ORDER_CODES
-        for in_order in [scenario.replace(order=order, choose_order=False)]
-    }
-    order = min(
-        best,
-        key=lambda order: tuned_value(best[order], scenario.replace(order=order, choose_order=False)).loss(scenario),
-    )
-    return paired(best[order], order)
+    rule, where = best_rule(scenario)
+    return paired(rule, where.order) if scenario.choose_order else rule
+
+
+def best_rule(scenario: Scenario) -> tuple[str, Scenario]:
+    """The same rule and where it was tuned, which is under the best order where orders are actions."""
+    ordered = [scenario]
+    if scenario.choose_order:
+        ordered = [scenario.replace(order=order, choose_order=False) for order in ORDER_CODES]
+    pairs = [(name, where) for where in ordered for name in tunable(where)]
+    return min(pairs, key=lambda pair: tuned_value(*pair).loss(scenario))
 
 
 def paired(rule: str, order: str) -> str:
@@ -227,7 +252,8 @@ class Tuned(Rule):
             if self.name in MIXED_TUNABLE:
                 raise ConfigError(f"policy {self.name!r} needs mixed iterations: give mixed_tokens.")
             raise ConfigError(f"policy {self.name!r} needs SLOs: give ttft_s and tpot_s.")
-        return rule.make(*tuned_value(self.name, start.scenario).values).compiled(start)
+        made = rule.make(*tuned_value(self.name, start.scenario).values)
+        return made.compiled(start)  # type: ignore[attr-defined,no-any-return]  # a rule
 
 
 def default_scenarios() -> list[Scenario]:
@@ -247,6 +273,14 @@ def default_scenarios() -> list[Scenario]:
     ]
     others = [make_scenario(name) for name in ("LLMSched/GSM8K-Blind-v0", "LLMSched/GSM8K-Predicted-v0")]
     return [*batch, *others, *serving_scenarios()]
+
+
+def agent_scenarios() -> list[Scenario]:
+    """Where the network that decides is stored: in the default scenarios, orders as actions where they are."""
+    orders = len(ORDER_CODES)
+    ordered = [scenario.replace(order="fcfs", choose_order=True) for scenario in serving_scenarios()[::orders]]
+    blind = [make_scenario("LLMSched/Serving-v0", load=load) for load in LOADS]
+    return [scenario for scenario in (*default_scenarios(), *ordered, *blind) if NETWORKS.grid(scenario)]
 
 
 def serving_scenarios() -> list[Scenario]:
@@ -283,7 +317,9 @@ def _tune_all(cases: int, out: Path, keep: bool) -> None:
     old = json.loads(out.read_text(encoding="utf-8")) if keep else {"entries": []}
     kept = {entry["key"]: entry for entry in old["entries"]}
     jobs = [(name, scenario) for scenario in default_scenarios() for name in tunable(scenario)]
-    made_by = f"{old['made_by']}; --missing --cases {cases}" if keep else f"{COMMAND} --cases {cases}"
+    jobs += [(AGENT, scenario) for scenario in agent_scenarios()]
+    added = f"; --missing --cases {cases}"
+    made_by = f"{old['made_by'].removesuffix(added)}{added}" if keep else f"{COMMAND} --cases {cases}"
     entries: list[dict[str, Any]] = []
     for name, scenario in Progress(jobs, desc="tuning", unit="rule", leave=True):
         key = _key(scenario, name)

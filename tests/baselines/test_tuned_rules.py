@@ -10,11 +10,13 @@ import pytest
 from playing import WORLDS
 
 from llmsched_env import make_scenario
+from llmsched_env.agents.files import shipped_agent, shipped_digest
 from llmsched_env.baselines import make_policy, tuned
 from llmsched_env.baselines.tuned import (
     SLO_TUNABLE,
     TUNABLE,
     _tuned_value,
+    agent_scenarios,
     best_tuned,
     default_scenarios,
     tunable,
@@ -59,6 +61,7 @@ def stored():
 def test_what_is_stored_covers_the_default_scenarios_and_nothing_else():
     keys = [entry["key"] for entry in stored()["entries"]]
     wanted = {tuned._key(scenario, name) for scenario in default_scenarios() for name in tunable(scenario)}
+    wanted |= {tuned._key(scenario, tuned.AGENT) for scenario in agent_scenarios()}
     assert len(keys) == len(set(keys))
     assert set(keys) == wanted, "run the command that tuned.json names in made_by"
 
@@ -67,10 +70,18 @@ def test_what_is_stored_says_where_it_comes_from():
     said = stored()
     assert said["made_by"].startswith(f"{tuned.COMMAND} --cases ")
     assert said["tuned_on"].startswith("the first cases of split train")
-    rules = {**TUNABLE, **SLO_TUNABLE}
+    numbers = {name: rule.grid(Scenario()) for name, rule in {**TUNABLE, **SLO_TUNABLE}.items()}
+    numbers[f"{tuned.AGENT} {shipped_digest()}"] = [(float(n),) for n in range(len(shipped_agent().trained))]
     for entry in said["entries"]:
-        assert tuple(entry["values"]) in rules[json.loads(entry["key"])["policy"]].grid(Scenario())
+        assert tuple(entry["values"]) in numbers[json.loads(entry["key"])["policy"]]
         assert entry["cases"] == tuned.STORED_CASES
+
+
+def test_the_stored_network_still_reaches_its_makespan():
+    (number,), makespan_s, cases = tuned_value(tuned.AGENT, Scenario())
+    network = tuned.NETWORKS.make(number)
+    again = evaluate(network, Scenario(split="train"), cases).estimate("makespan_s").mean
+    assert again == pytest.approx(makespan_s, rel=1e-12), "the simulation has changed since: tune again"
 
 
 @pytest.mark.parametrize("name", TUNABLE)
@@ -177,17 +188,19 @@ def test_the_reference_is_the_best_on_training_cases():
 
 def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     monkeypatch.setattr(tuned, "default_scenarios", lambda: [SHARED])
+    monkeypatch.setattr(tuned, "agent_scenarios", lambda: [SHARED])
     path = tmp_path / "tuned.json"
     assert tuned.main(["--cases", "2", "--out", str(path)]) == 0
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["made_by"] == "python -m llmsched_env.baselines.tuned --cases 2"
     assert written["tuned_on"] == "the first cases of split train, mean makespan (goodput with SLOs)"
-    assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in TUNABLE]
+    assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in (*TUNABLE, tuned.AGENT)]
     assert [*tmp_path.iterdir()] == [path]
 
 
 def test_the_command_keeps_what_is_there_and_tunes_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(tuned, "default_scenarios", lambda: [SHARED])
+    monkeypatch.setattr(tuned, "agent_scenarios", lambda: [SHARED])
     path = tmp_path / "tuned.json"
     first, *others = TUNABLE
     kept = {"key": tuned._key(SHARED, first), "values": [7.0], "mean": 1.0, "cases": 64}
@@ -196,7 +209,7 @@ def test_the_command_keeps_what_is_there_and_tunes_what_is_missing(tmp_path, mon
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["made_by"] == "before; --missing --cases 2"
     assert written["entries"][0] == kept
-    assert [entry["cases"] for entry in written["entries"][1:]] == [2] * len(others)
+    assert [entry["cases"] for entry in written["entries"][1:]] == [2] * len([*others, tuned.AGENT])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from combinations import combined_case
 from states import fields, state_of
 from strategies import seeded_case
 
+from llmsched_env.engine.plans import FollowActions
 from llmsched_env.engine.rule import FunctionRule, PythonRule
-from llmsched_env.engine.rules import FollowActions, ReadyThreshold
+from llmsched_env.engine.rules import ReadyThreshold
 from llmsched_env.errors import InvalidActionError
 
 CASE = next(
