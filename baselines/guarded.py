@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from llmsched_env.agents.agent import Origin, Trained
 from llmsched_env.agents.files import shipped_agent
-from llmsched_env.baselines.tuned import AGENT, Tuned, best_rule, tuned_value
+from llmsched_env.baselines.tuned import AGENT, RULE, Tuned, best_rule, best_tuned, tuned_value
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine.rule import Rule
 from llmsched_env.engine.rules import WithPrefill
@@ -17,11 +17,11 @@ __all__ = ["Guarded"]
 
 
 class Guarded:
-    """Of all shipped networks that fit a scenario, and the best tuned rule, the one that did best on training cases.
+    """The shipped network that is best on training cases, where it is surely better than the best tuned rule.
 
-    Networks are chosen as the numbers of the tuned rules are (`llmsched_env.baselines.tuned`): on the same training
-    cases, stored for the default scenarios, else found when a scenario is first met. Where none fits or none does
-    better, this is the tuned rule.
+    Networks are chosen as the numbers of the tuned rules are (:func:`~llmsched_env.baselines.tuned.tune_agent`): on
+    the same training cases, stored for the default scenarios, else found when a scenario is first met. Where none fits
+    or none is surely better, this is the tuned rule.
     """
 
     name = AGENT
@@ -45,7 +45,7 @@ class Guarded:
         """One line about what decides there."""
         origin = self.origin_for(scenario)
         if origin is None:
-            return f"{best_rule(scenario)[0]}: no network did better on training cases"
+            return f"{best_tuned(scenario)}: no network was surely better on training cases"
         queues = f"{origin.queue} queues" if origin.assignment is None else f"{origin.assignment} queues"
         load = f", load {origin.load:g}" if origin.load is not None else ""
         return f"network trained on {origin.workload}, {queues}, alpha_p / alpha_d {origin.price_ratio:.2f}{load}"
@@ -53,10 +53,8 @@ class Guarded:
     def _chosen(self, scenario: Scenario) -> Trained | None:
         if not self.fits(scenario):
             return None
-        network, rule = tuned_value(AGENT, scenario), tuned_value(*best_rule(scenario))
-        if network.loss(scenario) >= rule.loss(scenario):
-            return None
-        return self._networks.trained[int(network.values[0])]
+        (number,) = tuned_value(AGENT, scenario).values
+        return None if number == RULE else self._networks.trained[int(number)]
 
     def compiled(self, start: EpisodeContext) -> Rule:
         """What decides there, as the loop runs it."""

@@ -136,7 +136,7 @@ MIXED_POLICIES: dict[str, Factory] = {
 """Where iterations may be mixed, beside the rules; systems compose theirs as they do."""
 
 AGENTS: dict[str, Callable[[], Guarded]] = {Guarded.name: Guarded} if shipped() else {}
-"""Trained networks, where they are better than tuned rules."""
+"""Trained networks where they are surely better than tuned rules, else the best of those."""
 
 
 def _whole(name: str) -> TiedRule:

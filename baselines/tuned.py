@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmsched_env import make_scenario
 from llmsched_env.agents.agent import Agent
@@ -30,14 +31,14 @@ from llmsched_env.baselines.rule import Rule
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine import rule as engine
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
-from llmsched_env.evaluation import CoverageWarning, evaluate
+from llmsched_env.evaluation import CoverageWarning, evaluate, mean_estimate
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.policy import EpisodeContext, Policy
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
 
-__all__ = ["AGENT", "LOADS", "TUNABLE", "Tuned", "best_rule", "best_tuned", "paired", "tunable", "tuned_value"]
+__all__ = ["AGENT", "LOADS", "RULE", "TUNABLE", "Tuned", "best_rule", "best_tuned", "paired", "tunable", "tuned_value"]
 
 STORED = Path(__file__).with_name("tuned.json")
 STORED_CASES = 64
@@ -53,7 +54,7 @@ _log = logging.getLogger(__name__)
 class Tunable(NamedTuple):
     """A rule with numbers to choose, and where to look for them."""
 
-    make: Callable[..., Policy]
+    make: Callable[..., Rule]
     grid: Callable[[Scenario], Sequence[tuple[float, ...]]]
 
 
@@ -106,15 +107,10 @@ MIXED_TUNABLE: dict[str, Tunable] = {
 
 
 AGENT = "agent"
+"""The shipped networks, whose number is which of them decides."""
 
-
-def _networks(scenario: Scenario) -> Sequence[tuple[float, ...]]:
-    trained = shipped_agent().trained if shipped() else ()
-    return _single(number for number, one in enumerate(trained) if one.fits(scenario))
-
-
-NETWORKS = Tunable(lambda number: Agent(AGENT, [shipped_agent().trained[int(number)]]), _networks)
-"""The shipped networks, whose number is which of them: chosen as the numbers of a rule are."""
+RULE = -1.0
+"""None of them: the best tuned rule."""
 
 
 def tunable(scenario: Scenario) -> dict[str, Tunable]:
@@ -164,23 +160,46 @@ def _stored() -> dict[str, dict[str, Any]]:
 
 def tune(name: str, scenario: Scenario, cases: int) -> Choice:
     """The best numbers of the grid by the mean objective on the first training cases; the first ones on ties."""
+    rule, where = tunable(scenario)[name], scenario.replace(choose_order=False)
+    choices = [
+        Choice(values, float(_trained_on(rule.make(*values), where, cases).mean()), cases)
+        for values in Progress(rule.grid(scenario), desc=f"tuning {name}", unit="value")
+    ]
+    return min(choices, key=lambda choice: choice.loss(scenario))
+
+
+def _trained_on(policy: Policy, scenario: Scenario, cases: int) -> NDArray[np.float64]:
+    """(cases,) the objective on the first training cases."""
     train = scenario.replace(split="train", max_iterations=None)
-    if name != AGENT:
-        train = train.replace(choose_order=False)
-    rule, metric = NETWORKS if name == AGENT else tunable(scenario)[name], scenario.objective
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CoverageWarning)  # what is judged says it once, not every value that is tried
-        choices = [
-            Choice(values, evaluate(rule.make(*values), train, cases, latencies=False).estimate(metric).mean, cases)
-            for values in Progress(rule.grid(scenario), desc=f"tuning {name}", unit="value")
-        ]
-    return min(choices, key=lambda choice: choice.loss(scenario))
+        return evaluate(policy, train, cases, latencies=False).columns[scenario.objective]
+
+
+def tune_agent(scenario: Scenario, cases: int) -> Choice:
+    """Number of the shipped network that does best on the first training cases, or `RULE`.
+
+    It is a network only where it is surely better than the best tuned rule: the 95 % interval of the mean difference
+    over these cases says so.
+    """
+    name, where = best_rule(scenario)
+    rule = _trained_on(tunable(where)[name].make(*tuned_value(name, where).values), where, cases)
+    best, better = Choice((RULE,), float(rule.mean()), cases), 0.0
+    sign = -1.0 if scenario.serving else 1.0
+    networks = shipped_agent().trained if shipped() else ()
+    fitting = [number for number, one in enumerate(networks) if one.fits(scenario)]
+    for number in Progress(fitting, desc=f"tuning {AGENT}", unit="network"):
+        found = _trained_on(Agent(AGENT, [networks[number]]), scenario, cases)
+        apart = mean_estimate(sign * (found - rule))
+        if apart.high < 0.0 and apart.mean < better:
+            best, better = Choice((float(number),), float(found.mean()), cases), apart.mean
+    return best
 
 
 def tuned_value(name: str, scenario: Scenario) -> Choice:
     """The tuned numbers of rule ``name`` for a scenario: the stored ones, or tuned now.
 
-    Of `AGENT` it is the number of the network that did best; there has to be one that fits the scenario.
+    Of `AGENT` it is what :func:`tune_agent` finds.
     """
     networks = shipped_digest() if name == AGENT else ""
     return _tuned_value(name, scenario, getattr(scenario.source, "version", None), networks)
@@ -195,7 +214,7 @@ def _tuned_value(name: str, scenario: Scenario, version: object, networks: str) 
         _warn_of_tuning_on_test_cases(scenario.source.name)
     cases = _quick_cases(scenario)
     _log.info("tuning %s on %d training cases of a scenario that is not in tuned.json", name, cases)
-    return tune(name, scenario, cases)
+    return tune_agent(scenario, cases) if name == AGENT else tune(name, scenario, cases)
 
 
 @functools.cache
@@ -252,8 +271,7 @@ class Tuned(Rule):
             if self.name in MIXED_TUNABLE:
                 raise ConfigError(f"policy {self.name!r} needs mixed iterations: give mixed_tokens.")
             raise ConfigError(f"policy {self.name!r} needs SLOs: give ttft_s and tpot_s.")
-        made = rule.make(*tuned_value(self.name, start.scenario).values)
-        return made.compiled(start)  # type: ignore[attr-defined,no-any-return]  # a rule
+        return rule.make(*tuned_value(self.name, start.scenario).values).compiled(start)
 
 
 def default_scenarios() -> list[Scenario]:
@@ -280,7 +298,8 @@ def agent_scenarios() -> list[Scenario]:
     orders = len(ORDER_CODES)
     ordered = [scenario.replace(order="fcfs", choose_order=True) for scenario in serving_scenarios()[::orders]]
     blind = [make_scenario("LLMSched/Serving-v0", load=load) for load in LOADS]
-    return [scenario for scenario in (*default_scenarios(), *ordered, *blind) if NETWORKS.grid(scenario)]
+    agent = shipped_agent()
+    return [scenario for scenario in (*default_scenarios(), *ordered, *blind) if agent.fits(scenario)]
 
 
 def serving_scenarios() -> list[Scenario]:
@@ -324,7 +343,8 @@ def _tune_all(cases: int, out: Path, keep: bool) -> None:
     for name, scenario in Progress(jobs, desc="tuning", unit="rule", leave=True):
         key = _key(scenario, name)
         if key not in kept:
-            kept[key] = {"key": key, **tune(name, scenario, cases)._asdict()}
+            found = tune_agent(scenario, cases) if name == AGENT else tune(name, scenario, cases)
+            kept[key] = {"key": key, **found._asdict()}
             if keep:  # a killed run goes on from here
                 _write(out, old["made_by"], [*kept.values()])
         entries.append(kept[key])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,22 @@ PICTURE = ROOT / "docs" / "images" / "agent_scores.png"
 
 AIM = 0.6
 """The score that the project set itself for known lengths."""
+
+FOUND = ("judged", "elsewhere", "decision_us")
+"""What a study may have found; tables of what it has not stay as they are."""
+
+CHANGES = {
+    "clients": "number of clients (50 to 1,000)",
+    "requests": "300 requests",
+    "cost": "one cost parameter, by a fifth; α_p × 10",
+    "machine": "five other models and machines",
+    "order": "first come, first served",
+    "lengths": "bimodal, lognormal, heavy tails",
+    "predicted": "predicted lengths",
+    "load": "SLOs, other loads",
+    "trace": "SLOs, recorded traces",
+}
+"""What is changed, by how judging.py calls it."""
 
 Rows = list[dict[str, str]]
 """Lines of a CSV file: text by column."""
@@ -88,47 +105,27 @@ def score_rows(judged: dict[str, Any]) -> Rows:
     return rows
 
 
-def transfer_rows(found: dict[str, Any]) -> Rows:
-    """One line a place: the agent of the box, and by how much it is better or worse."""
+def elsewhere_rows(found: dict[str, Any]) -> Rows:
+    """One line a place: what decides there, and by how much it is better or worse than the rule tuned there."""
     rows = []
     for name, said in found.items():
         change, _, text = name.partition("/")
-        if change == "cost":
-            continue
         agent, rule, lagrangian = (np.array(said[x]["loss"]) for x in ("agent", "rule", "lagrangian"))
+        apart = mean_estimate(agent - rule)
         rows.append(
             {
                 "change": change,
                 "setup": text.replace("`", ""),
+                "cases": str(len(rule)),
+                "decides": said["decides"],
                 "rule": said["rule"]["name"],
                 "rule_percent": _percent(rule),
                 "agent_percent": _percent(agent),
-                **_estimate("minus_rule", mean_estimate(agent - rule)),
+                "nearest_percent": _percent(said["nearest"]["loss"]) if said["nearest"] else "",
+                **_estimate("minus_rule", apart),
                 **_estimate("minus_lagrangian", mean_estimate(agent - lagrangian)),
-                **_tails("agent", said),
-            }
-        )
-    return rows
-
-
-def cost_rows(found: dict[str, Any]) -> Rows:
-    """One line a change of the cost model, for each set of lengths and form of queues."""
-    rows = []
-    for name, said in found.items():
-        kind, _, text = name.partition("/")
-        if kind != "cost":
-            continue
-        setup, _, change = text.rpartition(", ")
-        agent, rule = (np.array(said[x]["loss"]) for x in ("agent", "rule"))
-        apart = mean_estimate(100 * (agent - rule))
-        rows.append(
-            {
-                "setup": setup,
-                "change": change,
-                "rule_percent": _percent(rule),
-                "minus_rule_points": f"{apart.mean:+.2f}",
-                "half_interval": f"{apart.high - apart.mean:.2f}",
                 "agent_is": "better" if apart.high < 0 else "worse" if apart.low > 0 else "level",
+                **_tails("agent", said),
             }
         )
     return rows
@@ -170,20 +167,40 @@ def serving_table(rows: Rows) -> str:
     return grid(["setup", "best tuned rule, violations in %", "agent", "planner", "agent − rule, points (95 %)"], body)
 
 
-def clients_table(rows: Rows) -> str:
-    """One line a number of clients, one column for each set of lengths and form of queues; bold: not surely better."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row["change"] == "clients":
-            setup, _, clients = row["setup"].rpartition(", ")
-            shown = row["minus_rule_points"]
-            better = row["minus_rule_high"].startswith("-")
-            cells.setdefault(clients, {})[setup] = shown if better else f"**{shown}**"
-    setups = dict.fromkeys(setup for line in cells.values() for setup in line)
-    return grid(["", *setups], [[clients, *(line[setup] for setup in setups)] for clients, line in cells.items()])
+def elsewhere_table(rows: Rows) -> str:
+    """One line a kind of change: in how many places the agent is better, level or worse, and by how much."""
+    body = []
+    for change in dict.fromkeys(row["change"] for row in rows):
+        places = [row for row in rows if row["change"] == change]
+        count = Counter(row["agent_is"] for row in places)
+        apart = [float(row["minus_rule_points"]) for row in places]
+        nearest = [
+            float(row["nearest_percent"]) - float(row["rule_percent"]) for row in places if row["nearest_percent"]
+        ]
+        body.append(
+            [
+                CHANGES[change],
+                str(len(places)),
+                *(str(count[word]) for word in ("better", "level", "worse")),
+                f"{min(apart):+.2f} to {max(apart):+.2f}",
+                f"{max(float(row['minus_rule_high']) for row in places):+.2f}",
+                f"{max(nearest):+.2f}" if nearest else "–",
+            ]
+        )
+    header = [
+        "changed",
+        "places",
+        "better",
+        "level",
+        "worse",
+        "agent − rule",
+        "highest upper end",
+        "worst of the nearest",
+    ]
+    return grid(header, body)
 
 
-def slo_transfer_table(rows: Rows) -> str:
+def slo_table(rows: Rows) -> str:
     """Other loads and recorded traces; those where neither violates a promise in a hundred are left to the CSV."""
     body = [
         [row["setup"], f"`{row['rule']}` {row['rule_percent']}", row["agent_percent"], _difference(row, "minus_rule")]
@@ -217,13 +234,13 @@ def draw(judged: dict[str, Any], path: Path) -> Path:
     return save(figure, path)
 
 
-def tables(scores: Rows, transfer: Rows) -> dict[str, str]:
+def tables(scores: Rows, elsewhere: Rows) -> dict[str, str]:
     """What stands between the markers of the page, by their names. The text says what came of other costs."""
     found = {
         "scores": score_table(scores),
         "serving scores": serving_table(scores),
-        "transfer by clients": clients_table(transfer),
-        "transfer with SLOs": slo_transfer_table(transfer),
+        "elsewhere": elsewhere_table(elsewhere),
+        "elsewhere with SLOs": slo_table(elsewhere),
     }
     for name, of in (("scores", "gap"), ("serving scores", "violations")):
         judged = {(row["cases"], row["seeds"]) for row in scores if row["percent_of"] == of}
@@ -272,16 +289,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = parser.parse_args(argv).study
     decision_us = None
     if study is not None:
-        judged, moved, decision_us = (kept(study / f"{name}.json") for name in ("judged", "transferred", "decision_us"))
-        draw(judged, PICTURE)
-        found = {
-            "agent_scores": score_rows(judged),
-            "agent_transfer": transfer_rows(moved),
-            "agent_costs": cost_rows(moved),
-        }
-        for name, rows in found.items():
-            _write(DATA / f"{name}.csv", as_csv(rows))
-    shown = tables(stored("agent_scores"), stored("agent_transfer"))
+        found = {name: kept(path) for name in FOUND if (path := study / f"{name}.json").exists()}
+        decision_us = found.get("decision_us")
+        if "judged" in found:
+            draw(found["judged"], PICTURE)
+            _write(DATA / "agent_scores.csv", as_csv(score_rows(found["judged"])))
+        if "elsewhere" in found:
+            _write(DATA / "agent_elsewhere.csv", as_csv(elsewhere_rows(found["elsewhere"])))
+    shown = tables(stored("agent_scores"), stored("agent_elsewhere"))
     _write(PAGE, page(PAGE.read_text(encoding="utf-8"), shown, decision_us))
 
 

@@ -4,7 +4,7 @@
     python benchmarks/judging.py DIR validate  # scores on validation cases, before anything is judged
     python benchmarks/judging.py DIR box       # of each place, the seed that is best on validation cases
     python benchmarks/judging.py DIR judge     # every seed on test cases, beside best tuned rule and planner
-    python benchmarks/judging.py DIR transfer  # the box elsewhere: other sizes, costs, loads and traces
+    python benchmarks/judging.py DIR transfer  # the agent where no network was trained
 
 What is found is kept in DIR as JSON; benchmarks/agent_tables.py makes tables and a picture of it. The first validation
 cases choose, the second hundred test cases judge (--cases). Recorded traces are read from ../shared/data, if they are
@@ -26,17 +26,20 @@ from evolving import FORMS, KNOWN, PLACES, RECORDED, SERVING, TRACES, WORKLOADS,
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from llmsched_env import make_scenario
 from llmsched_env.agents.agent import Agent, Origin, Trained
 from llmsched_env.agents.batch_evaluation import BatchEvaluation
-from llmsched_env.agents.files import WEIGHTS, AgentFile, load_agent, shipped
+from llmsched_env.agents.files import WEIGHTS, AgentFile, load_agent
 from llmsched_env.agents.network import Network
+from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.registry import entry, planner_of
 from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
-from llmsched_env.cost import cost_model
+from llmsched_env.cost import PRESETS, cost_model
 from llmsched_env.evaluation import decision_times, evaluate, score_estimate
 from llmsched_env.policy import Policy
 from llmsched_env.storage import write_whole
+from llmsched_env.workload import LognormalWorkload, MixtureWorkload
 
 Floats = NDArray[np.float64]
 
@@ -49,8 +52,21 @@ SHIPPED = ("gsm8k", "serving")
 """The pretrained ones. Others are written to DIR."""
 
 QUEUES = {"MIP queues": FORMS["client"], "LPT queues": {"assignment": "lpt"}, "shared queues": FORMS["shared"]}
+BY_HAND = {form: QUEUES[form] for form in ("LPT queues", "shared queues")}
+"""Queues that need no MIP, whose assignments are shipped for two workloads at one size."""
+
 CLIENTS = (50, 100, 400, 1000)
+FEW_REQUESTS = 300
 COEFFICIENTS = ("alpha_prefill_ns", "beta_prefill_ns", "alpha_decode_ns", "beta_decode_ns")
+FACTORS = (0.8, 1.2)
+MACHINES = tuple(name for name in PRESETS if not name.startswith("llama-65b"))
+"""Cost presets of other models and machines."""
+
+LENGTHS = {
+    "bimodal": MixtureWorkload(name="bimodal", cap_probability=0.3, output_mean_tokens=100.0, output_sd_tokens=40.0),
+    "lognormal": LognormalWorkload(),
+    "heavy tails": LognormalWorkload(name="heavy tails", output_sd_tokens=500.0, max_tokens=8192),
+}
 LOADS = (0.8, 0.85, 0.94, 1.05)
 
 SERVED = ("worst_token_gap_s", "longest_wait_s")
@@ -159,17 +175,28 @@ def judge(study: Path, cases: int) -> None:
 
 
 def elsewhere() -> Iterator[tuple[str, str, Scenario]]:
-    """Scenarios that training never saw: what they change, what they are, and the scenario."""
+    """Scenarios that networks were not trained in: what they change, what they are, and the scenario."""
     for workload, (form, arguments) in itertools.product(WORKLOADS, QUEUES.items()):
         base = Scenario(workload=workload, **arguments)
         text = f"{workload}, {form}"
-        for clients in CLIENTS if form != "MIP queues" else ():  # the MIP's are trained at one size
+        for clients in CLIENTS if form in BY_HAND else ():  # the MIP's are trained at one size
             sized = base.replace(num_clients=clients, num_requests=round(1319 * clients / 200))
             yield "clients", f"{text}, {clients} clients", sized
+        if form in BY_HAND:
+            few = base.replace(num_requests=FEW_REQUESTS)
+            yield "requests", f"{text}, {FEW_REQUESTS} requests", few
         usual = cost_model(base.cost)
-        for name, factor in itertools.product(COEFFICIENTS, (0.8, 1.2)):
+        changes = [*itertools.product(COEFFICIENTS, FACTORS), ("alpha_prefill_ns", 10.0)]
+        for name, factor in changes:
             other = replace(usual, name=f"{usual.name}*", **{name: round(getattr(usual, name) * factor)})
             yield "cost", f"{text}, {name.removesuffix('_ns')} {factor - 1:+.0%}", base.replace(cost=other)
+        for machine in MACHINES:
+            yield "machine", f"{text}, {machine}", base.replace(cost=machine)
+        if form != "MIP queues":
+            yield "order", f"{text}, first come, first served", base.replace(order="fcfs")
+    for (name, lengths), (form, arguments) in itertools.product(LENGTHS.items(), BY_HAND.items()):
+        yield "lengths", f"{name}, {form}", Scenario(workload=lengths, **arguments)
+    yield "predicted", "gsm8k, predicted lengths", make_scenario("LLMSched/GSM8K-Predicted-v0")
     ordered = SERVING["ServingOrder/0.9"]
     for load in LOADS:
         yield "load", f"`ServingOrder` at load {load}", ordered.replace(load=load)
@@ -179,20 +206,28 @@ def elsewhere() -> Iterator[tuple[str, str, Scenario]]:
 
 
 def transfer(study: Path, cases: int) -> None:
-    """The pretrained agents, not trained again, against the rule that is best when tuned for the place."""
-    found: dict[str, Any] = {}
+    """The agent, not trained again, against the rule that is best when tuned for the place.
+
+    Beside it the network that is nearest by where it was trained: what the agent would be without its guard.
+    """
+    path = study / "elsewhere.json"
+    found: dict[str, Any] = kept(path) if path.exists() else {}
+    agent = Guarded()
     for kind, text, scenario in tqdm(list(elsewhere()), desc="elsewhere"):
-        name = "serving" if scenario.serving else "gsm8k"
-        if name not in shipped():
+        key = f"{kind}/{text}"
+        if key in found:  # a call that was killed goes on
             continue
         test = scenario.replace(split="test")
         count = case_count(scenario, min(cases, LARGE_CASES if scenario.num_clients > 400 else ELSEWHERE_CASES))
-        found[f"{kind}/{text}"] = {
-            "agent": outcome(name, load_agent(name), test, range(count)),
+        nearest = load_agent("serving" if scenario.serving else "gsm8k")
+        found[key] = {
+            "decides": agent.describe(test),
+            "agent": outcome("agent", agent, test, range(count)),
+            "nearest": outcome("nearest", nearest, test, range(count)) if nearest.fits(test) else None,
             "rule": by_name(best_tuned(test), test, range(count)),
             "lagrangian": by_name("lagrangian", test, range(count)),
         }
-        keep(study / "transferred.json", found)
+        keep(path, found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -364,6 +364,8 @@ class UpToTheCap(Rule):
 class WithPrefill(Rule):
     """Another rule, whose prefills are another action: by an order, where orders are actions.
 
+    Where nobody is active it is a prefill: with two actions the rule would not be asked.
+
     Args:
         rule: that decides.
         action: instead of its prefills.
@@ -387,5 +389,8 @@ class WithPrefill(Rule):
 
     def act(self, view: View) -> cython.int:
         """What the rule does, by that action."""
-        chosen: cython.int = self.rule.act(view)
+        chosen: cython.int
+        if view.active == 0:
+            return self.action
+        chosen = self.rule.act(view)
         return self.action if chosen == codes.PREFILL else chosen

@@ -97,7 +97,7 @@ def test_the_agent_in_the_box_is_listed_where_it_fits(box, tmp_path, capsys):
     assert found["agent"]["kind"] == "agent"
     assert command.main(["--list"]) == 0
     assert "\nagent\n" in capsys.readouterr().out
-    assert registry.entry("agent", SERVING).text.endswith("no network did better on training cases")
+    assert registry.entry("agent", SERVING).text.endswith("no network was surely better on training cases")
     with pytest.raises(ConfigError, match="'agent@fcfs': 'agent' is no rule"):
         registry.entry("agent@fcfs", SCENARIOS["client"])
 

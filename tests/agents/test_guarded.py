@@ -51,6 +51,7 @@ def history(policy, scenario, case=0):
 
 def test_the_network_decides_that_did_best_on_training_cases(box, monkeypatch):
     monkeypatch.setattr(tuned, "TUNABLE", {"max_wait_tuned": tuned.TUNABLE["max_wait_tuned"]._replace(grid=_late)})
+    monkeypatch.setattr(tuned, "QUICK_CASES", 6)
     networks = [NEVER, often(0.13), often(0.5)]
     guarded = box(SMALL, *networks)
     train, cases = SMALL.replace(split="train"), tuned.QUICK_CASES
@@ -60,6 +61,14 @@ def test_the_network_decides_that_did_best_on_training_cases(box, monkeypatch):
     assert guarded.origin_for(SMALL) == Origin.of(SMALL)
     assert guarded.describe(SMALL) == "network trained on gsm8k, lpt queues, alpha_p / alpha_d 1.30"
     assert history(guarded, SMALL) == history(alone[1], SMALL)
+
+
+def test_one_that_may_be_better_by_chance_does_not(box, monkeypatch):
+    """The same world, but two training cases are too few to tell."""
+    monkeypatch.setattr(tuned, "TUNABLE", {"max_wait_tuned": tuned.TUNABLE["max_wait_tuned"]._replace(grid=_late)})
+    monkeypatch.setattr(tuned, "QUICK_CASES", 2)
+    where = SMALL.replace(num_requests=59)
+    assert box(where, often(0.13)).describe(where).startswith("max_wait_tuned: no network was surely better")
 
 
 @pytest.mark.parametrize("lengths", ["known", "hidden"])
@@ -73,10 +82,16 @@ def test_without_a_good_network_it_is_the_tuned_rule(box, lengths):
     assert history(guarded, where) == history(entry(best_tuned(where), where).policy, where)
 
 
-def test_where_orders_are_actions_it_is_the_rule_by_its_order(box):
-    where = SCENARIOS["orders"]
+@pytest.mark.parametrize("load", [0.9, 0.2])  # where few come, nobody is active now and then
+def test_where_orders_are_actions_it_is_the_rule_by_its_order(box, monkeypatch, load):
+    where = SCENARIOS["orders"].replace(load=load)
+    if load < 0.5:
+        monkeypatch.setattr("llmsched_env.baselines.guarded.best_rule", lambda _: ("max_wait_tuned", by_length))
+        by_length = where.replace(order="late_last_shortest", choose_order=False)
+        item = entry("max_wait_tuned@late_last_shortest", where)
+    else:
+        item = entry(best_tuned(where), where)
     guarded = box(where, random_network(0, actions=7))
-    item = entry(best_tuned(where), where)
     assert "@" in item.name
     assert guarded.origin_for(where) is None
     ran, expected = play(guarded, where, 0, record=True), play(item.policy, item.scenario, 0, record=True)

@@ -10,6 +10,7 @@ import pytest
 from playing import WORLDS
 
 from llmsched_env import make_scenario
+from llmsched_env.agents.agent import Agent
 from llmsched_env.agents.files import shipped_agent, shipped_digest
 from llmsched_env.baselines import make_policy, tuned
 from llmsched_env.baselines.tuned import (
@@ -71,7 +72,8 @@ def test_what_is_stored_says_where_it_comes_from():
     assert said["made_by"].startswith(f"{tuned.COMMAND} --cases ")
     assert said["tuned_on"].startswith("the first cases of split train")
     numbers = {name: rule.grid(Scenario()) for name, rule in {**TUNABLE, **SLO_TUNABLE}.items()}
-    numbers[f"{tuned.AGENT} {shipped_digest()}"] = [(float(n),) for n in range(len(shipped_agent().trained))]
+    networks = range(len(shipped_agent().trained))
+    numbers[f"{tuned.AGENT} {shipped_digest()}"] = [(tuned.RULE,), *((float(number),) for number in networks)]
     for entry in said["entries"]:
         assert tuple(entry["values"]) in numbers[json.loads(entry["key"])["policy"]]
         assert entry["cases"] == tuned.STORED_CASES
@@ -79,7 +81,7 @@ def test_what_is_stored_says_where_it_comes_from():
 
 def test_the_stored_network_still_reaches_its_makespan():
     (number,), makespan_s, cases = tuned_value(tuned.AGENT, Scenario())
-    network = tuned.NETWORKS.make(number)
+    network = Agent("network", [shipped_agent().trained[int(number)]])
     again = evaluate(network, Scenario(split="train"), cases).estimate("makespan_s").mean
     assert again == pytest.approx(makespan_s, rel=1e-12), "the simulation has changed since: tune again"
 
@@ -194,7 +196,9 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["made_by"] == "python -m llmsched_env.baselines.tuned --cases 2"
     assert written["tuned_on"] == "the first cases of split train, mean makespan (goodput with SLOs)"
-    assert [entry["key"] for entry in written["entries"]] == [tuned._key(SHARED, name) for name in (*TUNABLE, tuned.AGENT)]
+    assert [entry["key"] for entry in written["entries"]] == [
+        tuned._key(SHARED, name) for name in (*TUNABLE, tuned.AGENT)
+    ]
     assert [*tmp_path.iterdir()] == [path]
 
 
