@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from llmsched_env.config import (
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
-from llmsched_env.offline.joint import is_shipped, stored_plan
+from llmsched_env.offline.joint import Effort, is_shipped, stored_plan
 from llmsched_env.problem import Problem
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
@@ -40,6 +41,9 @@ UNBOUNDED_POOL = 2**31
 
 MOST_CACHE_BYTES = 10**15
 """The memory of some thousand accelerators: no cache is larger."""
+
+ROUGH = Effort(tries=1, anneal_moves=1_000, repair_moves=1_500)
+"""Of joint plans by predicted lengths: an error of one percent costs more than the search gains."""
 
 LATE_NS = 86_400 * 10**9
 """A day of waiting for the first request is no part of any episode."""
@@ -90,16 +94,16 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
 def has_plans(scenario: Scenario) -> bool:
     """Whether a scenario can have joint plans, and those of its pool's first and last case are shipped."""
     size = scenario.source.pool_size(scenario.split)
+    if size is None or scenario.lengths != "known":
+        return False
     try:
         scenario.replace(queue="shared", order=JOINT)
     except ConfigError:
         return False
-    if size is None:
-        return False
     ends = (
         scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests) for case in (0, size - 1)
     )
-    return all(is_shipped(requests, scenario.num_clients, scenario.cost_model) for requests in ends)
+    return all(is_shipped(requests, scenario.num_clients, scenario.believed_model) for requests in ends)
 
 
 def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Problem:
@@ -118,7 +122,12 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         ).client_of
     plan = None
     if scenario.order == JOINT:
-        plan = stored_plan(requests, scenario.num_clients, cost, progress=sys.stderr.isatty())
+        shown, effort = requests, None
+        if scenario.lengths != "known":
+            shown, effort = replace(requests, output_tokens=guess), ROUGH
+        plan = stored_plan(
+            shown, scenario.num_clients, scenario.believed_model, effort=effort, progress=sys.stderr.isatty()
+        )
     slo = scenario.slo(len(requests))
     moved, mixed, cache = scenario.migration(), scenario.mixed_iterations(), scenario.kv_cache()
     lb1, best = bounds_ns(requests, scenario.num_clients, cost, moved, mixed, cache)

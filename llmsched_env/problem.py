@@ -273,6 +273,17 @@ class Problem:
         rows.setflags(write=False)
         return replace(self, data=self.data.changed(rows), requests=rows)
 
+    def with_line(self, positions: NDArray[np.integer]) -> Problem:
+        """The same case with requests at other positions of the one queue.
+
+        Args:
+            positions: (n,) which request, by its position so far, stands at each position.
+        """
+        rows, numbers = self.requests[positions], self.request_of[positions]
+        for array in (rows, numbers):
+            array.setflags(write=False)
+        return replace(self, data=self.data.changed(rows, numbers), requests=rows, request_of=numbers)
+
     def with_bound(self, bound_ns: int) -> Problem:
         """The same case with another bound for its gaps."""
         return replace(self, data=self.data.changed(bound_ns=bound_ns))

@@ -72,6 +72,7 @@ class Simulator:
         outputs: ArrayLike | None = None,
         arrivals: bool = True,
         believed: bool = False,
+        sequence: ArrayLike | None = None,
     ) -> Simulator:
         """An independent episode that goes on from here.
 
@@ -83,9 +84,12 @@ class Simulator:
                 served in time, so that goodput is to be compared between such forks only.
             believed: whether iterations last what the view says from here on, instead of what they will last where the
                 scenario has noise, or a cost model that is not the believed one.
+            sequence: (waiting,) the requests that wait, by number, in the order in which they are to be taken; ``None``
+                for the order that there is. Of one queue without SLOs.
 
         Raises:
-            ConfigError: not n lengths, or one that its request has outlived.
+            ConfigError: not n lengths, or one that its request has outlived; a sequence where there is not one queue,
+                or orders are actions, or of other requests than wait.
             WorkloadError: too many tokens for the clock.
         """
         twin = Simulator.__new__(Simulator)
@@ -97,6 +101,10 @@ class Simulator:
             twin.problem = twin.problem.with_outputs(self._checked(outputs))
             twin.episode = twin.problem.episode(record=record)
             twin.episode.move(self.episode)
+        if sequence is not None:
+            twin.problem = twin.problem.with_line(self._in_line(sequence))
+            last, twin.episode = twin.episode, twin.problem.episode(record=record)
+            twin.episode.requeue(last)
         if not arrivals:
             twin.episode.end_arrivals()
         return twin
@@ -119,6 +127,34 @@ class Simulator:
                 f"has emitted {emitted[position]} tokens and is not complete, and the longest may have {MAX_TOKENS}."
             )
         return by_position.astype(np.int32)
+
+    @property
+    def waiting(self) -> NDArray[np.int64]:
+        """(waiting,) numbers of the requests that wait, preempted ones aside, in queue order."""
+        there = _members(self.episode.line.waiting, self.problem.num_requests)
+        return self.problem.request_of[there].astype(np.int64)
+
+    def _in_line(self, sequence: ArrayLike) -> NDArray[np.int64]:
+        """Positions so far, by position from now on."""
+        problem, wanted = self.problem, np.asarray(sequence)
+        if not problem.data.shared or "slo" in problem.options:
+            raise ConfigError(
+                "a sequence is an order of one queue whose order is fixed: set queue='shared', and leave ttft_s and "
+                "tpot_s out."
+            )
+        there = np.flatnonzero(_members(self.episode.line.waiting, problem.num_requests))
+        by_number = np.asarray(problem.data.position_of)
+        if (
+            wanted.shape != there.shape
+            or wanted.dtype.kind not in "iu"
+            or set(wanted.tolist()) != set(self.waiting.tolist())
+        ):
+            raise ConfigError(
+                f"a sequence of shape {wanted.shape}: name each of the {len(there)} requests that wait once."
+            )
+        positions = np.arange(problem.num_requests)
+        positions[there] = by_number[wanted]
+        return positions
 
     def _emitted(self) -> NDArray[np.int32]:
         """(n,) by position; all of them where a request is complete."""

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from llmsched_env.studies import accelerators, cost_check, jitter, kv_memory, migration, mixed, scale, uncertain_lengths
+from llmsched_env.studies import (
+    accelerators,
+    cost_check,
+    jitter,
+    kv_memory,
+    migration,
+    mixed,
+    planning,
+    scale,
+    uncertain_lengths,
+)
 
 __all__ = ["STUDIES"]
 
-_ALL = (cost_check, uncertain_lengths, kv_memory, migration, jitter, mixed, scale, accelerators)
+_ALL = (cost_check, uncertain_lengths, planning, kv_memory, migration, jitter, mixed, scale, accelerators)
 
 STUDIES = {module.STUDY.name: module.STUDY for module in _ALL}

@@ -83,17 +83,16 @@ class Scenario(
             )
 
     def _check_joint(self) -> None:
-        """A joint plan counts prefills and decodes of a batch with known lengths."""
+        """A joint plan counts prefills and decodes of a batch whose lengths are known, or predicted."""
         if self.order != JOINT:
             return
         for wrong, given, why in (
             (self.queue != "shared", f"queue = {self.queue!r}", "it is the order of one line; set queue='shared'"),
             (self.serving, "SLOs", "it minimises the makespan of a batch; leave ttft_s and tpot_s out"),
             (self.load is not None, f"load = {self.load}", "it plans a batch that is there; leave load out"),
-            (self.lengths != "known", f"lengths = {self.lengths!r}", "it plans true lengths; set lengths='known'"),
+            (self.lengths == "hidden", "lengths = 'hidden'", "it plans lengths; set 'known', or 'predicted'"),
             (self.kv_limited, "a KV budget", "it knows no memory; leave kv_budget_tokens out"),
             (self.mixes, "mixed iterations", "it knows prefills and decodes only; leave mixed_tokens out"),
-            (self.noisy, "noise", "it counts on the cost model; leave noise and believed_cost out"),
             (not self.cost_model.is_affine, f"cost = {self.cost_model.name!r}", "it needs an affine cost model"),
         ):
             if wrong:

@@ -227,6 +227,12 @@ class Episode(Transition):
         self.fill_ending()
         self.recorder.clear()
 
+    def requeue(self, other: Episode) -> None:
+        """Take over the state of an episode of the same problem whose waiting requests stand in another order."""
+        self.move(other)
+        self.empty_window()
+        self.preview(self.view)
+
     def end_arrivals(self) -> None:
         """Let nothing more arrive: requests not released by now count as complete."""
         self.check_idle()

@@ -15,7 +15,7 @@ from llmsched_env.engine.view import View
 
 
 class FollowPrefills(Rule):
-    """Prefills at the decode counts of a plan, then none but where nobody is active.
+    """Prefills at the decode counts of a plan, then wherever one is possible.
 
     Args:
         plan: decode count of each prefill in turn.
@@ -30,7 +30,7 @@ class FollowPrefills(Rule):
     def act(self, view: View) -> cython.int:
         """A prefill if the next one is due."""
         if view.prefills >= self.plan.shape[0]:
-            return 0
+            return 1
         return 1 if view.decodes >= self.plan[cython.cast(cython.Py_ssize_t, view.prefills)] else 0
 
     def __reduce__(self) -> tuple[Any, ...]:

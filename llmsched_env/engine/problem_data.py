@@ -148,10 +148,18 @@ class ProblemData:
         self.bound_ns = bound_ns
         self.arrivals = bool(release_ns.max() > release_ns.min())
 
-    def changed(self, rows: NDArray[np.int32] | None = None, **changes: Any) -> ProblemData:
-        """The same problem with other rows of requests, or other keyword arguments."""
-        given, named = self.made_of
-        return ProblemData(given[0] if rows is None else rows, *given[1:], **{**named, **changes})
+    def changed(
+        self, rows: NDArray[np.int32] | None = None, number_of: NDArray[np.int32] | None = None, **changes: Any
+    ) -> ProblemData:
+        """The same problem with other rows of requests, other numbers of them, or other keyword arguments."""
+        (own_rows, release_ns, own_numbers, num_clients), named = self.made_of
+        return ProblemData(
+            own_rows if rows is None else rows,
+            release_ns,
+            own_numbers if number_of is None else number_of,
+            num_clients,
+            **{**named, **changes},
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made_again, (self.made_of,)

@@ -196,11 +196,10 @@ def test_a_damaged_plan_is_made_again(tmp_path, monkeypatch, caplog):
     ("change", "message"),
     [
         ({"queue": "client"}, "it is the order of one line"),
-        ({"lengths": "hidden"}, "it plans true lengths"),
+        ({"lengths": "hidden"}, "it plans lengths; set 'known', or 'predicted'"),
         ({"ttft_s": 1.0, "tpot_s": 0.2, "load": 0.9}, "makespan of a batch"),
         ({"kv_budget_tokens": 10**6}, "it knows no memory"),
         ({"mixed_tokens": 512}, "prefills and decodes only"),
-        ({"noise_sd": 0.1}, "it counts on the cost model"),
         ({"cost": CostModel("context", 1, 1, 1, 1, gamma_decode_ns=1)}, "needs an affine cost model"),
     ],
 )
@@ -356,7 +355,7 @@ def test_what_a_kept_plan_says_is_checked(change, tmp_path, monkeypatch, caplog)
     assert "is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("change", [{"noise_sd": 0.1}, {"kv_budget_tokens": 10**6, "queue": "shared"}])
+@pytest.mark.parametrize("change", [{"lengths": "predicted"}, {"kv_budget_tokens": 10**6, "queue": "shared"}])
 def test_a_default_comparison_has_no_plans_where_none_can_be_followed(change, monkeypatch):
     """Also once all plans of a pool are shipped."""
     monkeypatch.setattr("llmsched_env.cases.is_shipped", lambda *given: True)

@@ -21,7 +21,7 @@ from llmsched_env.offline.stage_model import stage_model
 from llmsched_env.progress import Progress
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["Effort", "check_batch", "joint_plan"]
+__all__ = ["Effort", "check_batch", "joint_plan", "temperatures"]
 
 FIRST_SHARE = 0.4
 NEXT_SHARE = 0.93
@@ -283,13 +283,13 @@ class _Search:
         start_of[left] = self.rng.integers(0, prefills, int(left.sum()))
         search = self._search(instants, start_of, horizon)
         moves = min(MOST_MOVES, self.effort.anneal_moves * len(self.decodes))
-        search.run(moves, _temperatures(search, *ANNEALED), shifts=SHIFTS, growth=0)
+        search.run(moves, temperatures(search, *ANNEALED), shifts=SHIFTS, growth=0)
         return self._search(np.asarray(search.best_instants), np.asarray(search.best_start), horizon)
 
     def _met(self, search: Instants) -> bool:
         """Whether nothing is violated any more under growing weights; the best plan is then a better one."""
         moves = min(MOST_MOVES, self.effort.repair_moves * len(self.decodes))
-        if search.run(moves, _temperatures(search, *REPAIRED), shifts=SHIFTS, growth=1):
+        if search.run(moves, temperatures(search, *REPAIRED), shifts=SHIFTS, growth=1):
             return False
         place = np.asarray(search.best_start)
         sequence = np.lexsort((np.arange(len(place)), -self.case.decodes, place))
@@ -304,7 +304,7 @@ class _Search:
         return Instants(self.decodes, self.prompts, instants, start_of, self.case.clients, horizon, cap, seed)
 
 
-def _temperatures(search: Instants, first: float, last: float) -> NDArray[np.int64]:
+def temperatures(search: Instants, first: float, last: float) -> NDArray[np.int64]:
     """From one temperature to another, given in clients, in the search's units."""
     stages = first * (last / first) ** np.linspace(0, 1, STAGES)
     return np.rint(stages * search.client_weight * search.unit).astype(np.int64)

@@ -26,6 +26,7 @@ class Instants:
 
     Attributes:
         num_requests: n.
+        num_free: those that may be moved; the others, which are the last ones, hold their clients where they are.
         num_clients: J.
         num_prefills: K.
         horizon: D: decodes in all; no request ends later.
@@ -55,6 +56,7 @@ class Instants:
     """
 
     num_requests: cython.int
+    num_free: cython.int
     num_clients: cython.int
     num_prefills: cython.int
     horizon: cython.int
@@ -92,9 +94,11 @@ class Instants:
         horizon: int,
         token_cap: int,
         seed: int,
+        pinned: int = 0,
     ) -> None:
         n, count = len(decodes), len(instants)
         self.num_requests = n
+        self.num_free = n - pinned
         self.num_clients = num_clients
         self.num_prefills = count
         self.horizon = horizon
@@ -244,7 +248,7 @@ class Instants:
 
     def try_start(self, temperature: cython.longlong) -> cython.void:
         """Let a request start at another prefill."""
-        i: cython.int = self.drawn(self.num_requests)
+        i: cython.int = self.drawn(self.num_free)
         old: cython.int = self.start_of[i]
         new: cython.int
         was: cython.int = self.end_of[i]
@@ -275,8 +279,8 @@ class Instants:
 
     def try_swap(self, temperature: cython.longlong) -> cython.void:
         """Let two requests change places."""
-        i: cython.int = self.drawn(self.num_requests)
-        j: cython.int = self.drawn(self.num_requests)
+        i: cython.int = self.drawn(self.num_free)
+        j: cython.int = self.drawn(self.num_free)
         a: cython.int = self.start_of[i]
         b: cython.int = self.start_of[j]
         more: cython.longlong = self.prompts[j] - self.prompts[i]
