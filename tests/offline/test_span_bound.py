@@ -110,7 +110,7 @@ def test_every_label_once():
 
     Two may share a label, and slots are as many as the spans take.
     """
-    instants = 20 * np.cumsum(np.arange(11)) ** 2
+    instants = 20 * np.array([0, 1, 4, 13, 28, 33, 47, 54, 64, 70, 72])  # a Golomb ruler: no difference twice
     first, last = np.triu_indices(11, 1)
     needs, slots = instants[last] - instants[first], int((last - first).sum())
     raised = raised_decodes(needs, 2, np.array([slots]), 10, np.zeros(1, int), 10, np.zeros(1, int))
