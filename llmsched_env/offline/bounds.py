@@ -58,7 +58,7 @@ from numpy.typing import ArrayLike, NDArray
 from llmsched_env.cost import CostModel, MixedCost, cost_model
 from llmsched_env.errors import ConfigError
 from llmsched_env.offline.assignment import Assignment, check_clients
-from llmsched_env.offline.cmax_bounds import cmax_bound
+from llmsched_env.offline.cmax_bounds import cmax_bound, exact_cmax
 from llmsched_env.offline.grouping import grouped_loads
 from llmsched_env.offline.spans import MAX_VALUE, MAX_WORK, UNIT, most_prefills, raised_decodes
 from llmsched_env.workload.requests import Requests
@@ -208,9 +208,9 @@ def lb4_ns(
 ) -> int:
     """LB4 = constants + min over N of (time of N prefills) + alpha_d * D_N, with D_N at least what LB3 has there.
 
-    With few prefills most requests are refilled at the next one, so that they share N holding times: proof in
-    :func:`~llmsched_env.offline.spans.raised_decodes`. What gaps are to. Some milliseconds; beyond
-    :data:`~llmsched_env.offline.spans.MAX_WORK` requests times clients it is LB3.
+    With few prefills most requests are refilled at the next one and share N holding times (proof in `raised_decodes`
+    of spans.py). With few requests D_N is at least the optimum of P||Cmax (`exact_cmax`). What gaps are to. Some
+    milliseconds; beyond `spans.MAX_WORK` requests times clients only the latter is added to LB3.
 
     Args and errors as :func:`lb3_ns`.
     """
@@ -382,6 +382,7 @@ class Case:
         )
 
     def lb4_ns(self, least_prefills: int, least_decodes: int) -> int:
+        least_decodes = max(least_decodes, exact_cmax(self.decodes, self.clients))
         grouped = self._grouped(least_prefills, least_decodes)
         lb3_ns = min(self.makespan_ns(least_prefills + more, decodes) for more, decodes in enumerate(grouped))
         n, alpha_ns = len(self.decodes), self.cost.alpha_decode_ns

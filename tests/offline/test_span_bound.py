@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import least_counted, least_makespan_ns
+from oracles import least_cmax, least_counted, least_makespan_ns
 
 from llmsched_env.cost import CostModel
 from llmsched_env.offline import lb1_ns, lb3_ns, lb4_ns, lower_bounds
 from llmsched_env.offline.bounds import Case
+from llmsched_env.offline.cmax_bounds import FEW_LOADS, cmax_bound, exact_cmax
 from llmsched_env.offline.joint.plan import played
 from llmsched_env.offline.kernels.spans import cheapest_groups
 from llmsched_env.offline.spans import MAX_WORK, most_prefills, raised_decodes
@@ -103,6 +104,21 @@ def test_never_above_a_schedule_without_a_pause():
         few += prefills <= case.least_prefills + 2
     assert few > CASES // 40, "prefills were plenty: no group shared a holding time"
     assert many > CASES // 40, "spans were short: the class of the long ones was not tested"
+
+
+def test_exact_cmax():
+    """Against every assignment; and on paper: 5 4 3 3 3 on two clients is (5 4)(3 3 3) = 9, as LPT's 10 is not."""
+    assert exact_cmax(np.array([3, 5, 0, 3, 4, 3]), 2) == 9
+    above = 0
+    for seed in range(CASES // 2):
+        rng = np.random.default_rng([21, seed])
+        loads, clients = rng.integers(0, 200, int(rng.integers(1, 10))), int(rng.integers(2, 5))
+        optimum = least_cmax(loads.tolist(), clients)
+        assert exact_cmax(loads, clients) == optimum >= cmax_bound(loads, clients), seed
+        above += optimum > cmax_bound(loads, clients)
+    assert above > CASES // 50, "the bound was the optimum: nothing was packed"
+    many = np.arange(1, FEW_LOADS + 2)
+    assert exact_cmax(many, 3) == cmax_bound(many, 3)
 
 
 def test_every_label_once():
