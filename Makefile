@@ -111,7 +111,7 @@ sanitize: $(VENV)/.installed-dev
 	.ci/sanitize $(CURDIR)/$(BIN)/python
 
 nightly: $(VENV)/.compiled-dev
-	LLMSCHED_CASES=10000 $(BIN)/python -m pytest tests/core/test_combinations.py tests/core/test_fuzz.py
+	LLMSCHED_CASES=10000 $(BIN)/python -m pytest tests/core/test_combinations.py tests/core/test_fuzz.py tests/offline/test_span_bound.py
 
 # RLlib pins a Gymnasium that is older than the one of constraints.txt.
 $(RLLIB)/.installed: export PIP_CONSTRAINT := constraints-rllib.txt

@@ -2,13 +2,15 @@
 
 One process, one core. Every row says how many cases met their bound (proved), the largest gap and the time a case took;
 ``--csv`` writes the rows there (docs/data/assignment.csv). ``--oracle N`` compares the lower bounds with the exact
-optimum of N instances, larger than those of the tests.
+optimum of N instances, larger than those of the tests, and of N test cases of each workload by size (minutes).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -16,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llmsched_env.cost import PRESETS, CostModel
+from llmsched_env.cost import PRESETS, CostModel, cost_model
 from llmsched_env.offline import Assignment, Budget, assign, lb1_ns, lower_bounds, naive_model
+from llmsched_env.offline.bounds import Case
 from llmsched_env.storage import write_whole
-from llmsched_env.workload import Requests, workload
+from llmsched_env.workload import LognormalWorkload, Requests, workload
 
 COLUMNS = ("instance", "method", "proved", "cases", "largest_gap_percent", "mean_s", "longest_s", "stages")
 POLISH_ONLY = Budget(resplit_moves=0, polish_mips=2000)
@@ -76,7 +79,8 @@ def assignments(count: int, *, naive: bool) -> list[list[str]]:
 
 def bounds() -> None:
     """Values and times of LB1 to LB3."""
-    print("\n| preset, workload | LB1 | LB2 | LB3 | LB1 takes | all take |\n| --- | --- | --- | --- | --- | --- |")
+    print("\n| preset, workload | LB1 | LB2 | LB3 | LB4 | LB1 takes | all take |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in ("gsm8k", "gsm8k-smooth"):
         requests = workload(name).requests("test", 0)
         for preset in PRESETS:
@@ -86,7 +90,7 @@ def bounds() -> None:
             middle = time.perf_counter()
             found = lower_bounds(requests, 200, preset)
             end = time.perf_counter()
-            values = " | ".join(f"{value / 1e9:.3f} s" for value in (found.lb1_ns, found.lb2_ns, found.lb3_ns))
+            values = " | ".join(f"{value / 1e9:.3f} s" for value in dataclasses.astuple(found))
             print(f"| {preset}, {name} | {values} | {(middle - start) * 1e6:.0f} us | {(end - middle) * 1e3:.1f} ms |")
 
 
@@ -105,13 +109,45 @@ def oracle(count: int) -> None:
         cost = CostModel("random", int(rng.integers(0, 80)), 1, int(rng.integers(1, 40)), 1, prefill_token_cap=cap)
         optimum = least_makespan_ns(requests, clients, cost)
         found = lower_bounds(requests, clients, cost)
-        if not found.lb1_ns <= found.lb2_ns <= found.lb3_ns <= optimum:
+        if not found.lb1_ns <= found.lb2_ns <= found.lb3_ns <= found.lb4_ns <= optimum:
             raise SystemExit(f"bound above the optimum at seed {seed}: {found}, optimum {optimum} ns")
         met += found.best_ns == optimum
         gaps.append(optimum / found.best_ns - 1)
     print(
         f"\nlower bounds on {count} instances: none above the optimum, {met} equal to it, mean gap {np.mean(gaps):.2%}"
     )
+
+
+def tightness(count: int) -> None:
+    """How far the exact optimum is above LB1, LB3 and LB4, by size and lengths, with the default preset."""
+    from oracles import least_counted  # oracle() has made it known
+
+    cost = cost_model("llama-65b-paper")
+    tails = LognormalWorkload(output_sd_tokens=600.0)
+    print("\n| n / J | lengths | above LB1 | above LB3 | above LB4 | LB4 met |\n| --- | --- | --- | --- | --- | --- |")
+    for n, clients in ((6, 2), (8, 2), (8, 3), (9, 3), (8, 4)):
+        for name, source in (("gsm8k", workload("gsm8k")), ("smooth", workload("gsm8k-smooth")), ("sd 600", tails)):
+            gaps, met = [], 0
+            for case in range(count):
+                requests = source.requests("test", case, num_requests=n)
+                case_of = Case.of(requests, clients, cost)
+                units = math.gcd(cost.alpha_prefill_ns, cost.alpha_decode_ns)
+                counted = least_counted(
+                    requests.decodes.tolist(),
+                    requests.prompt_tokens.tolist(),
+                    clients,
+                    cost.alpha_prefill_ns // units,
+                    cost.alpha_decode_ns // units,
+                    cost.prefill_token_cap,
+                )
+                optimum = case_of.makespan_ns(0, 0) + counted * units
+                found = lower_bounds(requests, clients, cost)
+                if found.lb4_ns > optimum:
+                    raise SystemExit(f"LB4 above the optimum: {n} / {clients} {name}, case {case}")
+                met += found.lb4_ns == optimum
+                gaps.append([optimum / found.lb1_ns - 1, optimum / found.lb3_ns - 1, optimum / found.lb4_ns - 1])
+            means = " | ".join(f"{mean:.2%}" for mean in np.mean(gaps, axis=0))
+            print(f"| {n} / {clients} | {name} | {means} | {met} of {count} |", flush=True)
 
 
 def main() -> None:
@@ -131,6 +167,7 @@ def main() -> None:
     bounds()
     if args.oracle:
         oracle(args.oracle)
+        tightness(args.oracle)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from llmsched_env.config import (
 )
 from llmsched_env.cost import CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, WorkloadError
-from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, mixed_bound_ns, stored_assignment
+from llmsched_env.offline import lb1_ns, lb2_ns, lb4_ns, mixed_bound_ns, stored_assignment
 from llmsched_env.offline.joint import Effort, is_shipped, stored_plan
 from llmsched_env.problem import Problem
 from llmsched_env.units import DOUBTED, UnitWarning, doubt
@@ -301,7 +301,7 @@ def bounds_ns(
         return first, first
     if changes:
         return first, lb2_ns(requests, clients, cost, cached_tokens=cached, changes_clients=True)
-    return first, lb3_ns(requests, clients, cost, cached_tokens=cached)
+    return first, lb4_ns(requests, clients, cost, cached_tokens=cached)
 
 
 def estimates(scenario: Scenario, case: int, requests: Requests) -> NDArray[np.int32]:

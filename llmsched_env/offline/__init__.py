@@ -2,7 +2,7 @@
 
 - :func:`assign` balances requests over clients (Minimizing Makespan Bin Packing, P||Cmax) and says how near to the
   optimum it came, with a certificate; :func:`stored_assignment` takes the result from the shipped pools or the cache.
-- :func:`lower_bounds` gives LB1, LB2 and LB3: no policy finishes earlier, proved in their docstrings.
+- :func:`lower_bounds` gives LB1 to LB4: no policy finishes earlier, proved in their docstrings.
 - :func:`goodput_bound` says how many requests any policy can serve in time, at most.
 - :func:`assign_expected_max` does so for loads that are uncertain, :func:`sample_average` on a sample of scenarios.
 - :func:`naive_model` and :func:`stage_model` are the paper's MIPs as they stand: exact references on small problems.
@@ -17,6 +17,7 @@ from llmsched_env.offline.bounds import (
     lb1_ns,
     lb2_ns,
     lb3_ns,
+    lb4_ns,
     lower_bounds,
     min_prefills,
     mixed_bound_ns,
@@ -49,6 +50,7 @@ __all__ = [
     "lb1_ns",
     "lb2_ns",
     "lb3_ns",
+    "lb4_ns",
     "lower_bounds",
     "lpt",
     "min_prefills",

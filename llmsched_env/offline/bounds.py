@@ -1,4 +1,4 @@
-"""Lower bounds on the makespan of *any* policy under exclusive batching: LB1 <= LB2 <= LB3, in whole nanoseconds.
+"""Lower bounds on the makespan of *any* policy under exclusive batching: LB1 <= ... <= LB4, in whole nanoseconds.
 
 Notation: n requests with prompt P_i and l_i = output_i - 1 decodes; J clients; a schedule is a sequence of K prefills
 and D decodes and, with arrivals, of waits. Durations add up, waits last at least nothing, hence
@@ -27,7 +27,7 @@ ceil((n - v) / J)), which is at least both max(N_cap, ceil(n / J)) and the count
 What is used: one prefill *or* one decode at a time, at most one request on a client, every request prefilled once, and
 decodes that emit one token for each active client. Nothing is said about queues, order, stealing, lengths known or not,
 or release times: those only take schedules away or add waits, and a minimum over fewer schedules is no smaller. What
-breaks LB1 to LB3: preemption with recompute (see below), mixed iterations and chunked prefills (:func:`mixed_bound_ns`
+breaks LB1 to LB4: preemption with recompute (see below), mixed iterations and chunked prefills (:func:`mixed_bound_ns`
 is a bound for those).
 
 **Caches at clients** (docs/migration.md). Where parts of the prompts are cached, each request computes at least the
@@ -58,11 +58,12 @@ from numpy.typing import ArrayLike, NDArray
 from llmsched_env.cost import CostModel, MixedCost, cost_model
 from llmsched_env.errors import ConfigError
 from llmsched_env.offline.assignment import Assignment, check_clients
-from llmsched_env.offline.cmax_bounds import cmax_bound
+from llmsched_env.offline.cmax_bounds import cmax_bound, exact_cmax
 from llmsched_env.offline.grouping import grouped_loads
+from llmsched_env.offline.spans import MAX_VALUE, MAX_WORK, UNIT, most_prefills, raised_decodes
 from llmsched_env.workload.requests import Requests
 
-__all__ = ["LowerBounds", "lb1_ns", "lb2_ns", "lb3_ns", "lower_bounds", "min_prefills", "mixed_bound_ns"]
+__all__ = ["LowerBounds", "lb1_ns", "lb2_ns", "lb3_ns", "lb4_ns", "lower_bounds", "min_prefills", "mixed_bound_ns"]
 
 CachedTokens = NDArray[np.int64] | None
 
@@ -71,16 +72,17 @@ Queues = Assignment | ArrayLike | None
 
 @dataclass(frozen=True)
 class LowerBounds:
-    """The three bounds of one problem, each in nanoseconds and at least as large as the one before."""
+    """The bounds of one problem, each in nanoseconds and at least as large as the one before."""
 
     lb1_ns: int
     lb2_ns: int
     lb3_ns: int
+    lb4_ns: int
 
     @property
     def best_ns(self) -> int:
-        """The largest of the three."""
-        return max(self.lb1_ns, self.lb2_ns, self.lb3_ns)
+        """The largest of them."""
+        return max(self.lb1_ns, self.lb2_ns, self.lb3_ns, self.lb4_ns)
 
 
 def min_prefills(requests: Requests, clients: SupportsIndex, prefill_token_cap: int) -> int:
@@ -196,6 +198,26 @@ def lb3_ns(
     return case.lb3_ns(*case.least_counts(queues))
 
 
+def lb4_ns(
+    requests: Requests,
+    clients: SupportsIndex,
+    cost: CostModel | str,
+    *,
+    queues: Queues = None,
+    cached_tokens: CachedTokens = None,
+) -> int:
+    """LB4 = constants + min over N of (time of N prefills) + alpha_d * D_N, with D_N at least what LB3 has there.
+
+    With few prefills most requests are refilled at the next one and share N holding times (proof in `raised_decodes`
+    of spans.py). With few requests D_N is at least the optimum of P||Cmax (`exact_cmax`). What gaps are to. Some
+    milliseconds; beyond `spans.MAX_WORK` requests times clients only the latter is added to LB3.
+
+    Args and errors as :func:`lb3_ns`.
+    """
+    case = Case.of(requests, clients, cost_model(cost), cached_tokens)
+    return case.lb4_ns(*case.least_counts(queues))
+
+
 def mixed_bound_ns(
     requests: Requests,
     clients: SupportsIndex,
@@ -266,7 +288,7 @@ def mixed_bound_ns(
 def lower_bounds(
     requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None
 ) -> LowerBounds:
-    """All three at once. LB1 ignores ``queues``, as in :func:`lb1_ns`.
+    """All of them at once. LB1 ignores ``queues``, as in :func:`lb1_ns`.
 
     Raises:
         ConfigError: as :func:`lb2_ns`.
@@ -274,12 +296,15 @@ def lower_bounds(
     case = Case.of(requests, clients, cost_model(cost))
     counts = case.least_counts(queues)
     return LowerBounds(
-        case.makespan_ns(case.least_prefills, case.least_decodes), case.makespan_ns(*counts), case.lb3_ns(*counts)
+        case.makespan_ns(case.least_prefills, case.least_decodes),
+        case.makespan_ns(*counts),
+        case.lb3_ns(*counts),
+        case.lb4_ns(*counts),
     )
 
 
 class Case:
-    """The constants of one problem that all three bounds share."""
+    """The constants of one problem that all bounds share."""
 
     def __init__(self, requests: Requests, clients: int, cost: CostModel) -> None:
         self.requests, self.clients, self.cost = requests, clients, cost
@@ -351,16 +376,44 @@ class Case:
         return max(self.least_prefills, longest), max(self.least_decodes, int(held.max()))
 
     def lb3_ns(self, least_prefills: int, least_decodes: int) -> int:
-        grouped = grouped_loads(self.decodes, first=least_prefills)
-        best = None
-        for prefills in range(least_prefills, least_prefills + len(grouped)):
-            decodes = max(least_decodes, -(-grouped[prefills - least_prefills] // self.clients))
-            bound = self.makespan_ns(prefills, decodes)
-            best = bound if best is None else min(best, bound)
-            if decodes == least_decodes:
-                break
-        assert best is not None
-        return best
+        return min(
+            self.makespan_ns(least_prefills + more, decodes)
+            for more, decodes in enumerate(self._grouped(least_prefills, least_decodes))
+        )
+
+    def lb4_ns(self, least_prefills: int, least_decodes: int) -> int:
+        least_decodes = max(least_decodes, exact_cmax(self.decodes, self.clients))
+        grouped = self._grouped(least_prefills, least_decodes)
+        lb3_ns = min(self.makespan_ns(least_prefills + more, decodes) for more, decodes in enumerate(grouped))
+        n, alpha_ns = len(self.decodes), self.cost.alpha_decode_ns
+        largest = max(n * int(self.decodes.max()) * UNIT, alpha_ns * self.total_decodes)
+        if n * self.clients > MAX_WORK or alpha_ns * self.total_decodes == 0 or largest > MAX_VALUE:
+            return lb3_ns
+        prefills = range(least_prefills, most_prefills(least_prefills, n) + 1)
+        known = np.full(len(prefills), least_decodes, np.int64)
+        known[: len(grouped)] = grouped[: len(known)]
+        from_ns = self.makespan_ns(least_prefills, least_decodes)
+        fixed_ns = np.array([self.makespan_ns(k, least_decodes) - from_ns for k in prefills], np.int64)
+        slots = np.cumsum(np.minimum(self.clients, self._most_read(prefills[-1])))[least_prefills - 1 :]
+        raised = raised_decodes(self.decodes, self.clients, slots, least_prefills, fixed_ns, alpha_ns, known)
+        bound = from_ns + int((fixed_ns + alpha_ns * (raised - least_decodes)).min())
+        if prefills[-1] < n:  # of more prefills no more is known than of decodes in all
+            bound = min(bound, self.makespan_ns(prefills[-1] + 1, least_decodes))
+        return max(lb3_ns, bound)
+
+    def _grouped(self, least_prefills: int, least_decodes: int) -> list[int]:
+        """LB3's least decodes with ``least_prefills`` prefills, with one more, ...; the last holds from there on."""
+        held = grouped_loads(self.decodes, first=least_prefills)
+        found = [max(least_decodes, -(-h // self.clients)) for h in held]
+        return found[: found.index(least_decodes) + 1] if least_decodes in found else found
+
+    def _most_read(self, prefills: int) -> NDArray[np.int64]:
+        """(prefills,) how many requests can be read by the first prefill, the second, ...: those of least tokens."""
+        cap = self.cost.prefill_token_cap
+        prompts = self.requests.prompt_tokens
+        upto = np.cumsum(np.sort(prompts[prompts <= cap]), dtype=np.int64)
+        count = np.arange(1, prefills + 1, dtype=np.int64)
+        return np.searchsorted(upto, cap * count, side="right") + np.minimum(len(self.alone), count)
 
 
 def client_indices(queues: Assignment | ArrayLike, n: int, clients: int) -> NDArray[np.int64]:

@@ -7,7 +7,13 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cmax_bound"]
+from llmsched_env.offline.greedy import lpt
+from llmsched_env.offline.kernels.packing import fits
+
+__all__ = ["FEW_LOADS", "cmax_bound", "exact_cmax"]
+
+FEW_LOADS = 14
+"""Up to so many loads above 0 the optimum is found."""
 
 MAX_SUBSET_SUM_WORK = 2**28
 """Bits that the subset-sum step may shift in all (n times the bound): beyond it the step is left out."""
@@ -37,6 +43,27 @@ def cmax_bound(loads: NDArray[np.int64], clients: int) -> int:
         and 5.
     """
     return _kept(np.ascontiguousarray(loads, np.int64).tobytes(), clients)
+
+
+def exact_cmax(loads: NDArray[np.int64], clients: int) -> int:
+    """The optimum of P||Cmax for up to :data:`FEW_LOADS` loads above 0; :func:`cmax_bound` for more.
+
+    What is infeasible stays so with less capacity: bisection between the bound and LPT's largest load.
+    """
+    some = loads[loads > 0]
+    low = cmax_bound(loads, clients)
+    if len(some) > FEW_LOADS or len(some) <= clients:
+        return low
+    held = np.zeros(clients, np.int64)
+    np.add.at(held, lpt(some, clients), some)
+    high = int(held.max())
+    while low < high:
+        middle = (low + high) // 2
+        if fits(some, clients, middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 @functools.lru_cache(maxsize=16)

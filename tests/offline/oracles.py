@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -88,3 +89,54 @@ def least_makespan_ns(requests: Requests, clients: int, cost: CostModel, client_
         return min(options)
 
     return best((1 << len(needs)) - 1, (None,) * clients, 0)
+
+
+def least_counted(
+    needs: Sequence[int],
+    prompts: Sequence[int],
+    clients: int,
+    prefill: int,
+    decode: int,
+    cap: int,
+) -> int:
+    """Least prefill * K + decode * D over all schedules of a batch, for lengths of any size.
+
+    Best first over states (who waits, what the clients still need, sorted). Time runs from one completion to the next:
+    a prefill between two completions could as well come right after the first. What is left takes at least so many
+    prefills and decodes as clients and tokens say.
+    """
+    shortest = sorted(range(len(needs)), key=lambda i: needs[i])
+
+    def at_least(waiting: frozenset[int], held: tuple[int, ...]) -> int:
+        decodes = max(-(-(sum(held) + sum(needs[i] for i in waiting)) // clients), held[-1])
+        if waiting:
+            decodes = max(decodes, held[0] + max(needs[i] for i in waiting))
+        return prefill * -(-len(waiting) // clients) + decode * decodes
+
+    start = (frozenset(shortest), (0,) * clients)
+    spent = {start: 0}
+    heap = [(at_least(*start), 0, 0, start)]
+    for number in itertools.count(1):
+        _, _, cost, state = heapq.heappop(heap)
+        if cost > spent[state]:
+            continue
+        waiting, held = state
+        if not waiting and not any(held):
+            return cost
+        following = []
+        if any(held):
+            passed = min(h for h in held if h)
+            following.append((cost + decode * passed, waiting, [max(0, h - passed) for h in held]))
+        idle = held.count(0)
+        for size in range(1, min(idle, len(waiting)) + 1):
+            for chosen in itertools.combinations(sorted(waiting), size):
+                if size == 1 or sum(prompts[i] for i in chosen) <= cap:
+                    after = [*held[idle:], *(needs[i] for i in chosen), *[0] * (idle - size)]
+                    following.append((cost + prefill, waiting - set(chosen), after))
+        for place, (after_cost, left, after) in enumerate(following):
+            reached = (left, tuple(sorted(after)))
+            if after_cost < spent.get(reached, after_cost + 1):
+                spent[reached] = after_cost
+                entry = (after_cost + at_least(*reached), number * 10**6 + place, after_cost, reached)
+                heapq.heappush(heap, entry)
+    raise AssertionError

@@ -14,7 +14,7 @@ from llmsched_env.cases import bounds_ns, build_problem
 from llmsched_env.config import KVCache, Migration, Mixed, Scenario
 from llmsched_env.cost import MixedCost
 from llmsched_env.evaluation import evaluate
-from llmsched_env.offline import lb1_ns, lb2_ns, lb3_ns, lower_bounds
+from llmsched_env.offline import lb1_ns, lb2_ns, lb4_ns, lower_bounds
 from llmsched_env.simulator import Simulator
 from llmsched_env.workload import LognormalWorkload, Requests
 
@@ -148,7 +148,7 @@ def test_what_its_name_says():
     assert lb1_ns(requests, 4, cost, cached_tokens=cached) < lb1_ns(requests, 4, cost)
     less = cost.beta_prefill_ns * 12
     assert lb2_ns(requests, 4, cost, cached_tokens=cached) == found.lb2_ns - less
-    assert lb3_ns(requests, 4, cost, cached_tokens=cached) == found.lb3_ns - less
+    assert lb4_ns(requests, 4, cost, cached_tokens=cached) == found.lb4_ns - less
 
 
 @pytest.mark.parametrize(

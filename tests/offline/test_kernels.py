@@ -13,9 +13,10 @@ from llmsched_env.extensions import compiled
 PLAYED = """
 import numpy as np
 from llmsched_env.offline import assign_expected_max, expected_max_bound, lpt
-from llmsched_env.offline.cmax_bounds import cmax_bound
+from llmsched_env.offline.cmax_bounds import cmax_bound, exact_cmax
 from llmsched_env.offline.grouping import grouped_loads
 from llmsched_env.offline.kernels import compiled, resplit as kernels
+from llmsched_env.offline.kernels.spans import cheapest_groups
 from llmsched_env.offline.resplit import resplit
 
 rng = np.random.default_rng(3)
@@ -26,6 +27,8 @@ for seed, below in ((0, 0), (7, 1), (2**32 - 1, 1)):
     assert moves > 1, "LPT met the bound: nothing was searched"
     print(largest, moves, client_of.tolist())
 print(grouped_loads(rng.integers(0, 80, 100), 3))
+cost, counts = cheapest_groups(np.sort(rng.integers(0, 80, 100)), 100 + 7 * np.arange(13), 5)
+print(cost, counts.tolist(), exact_cmax(loads[:12], 5))
 means = rng.integers(100, 500, 60).astype(float)
 sds = means * np.where(np.arange(60) % 2, 0.05, 0.6) * (np.arange(60) % 7 > 0)
 print(assign_expected_max(means, sds, 9).tolist(), expected_max_bound(means, sds).hex())
@@ -44,6 +47,6 @@ def test_compiled_and_uncompiled_agree():
         for uncompiled in ("0", "1")
     ]  # fmt: skip
     assert shown[0][:-1] == shown[1][:-1]
-    assert len(shown[0]) == 6
+    assert len(shown[0]) == 7
     assert shown[0][-1] in {"True so", "True pyd"}
     assert shown[1][-1] == "False py"

@@ -1,4 +1,4 @@
-"""LB1, LB2, LB3 against the exact optimum of small instances, and on paper."""
+"""LB1 to LB4 against the exact optimum of small instances, and on paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oracles import least_makespan_ns
 
 from llmsched_env.cost import PRESETS, CostModel
 from llmsched_env.errors import ConfigError, UnknownNameError
-from llmsched_env.offline import assign, lb1_ns, lb2_ns, lb3_ns, lower_bounds, min_prefills
+from llmsched_env.offline import assign, lb1_ns, lb2_ns, lb3_ns, lb4_ns, lower_bounds, min_prefills
 from llmsched_env.offline.grouping import grouped_loads
 from llmsched_env.workload.requests import Requests
 
@@ -49,11 +49,12 @@ def test_never_above_the_optimum(kind):
         requests, clients, cost, queues = random_case(kind, seed)
         optimum = least_makespan_ns(requests, clients, cost, None if queues is None else queues.tolist())
         found = lower_bounds(requests, clients, cost, queues=queues)
-        assert found.lb1_ns <= found.lb2_ns <= found.lb3_ns <= optimum, (kind, seed)
-        assert found.best_ns == found.lb3_ns
+        assert found.lb1_ns <= found.lb2_ns <= found.lb3_ns <= found.lb4_ns <= optimum, (kind, seed)
+        assert found.best_ns == found.lb4_ns
         assert lb1_ns(requests, clients, cost) == found.lb1_ns
         assert lb2_ns(requests, clients, cost, queues=queues) == found.lb2_ns
         assert lb3_ns(requests, clients, cost, queues=queues) == found.lb3_ns
+        assert lb4_ns(requests, clients, cost, queues=queues) == found.lb4_ns
         tight += found.lb3_ns == optimum
         above_lb1 += found.lb2_ns > found.lb1_ns
     assert above_lb1 > 5, "LB2 never differed from LB1: nothing but LB1 was tested"
@@ -199,4 +200,4 @@ def test_presets_at_the_papers_size(preset):
     rng = np.random.default_rng(3)
     requests = Requests.of(rng.integers(20, 200, 1319), np.minimum(512, rng.gamma(3, 120, 1319).astype(int) + 1))
     found = lower_bounds(requests, 200, preset)
-    assert 0 < found.lb1_ns <= found.lb2_ns <= found.lb3_ns
+    assert 0 < found.lb1_ns <= found.lb2_ns <= found.lb3_ns <= found.lb4_ns
