@@ -359,6 +359,22 @@ class Composer(Slots):
             v.waiting_work -= estimate
             client += 1
 
+    def look_at_heads(self) -> cython.longlong:
+        """Read what a prefill reads of the heads of idle clients' queues, and of who waits behind them."""
+        seen: cython.longlong = 0
+        last: cython.int = self.problem.num_requests - 1
+        position: cython.int
+        client: cython.int = -1
+        if not self.has_queues:
+            return 0
+        client = bitset.find_from(self.queues.ready, 0, self.num_clients, 0)
+        while client >= 0:
+            position = self.clients[client, codes.HEAD]
+            seen |= self.problem.requests[position, codes.PROMPT]
+            seen |= self.problem.requests[position + 1 if position < last else last, codes.PROMPT]
+            client = bitset.find_from(self.queues.ready, 0, self.num_clients, client + 1)
+        return seen
+
     def context_to_move(
         self, v: View, queue: cython.int, position: cython.int, cached: cython.longlong
     ) -> cython.longlong:

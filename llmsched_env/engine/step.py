@@ -17,6 +17,9 @@ from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import COUNTS, MEASURED
 from llmsched_env.engine.problem_data import ProblemData
 
+LOOK_FROM, LOOK_AT = 512, 16
+"""From how many copies on a step's memory is in no near cache, and how many copies then wait for theirs together."""
+
 
 class Steps:
     """What one step of ``count`` copies returns, in one block of memory.
@@ -133,6 +136,10 @@ class Steps:
 class Copies:
     """Some copies of an environment, which are stepped one after another."""
 
+    def look(self, out: Steps, stage: cython.int) -> cython.longlong:
+        """Read what the next steps will: first what each does (stage 0), then what ends and beginnings do (1)."""
+        return 0
+
     def step_all(self, out: Steps) -> cython.int:
         """Step each with its action of ``out.actions``, and write there what comes of it; returns how many are over."""
         return 0
@@ -223,6 +230,14 @@ class Copy(Copies):
         out.end(self.flags, self.row)
         return 1 if self.flags & (codes.TERMINATED | codes.TRUNCATED) else 0
 
+    def look(self, out: Steps, stage: cython.int) -> cython.longlong:
+        """Read what its next step will."""
+        if stage == 0:
+            return self._reward | self.episode.look_at_numbers(self.episode.view, self.episode.totals)
+        if out.actions[self.row] == 0:
+            return self.episode.look_at_ends(self.episode.view)
+        return self.episode.look_at_heads()
+
     def begin(self, out: Steps) -> None:
         """Begin the episode, which stands before its first iteration, and write what it looks like."""
         self.note_terms(self.episode.problem)
@@ -248,33 +263,49 @@ class Group(Copies):
         second: of them.
         third: of them.
         fourth: of them.
+        looks: whether their memory is read before the first of them is stepped.
     """
 
     first: Copies
     second: Copies
     third: Copies
     fourth: Copies
+    looks: cython.bint
+    _seen: cython.longlong
 
-    def __init__(self, first: Copies, second: Copies, third: Copies, fourth: Copies) -> None:
+    def __init__(self, first: Copies, second: Copies, third: Copies, fourth: Copies, looks: bool = False) -> None:
         self.first = first
         self.second = second
         self.third = third
         self.fourth = fourth
+        self.looks = looks
+        self._seen = 0
+
+    def look(self, out: Steps, stage: cython.int) -> cython.longlong:
+        """Read what their next steps will."""
+        seen: cython.longlong = self.first.look(out, stage) | self.second.look(out, stage)
+        return seen | self.third.look(out, stage) | self.fourth.look(out, stage)
 
     def step_all(self, out: Steps) -> cython.int:
         """Those of the first, then those of the second, and so on."""
-        over: cython.int = self.first.step_all(out)
+        over: cython.int
+        if self.looks:
+            self._seen = self.look(out, 0) | self.look(out, 1)  # kept, or the compiler would leave the reading out
+        over = self.first.step_all(out)
         over += self.second.step_all(out)
         over += self.third.step_all(out)
         return over + self.fourth.step_all(out)
 
 
-def together(copies: Sequence[Copies]) -> Copies:
-    """A balanced tree of these."""
+def together(copies: Sequence[Copies], looks: bool = False) -> Copies:
+    """A balanced tree of these; ``looks``: whether they are some of `LOOK_FROM` or more."""
     if len(copies) < 2:
         return copies[0] if copies else Copies()
+    looks = looks or len(copies) >= LOOK_FROM
+    here = looks and len(copies) <= LOOK_AT
     ends = [len(copies) * part // 4 for part in range(5)]
-    return Group(*(together(copies[first:last]) for first, last in pairwise(ends)))
+    parts = [together(copies[first:last], looks and not here) for first, last in pairwise(ends)]
+    return Group(parts[0], parts[1], parts[2], parts[3], here)
 
 
 class InfoFields:

@@ -319,6 +319,33 @@ class Transition(Composer):
         self.chunked.computed += it.tokens[it.rows - 1]
         v.reading_tokens = it.left
 
+    # Looking ahead: many copies read their lines of memory together, before one after another is stepped.
+
+    def look_at_numbers(self, v: View, t: Totals) -> cython.longlong:
+        """Read each line of memory that any decode reads."""
+        mask: cython.longlong = self.ring_mask
+        next_one: cython.longlong = v.decodes + 1
+        seen: cython.longlong = v.clock_ns | v.ready | v.consecutive_prefills | v.due_16 | v.alpha_decode_ns
+        seen |= v.token_cap | t.busy_client_ns | t.invalid_actions | self.next_release_ns
+        seen |= self.ring[ring.expected(mask, next_one)] | self.ring[ring.expected(mask, next_one + 4)]
+        seen |= self.ring[ring.expected(mask, next_one + 16)] | self.ring[ring.expected(mask, next_one + 64)]
+        return seen | self.ring[ring.expected(mask, next_one + 256)]
+
+    def look_at_ends(self, v: View) -> cython.longlong:
+        """Read what the next decode reads of the clients that finish in it."""
+        client: cython.int = self.ring[ring.ending(self.ring_mask, v.decodes + 1)]
+        seen: cython.longlong = 0
+        if client < 0:
+            return 0
+        seen = self.window_from + cython.cast(cython.longlong, self.idle[client >> 6] & 1)
+        if self.has_queues:
+            seen |= self.queues.own_ready | self.queues.moves_ahead
+            seen |= cython.cast(cython.longlong, self.queues.ready[client >> 6] & 1)
+        while client >= 0:
+            seen |= self.clients[client, codes.HELD]
+            client = self.clients[client, codes.NEXT]
+        return seen
+
     # Between iterations.
 
     def release(self, v: View, t: Totals) -> cython.void:

@@ -82,3 +82,31 @@ def test_writing_to_what_is_returned_changes_nothing(small):
         observations[:], rewards[:], infos["action_mask"][:] = -1, -1, 7
         untouched.step(actions)
         np.testing.assert_array_equal(env.action_masks(), untouched.action_masks())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"queue": "shared"},
+        {"queue": "shared", "kv_budget_tokens": 2_000},
+        {"stealing": True, "max_iterations": 7},
+    ],
+)
+def test_many_copies_that_look_ahead_give_what_fewer_do(small, changes):
+    """From 512 copies on, what a step reads is read ahead: that changes nothing, whatever ends or begins in it."""
+    scenario = small.replace(**changes)
+    many = LLMSchedVectorEnv(521, scenario)
+    parts = [LLMSchedVectorEnv(count, scenario) for count in (300, 221)]
+    rng = np.random.default_rng(0)
+    begun = [part.reset(seed=5 + first)[0] for part, first in zip(parts, (0, 300), strict=True)]
+    assert_same(many.reset(seed=5)[0], np.concatenate(begun))
+    ended = 0
+    for _ in range(300):
+        actions = (rng.random(521) < 0.3).astype(np.int64)
+        result = many.step(actions)
+        others = [part.step(mine) for part, mine in zip(parts, np.split(actions, [300]), strict=True)]
+        for i in range(4):
+            assert_same(result[i], np.concatenate([other[i] for other in others]))
+        ended += int((result[2] | result[3]).sum())
+    assert ended > 100
