@@ -398,7 +398,7 @@ def test_the_examples_of_the_page_run(path, monkeypatch, capsys):
     path.rename("my_agent.npz")
     page = Path(__file__).parents[2] / "docs" / "agents.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec("\n".join(blocks), {})
     assert capsys.readouterr().out.startswith("Estimate(mean=")
     made = AgentFile.read("my_agent.npz")
