@@ -156,6 +156,17 @@ def test_plans_repeat_and_are_no_worse_than_their_start():
     assert (start.stage, plan.stage) == ("greedy", "search")
 
 
+@pytest.mark.parametrize(("clients", "requests"), [(4, 20), (6, 40)])
+def test_with_few_requests_it_is_better_than_the_hybrid(clients, requests):
+    """Which has balanced queues: without them as a start the plan was worse, 3.1 % against 1.4 %."""
+    where = Scenario(workload="gsm8k-smooth", split="validation", num_requests=requests, num_clients=clients)
+    item = entry("hybrid", where)
+    ends = evaluate(item.policy, item.scenario, cases=2).columns["makespan_s"]
+    for case, end_s in enumerate(ends):
+        plan = joint_plan(where.source.requests("validation", case, num_requests=requests), clients, effort=QUICK)
+        assert plan.makespan_ns < 1e9 * end_s
+
+
 def test_the_engine_plays_a_plan_to_the_nanosecond():
     """As the method of a comparison; clients too."""
     scenario = make_scenario("LLMSched/GSM8K-v0", num_requests=60, num_clients=8, queue="shared", order="joint")

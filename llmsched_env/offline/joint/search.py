@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, SolverError
-from llmsched_env.offline.assignment import check_seed
+from llmsched_env.offline.assignment import Budget, assign, check_seed
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.joint.plan import JointPlan, played
 from llmsched_env.offline.kernels.instants import Instants
@@ -42,6 +42,12 @@ SHIFTS = 30
 
 STAGES = 64
 EXACT_REQUESTS = 10
+BALANCED_REQUESTS = 200
+"""Up to so many requests balanced queues are a start, too: with more they are never the better one."""
+
+BALANCING = Budget(polish_mips=0, exact_binaries=0)
+"""Of these queues: no solver is asked."""
+
 EXACT_NODES = 20_000
 
 MOST_DECODES = 2**24
@@ -110,7 +116,7 @@ def joint_plan(
     weights that grow on what stays violated (breakout; Morris, 'The breakout method for escaping from local minima',
     AAAI 1993), then one decode less, as long as that goes. Up to ten requests are planned exactly (`stage_model`)
     where its nodes suffice. The search starts from the best of longest-first schedules that wait for so many idle
-    clients.
+    clients; up to 200 requests also from the best of those on balanced queues of the clients' own.
 
     Clients need no names: intervals of which no more than J overlap can be dealt to J clients.
 
@@ -129,14 +135,15 @@ def joint_plan(
     """
     model, work, random = cost_model(cost), effort or Effort(), check_seed(seed)
     case = check_batch(requests, clients, model)
-    best = _greedy(case)
+    starts = _starts(case)
+    best = min(starts, key=lambda plan: plan.makespan_ns)
     if best.makespan_ns == best.bound_ns:
         return best
     if len(requests) <= EXACT_REQUESTS:
         exact = _exact(case)
         if exact is not None and exact.makespan_ns <= best.makespan_ns:
             return exact
-    return _Search(case, work, random, best).run(progress)
+    return _Search(case, work, random, starts).run(progress)
 
 
 def check_batch(requests: Requests, clients: SupportsIndex, model: CostModel) -> Case:
@@ -168,16 +175,21 @@ def check_batch(requests: Requests, clients: SupportsIndex, model: CostModel) ->
     return case
 
 
-def _greedy(case: Case) -> JointPlan:
-    """Longest first, with a prefill once so many clients are idle; the best such number."""
+def _starts(case: Case) -> list[JointPlan]:
+    """Longest first, with a prefill once so many clients are idle, the best such number: of each kind of queues."""
     order = np.argsort(-case.decodes, kind="stable")
-    found: dict[tuple[int, ...], JointPlan] = {}
     few = min(case.clients, len(order))
-    for idle in sorted({max(1, round(few * share)) for share in np.geomspace(1 / few, 1.0, 24)}):
-        instants = _when_idle(case, order, idle)
-        if tuple(instants) not in found:
-            found[tuple(instants)] = played(case, order, instants, stage="greedy")
-    return min(found.values(), key=lambda plan: plan.makespan_ns)
+    numbers = sorted({max(1, round(few * share)) for share in np.geomspace(1 / few, 1.0, 24)})
+    kinds = [[(order, _when_idle(case, order, idle)) for idle in numbers]]
+    if case.clients < len(order) <= BALANCED_REQUESTS:
+        client_of = assign(case.requests, case.clients, budget=BALANCING).client_of
+        kinds.append([_from_own_queues(case, order, client_of, idle) for idle in numbers])
+    plans = []
+    for kind in kinds:
+        different = {(*sequence.tolist(), *instants): (sequence, instants) for sequence, instants in kind}
+        made = [played(case, sequence, instants, stage="greedy") for sequence, instants in different.values()]
+        plans.append(min(made, key=lambda plan: plan.makespan_ns))
+    return plans
 
 
 def _when_idle(case: Case, order: NDArray[np.int64], needed: int) -> list[int]:
@@ -200,6 +212,42 @@ def _when_idle(case: Case, order: NDArray[np.int64], needed: int) -> list[int]:
     return instants
 
 
+def _from_own_queues(
+    case: Case, order: NDArray[np.int64], client_of: NDArray[np.int32], needed: int
+) -> tuple[NDArray[np.int64], list[int]]:
+    """Who is read and when, each client from a queue of its own: once ``needed`` of those that have one are idle."""
+    prompts, decodes = case.requests.prompt_tokens.tolist(), case.decodes.tolist()
+    queues: dict[int, list[int]] = {}
+    for request in order[::-1].tolist():
+        queues.setdefault(int(client_of[request]), []).append(request)
+    ready, running = [*queues], list[tuple[int, int]]()
+    sequence: list[int] = []
+    instants: list[int] = []
+    now = 0
+    while ready or running:
+        served = sum(1 for queue in queues.values() if queue)
+        while running and (len(ready) < min(needed, served) or running[0][0] <= now):
+            end, client = heapq.heappop(running)
+            now = max(now, end)
+            if queues[client]:
+                ready.append(client)
+        if not ready:
+            break
+        ready.sort(key=lambda client: (-decodes[queues[client][-1]], client))
+        tokens, taken = 0, 0
+        for client in ready:
+            request = queues[client][-1]
+            if taken and tokens + prompts[request] > case.cost.prefill_token_cap:
+                break
+            tokens += prompts[request]
+            sequence.append(queues[client].pop())
+            heapq.heappush(running, (now + decodes[request], client))
+            taken += 1
+        del ready[:taken]
+        instants.append(now)
+    return np.array(sequence), instants
+
+
 def _exact(case: Case) -> JointPlan | None:
     """The stage model's plan, where it is proved."""
     try:
@@ -216,14 +264,15 @@ def _exact(case: Case) -> JointPlan | None:
 class _Search:
     """Tries for one batch."""
 
-    def __init__(self, case: Case, effort: Effort, seed: int, best: JointPlan) -> None:
-        self.case, self.effort, self.best = case, effort, best
+    def __init__(self, case: Case, effort: Effort, seed: int, starts: list[JointPlan]) -> None:
+        self.case, self.effort, self.starts = case, effort, starts
+        self.best = min(starts, key=lambda plan: plan.makespan_ns)
         self.rng = np.random.default_rng(seed % 2**128)
         self.decodes, self.prompts = case.decodes.astype(np.int32), case.requests.prompt_tokens
         self.least_prefills, self.least_decodes = case.least_counts(None)
         # Each decode emits a token, so none has more than all tokens; more than the table holds are not looked for.
         self.most_decodes = min(MOST_DECODES, max(self.least_decodes, int(case.decodes.sum())))
-        self.greedy_more = best.prefills - self.least_prefills
+        self.greedy_more = self.best.prefills - self.least_prefills
         self.met = False  # whether a try has found a plan
 
     def run(self, progress: bool) -> JointPlan:
@@ -231,7 +280,7 @@ class _Search:
         aim = FIRST_SHARE * self.best.gap
         with Progress(total=self.effort.tries, desc="joint plan", unit="attempt", hidden=not progress) as line:
             if self.effort.tries:
-                self._squeeze()
+                self._shorten()
             share = min(NEXT_SHARE, aim / self.best.gap) if self.best.gap else 0.0
             for number in range(self.effort.tries):
                 if self.best.gap <= self.effort.goal:
@@ -252,7 +301,7 @@ class _Search:
         if self.met:  # near what worked
             more = max(0, self.best.prefills - self.least_prefills + STEPS[number % len(STEPS)])
         else:
-            more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * self.greedy_more)
+            more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * (self.greedy_more or most))
         prefills = self.least_prefills + min(more, most)
         gap_ns -= (prefills - self.least_prefills) * cost.alpha_prefill_ns
         horizon = min(self.least_decodes + gap_ns // max(1, cost.alpha_decode_ns), self.most_decodes)
@@ -261,6 +310,15 @@ class _Search:
         self.met = True
         self._squeeze()
         return True
+
+    def _shorten(self) -> None:
+        """Squeeze each start; the shortest that comes of it is the best plan."""
+        squeezed = []
+        for start in self.starts:
+            self.best = start
+            self._squeeze()
+            squeezed.append(self.best)
+        self.best = min(squeezed, key=lambda plan: plan.makespan_ns)
 
     def _squeeze(self) -> None:
         """The best plan with one decode less, as long as that goes."""

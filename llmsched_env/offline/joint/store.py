@@ -44,7 +44,7 @@ __all__ = [
     "stored_plan",
 ]
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 """Raise it when a change to the search changes plans: cached ones are then left behind."""
 
 STAGES = ("exact", "search", "greedy")
