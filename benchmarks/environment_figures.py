@@ -81,7 +81,7 @@ def _parts(env: gymnasium.Env[Any, Any], actions: Sequence[int], repeats: int) -
         bare.reset(options={"case": 0})
         single = bare._single
         for action in actions:
-            single.go_on(action)
+            single.go_logged(action)
             if single.over:
                 bare.reset(options={"case": 0})
 

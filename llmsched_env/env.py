@@ -239,7 +239,7 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
         self.__dict__.update(state)
         self._single = self._new_single()
         if self._simulator is not None:
-            self._single.go_on_with(self._simulator.episode, *state["_single"])
+            self._single.adopt_with(self._simulator.episode, *state["_single"])
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(num_actions,) bool: which actions are feasible now (the name that sb3-contrib looks for)."""

@@ -355,7 +355,7 @@ class LLMSchedVectorEnv(  # type: ignore[misc]  # spec is a property
             for number, (case, episode_state, flags) in enumerate(zip(*running, strict=True)):
                 episode = case.episode()
                 restore(episode, episode_state)
-                self._batch.go_on(number, case, episode, int(flags))
+                self._batch.adopt(number, case, episode, int(flags))
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads and free the episodes."""

@@ -122,14 +122,14 @@ class Batch:
         elif before is not None and copy.episode.fits(case.start) and _alike(before.options, case.options):
             copy.episode.switch(case.start)
         else:
-            copy.take(self._new_episode(case), 0)
+            copy.adopt(self._new_episode(case), 0)
         self.cases[number] = case
         copy.begin(out)
 
-    def go_on(self, number: int, case: Case, episode: Episode, flags: int) -> None:
+    def adopt(self, number: int, case: Case, episode: Episode, flags: int) -> None:
         """Let copy ``number`` go on with an episode of a case, after a step that returned these flags."""
         self._waiting -= self.cases[number] is None
-        self.copies[number].take(episode, flags)
+        self.copies[number].adopt(episode, flags)
         self.cases[number] = case
 
     def _new_episode(self, case: Case) -> Episode:
@@ -172,7 +172,7 @@ class Batch:
         """What every copy, each with a case, looks like as it stands; no rewards and no ends."""
         out = self.next_steps()
         for copy in self.copies:
-            copy.show_to(out)
+            copy.write_to(out)
         return out
 
     def measure(self, copies: NDArray[np.int64]) -> NDArray[np.float64]:

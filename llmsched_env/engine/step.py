@@ -93,7 +93,7 @@ class Steps:
                     return i
         return -1
 
-    def show(self, e: Episode, flags: cython.int, row: cython.int) -> cython.void:
+    def write(self, e: Episode, flags: cython.int, row: cython.int) -> cython.void:
         """Write what an episode looks like, and which actions are feasible: those whose kind of iteration is."""
         action: cython.int
         if not e.forecast_current:
@@ -226,7 +226,7 @@ class Copy(Copies):
         if self.flags & (codes.TERMINATED | codes.TRUNCATED):
             action = codes.CONTINUE  # a reset that ran through a whole episode: this step reports its end
         out._rewards[self.row] = self.go(self.episode, action, out.kind_of(action))
-        out.show(self.episode, self.flags, self.row)
+        out.write(self.episode, self.flags, self.row)
         out.end(self.flags, self.row)
         return 1 if self.flags & (codes.TERMINATED | codes.TRUNCATED) else 0
 
@@ -242,17 +242,17 @@ class Copy(Copies):
         """Begin the episode, which stands before its first iteration, and write what it looks like."""
         self.note_terms(self.episode.problem)
         self.go(self.episode, codes.OBSERVE, 0)
-        out.show(self.episode, self.flags, self.row)
+        out.write(self.episode, self.flags, self.row)
 
-    def take(self, episode: Episode, flags: int) -> None:
+    def adopt(self, episode: Episode, flags: int) -> None:
         """Go on with a running episode, after a step that returned these flags."""
         self.episode = episode
         self.flags = flags
         self.note_terms(episode.problem)
 
-    def show_to(self, out: Steps) -> None:
+    def write_to(self, out: Steps) -> None:
         """Write what it looks like as it stands."""
-        out.show(self.episode, self.flags, self.row)
+        out.write(self.episode, self.flags, self.row)
 
 
 class Group(Copies):
@@ -382,26 +382,26 @@ class Single(Copy):
 
     def start(self, episode: Episode, case: int) -> tuple[Any, dict[str, Any]]:
         """Begin an episode that stands before its first iteration; what ``reset`` returns."""
-        self.take(episode, 0)
-        self.go_on(codes.OBSERVE)
+        self.adopt(episode, 0)
+        self.go_logged(codes.OBSERVE)
         self._blank = {"action_mask": None, "invalid_actions": 0, "case": case}
         self._blank = self.info(self.final)
         return self.observation(), self._blank.copy()
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; what the environment's returns."""
-        paid: cython.double = self.go_on(action)
+        paid: cython.double = self.go_logged(action)
         ended: cython.bint = self.flags & codes.TERMINATED != 0
         info: dict[str, Any] = self.info(self.final if ended else self.running)
         return self.observation(), paid, bool(ended), self.flags & codes.TRUNCATED != 0, info
 
-    def go_on(self, action: int) -> float:
+    def go_logged(self, action: int) -> float:
         """:meth:`go`, with a log that grows."""
         paid: cython.double = self.go(self.episode, action, self.out.kind_of(action))
         while self.flags & codes.LOG_FULL:
             self.episode.recorder.grow()
             paid += self.go(self.episode, codes.OBSERVE if action == codes.OBSERVE else codes.CONTINUE, 0)
-        self.out.show(self.episode, self.flags, 0)
+        self.out.write(self.episode, self.flags, 0)
         return float(paid)
 
     @property
@@ -410,14 +410,14 @@ class Single(Copy):
         return bool(self.flags & (codes.TERMINATED | codes.TRUNCATED))
 
     def state(self) -> tuple[int, dict[str, Any]]:
-        """What there is beside the episode, for :meth:`go_on_with`."""
+        """What there is beside the episode, for :meth:`adopt_with`."""
         return self.flags, self._blank
 
-    def go_on_with(self, episode: Episode, flags: int, blank: dict[str, Any]) -> None:
+    def adopt_with(self, episode: Episode, flags: int, blank: dict[str, Any]) -> None:
         """Go on with a running episode, in the state of another one."""
-        self.take(episode, flags)
+        self.adopt(episode, flags)
         self._blank = blank
-        self.out.show(episode, flags, 0)
+        self.out.write(episode, flags, 0)
 
     def observation(self) -> Any:
         """What was written last, in memory of its own unless that is reused."""

@@ -131,7 +131,7 @@ class Stepped:
     def __init__(self, simulator: Simulator) -> None:
         problem = simulator.problem
         self._out, self._copy = Steps(1, kinds_of(problem), problem.num_features), Copy()
-        self._copy.take(simulator.episode, 0)
+        self._copy.adopt(simulator.episode, 0)
         self._copy.begin(self._out)
         self.observation, self.reward, self.flags = self._out.arrays[0][0], 0.0, self._copy.flags
 
