@@ -2,7 +2,8 @@
 
 One process, one core. Every row says how many cases met their bound (proved), the largest gap and the time a case took;
 ``--csv`` writes the rows there (docs/data/assignment.csv). ``--oracle N`` compares the lower bounds with the exact
-optimum of N instances, larger than those of the tests, and of N test cases of each workload by size (minutes).
+optimum of N instances, larger than those of the tests, and of N test cases of each workload by size, then with the
+joint plans of larger ones (minutes).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import numpy as np
 from llmsched_env.cost import PRESETS, CostModel, cost_model
 from llmsched_env.offline import Assignment, Budget, assign, lb1_ns, lower_bounds, naive_model
 from llmsched_env.offline.bounds import Case
+from llmsched_env.offline.joint import joint_plan
 from llmsched_env.storage import write_whole
-from llmsched_env.workload import LognormalWorkload, Requests, workload
+from llmsched_env.workload import LognormalWorkload, Requests, Workload, workload
 
 COLUMNS = ("instance", "method", "proved", "cases", "largest_gap_percent", "mean_s", "longest_s", "stages")
 POLISH_ONLY = Budget(resplit_moves=0, polish_mips=2000)
@@ -118,15 +120,20 @@ def oracle(count: int) -> None:
     )
 
 
+def sources() -> list[tuple[str, Workload]]:
+    """Lengths with repeats, smooth ones, and heavy tails."""
+    tails = LognormalWorkload(output_sd_tokens=600.0)
+    return [("gsm8k", workload("gsm8k")), ("smooth", workload("gsm8k-smooth")), ("sd 600", tails)]
+
+
 def tightness(count: int) -> None:
     """How far the exact optimum is above LB1, LB3 and LB4, by size and lengths, with the default preset."""
     from oracles import least_counted  # oracle() has made it known
 
     cost = cost_model("llama-65b-paper")
-    tails = LognormalWorkload(output_sd_tokens=600.0)
     print("\n| n / J | lengths | above LB1 | above LB3 | above LB4 | LB4 met |\n| --- | --- | --- | --- | --- | --- |")
     for n, clients in ((6, 2), (8, 2), (8, 3), (9, 3), (8, 4)):
-        for name, source in (("gsm8k", workload("gsm8k")), ("smooth", workload("gsm8k-smooth")), ("sd 600", tails)):
+        for name, source in sources():
             gaps, met = [], 0
             for case in range(count):
                 requests = source.requests("test", case, num_requests=n)
@@ -150,6 +157,20 @@ def tightness(count: int) -> None:
             print(f"| {n} / {clients} | {name} | {means} | {met} of {count} |", flush=True)
 
 
+def planned(count: int) -> None:
+    """How far joint plans are above the bounds, where optima are out of reach: the bounds are at most so loose."""
+    print("\n| n / J | lengths | above LB1 | above LB3 | above LB4 | largest |\n| --- | --- | --- | --- | --- | --- |")
+    for n, clients in ((12, 4), (20, 4), (40, 6)):
+        for name, source in sources():
+            gaps = []
+            for case in range(count):
+                requests = source.requests("test", case, num_requests=n)
+                found, plan = lower_bounds(requests, clients, "llama-65b-paper"), joint_plan(requests, clients)
+                gaps.append([plan.makespan_ns / ns - 1 for ns in (found.lb1_ns, found.lb3_ns, found.lb4_ns)])
+            means = " | ".join(f"{mean:.2%}" for mean in np.mean(gaps, axis=0))
+            print(f"| {n} / {clients} | {name} | {means} | {np.max(gaps, axis=0)[2]:.2%} |", flush=True)
+
+
 def main() -> None:
     """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,6 +189,7 @@ def main() -> None:
     if args.oracle:
         oracle(args.oracle)
         tightness(args.oracle)
+        planned(max(1, args.oracle // 4))
 
 
 if __name__ == "__main__":

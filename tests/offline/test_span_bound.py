@@ -18,6 +18,7 @@ from llmsched_env.cost import CostModel
 from llmsched_env.offline import lb1_ns, lb3_ns, lb4_ns, lower_bounds
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.cmax_bounds import FEW_LOADS, cmax_bound, exact_cmax
+from llmsched_env.offline.joint import Effort, joint_plan
 from llmsched_env.offline.joint.plan import played
 from llmsched_env.offline.kernels.spans import cheapest_groups
 from llmsched_env.offline.spans import MAX_WORK, most_prefills, raised_decodes
@@ -104,6 +105,18 @@ def test_never_above_a_schedule_without_a_pause():
         few += prefills <= case.least_prefills + 2
     assert few > CASES // 40, "prefills were plenty: no group shared a holding time"
     assert many > CASES // 40, "spans were short: the class of the long ones was not tested"
+
+
+def test_never_above_a_joint_plan():
+    """More requests than the exact search can take; half of these plans are within a percent of LB4."""
+    for seed in range(CASES // 20):
+        rng = np.random.default_rng([22, seed])
+        n, clients = int(rng.integers(11, 41)), int(rng.integers(2, 7))
+        decodes = lengths(rng, ("uniform", "heavy tail", "few lengths")[seed % 3], n)
+        requests = Requests.of(rng.integers(1, 9, n), decodes + 1)
+        cost = dataclasses.replace(FREE, alpha_prefill_ns=int(rng.choice([1, 15, 150])), prefill_token_cap=20)
+        plan = joint_plan(requests, clients, cost, effort=Effort(tries=1, anneal_moves=400, repair_moves=400))
+        assert lb4_ns(requests, clients, cost) <= plan.makespan_ns, seed
 
 
 def test_exact_cmax():
