@@ -17,7 +17,7 @@ from llmsched_env.engine.episode import Episode
 from llmsched_env.engine.measure import COUNTS, MEASURED
 from llmsched_env.engine.problem_data import ProblemData
 
-LOOK_FROM, LOOK_AT = 512, 16
+LOOK_FROM, LOOK_AT = 1_024, 16
 """From how many copies on a step's memory is in no near cache, and how many copies then wait for theirs together."""
 
 

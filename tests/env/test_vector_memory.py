@@ -94,18 +94,18 @@ def test_writing_to_what_is_returned_changes_nothing(small):
     ],
 )
 def test_many_copies_that_look_ahead_give_what_fewer_do(small, changes):
-    """From 512 copies on, what a step reads is read ahead: that changes nothing, whatever ends or begins in it."""
+    """From 1,024 copies on, what a step reads is read ahead: that changes nothing, whatever ends or begins in it."""
     scenario = small.replace(**changes)
-    many = LLMSchedVectorEnv(521, scenario)
-    parts = [LLMSchedVectorEnv(count, scenario) for count in (300, 221)]
+    many = LLMSchedVectorEnv(1_033, scenario)
+    parts = [LLMSchedVectorEnv(count, scenario) for count in (700, 333)]
     rng = np.random.default_rng(0)
-    begun = [part.reset(seed=5 + first)[0] for part, first in zip(parts, (0, 300), strict=True)]
+    begun = [part.reset(seed=5 + first)[0] for part, first in zip(parts, (0, 700), strict=True)]
     assert_same(many.reset(seed=5)[0], np.concatenate(begun))
     ended = 0
     for _ in range(300):
-        actions = (rng.random(521) < 0.3).astype(np.int64)
+        actions = (rng.random(1_033) < 0.3).astype(np.int64)
         result = many.step(actions)
-        others = [part.step(mine) for part, mine in zip(parts, np.split(actions, [300]), strict=True)]
+        others = [part.step(mine) for part, mine in zip(parts, np.split(actions, [700]), strict=True)]
         for i in range(4):
             assert_same(result[i], np.concatenate([other[i] for other in others]))
         ended += int((result[2] | result[3]).sum())
