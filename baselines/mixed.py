@@ -24,7 +24,7 @@ from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import EpisodeContext
 
-__all__ = ["MIXED_SYSTEMS", "costs_per_token_ns", "eb_plus", "mixed_first", "mixed_threshold"]
+__all__ = ["MIXED_SYSTEMS", "costs_per_token_ns", "eb_plus", "first_mixed", "mixed_first", "mixed_threshold"]
 
 TRAINING_CASES = range(4)
 
@@ -59,18 +59,26 @@ def mixed_first(name: str = "mixed_first") -> Rule:
     Args:
         name: what tables call it: one of `MIXED_SYSTEMS`, whose composition the scenario then has.
     """
-    return Rule(name, rules.Always, _first_mixed)
+    return Rule(name, rules.Always, _always_mixed)
 
 
 def _threshold(clients: int, start: EpisodeContext) -> tuple[int, int]:
-    return clients, *_first_mixed(start)
+    return clients, first_mixed(start)
 
 
-def _first_mixed(start: EpisodeContext) -> tuple[int]:
-    """The mixed iteration among the actions, the first where there are several."""
+def _always_mixed(start: EpisodeContext) -> tuple[int]:
+    return (first_mixed(start),)
+
+
+def first_mixed(start: EpisodeContext) -> int:
+    """The mixed iteration among the actions, the first where there are several.
+
+    Raises:
+        ConfigError: a scenario without mixed iterations.
+    """
     if not start.scenario.mixes:
         raise ConfigError("this policy needs mixed iterations: take a scenario with mixed_tokens.")
-    return (1 + (start.scenario.num_actions - 1) // 2,)  # decode, prefills, as many mixed ones
+    return 1 + (start.scenario.num_actions - 1) // 2  # decode, prefills, as many mixed ones
 
 
 def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_output_tokens: float) -> tuple[float, float]:
@@ -133,4 +141,4 @@ def _eb_plus(start: EpisodeContext) -> tuple[float, int, int]:
     train = scenario.replace(split="train")
     prompt = float(np.mean([build_problem(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
     exclusive, mixed = costs_per_token_ns(scenario, prompt, output)
-    return exclusive - mixed, max(1, math.floor(share * scenario.num_clients)), *_first_mixed(start)
+    return exclusive - mixed, max(1, math.floor(share * scenario.num_clients)), first_mixed(start)

@@ -13,6 +13,7 @@ from typing import Any
 from llmsched_env.agents.agent import Agent
 from llmsched_env.agents.files import load_agent, shipped
 from llmsched_env.baselines import iteration, lagrangian, planners
+from llmsched_env.baselines.deadlines import slai, wait
 from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
@@ -113,6 +114,8 @@ POLICIES: dict[str, Factory] = {
 SLO_POLICIES: dict[str, Factory] = {
     "min_batch": iteration.min_batch,
     "deadline": iteration.deadline,
+    "wait": wait,
+    "slai": slai,
     **{name: functools.partial(Tuned, name) for name in SLO_TUNABLE},
     "lookahead": Lookahead,
 }
