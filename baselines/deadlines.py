@@ -29,7 +29,7 @@ def wait() -> Rule:
 
     WAIT, 'waiting for accumulated inference threshold', of 'Optimizing LLM Inference: Fluid-Guided Online Scheduling
     with Memory Constraints' (Ao, Luo, Simchi-Levi, Wang; arXiv 2504.11320), in our reading. Read were the abstracts of
-    v2 and v4, and the authors' simulator (``booking_limit_replica_scheduler.py`` of Luoxiaogan/vidur_or at
+    v2 and v3, and the authors' simulator (``booking_limit_replica_scheduler.py`` of Luoxiaogan/vidur_or at
     0251b5ccb3fe), where a batch begins once so many requests of each type wait for their prompts, with an equal number
     for each token of an output. It differs from that in three points. There is one type, since lengths may be hidden.
     Prompts are read in iterations of their own, and the fluid model is that of these. Running requests go on while a
