@@ -20,7 +20,8 @@ __all__ = ["compare"]
 
 BROUGHT = (
     "queue", "assignment", "order", "stealing", "lengths", "predictor", "sd_weight", "choose_order",
-    "mixed_tokens", "mixed_counts_active", "mixed_whole_prompts", "mixed_cost", "reward", "skip_forced",
+    "mixed_tokens", "mixed_counts_active", "mixed_whole_prompts", "mixed_within_slack", "mixed_cost",
+    "reward", "skip_forced",
 )  # fmt: skip
 """Arguments of a scenario that a method, a system or a planner may bring; the others make other episodes."""
 

@@ -212,7 +212,10 @@ def cadence(iterations: int = 8) -> Rule:
     """While a client is active, prefill at most once in ``iterations`` iterations.
 
     ``--decode-priority-cadence`` of vLLM pull request 56848 (September 2026, closed unmerged). That takes every n-th
-    step of the engine; this rule counts from the last prefill.
+    step of the engine; this rule counts from the last prefill. vLLM itself has ``--prefill-schedule-interval`` since
+    pull request 44558 (June 2026, merged): a rank of several in data parallel defers prefills to every n-th step while
+    a running request can decode, but for a queue that such a step does not empty. Pull request 54627 (August 2026,
+    open) gives the option to a single engine, counted from the last step that read a prompt, as here.
     """
     return Rule("cadence", rules.AfterDecodes, (iterations - 1,))
 

@@ -3,7 +3,7 @@
 In this model Orca (Yu et al., OSDI 2022), Sarathi-Serve (Agrawal et al., OSDI 2024) and vLLM v1 all decode everybody
 and read prompts beside it in order of arrival, whenever there is anything to read; they differ in how much they read
 and whether a prefill is chunked. Admission by memory, priorities, and several micro-batches in a pipeline are not
-modelled.
+modelled. FairBatching (arXiv 2510.14392) varies that: `SLACK_SYSTEMS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from llmsched_env.engine.rule import Rule as EngineRule
 from llmsched_env.errors import ConfigError
 from llmsched_env.policy import EpisodeContext
 
-__all__ = ["MIXED_SYSTEMS", "costs_per_token_ns", "eb_plus", "mixed_first", "mixed_threshold"]
+__all__ = [
+    "MIXED_SYSTEMS",
+    "SLACK_SYSTEMS",
+    "SYSTEMS",
+    "costs_per_token_ns",
+    "eb_plus",
+    "first_mixed",
+    "mixed_first",
+    "mixed_threshold",
+]
 
 TRAINING_CASES = range(4)
 
@@ -34,14 +43,32 @@ SARATHI_TOKENS = 512
 VLLM_TOKENS = 2048
 """``SchedulerConfig.max_num_batched_tokens`` of vLLM v1 (v0.32.0), where nothing else says."""
 
+_BUDGET = {"mixed_counts_active": True, "mixed_whole_prompts": False, "mixed_within_slack": False}
+
 MIXED_SYSTEMS: dict[str, dict[str, Any]] = {
-    "orca": {"mixed_tokens": 2**31 - 1, "mixed_counts_active": False, "mixed_whole_prompts": True},
-    "sarathi_serve": {"mixed_tokens": SARATHI_TOKENS, "mixed_counts_active": True, "mixed_whole_prompts": False},
-    "vllm_v1": {"mixed_tokens": VLLM_TOKENS, "mixed_counts_active": True, "mixed_whole_prompts": False},
+    "orca": {
+        "mixed_tokens": 2**31 - 1,
+        "mixed_counts_active": False,
+        "mixed_whole_prompts": True,
+        "mixed_within_slack": False,
+    },
+    "sarathi_serve": {"mixed_tokens": SARATHI_TOKENS, **_BUDGET},
+    "vllm_v1": {"mixed_tokens": VLLM_TOKENS, **_BUDGET},
 }
 """How the iterations of each system are composed. Orca: whole prompts, as many as clients are idle. Sarathi-Serve and
 vLLM v1: a token budget that decodes are served from first. Compared with Vidur's ``orca`` and ``sarathi`` schedulers
 and with vLLM 0.32.0: docs/fidelity.md."""
+
+SLACK_SYSTEMS: dict[str, dict[str, Any]] = {
+    "fairbatching": {**MIXED_SYSTEMS["vllm_v1"], "mixed_within_slack": True},
+}
+"""... under SLOs. FairBatching ('FairBatching: Fairness-Aware Batch Formation for LLM Inference', Lyu, Liu, Wu, Chen;
+arXiv 2510.14392): the token budget follows the slack of the running requests, up to vLLM's. Read were the abstract and
+a review that quotes the deadlines. It differs in two points. A token is due by the limits of this model, where TPOT
+counts from the first token; the paper's line begins at the arrival and the TTFT limit, so that an early first token
+leaves time. And every running request decodes in each iteration; there one that has slack may be left out."""
+
+SYSTEMS = {**MIXED_SYSTEMS, **SLACK_SYSTEMS}
 
 
 def mixed_threshold(clients: int) -> Rule:
@@ -57,20 +84,28 @@ def mixed_first(name: str = "mixed_first") -> Rule:
     """A mixed iteration whenever there is anything to read, with the scenario's own chunk.
 
     Args:
-        name: what tables call it: one of `MIXED_SYSTEMS`, whose composition the scenario then has.
+        name: what tables call it: one of `SYSTEMS`, whose composition the scenario then has.
     """
-    return Rule(name, rules.Always, _first_mixed)
+    return Rule(name, rules.Always, _always_mixed)
 
 
 def _threshold(clients: int, start: EpisodeContext) -> tuple[int, int]:
-    return clients, *_first_mixed(start)
+    return clients, first_mixed(start)
 
 
-def _first_mixed(start: EpisodeContext) -> tuple[int]:
-    """The mixed iteration among the actions, the first where there are several."""
+def _always_mixed(start: EpisodeContext) -> tuple[int]:
+    return (first_mixed(start),)
+
+
+def first_mixed(start: EpisodeContext) -> int:
+    """The mixed iteration among the actions, the first where there are several.
+
+    Raises:
+        ConfigError: a scenario without mixed iterations.
+    """
     if not start.scenario.mixes:
         raise ConfigError("this policy needs mixed iterations: take a scenario with mixed_tokens.")
-    return (1 + (start.scenario.num_actions - 1) // 2,)  # decode, prefills, as many mixed ones
+    return 1 + (start.scenario.num_actions - 1) // 2  # decode, prefills, as many mixed ones
 
 
 def costs_per_token_ns(scenario: Scenario, mean_prompt_tokens: float, mean_output_tokens: float) -> tuple[float, float]:
@@ -133,4 +168,4 @@ def _eb_plus(start: EpisodeContext) -> tuple[float, int, int]:
     train = scenario.replace(split="train")
     prompt = float(np.mean([build_problem(train, case).requests[:, PROMPT].mean() for case in TRAINING_CASES]))
     exclusive, mixed = costs_per_token_ns(scenario, prompt, output)
-    return exclusive - mixed, max(1, math.floor(share * scenario.num_clients)), *_first_mixed(start)
+    return exclusive - mixed, max(1, math.floor(share * scenario.num_clients)), first_mixed(start)

@@ -13,10 +13,11 @@ from typing import Any
 from llmsched_env.agents.agent import Agent
 from llmsched_env.agents.files import load_agent, shipped
 from llmsched_env.baselines import iteration, lagrangian, planners
+from llmsched_env.baselines.deadlines import slai, wait
 from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
-from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, SLACK_SYSTEMS, SYSTEMS, eb_plus, mixed_first
 from llmsched_env.baselines.rule import Rule, TiedRule
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
 from llmsched_env.cases import has_plans
@@ -113,6 +114,8 @@ POLICIES: dict[str, Factory] = {
 SLO_POLICIES: dict[str, Factory] = {
     "min_batch": iteration.min_batch,
     "deadline": iteration.deadline,
+    "wait": wait,
+    "slai": slai,
     **{name: functools.partial(Tuned, name) for name in SLO_TUNABLE},
     "lookahead": Lookahead,
 }
@@ -123,8 +126,8 @@ MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware}
 
 
 def _system(name: str) -> TiedRule:
-    """A system that mixes prefills and decodes, on iterations composed as it composes them: `MIXED_SYSTEMS`."""
-    return TiedRule(name, mixed_first(name), MIXED_SYSTEMS[name])
+    """A system that mixes prefills and decodes, on iterations composed as it composes them: `SYSTEMS`."""
+    return TiedRule(name, mixed_first(name), SYSTEMS[name])
 
 
 MIXED_POLICIES: dict[str, Factory] = {
@@ -134,6 +137,9 @@ MIXED_POLICIES: dict[str, Factory] = {
     "eb_plus": eb_plus,
 }
 """Where iterations may be mixed, beside the rules; systems compose theirs as they do."""
+
+SLACK_POLICIES: dict[str, Factory] = {name: functools.partial(_system, name) for name in SLACK_SYSTEMS}
+"""Where there are SLOs, too."""
 
 AGENTS: dict[str, Callable[[], Guarded]] = {Guarded.name: Guarded} if shipped() else {}
 """Trained networks where they are surely better than tuned rules, else the best of those."""
@@ -171,6 +177,7 @@ BASELINES: dict[str, Factory] = {
     **SLO_POLICIES,
     **MEMORY_POLICIES,
     **MIXED_POLICIES,
+    **SLACK_POLICIES,
     **AGENTS,
 }
 
@@ -200,7 +207,8 @@ def default_names(scenario: Scenario) -> list[str]:
 
 def _mixed_names(scenario: Scenario) -> list[str]:
     mixed = scenario.mixed_cost_model
-    return [name for name in MIXED_POLICIES if name != "eb_plus" or (mixed is not None and not mixed.overlaps)]
+    names = [name for name in MIXED_POLICIES if name != "eb_plus" or (mixed is not None and not mixed.overlaps)]
+    return [*names, *(SLACK_POLICIES if scenario.serving else ())]
 
 
 def planner_of(scenario: Scenario) -> str:
@@ -284,16 +292,16 @@ def entry(name: str, scenario: Scenario) -> Entry:
         raise ConfigError(f"policy {name!r} needs a budget: take a scenario with kv_budget_tokens.")
     if scenario.mixes and name in EXCLUSIVE_PLANNERS:
         raise ConfigError(f"policy {name!r} knows no mixed iterations: leave it out where mixed_tokens is given.")
-    if not scenario.mixes and name in MIXED_POLICIES:
+    if not scenario.mixes and (name in MIXED_POLICIES or name in SLACK_POLICIES):
         raise ConfigError(f"policy {name!r} needs mixed iterations: take a scenario with mixed_tokens.")
-    if not scenario.serving and name in SLO_POLICIES and name != "min_batch":
+    if not scenario.serving and (name in SLACK_POLICIES or (name in SLO_POLICIES and name != "min_batch")):
         raise ConfigError(f"policy {name!r} needs SLOs: take a scenario with ttft_s and tpot_s.")
     if scenario.serving and policy.clairvoyant:
         scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)
     if scenario.choose_order and name in BASELINES and policy.kind == "rule":
         scenario = scenario.replace(choose_order=False)
-    if name in MIXED_SYSTEMS:
-        scenario = scenario.replace(**MIXED_SYSTEMS[name])
+    if name in SYSTEMS:
+        scenario = scenario.replace(**SYSTEMS[name])
     if name in METHODS:
         method = METHODS[name]
         return Entry(name, "method", policy, scenario.replace(**method.queues), method.text)

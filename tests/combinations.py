@@ -86,7 +86,10 @@ def _combined(pick: Pick) -> Case:
     if case.noise is not None and case.noise.believed is not None:
         believed = replace(case.noise.believed, first_decode_ns=pick((0, 31)))
         case = replace(case, noise=replace(case.noise, believed=believed))
-    return replace(case, first_decode_ns=pick((0, 23, 400)))
+    case = replace(case, first_decode_ns=pick((0, 23, 400)))
+    if case.mixed is not None and case.ttft_ns and not case.mixed.whole_prompts and pick((False, True)):
+        case = replace(case, mixed=replace(case.mixed, within_slack=True))
+    return case
 
 
 def _plain_case(pick: Pick) -> Case:
@@ -166,6 +169,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "mixed": lambda case: case.mixed is not None,
     "whole prompts": lambda case: case.mixed is not None and case.mixed.whole_prompts,
     "overlap": lambda case: case.mixed is not None and case.mixed.cost.overlaps,
+    "within slack": lambda case: case.mixed is not None and case.mixed.within_slack,
     "SLOs": lambda case: case.ttft_ns > 0,
     "orders": lambda case: case.order != "fcfs",
     "choose_order": lambda case: case.choose_order,
@@ -185,15 +189,16 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
 
 _APART = (
     (("keep_growth",), ("vllm_v0", "vllm_v1")),
-    (("vllm_v0",), ("vllm_v1", "mixed", "whole prompts", "overlap")),
+    (("vllm_v0",), ("vllm_v1", "mixed", "whole prompts", "overlap", "within slack")),
+    (("within slack",), ("whole prompts",)),
     (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap")),
     (("reserve",), ("predicted",)),
     (("choose_order",), ("caps", "orders")),
-    (("levels",), ("mixed", "whole prompts", "overlap")),
+    (("levels",), ("mixed", "whole prompts", "overlap", "within slack")),
     (
         ("client queues", "stealing", "cached prompts", "migration"),
         ("keep_growth", "vllm_v0", "vllm_v1", "reserve", "predicted", "swap", "caps", "mixed", "whole prompts",
-         "overlap", "choose_order"),
+         "overlap", "within slack", "choose_order"),
     ),
 )  # fmt: skip
 

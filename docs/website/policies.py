@@ -35,6 +35,7 @@ GROUPS = {
     "With SLOs": (registry.SLO_POLICIES, "They need `ttft_s` and `tpot_s`."),
     "With a budget of KV cache": (registry.MEMORY_POLICIES, "They need `kv_budget_tokens`."),
     "With mixed iterations": (registry.MIXED_POLICIES, "They need `mixed_tokens` (chunked prefill)."),
+    "With mixed iterations and SLOs": (registry.SLACK_POLICIES, "They need `mixed_tokens`, `ttft_s` and `tpot_s`."),
     "Agents": (registry.AGENTS, "Trained networks, for the scenarios that they fit."),
 }
 
@@ -78,8 +79,8 @@ def described(name: str) -> tuple[str, list[str]]:
         tunable = {**TUNABLE, **SLO_TUNABLE, **MIXED_TUNABLE}[name]
         sample = tunable.make(*tunable.grid(Scenario())[0])
         return f"The rule `{sample.name}`, with numbers chosen on training cases of the scenario.", []
-    if name in registry.MIXED_SYSTEMS:
-        settings = ", ".join(f"`{key}={value!r}`" for key, value in registry.MIXED_SYSTEMS[name].items())
+    if name in registry.SYSTEMS:
+        settings = ", ".join(f"`{key}={value!r}`" for key, value in registry.SYSTEMS[name].items())
         source = (inspect.getdoc(mixed) or "").split("\n\n")[1]
         return f"`mixed_first` on iterations composed with {settings}.", [plain(source)]
     if isinstance(factory, functools.partial):

@@ -22,12 +22,15 @@ class MixedOptions:
             prefills may be chunked. ``None`` for no such action. Needs one shared queue.
         mixed_counts_active: each active client takes a token of b (the token budget of Sarathi-Serve and vLLM v1).
         mixed_whole_prompts: prompts are not chunked (Orca); the first one may exceed b.
+        mixed_within_slack: no more is read than lets every running request have its next token in time: at f + k S with
+            its first token at f, k tokens so far and ``tpot_s`` S. Needs SLOs.
         mixed_cost: "sum", "overlap", "fitted" or a `MixedCost`: what such an iteration lasts.
     """
 
     mixed_tokens: int | None = None
     mixed_counts_active: bool = False
     mixed_whole_prompts: bool = False
+    mixed_within_slack: bool = False
     mixed_cost: str | MixedCost = "sum"
 
     @property
@@ -46,6 +49,7 @@ class Mixed:
         whole_prompts: whether prompts are never chunked.
         cost: what they last.
         believed_cost: what schedulers believe that they last; ``None`` for the truth.
+        within_slack: whether no more is read than lets every running request have its next token in time.
     """
 
     name: ClassVar[str] = "chunked"
@@ -54,10 +58,12 @@ class Mixed:
     whole_prompts: bool
     cost: MixedCost
     believed_cost: MixedCost | None = None
+    within_slack: bool = False
 
     def engine_options(self, world: World) -> dict[str, Any]:
         """Arguments of `llmsched_env.engine.chunked.Chunked`."""
-        return {"budget": self.tokens, "counts_active": self.counts_active, "whole_prompts": self.whole_prompts}
+        options = {"budget": self.tokens, "counts_active": self.counts_active, "whole_prompts": self.whole_prompts}
+        return {**options, "within_slack": True} if self.within_slack else options  # digests from before it stay
 
 
 def check(options: MixedOptions) -> None:
@@ -66,7 +72,7 @@ def check(options: MixedOptions) -> None:
     Raises:
         ConfigError: a value out of range, or one that nobody would read.
     """
-    check_flags(options, "mixed_counts_active", "mixed_whole_prompts")
+    check_flags(options, "mixed_counts_active", "mixed_whole_prompts", "mixed_within_slack")
     if options.mixed_tokens is None:
         for name in changed(options, MixedOptions):
             raise ConfigError(

@@ -54,7 +54,7 @@ class Scenario(
     - `SLOOptions`: ttft_s, tpot_s, uncounted_share, choose_order
     - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_admission, kv_watermark, kv_reserve_tokens,
       kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
-    - `MixedOptions`: mixed_tokens, mixed_counts_active, mixed_whole_prompts, mixed_cost
+    - `MixedOptions`: mixed_tokens, mixed_counts_active, mixed_whole_prompts, mixed_within_slack, mixed_cost
     - `MigrationOptions`: cached_share, steal, move_gb_per_s
     - `NoiseOptions`: noise_sd, straggler_probability, straggler_factor, believed_cost
     - `EpisodeOptions`: reward, skip_forced, max_iterations
@@ -147,6 +147,15 @@ class Scenario(
                 raise ConfigError(
                     f"mixed_tokens = {self.mixed_tokens} with {name} = {getattr(self, name)!r}: {remedy}."
                 )
+        if self.mixed_within_slack and not self.serving:
+            raise ConfigError(
+                "mixed_within_slack = True needs SLOs, which say when tokens are due: give ttft_s and tpot_s."
+            )
+        if self.mixed_within_slack and self.mixed_whole_prompts:
+            raise ConfigError(
+                "mixed_within_slack = True with mixed_whole_prompts = True: the first prompt may exceed any number of "
+                "tokens then. Leave one out."
+            )
 
     def _check_migration(self) -> None:
         for name in changed(self, MigrationOptions):
@@ -182,7 +191,14 @@ class Scenario(
         if cost is None or self.mixed_tokens is None:
             return None
         believed = None if self.believed_cost is None else self.believed_mixed_cost
-        return Mixed(self.mixed_tokens, self.mixed_counts_active, self.mixed_whole_prompts, cost, believed)
+        return Mixed(
+            self.mixed_tokens,
+            self.mixed_counts_active,
+            self.mixed_whole_prompts,
+            cost,
+            believed,
+            self.mixed_within_slack,
+        )
 
     def migration(self) -> Migration | None:
         """What lies with clients and what thieves move, as the engine takes it; ``None`` where stealing is free."""

@@ -17,6 +17,7 @@ class Chunked:
         budget: most prompt tokens beside a decode; 0: no mixed iterations.
         counts_active: whether each client that decodes takes a token of that budget.
         whole_prompts: whether prompts are never chunked.
+        within_slack: whether they wait for the running requests' next tokens (token_slack.py).
         position: of the request whose prefill is chunked; -1 without one.
         client: that it holds.
         computed: tokens that have been read; what is left is in the view.
@@ -27,16 +28,20 @@ class Chunked:
     budget: cython.longlong
     counts_active: cython.bint
     whole_prompts: cython.bint
+    within_slack: cython.bint
     position: cython.int
     client: cython.int
     computed: cython.longlong
     start_ns: cython.longlong
     late: cython.bint
 
-    def __init__(self, budget: int = 0, counts_active: bool = False, whole_prompts: bool = False) -> None:
+    def __init__(
+        self, budget: int = 0, counts_active: bool = False, whole_prompts: bool = False, within_slack: bool = False
+    ) -> None:
         self.budget = budget
         self.counts_active = counts_active
         self.whole_prompts = whole_prompts
+        self.within_slack = within_slack
         self.position = -1
         self.client = 0
         self.computed = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import cython
 
-from llmsched_env.engine import bitset, codes
+from llmsched_env.engine import bitset, codes, token_slack
 from llmsched_env.engine.costs import Costs
 from llmsched_env.engine.iteration import Iteration
 from llmsched_env.engine.problem_data import ProblemData
@@ -83,6 +83,10 @@ class Composer(Slots):
             return
         if kind == codes.MIXED:
             room = self.chunked.room(it.served)
+            if self.chunked.within_slack and it.served > 0:
+                room = min(
+                    room, token_slack.tokens_in_time(v, self.believed, self.clients, self.slo.started_ns, it.context)
+                )
         if reading >= 0:
             context = self.chunked.computed + v.reading_tokens + 1
             if not self.read_on(v, it, kind, room, whole):

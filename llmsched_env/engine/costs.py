@@ -126,3 +126,22 @@ class Costs:
             + self.mixed_interference_ns * active * active // (active + tokens)
             + self.gamma_decode_ns * context
         )
+
+    def tokens_within(self, ns: cython.longlong, active: cython.longlong, context: cython.longlong) -> cython.longlong:
+        """Most tokens that are surely read beside a decode within ``ns``: interference counts as if next to none were.
+
+        A subclass with another :meth:`mixed_ns` has its own.
+        """
+        fixed_ns: cython.longlong = self.alpha_prefill_ns
+        slope_ns: cython.longlong = self.beta_prefill_ns
+        one: cython.longlong = 1
+        if self.overlaps:
+            if self.decode_ns(active, context) > ns:
+                return 0
+        else:
+            fixed_ns = self.mixed_alpha_ns + (self.mixed_beta_active_ns + self.mixed_interference_ns) * active
+            fixed_ns += self.gamma_decode_ns * context
+            slope_ns = self.mixed_beta_prompt_ns
+        if fixed_ns > ns:
+            return 0
+        return one << 62 if slope_ns == 0 else (ns - fixed_ns) // slope_ns

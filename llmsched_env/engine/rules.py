@@ -94,6 +94,50 @@ class Deadline(Rule):
         return 1 if view.ready >= self.count or waited >= self.ttft_share * view.ttft_ns else 0
 
 
+class LastSchedulable(Rule):
+    """A prefill until the last time at which a decode can begin within the TPOT limit of the last token.
+
+    Args:
+        offset: durations of a decode before that limit.
+        budget: prompt tokens from which on a prefill leaves no room for a decode; 0 where none is mixed.
+        mixed: the mixed iteration.
+
+    Attributes:
+        decodes: decodes when this was asked last; -1 where nobody was active.
+        token_ns: when the request that has waited longest had its last token.
+    """
+
+    offset: cython.double
+    budget: cython.longlong
+    mixed: cython.int
+    decodes: cython.longlong
+    token_ns: cython.longlong
+
+    def __init__(self, offset: float, budget: int = 0, mixed: int = 0) -> None:
+        self.reads_forecast = False
+        self.offset = offset
+        self.budget = budget
+        self.mixed = mixed
+        self.decodes = -1
+        self.token_ns = 0
+
+    def begin(self) -> None:
+        """Nobody has had a token."""
+        self.decodes = -1
+
+    def act(self, view: View) -> cython.int:
+        """A prefill while a decode can wait for it; beside one that cannot, or that has room, what is mixed."""
+        if view.active == 0:
+            self.decodes = -1
+            return codes.PREFILL
+        if view.decodes != self.decodes:  # whoever began since then has a later token
+            self.decodes = view.decodes
+            self.token_ns = view.clock_ns
+        if view.clock_ns - self.token_ns + self.offset * view.decode_ns >= view.tpot_ns:
+            return self.mixed
+        return codes.PREFILL if view.batch_tokens >= self.budget else self.mixed
+
+
 class StaticBatching(Rule):
     """A batch is filled with what waited when it opened, and then decoded until nobody is active.
 

@@ -186,6 +186,11 @@ def _check(scenario: Scenario) -> None:
         raise ConfigError(
             f"kv_rule = {scenario.kv_rule!r}: the engine decides who gives way, as vLLM V1 does. Set kv_rule='vllm_v1'."
         )
+    if scenario.mixed_within_slack:
+        raise ConfigError(
+            "mixed_within_slack = True: an engine composes its iterations within one token budget, and is not told "
+            "another one for each. Leave it out, or take policy 'sarathi_serve' or 'mixed_first'."
+        )
     by_length = scenario.choose_order or scenario.order not in ("fcfs", "late_last")
     if scenario.lengths == "known" and by_length:
         raise ConfigError(

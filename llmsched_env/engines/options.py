@@ -16,7 +16,7 @@ __all__ = ["EngineFacts", "EngineOptions"]
 
 SCENARIO = (
     "cost", "prefill_token_cap", "ttft_s", "tpot_s", "order", "choose_order", "choose_cap", "lengths", "workload",
-    "mixed_tokens", "mixed_counts_active", "mixed_whole_prompts", "mixed_cost",
+    "mixed_tokens", "mixed_counts_active", "mixed_whole_prompts", "mixed_within_slack", "mixed_cost",
 )  # fmt: skip
 """Arguments of a scenario that are the user's to say; the others are the engine's, or mean nothing there."""
 

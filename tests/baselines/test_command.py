@@ -12,7 +12,7 @@ import pytest
 
 import llmsched_env.baselines.__main__ as command
 from llmsched_env.baselines import METHODS, POLICIES
-from llmsched_env.baselines.registry import AGENTS, MEMORY_POLICIES, MIXED_POLICIES, SLO_POLICIES
+from llmsched_env.baselines.registry import AGENTS, MEMORY_POLICIES, MIXED_POLICIES, SLACK_POLICIES, SLO_POLICIES
 from llmsched_env.config import ORDER_CODES
 from llmsched_env.errors import ConfigError
 
@@ -372,7 +372,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, capsys, monkeypatch):
 def test_list(capsys):
     assert command.main(["--list"]) == 0
     *listed, rules_under_an_order = capsys.readouterr().out.splitlines()
-    assert listed == [*METHODS, *POLICIES, *SLO_POLICIES, *MEMORY_POLICIES, *MIXED_POLICIES, *AGENTS]
+    assert listed == [*METHODS, *POLICIES, *SLO_POLICIES, *MEMORY_POLICIES, *MIXED_POLICIES, *SLACK_POLICIES, *AGENTS]
     assert rules_under_an_order == f"Rules under an order: rule@order, with {', '.join(ORDER_CODES)}."
 
 

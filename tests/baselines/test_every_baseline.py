@@ -13,13 +13,14 @@ import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
 from llmsched_env.baselines import BASELINES, METHODS, POLICIES, entry, make_policy
-from llmsched_env.baselines.mixed import MIXED_SYSTEMS, mixed_first
+from llmsched_env.baselines.mixed import SYSTEMS, mixed_first
 from llmsched_env.baselines.registry import (
     AGENTS,
     BATCH_PLANNERS,
     MEMORY_POLICIES,
     MIXED_POLICIES,
     OWN_KINDS,
+    SLACK_POLICIES,
     SLO_POLICIES,
     default_names,
     planner_of,
@@ -42,7 +43,7 @@ CITATIONS = {
     "lightllm": "LightLLM.*3bed16df56bb",
     "tgi": "Text Generation Inference",
     "delay_factor": "pull request 3279",
-    "cadence": "pull request 56848",
+    "cadence": "pull request 56848.*pull request 44558",
     "interleave": "pull request 119.*pull request 34058",
     "lagrangian": "2502.15763",
     "lagrangian_lookahead": "2502.15763",
@@ -59,9 +60,12 @@ CITATIONS = {
     "shared_lpt_lagrangian": "2502.15763",
     "threshold": "2606.00516",
     "memory_aware": "Memory-aware",
+    "wait": "2504.11320.*Luoxiaogan/vidur_or at",
+    "slai": "2508.01002.*agrimUT/SLAI at",
     "orca": "OSDI 2022",
     "sarathi_serve": "OSDI 2024",
     "vllm_v1": "vLLM v1",
+    "fairbatching": "2510.14392",
 }
 """What a docstring (of the factory, its class or its module) must name: the source of the rule."""
 
@@ -87,7 +91,7 @@ DRAWS = {"random"}
 
 
 def documentation(name):
-    factory = METHODS[name].policy if name in METHODS else mixed_first if name in MIXED_SYSTEMS else BASELINES[name]
+    factory = METHODS[name].policy if name in METHODS else mixed_first if name in SYSTEMS else BASELINES[name]
     made = factory.func if isinstance(factory, functools.partial) else factory
     if made.__name__ == "<lambda>":
         made = type(factory())
@@ -99,7 +103,7 @@ def end_of(name, world, case=0, seed=0):
 
 
 def test_names_are_methods_and_policies():
-    groups = (METHODS, POLICIES, SLO_POLICIES, MEMORY_POLICIES, MIXED_POLICIES, AGENTS)
+    groups = (METHODS, POLICIES, SLO_POLICIES, MEMORY_POLICIES, MIXED_POLICIES, SLACK_POLICIES, AGENTS)
     assert set(BASELINES) == {name for group in groups for name in group}
     assert len(BASELINES) == sum(map(len, groups))
     for name in ("baseline", "hybrid", "threshold", "tuned_threshold", "lagrangian_tuned", "rollout", "beam"):
@@ -139,10 +143,11 @@ def test_what_has_no_source_is_ours():
         *itertools.product(SLO_POLICIES, [w for w in WORLDS if "SLO" in w]),
         *itertools.product(MEMORY_POLICIES, [w for w in WORLDS if "memory" in w]),
         *itertools.product(MIXED_POLICIES, [w for w in WORLDS if "mixed" in w]),
+        *itertools.product(SLACK_POLICIES, [w for w in WORLDS if "mixed, SLO" in w]),
     ],
 )
 def test_compiled_and_asked_it_does_the_same(name, world):
-    policy, scenario = make_policy(name), WORLDS[world].replace(**MIXED_SYSTEMS.get(name, {}))
+    policy, scenario = make_policy(name), WORLDS[world].replace(**SYSTEMS.get(name, {}))
     ran = play(policy, scenario, 0, seed=3, record=True)
     stepped = by_act(policy, scenario, 0, seed=3)
     assert ran.done
@@ -198,7 +203,7 @@ def test_a_method_is_refused_in_an_environment_with_other_queues():
     begin(make_policy("baseline"), env)
 
 
-@pytest.mark.parametrize("name", MIXED_SYSTEMS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_is_refused_where_iterations_are_composed_otherwise(name):
     with pytest.raises(ConfigError, match=f"'{name}' is a method with mixed_tokens=.*has mixed_tokens=9"):
         evaluate(make_policy(name), WORLDS["mixed"], 1)

@@ -7,10 +7,11 @@ import math
 import pytest
 
 from llmsched_env import make_scenario
-from llmsched_env.baselines.mixed import MIXED_SYSTEMS, costs_per_token_ns, eb_plus, mixed_first
+from llmsched_env.baselines.mixed import MIXED_SYSTEMS, SLACK_SYSTEMS, costs_per_token_ns, eb_plus, mixed_first
 from llmsched_env.baselines.registry import default_names, entry, planner_of
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
+from llmsched_env.config.checks import LARGEST
 from llmsched_env.cost import MIXED_FITS, CostModel, MixedCost
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate, play
@@ -36,6 +37,26 @@ def test_systems_read_whenever_there_is_something_to_read(name):
         seen.add(readable)
     assert seen == {True, False}
     assert snapshot(play(item.policy, item.scenario, 0).totals) == snapshot(simulator.totals)
+
+
+def test_fairbatching_reads_within_the_slack_of_the_running_requests():
+    item = entry("fairbatching", SERVING)
+    assert {key: getattr(item.scenario, key) for key in SLACK_SYSTEMS["fairbatching"]} == SLACK_SYSTEMS["fairbatching"]
+    simulator, read = Simulator(build_problem(item.scenario, 0)), set()
+    item.policy.reset(EpisodeContext(item.scenario, 300.0))
+    while not simulator.done:
+        if simulator.view.active > 0 and simulator.can_prefill:
+            read.add(min(2, int(simulator.view.chunk_tokens) // 64))
+        simulator.step(item.policy.act(simulator.view) if simulator.has_choice else 0)
+    assert len(read) > 1, "the budget never varied"
+    assert snapshot(play(item.policy, item.scenario, 0).totals) == snapshot(simulator.totals)
+
+
+def test_a_limit_of_tpot_that_binds_nobody_makes_it_vllm():
+    loose = SERVING.replace(**{name: LARGEST[name] for name in ("ttft_s", "tpot_s")})
+    ends = [play(one.policy, one.scenario, 0).view for one in (entry(n, loose) for n in ("fairbatching", "vllm_v1"))]
+    assert ends[0].clock_ns == ends[1].clock_ns
+    assert ends[0].mixed == ends[1].mixed > 0
 
 
 def test_systems_decode_while_nobody_is_idle():
@@ -100,6 +121,10 @@ def test_published_fits_favour_what_the_paper_says(name):
 def test_who_may_run_where():
     with pytest.raises(ConfigError, match="policy 'orca' needs mixed iterations: take a scenario with mixed_tokens"):
         entry("orca", make_scenario("LLMSched/GSM8K-Blind-v0"))
+    with pytest.raises(ConfigError, match="policy 'fairbatching' needs SLOs: take a scenario with ttft_s and tpot_s"):
+        entry("fairbatching", BATCH)
+    with pytest.raises(ConfigError, match="policy 'fairbatching' needs mixed iterations"):
+        entry("fairbatching", make_scenario("LLMSched/Serving-v0"))
     with pytest.raises(ConfigError, match="policy 'beam' knows no mixed iterations"):
         entry("beam", BATCH)
     with pytest.raises(ConfigError, match="needs mixed iterations with the sum form"):
@@ -109,6 +134,7 @@ def test_who_may_run_where():
     for scenario in (BATCH, SERVING, BATCH.replace(mixed_cost="overlap")):
         names = default_names(scenario)
         assert {"mixed_first", "orca", "sarathi_serve", "vllm_v1", "lagrangian"} <= set(names)
+        assert ("fairbatching" in names) == scenario.serving
         assert ("eb_plus" in names) == (scenario.mixed_cost != "overlap")
         assert "beam" not in names
         for name in names:

@@ -122,6 +122,7 @@ GROUPS: dict[str, dict[str, tuple[Any, ...]]] = {
         "mixed_tokens": (1, 40, 40, 2**31 - 1),
         "mixed_counts_active": (False, True),
         "mixed_whole_prompts": (False, True),
+        "mixed_within_slack": (False, False, True),
         "mixed_cost": ("sum", "overlap", MixedCost(alpha_ns=10, beta_prompt_ns=2, beta_active_ns=3)),
     },
 }

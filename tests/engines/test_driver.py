@@ -173,6 +173,18 @@ def test_arrivals_are_no_work_for_those_who_wait():
         ("threshold", {"lengths": "predicted"}, ConfigError, "come without predictions"),
         ("threshold", {"lengths": "known", "order": "longest_first"}, ConfigError, "orders by length are not kept"),
         ("threshold", {"kv_budget_tokens": 1000}, ConfigError, "kv_rule = 'keep_growth'"),
+        (
+            "mixed_first",
+            {"mixed_tokens": 64, "mixed_within_slack": True, "ttft_s": 1.0, "tpot_s": 0.1},
+            ConfigError,
+            "mixed_within_slack = True: an engine composes its iterations within one token budget",
+        ),
+        (
+            "fairbatching",
+            {"mixed_tokens": 64, "ttft_s": 1.0, "tpot_s": 0.1},
+            ConfigError,
+            "mixed_within_slack = True: an engine composes its iterations within one token budget",
+        ),
     ],
 )
 def test_what_no_engine_can_give_is_refused(policy, more, error, words):

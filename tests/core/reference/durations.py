@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from statistics import NormalDist
 
 from strategies import PREFILL, Case
@@ -59,6 +60,14 @@ class Durations(State):
         context = sum(self.context(held.request, held.emitted) for held in served)
         both = cost.alpha_ns + cost.beta_prompt_ns * tokens + cost.beta_active_ns * active
         return both + cost.interference_ns * active * active // (active + tokens) + case.gamma_decode_ns * context
+
+    def at_most_ns(self, tokens: int, served: list[Running], case: Case) -> int:
+        """The same, with the interference that it would have beside the fewest tokens."""
+        cost = case.mixed.cost
+        if cost.overlaps:
+            return self.beside_ns(tokens, served, case)
+        least = replace(case, mixed=replace(case.mixed, cost=replace(cost, interference_ns=0)))
+        return self.beside_ns(tokens, served, least) + cost.interference_ns * len(served)
 
     def actual_duration_ns(self, ns: int, kind: int) -> int:
         """Actual duration of an iteration that lasts ``ns`` without noise."""

@@ -113,10 +113,19 @@ class SharedQueue(Memory):
         room = case.mixed.tokens
         if case.mixed.counts_active:
             room = max(0, room - len(served))
+        if case.mixed.within_slack and served:
+            room = self.in_time(served, room)
         rows = self.reads(order, cap, room, case.mixed.whole_prompts, served)
         if rows is None:
             return Iteration(served, [], [self.reading.client])
         return Iteration(served, rows)
+
+    def in_time(self, served: list[Running], room: int) -> int:
+        """The most tokens beside whose reading each of these has its next token when it is due, tried one by one."""
+        case, n = self.case, sum(self.case.prompts) + sum(self.case.outputs)
+        left = [self.first_token_ns[held.request] + case.tpot_ns * held.emitted - self.clock_ns for held in served]
+        fitting = (c for c in range(min(room, n), 0, -1) if self.at_most_ns(c, served, self.believed) <= min(left))
+        return next(fitting, 0)
 
     def parts(self, action: int) -> list[tuple[int, int, int]]:
         """What the action would read: (client, request, tokens)."""
