@@ -14,6 +14,7 @@ NAME = "llmsched"
 
 COMMANDS = {
     "compare": ("llmsched_env.baselines.__main__", "compare rules, planners, methods and agents on the same cases"),
+    "recommend": ("llmsched_env.recommend.__main__", "from a trace, a machine and SLOs to a setting of the server"),
     "train": ("llmsched_env.cli.train", "train an agent and compare it with the baselines"),
     "export": ("llmsched_env.agents.export", "write a trained model as an agent that loads without torch"),
     "leaderboard": ("llmsched_env.baselines.leaderboard.standings", "show the leaderboard"),

@@ -30,6 +30,7 @@ __all__ = [
     "check_scenario",
     "decision_times",
     "evaluate",
+    "left_range",
     "play",
     "start",
 ]
@@ -384,13 +385,14 @@ def _rows(
         metrics = measure(simulator)
         for name in names:
             columns[name][row] = metrics[name]
-        outside = outside or _outside(scenario, simulator)
+        outside = outside or left_range(scenario, simulator)
         if progress is not None:
             progress(1)
     return Rows(columns, outside)
 
 
-def _outside(scenario: Scenario, simulator: Simulator) -> str | None:
+def left_range(scenario: Scenario, simulator: Simulator) -> str | None:
+    """How an episode left the range of iterations that its cost model was fitted on; ``None`` where it did not."""
     totals = simulator.totals
     if not totals.max_batch_tokens:
         return None

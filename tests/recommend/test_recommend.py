@@ -1,0 +1,236 @@
+"""From a trace, a machine and SLOs to a setting: instances on paper, laws, and the command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmsched_env.cost import CostModel, cost_model
+from llmsched_env.engines.options import EngineFacts, EngineOptions
+from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.recommend import VLLM_DEFAULT, Machine, Setting, recommend, try_setting
+from llmsched_env.recommend.__main__ import main, seconds
+from llmsched_env.recommend.answer import attainable, halves
+from llmsched_env.recommend.search import search
+from llmsched_env.recommend.setting import RULES
+from llmsched_env.recommend.trial import BLOCKS, Load
+from llmsched_env.workload.requests import Requests
+
+# A prefill of p tokens takes 10 + p ms, a decode of any number of clients 5 ms, a mixed iteration 10 + c ms.
+PAPER = CostModel("paper", 10_000_000, 1_000_000, 5_000_000, 0, prefill_token_cap=4096)
+MACHINE = Machine(PAPER, 0.1, 0.02, longest_prompt_tokens=50, cost_name="paper")
+
+
+def regular(count: int, every_ms: int, prompt: int = 20, output: int = 3) -> Requests:
+    """Requests in even distances."""
+    return Requests.of([prompt] * count, [output] * count, release_ns=np.arange(count) * every_ms * 10**6)
+
+
+def trace(count: int = 1_200, rate: float = 6.0, seed: int = 0) -> Requests:
+    """Requests as a server may see them."""
+    rng = np.random.default_rng(seed)
+    gaps = rng.exponential(1e9 / rate, count).astype(np.int64)
+    prompts, outputs = rng.integers(50, 1_500, count), rng.integers(5, 300, count)
+    return Requests.of(prompts, outputs, release_ns=np.cumsum(gaps) - gaps[0])
+
+
+def test_an_outcome_on_paper():
+    """Alone a request of 20 + 3 tokens has its first token after 10 + 20 ms, and two decodes of 5 ms follow."""
+    outcome = try_setting(Setting(4, 64, "prefill_first"), MACHINE, Load("paper", regular(40, 100)))
+    assert outcome.ttft_s == pytest.approx(np.full(32, 0.030))  # a tenth at each end is not counted
+    assert outcome.tpot_s == pytest.approx(np.full(32, 0.005))
+    assert outcome.used == pytest.approx(np.full(32, 0.3))  # 30 of 100 ms, 5 of 20
+    assert outcome.goodput == (1.0, 1.0, 1.0)
+    assert outcome.value(0.99) == pytest.approx(1.7)
+    assert outcome.served_per_s == pytest.approx(40 / 3.940)  # the last comes after 3.9 s
+
+
+def test_a_miss_on_paper():
+    """With 25 ms between arrivals and 40 ms a request, waits grow by 15 ms a request: the 5th is the first to miss."""
+    outcome = try_setting(Setting(1, 64, "prefill_first"), MACHINE, Load("paper", regular(10, 25)))
+    assert outcome.ttft_s == pytest.approx([0.030 + 0.015 * i for i in range(1, 9)])
+    assert outcome.met.tolist() == [True] * 4 + [False] * 4  # 90 ms for number 4, 105 ms for number 5
+    assert outcome.value(0.99) == 0.5
+    assert outcome.value(0.5) == pytest.approx(2 - 0.105 / 0.1, abs=0.16)
+
+
+def test_what_can_be_attained_on_paper():
+    """A prompt of 95 tokens takes at least 105 ms; a decode 5 ms."""
+    requests = Requests.of([20, 95, 90, 20], [3, 3, 3, 1], release_ns=[0, 1, 2, 3])
+    assert attainable(requests, MACHINE) == 0.75
+    assert attainable(requests, replace(MACHINE, tpot_s=0.004)) == 0.25  # the one of a single token
+    for setting in (Setting(4, 256), Setting(4, 256, "prefill_first")):
+        load = Load("apart", Requests.of([95, 20] * 20, [3] * 40, release_ns=np.arange(40) * 10**9))
+        assert try_setting(setting, MACHINE, load).goodput.mean <= attainable(load.given, MACHINE) == 0.5
+
+
+def test_halves_share_no_request():
+    first, second = halves(trace(401))
+    assert (len(first), len(second)) == (200, 201)
+    assert first.release_ns[0] == second.release_ns[0] == 0
+
+
+def test_intervals_cover_and_pair():
+    load = Load("busy", trace(rate=9.0))
+    machine = Machine(cost_model("qwen3-8b-h200"), 0.4, 0.02, cost_name="qwen3-8b-h200")
+    one, other = (try_setting(Setting(256, tokens), machine, load) for tokens in (512, 4_096))
+    assert one.goodput.low <= one.goodput.mean <= one.goodput.high
+    difference = one.better_than(other)
+    assert difference.mean == pytest.approx(one.blocks().mean() - other.blocks().mean())
+    assert one.better_than(one) == (0.0, 0.0, 0.0)
+    assert len(one.blocks()) == BLOCKS
+    p99 = one.quantile("ttft_s", 0.99)
+    assert p99.low <= p99.mean <= p99.high
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_is_printed_for_vllm_is_taken_there(rule):
+    """The options of the scheduler class are those that it reads, and lead to the rule and scenario simulated."""
+    numbers = {"min_batch": (4,), "deadline": (4, 0.5), "max_wait": (2,), "tgi": (0.3,), "lagrangian": (1.0,)}
+    setting = Setting(64, 1_024, rule, numbers.get(rule, ()), "late_last")
+    machine = Machine(cost_model("qwen3-8b-h200"), 1.0, 0.05, longest_prompt_tokens=3_000, cost_name="qwen3-8b-h200")
+    words = shlex.split(setting.vllm_command(machine).replace("\\\n", " "))
+    told = json.loads(words[words.index("--additional-config") + 1])["llmsched"]
+    budget = int(words[words.index("--max-num-batched-tokens") + 1])
+    seats = int(words[words.index("--max-num-seqs") + 1])
+    assert budget == (1_024 if rule == "mixed_first" else 3_000)
+    session = EngineOptions.read(told).session(EngineFacts(seats, budget, budget, None))
+    simulated = machine.scenario(setting, Load("some", trace(50)))
+    for name in ("num_clients", "order", "ttft_s", "tpot_s", "mixed_tokens", "mixed_counts_active"):
+        assert getattr(session.driver.scenario, name) == getattr(simulated, name), name
+    if rule != "mixed_first":
+        assert session.driver.scenario.cost_model.prefill_token_cap == simulated.cost_model.prefill_token_cap
+
+
+def test_flags_alone_where_they_suffice():
+    assert Setting(64, 512).vllm_command(MACHINE) == "vllm serve MODEL --max-num-seqs 64 --max-num-batched-tokens 512"
+
+
+def test_the_search_repeats_and_keeps_within_its_simulations():
+    load = Load("busy", trace(600, 12.0))
+    machine = Machine(cost_model("qwen3-8b-h200"), 0.5, 0.03, cost_name="qwen3-8b-h200")
+    counted: list[float] = []
+    once = search(machine, load, target=0.99, most=60, told=counted.append)
+    assert once.values == search(machine, load, target=0.99, most=60).values
+    assert len(once.values) == len(counted) == 60
+    assert counted == sorted(counted)
+    best = once.best()
+    assert once.values[best] == try_setting(best, machine, load).value(0.99) == max(once.values.values())
+    assert all(one.tokens >= one.max_num_seqs for one in once.values if one.chunked)  # as vLLM demands
+
+
+def test_a_recommendation_holds_together():
+    machine = Machine(cost_model("qwen3-8b-h200"), 0.5, 0.03, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200")
+    answer = recommend(trace(1_200, 6.0), machine, most=120)
+    assert answer.holds
+    assert answer.searched + answer.confirmed == 1_200
+    assert answer.stock.setting == VLLM_DEFAULT
+    for one in (answer.chosen, *answer.others):
+        capacity = one.capacity
+        assert capacity.low <= capacity.mean <= capacity.high
+        for rate, goodput in one.tried:  # what bisection found is between what was simulated
+            if rate == capacity.mean:
+                assert goodput.mean >= answer.target
+    assert answer.chosen.outcome.goodput.mean >= answer.target
+    plain = json.loads(json.dumps(answer.as_json()))
+    assert plain["recommended"]["command"].startswith("vllm serve")
+    assert len(plain["tried"]) == len(answer.found.values)
+
+
+def test_no_scheduler_class_where_flags_hold():
+    """Far below its capacity a server is left as it is."""
+    machine = Machine(cost_model("qwen3-8b-h200"), 2.0, 0.1, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200")
+    answer = recommend(trace(800, 1.0), machine, most=60)
+    assert not answer.chosen.setting.needs_scheduler
+
+
+def test_a_machine_that_is_too_small():
+    machine = Machine(cost_model("qwen3-8b-h200"), 0.5, 0.03, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200")
+    answer = recommend(trace(1_200, 6.0), machine, rate_per_s=200.0, most=60)
+    assert not answer.holds
+    assert answer.searched_at_per_s < 200.0
+    assert answer.machines() > 1
+    assert 0 < answer.chosen.capacity.mean < 200.0
+
+
+def test_own_engines_choose_admission():
+    machine = Machine(
+        cost_model("qwen3-8b-h200"), 0.5, 0.03, kv_tokens=8_000, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200"
+    )
+    found = search(machine, Load("busy", trace(400, 9.0)), target=0.99, most=150, own_engine=True)
+    assert {one.admission for one in found.values} == {"vllm", "fits", "watermark"}
+    assert {one.admission for one in search(machine, Load("x", trace(400)), target=0.99, most=60).values} == {"vllm"}
+
+
+@pytest.mark.parametrize(("text", "expected"), [("50ms", 0.05), ("1s", 1.0), ("1.5 s", 1.5), ("2min", 120.0)])
+def test_times_have_units(text, expected):
+    assert seconds(text) == pytest.approx(expected)
+
+
+def test_bad_requests_and_targets():
+    with pytest.raises(WorkloadError, match=r"has 399 requests.*at least 400"):
+        recommend(trace(399), MACHINE)
+    with pytest.raises(ConfigError, match=r"target = 1\.5 is out of range"):
+        recommend(trace(), MACHINE, target=1.5)
+    with pytest.raises(ConfigError, match="even alone on this machine only"):
+        recommend(trace(), MACHINE)
+    with pytest.raises(WorkloadError, match="come at one time"):
+        recommend(Requests.of([20] * 400, [3] * 400), replace(MACHINE, ttft_s=60.0))
+
+
+@pytest.fixture
+def file(tmp_path):
+    requests = trace(900, 6.0)
+    path = tmp_path / "mine.csv"
+    rows = zip(requests.release_ns / 1e9, requests.prompt_tokens, requests.output_tokens, strict=True)
+    lines = [f"{release:.9f},{prompt},{output}" for release, prompt, output in rows]
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "\n".join(lines) + "\n")
+    return path
+
+
+COMMON = ["--cost", "qwen3-8b-h200", "--ttft", "500ms", "--tpot", "30ms", "--trials", "60"]
+
+
+def test_the_command_writes_page_figures_and_pictures(file, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    assert main(["--trace", str(file), *COMMON, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    names = {path.name for path in out.iterdir()}
+    assert names == {"recommendation.json", "recommendation.md", "violations.png", "latencies.png", "search.png"}
+    assert "vllm serve MODEL" in printed
+    assert (out / "recommendation.md").read_text() in printed
+    assert json.loads((out / "recommendation.json").read_text())["holds"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rate", "500"], "500 requests/s are too many for this machine"),
+        (["--kv-gb", "64"], "--kv-gb without --kv-bytes-per-token"),
+        (["--kv-gb", "64", "--kv-tokens", "5"], "both say how large the KV cache is"),
+        (["--own-engine"], "--own-engine without a KV budget"),
+        (["--kv-tokens", "9000", "--swap-gb-per-s", "5"], "without --own-engine"),
+        (["--kv-tokens", "100"], "100"),
+        (["--trials", "3"], "--trials 3"),
+        (["--tpot", "1ms"], "even alone on this machine only"),
+        (["--cost", "no-such"], "no-such"),
+        (["--trace", "nowhere.csv"], "nowhere.csv"),
+        (["--mixed-cost", "fitted", "--cost", "llama-65b-paper"], "fitted"),
+    ],
+)
+def test_what_cannot_be_done_is_said(file, capsys, words, message):
+    assert main(["--trace", str(file), *COMMON, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--ttft", "1000"], ["--ttft", "1h"], ["--rate", "-3"], ["--target", "150%"]])
+def test_values_that_are_none(file, capsys, words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--trace", str(file), *COMMON, *words])
+    assert stopped.value.code == 2
+    assert words[1] in capsys.readouterr().err
