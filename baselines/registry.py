@@ -16,6 +16,7 @@ from llmsched_env.baselines import iteration, lagrangian, planners
 from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
+from llmsched_env.baselines.memory_methods import MEMORY_METHODS, mc_sf, svf
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from llmsched_env.baselines.rule import Rule, TiedRule
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
@@ -118,8 +119,8 @@ SLO_POLICIES: dict[str, Factory] = {
 }
 """For scenarios with SLOs, beside the rules."""
 
-MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware}
-"""Where the KV cache is a budget, beside the rules."""
+MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware, "mc_sf": mc_sf, "svf": svf}
+"""Where the KV cache is a budget, beside the rules; those of `MEMORY_METHODS` bring order, admission and lengths."""
 
 
 def _system(name: str) -> TiedRule:
@@ -194,8 +195,9 @@ def default_names(scenario: Scenario) -> list[str]:
     names = [name for name in (*POLICIES, *SLO_POLICIES, *added) if name not in BATCH_PLANNERS]
     if not scenario.choose_order:
         return [*names, *agents]
-    rules = [name for name in names if name != "lookahead"]
-    return [*(paired(name, order) for name in rules for order in ORDER_CODES), "lookahead", *agents]
+    apart = [name for name in names if name == "lookahead" or name in MEMORY_METHODS]
+    rules = [name for name in names if name not in apart]
+    return [*(paired(name, order) for name in rules for order in ORDER_CODES), *apart, *agents]
 
 
 def _mixed_names(scenario: Scenario) -> list[str]:
@@ -272,8 +274,8 @@ def entry(name: str, scenario: Scenario) -> Entry:
         if order not in ORDER_CODES:
             raise UnknownNameError("order", order, ORDER_CODES)
         plain = entry(rule, scenario.replace(order=order, choose_order=False))
-        if plain.kind != "rule":
-            raise ConfigError(f"{name!r}: {rule!r} is no rule, and brings its own order.")
+        if plain.kind != "rule" or rule in MEMORY_METHODS:
+            raise ConfigError(f"{name!r}: {rule!r} is no rule, or brings its own order.")
         return replace(plain, name=name)
     policy = make_policy(name)
     if name in METHODS:
@@ -292,8 +294,9 @@ def entry(name: str, scenario: Scenario) -> Entry:
         scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)
     if scenario.choose_order and name in BASELINES and policy.kind == "rule":
         scenario = scenario.replace(choose_order=False)
-    if name in MIXED_SYSTEMS:
-        scenario = scenario.replace(**MIXED_SYSTEMS[name])
+    for methods in (MIXED_SYSTEMS, MEMORY_METHODS):
+        if name in methods:
+            scenario = scenario.replace(**methods[name])
     if name in METHODS:
         method = METHODS[name]
         return Entry(name, "method", policy, scenario.replace(**method.queues), method.text)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
-from llmsched_env.config import JOINT, KV_RULES, REWARDS, SLO, KVCache, Mechanism, Mixed, Noise, World
+from llmsched_env.config import KEYED_ORDERS, KV_RULES, REWARDS, SLO, KVCache, Mechanism, Mixed, Noise, World
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
@@ -23,6 +23,7 @@ from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
 from llmsched_env.offline.joint import JointPlan
+from llmsched_env.orders import queue_key
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["Problem"]
@@ -154,7 +155,7 @@ class Problem:
             cost: the cost model; its cap bounds a prefill.
             num_clients: J.
             client_of: (n,) queue of each request, or ``None`` for one shared queue.
-            order: one of `llmsched_env.config.ORDERS`, or "joint" with a plan.
+            order: one of `llmsched_env.config.ORDERS` or `KEYED_ORDERS`, or "joint" with a plan.
             stealing: idle clients with an empty queue take from others (client queues only).
             bound_ns: the best lower bound on the makespan, in ns.
             lb1_ns: LB1 in ns, what rewards are scaled by; ``None`` where it is that bound.
@@ -178,10 +179,10 @@ class Problem:
         slo, mixed, noise, kv_cache = _one(on, SLO), _one(on, Mixed), _one(on, Noise), _one(on, KVCache)
         chosen = slo is not None and shared  # orders are then chosen at each prefill, by the engine
         number = np.arange(n)
-        keys: dict[str, NDArray[Any]] = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}
-        if plan is not None:
-            keys[JOINT] = plan.rank
-        by_position = np.lexsort((number, keys["fcfs" if chosen else order], queue)).astype(np.int32)
+        ranked_by = order if order in KEYED_ORDERS else "shortest_first"
+        laid_out_by = "fcfs" if chosen else order
+        key = queue_key(laid_out_by, requests.prompt_tokens, estimates) if plan is None else plan.rank
+        by_position = np.lexsort((number, key, queue)).astype(np.int32)
         rows = np.empty((n, codes.REQUEST_COLUMNS), np.int32)
         rows[:, codes.PROMPT] = requests.prompt_tokens[by_position]
         rows[:, codes.OUTPUT] = requests.output_tokens[by_position]
@@ -223,7 +224,7 @@ class Problem:
             num_clients,
             shared=shared,
             stealing=stealing,
-            ranking=_ranking(estimates) if ranked else None,
+            ranking=_ranking(queue_key(ranked_by, requests.prompt_tokens, estimates), -estimates) if ranked else None,
             actions=[action[1:] for action in table],
             believed=believed,
             actual=actual,
@@ -325,12 +326,12 @@ def _one(on: dict[str, Mechanism], kind: type[_M]) -> _M | None:
     return option
 
 
-def _ranking(estimates: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(n, 2 * RANKINGS) int32: ranks of positions, then positions of ranks, by each ranking; ties by release."""
-    table = np.empty((len(estimates), 2 * codes.RANKINGS), np.int32)
-    for ranking, keys in enumerate((estimates, -estimates)):
-        by_rank = np.argsort(keys, kind="stable")
-        table[by_rank, ranking] = np.arange(len(estimates))
+def _ranking(*keys: NDArray[Any]) -> NDArray[np.int32]:
+    """(n, 2 * RANKINGS) int32: ranks of positions, then positions of ranks, by each key; ties by release."""
+    table = np.empty((len(keys[0]), 2 * codes.RANKINGS), np.int32)
+    for ranking, key in enumerate(keys):
+        by_rank = np.argsort(key, kind="stable")
+        table[by_rank, ranking] = np.arange(len(key))
         table[:, codes.RANKINGS + ranking] = by_rank
     table.setflags(write=False)
     return table

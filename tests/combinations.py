@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from strategies import Case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, ORDERS, STEALS, KVCache, Migration, Mixed, Noise
+from llmsched_env.config import ADMISSIONS, KEYED_ORDERS, ORDER_CODES, ORDERS, STEALS, KVCache, Migration, Mixed, Noise
 from llmsched_env.cost import CostModel, MixedCost
 
 MIXED_COSTS = (
@@ -86,7 +86,9 @@ def _combined(pick: Pick) -> Case:
     if case.noise is not None and case.noise.believed is not None:
         believed = replace(case.noise.believed, first_decode_ns=pick((0, 31)))
         case = replace(case, noise=replace(case.noise, believed=believed))
-    return replace(case, first_decode_ns=pick((0, 23, 400)))
+    case = replace(case, first_decode_ns=pick((0, 23, 400)))
+    order = pick((case.order, case.order, *KEYED_ORDERS))
+    return case if case.choose_order else replace(case, order=order)
 
 
 def _plain_case(pick: Pick) -> Case:
@@ -168,6 +170,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "overlap": lambda case: case.mixed is not None and case.mixed.cost.overlaps,
     "SLOs": lambda case: case.ttft_ns > 0,
     "orders": lambda case: case.order != "fcfs",
+    "keyed orders": lambda case: case.order in KEYED_ORDERS,
     "choose_order": lambda case: case.choose_order,
     "client queues": lambda case: case.queues is not None,
     "stealing": lambda case: case.stealing,
@@ -188,7 +191,7 @@ _APART = (
     (("vllm_v0",), ("vllm_v1", "mixed", "whole prompts", "overlap")),
     (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap")),
     (("reserve",), ("predicted",)),
-    (("choose_order",), ("caps", "orders")),
+    (("choose_order",), ("caps", "orders", "keyed orders")),
     (("levels",), ("mixed", "whole prompts", "overlap")),
     (
         ("client queues", "stealing", "cached prompts", "migration"),

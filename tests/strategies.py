@@ -12,7 +12,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from llmsched_env.cases import bounds_ns
-from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, SLO, STEALS, KVCache, Mechanism, Migration, Mixed, Noise
+from llmsched_env.config import (
+    KEYED_ORDERS,
+    KV_RULES,
+    ORDER_CODES,
+    ORDERS,
+    SLO,
+    STEALS,
+    KVCache,
+    Mechanism,
+    Migration,
+    Mixed,
+    Noise,
+)
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
@@ -206,7 +218,7 @@ def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longe
         estimates=tuple(estimates),
         releases_ns=tuple(accumulate(gaps)),
         queues=queues,
-        order=draw(st.sampled_from(ORDERS)),
+        order=draw(st.sampled_from((*ORDERS, *KEYED_ORDERS))),
         stealing=draw(st.integers(0, 2)) > 0,
         alpha_prefill_ns=draw(st.sampled_from([0, 37, 100])),
         beta_prefill_ns=draw(st.sampled_from([1, 10])),

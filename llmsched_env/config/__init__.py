@@ -15,7 +15,16 @@ from llmsched_env.config.machine import MAX_CLIENTS
 from llmsched_env.config.mechanism import Mechanism, World
 from llmsched_env.config.migration import STEALS, Migration
 from llmsched_env.config.noise import Noise
-from llmsched_env.config.queues import ASSIGNMENTS, DEADLINE_ORDERS, JOINT, ORDER_CODES, ORDERS, QUEUES
+from llmsched_env.config.queues import (
+    ASSIGNMENTS,
+    DEADLINE_ORDERS,
+    JOINT,
+    KEYED_ORDERS,
+    ORDER_CODES,
+    ORDERS,
+    QUEUES,
+    order_code,
+)
 from llmsched_env.config.scenario import Scenario, read_arguments
 from llmsched_env.config.slo import SLO
 
@@ -25,6 +34,7 @@ __all__ = [
     "CAP_LEVELS",
     "DEADLINE_ORDERS",
     "JOINT",
+    "KEYED_ORDERS",
     "KV_RULES",
     "LARGEST",
     "LENGTHS",
@@ -49,6 +59,7 @@ __all__ = [
     "checked_options",
     "flag",
     "number",
+    "order_code",
     "read_arguments",
     "real",
     "whole",

@@ -8,7 +8,18 @@ from typing import Literal, get_args
 
 from llmsched_env.config.checks import check_flags, check_names
 
-__all__ = ["ASSIGNMENTS", "DEADLINE_ORDERS", "JOINT", "ORDERS", "ORDER_CODES", "QUEUES", "QueueOptions", "check"]
+__all__ = [
+    "ASSIGNMENTS",
+    "DEADLINE_ORDERS",
+    "JOINT",
+    "KEYED_ORDERS",
+    "ORDERS",
+    "ORDER_CODES",
+    "QUEUES",
+    "QueueOptions",
+    "check",
+    "order_code",
+]
 
 Queue = Literal["client", "shared"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
@@ -17,6 +28,11 @@ ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
 PlainOrder = Literal["fcfs", "longest_first", "shortest_first"]
 ORDERS: tuple[PlainOrder, ...] = get_args(PlainOrder)
 """Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
+
+KeyedOrder = Literal["smallest_volume_first"]
+KEYED_ORDERS: tuple[KeyedOrder, ...] = get_args(KeyedOrder)
+"""Orders by a number of each request that more goes into than its length (`llmsched_env.orders`): by the volume that it
+takes of the KV cache, smallest first (SVF, arXiv 2606.22327)."""
 
 PlannedOrder = Literal["joint"]
 JOINT: PlannedOrder = "joint"
@@ -39,6 +55,14 @@ ORDER_CODES = MappingProxyType(
 """Orders that an action may choose: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
 
 
+def order_code(order: str) -> int:
+    """What the engine is told of an order, where one holds for a whole episode.
+
+    A keyed order has the place of "shortest_first": the ranking by estimate is one by its key then.
+    """
+    return ORDER_CODES["shortest_first" if order in KEYED_ORDERS else order]
+
+
 @dataclass(frozen=True, kw_only=True)
 class QueueOptions:
     """Queues.
@@ -48,13 +72,14 @@ class QueueOptions:
         assignment: "mip", "lpt" or "round_robin" (client queues only).
         order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue. With SLOs also
             "late_last", "late_last_longest" and "late_last_shortest": behind all others goes who cannot have the first
-            token in time any more. "joint" is the order of a joint plan of the batch (one shared queue).
+            token in time any more. "smallest_volume_first": by what a request is expected to hold of the KV cache,
+            summed over its output tokens. "joint" is the order of a joint plan of the batch (one shared queue).
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).
     """
 
     queue: Queue = "client"
     assignment: Assignment = "mip"
-    order: PlainOrder | DeadlineOrder | PlannedOrder = "longest_first"
+    order: PlainOrder | KeyedOrder | DeadlineOrder | PlannedOrder = "longest_first"
     stealing: bool = True
 
 
@@ -65,5 +90,5 @@ def check(options: QueueOptions) -> None:
         ConfigError: a value of the wrong type.
         UnknownNameError: a name that does not exist.
     """
-    check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=(*ORDERS, *DEADLINE_ORDERS, JOINT))
+    check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=(*ORDERS, *KEYED_ORDERS, *DEADLINE_ORDERS, JOINT))
     check_flags(options, "stealing")

@@ -19,7 +19,7 @@ import numpy as np
 
 from llmsched_env.actions import action_number, actions_of
 from llmsched_env.baselines.registry import BASELINES, entry
-from llmsched_env.config import Scenario
+from llmsched_env.config import KEYED_ORDERS, Scenario
 from llmsched_env.config.checks import MAX_KV_TOKENS
 from llmsched_env.engine import codes
 from llmsched_env.engine.live import NEVER, Live
@@ -185,6 +185,11 @@ def _check(scenario: Scenario) -> None:
     if scenario.kv_limited and scenario.kv_rule != "vllm_v1":
         raise ConfigError(
             f"kv_rule = {scenario.kv_rule!r}: the engine decides who gives way, as vLLM V1 does. Set kv_rule='vllm_v1'."
+        )
+    if scenario.order in KEYED_ORDERS:
+        raise ConfigError(
+            f"order = {scenario.order!r}: orders by a key are not kept for arriving requests. Take order='fcfs' or "
+            "'late_last'."
         )
     by_length = scenario.choose_order or scenario.order not in ("fcfs", "late_last")
     if scenario.lengths == "known" and by_length:

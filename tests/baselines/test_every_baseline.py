@@ -13,6 +13,7 @@ import pytest
 from playing import WORLDS, asked, by_act, history, start_of
 
 from llmsched_env.baselines import BASELINES, METHODS, POLICIES, entry, make_policy
+from llmsched_env.baselines.memory_methods import MEMORY_METHODS
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, mixed_first
 from llmsched_env.baselines.registry import (
     AGENTS,
@@ -59,6 +60,8 @@ CITATIONS = {
     "shared_lpt_lagrangian": "2502.15763",
     "threshold": "2606.00516",
     "memory_aware": "Memory-aware",
+    "mc_sf": "2502.07115",
+    "svf": "2606.22327",
     "orca": "OSDI 2022",
     "sarathi_serve": "OSDI 2024",
     "vllm_v1": "vLLM v1",
@@ -142,7 +145,8 @@ def test_what_has_no_source_is_ours():
     ],
 )
 def test_compiled_and_asked_it_does_the_same(name, world):
-    policy, scenario = make_policy(name), WORLDS[world].replace(**MIXED_SYSTEMS.get(name, {}))
+    brought = {**MIXED_SYSTEMS, **MEMORY_METHODS}.get(name, {})
+    policy, scenario = make_policy(name), WORLDS[world].replace(**brought)
     ran = play(policy, scenario, 0, seed=3, record=True)
     stepped = by_act(policy, scenario, 0, seed=3)
     assert ran.done
@@ -316,7 +320,7 @@ class TestPairs:
         [
             ("threshold@late", UnknownNameError, "unknown order 'late'. Did you mean 'late_last'"),
             ("thresholt@late_last", UnknownNameError, "unknown policy 'thresholt'"),
-            ("lookahead@late_last", ConfigError, "is no rule, and brings its own order"),
+            ("lookahead@late_last", ConfigError, "is no rule, or brings its own order"),
             ("beam", ConfigError, "minimises the makespan of a batch"),
             ("hybrid", ConfigError, "minimises the makespan of a batch"),
         ],

@@ -121,13 +121,18 @@ class State:
     def own(self, client: int, waiting: Iterable[int], order: str = "") -> list[int]:
         """What waits in a client's queue, in the order in which it is to be taken; by default that of action 1."""
         case, order = self.case, order or self.first_order
-        sign = -1 if "longest" in order else 1 if "shortest" in order else 0
         mine = sorted(i for i in waiting if case.queues is None or case.queues[i] == client)
-        if sign:
-            mine.sort(key=lambda i: sign * case.estimates[i])  # those before the same stay in their order
+        mine.sort(key=lambda i: self.key(order, i))  # those before the same stay in their order
         if "late_last" in order:
             mine.sort(key=self.late)
         return mine
+
+    def key(self, order: str, request: int) -> int:
+        """What an order sorts by, smallest first; the same for all where it is by release."""
+        prompt, output = self.case.prompts[request], self.case.estimates[request]
+        if "volume" in order:  # what it holds at each of its tokens
+            return sum(prompt + token for token in range(1, output + 1))
+        return -output if "longest" in order else output if "shortest" in order else 0
 
     @property
     def first_order(self) -> str:

@@ -1,0 +1,57 @@
+"""Whole methods where the KV cache is a budget: an order, an admission and what is known of lengths, prefill first.
+
+Their papers minimise the mean latency of requests, in a model whose iterations all last as long and whose prompts cost
+nothing. Here prefills and decodes last what the scenario says, and who is in the cache is what each method decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmsched_env.baselines.iteration import prefill_first
+from llmsched_env.baselines.rule import TiedRule
+from llmsched_env.config import Scenario
+from llmsched_env.errors import ConfigError
+
+__all__ = ["MEMORY_METHODS", "mc_sf", "svf"]
+
+_CHECKED = {"kv_rule": "keep_growth", "kv_admission": "predicted", "kv_reserve_tokens": None}
+_KNOWN: dict[str, Any] = {**_CHECKED, "lengths": "known", "predictor": None, "sd_weight": 0.0}
+
+MEMORY_METHODS: dict[str, dict[str, Any]] = {
+    "mc_sf": {**_KNOWN, "order": "shortest_first"},
+    "svf": {**_KNOWN, "order": "smallest_volume_first"},
+}
+"""What each method makes of a scenario with a budget."""
+
+
+def _method(name: str) -> TiedRule:
+    return TiedRule(name, prefill_first(), MEMORY_METHODS[name], _check)
+
+
+def _check(name: str, scenario: Scenario) -> None:
+    """Whether a method makes sense in a scenario.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not scenario.kv_limited:
+        raise ConfigError(f"policy {name!r} needs a budget: take a scenario with kv_budget_tokens.")
+
+
+def mc_sf() -> TiedRule:
+    """MC-SF: shortest output first, as long as all let in fit at every decode to come. Lengths are known.
+
+    'Online Scheduling for LLM Inference with KV Cache Constraints' (Jaillet et al., arXiv 2502.07115), Algorithm 1.
+    """
+    return _method("mc_sf")
+
+
+def svf() -> TiedRule:
+    """SVF: smallest volume first, as long as all let in fit at every decode to come. Lengths are known.
+
+    'Geometry-Aware Online Scheduling for LLM Serving: From Theoretical Bound to System Practice' (Kong, Qi, Ye, Zhou;
+    arXiv 2606.22327). The volume of a request with s prompt tokens and o outputs is what it holds of the cache, summed
+    over its iterations: s o + o (o + 1) / 2. The check of what is to come is MC-SF's.
+    """
+    return _method("svf")
