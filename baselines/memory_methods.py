@@ -13,7 +13,7 @@ from llmsched_env.baselines.rule import TiedRule
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 
-__all__ = ["MEMORY_METHODS", "mc_sf", "svf"]
+__all__ = ["MEMORY_METHODS", "mc_sf", "svf", "svf_1bit"]
 
 _CHECKED = {"kv_rule": "keep_growth", "kv_admission": "predicted", "kv_reserve_tokens": None}
 _KNOWN: dict[str, Any] = {**_CHECKED, "lengths": "known", "predictor": None, "sd_weight": 0.0}
@@ -21,6 +21,7 @@ _KNOWN: dict[str, Any] = {**_CHECKED, "lengths": "known", "predictor": None, "sd
 MEMORY_METHODS: dict[str, dict[str, Any]] = {
     "mc_sf": {**_KNOWN, "order": "shortest_first"},
     "svf": {**_KNOWN, "order": "smallest_volume_first"},
+    "svf_1bit": {**_KNOWN, "order": "smallest_volume_first", "lengths": "predicted", "predictor": "class:2"},
 }
 """What each method makes of a scenario with a budget."""
 
@@ -55,3 +56,13 @@ def svf() -> TiedRule:
     over its iterations: s o + o (o + 1) / 2. The check of what is to come is MC-SF's.
     """
     return _method("svf")
+
+
+def svf_1bit() -> TiedRule:
+    """1-bit SVF: as `svf`, but all that is known of a length is one bit, whether it is short or long.
+
+    Of the same paper (arXiv 2606.22327), in our reading: the abstract says "a single bit information", and we take the
+    bit to be on which side of the median of training lengths the output is, and the mean of that side for the length.
+    The bit is right. Prompts are known as ever. What outlives its estimate may make others give way.
+    """
+    return _method("svf_1bit")

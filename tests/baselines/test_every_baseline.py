@@ -62,6 +62,7 @@ CITATIONS = {
     "memory_aware": "Memory-aware",
     "mc_sf": "2502.07115",
     "svf": "2606.22327",
+    "svf_1bit": "2606.22327",
     "orca": "OSDI 2022",
     "sarathi_serve": "OSDI 2024",
     "vllm_v1": "vLLM v1",
