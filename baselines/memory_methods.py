@@ -13,7 +13,7 @@ from llmsched_env.baselines.rule import TiedRule
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 
-__all__ = ["MEMORY_METHODS", "mc_sf", "svf", "svf_1bit"]
+__all__ = ["MEMORY_METHODS", "mc_sf", "sorted_f", "svf", "svf_1bit"]
 
 _CHECKED = {"kv_rule": "keep_growth", "kv_admission": "predicted", "kv_reserve_tokens": None}
 _KNOWN: dict[str, Any] = {**_CHECKED, "lengths": "known", "predictor": None, "sd_weight": 0.0}
@@ -22,6 +22,7 @@ MEMORY_METHODS: dict[str, dict[str, Any]] = {
     "mc_sf": {**_KNOWN, "order": "shortest_first"},
     "svf": {**_KNOWN, "order": "smallest_volume_first"},
     "svf_1bit": {**_KNOWN, "order": "smallest_volume_first", "lengths": "predicted", "predictor": "class:2"},
+    "sorted_f": {**_KNOWN, "order": "sorted_f"},
 }
 """What each method makes of a scenario with a budget."""
 
@@ -66,3 +67,13 @@ def svf_1bit() -> TiedRule:
     The bit is right. Prompts are known as ever. What outlives its estimate may make others give way.
     """
     return _method("svf_1bit")
+
+
+def sorted_f() -> TiedRule:
+    """Sorted-F: batches of least (sum of outputs) / (number of requests)^2 that fit, as long as all let in fit later.
+
+    'LLM Serving Optimization with Variable Prefill and Decode Lengths' (Wang, Ye, Zhou; arXiv 2508.06133, version 3):
+    its two phases are the order (`llmsched_env.orders.sorted_f`) and MC-SF's check. For a batch that is there; lengths
+    are known.
+    """
+    return _method("sorted_f")

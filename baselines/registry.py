@@ -16,11 +16,11 @@ from llmsched_env.baselines import iteration, lagrangian, planners
 from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
-from llmsched_env.baselines.memory_methods import MEMORY_METHODS, mc_sf, svf, svf_1bit
+from llmsched_env.baselines.memory_methods import MEMORY_METHODS, mc_sf, sorted_f, svf, svf_1bit
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from llmsched_env.baselines.rule import Rule, TiedRule
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
-from llmsched_env.cases import has_plans
+from llmsched_env.cases import has_plans, is_batch
 from llmsched_env.config import JOINT, ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy, check_policy
@@ -119,7 +119,13 @@ SLO_POLICIES: dict[str, Factory] = {
 }
 """For scenarios with SLOs, beside the rules."""
 
-MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware, "mc_sf": mc_sf, "svf": svf, "svf_1bit": svf_1bit}
+MEMORY_POLICIES: dict[str, Factory] = {
+    "memory_aware": memory_aware,
+    "mc_sf": mc_sf,
+    "svf": svf,
+    "svf_1bit": svf_1bit,
+    "sorted_f": sorted_f,
+}
 """Where the KV cache is a budget, beside the rules; those of `MEMORY_METHODS` bring order, admission and lengths."""
 
 
@@ -185,7 +191,10 @@ EXCLUSIVE_PLANNERS = ("always_worst", "beam", "beam_1")
 def default_names(scenario: Scenario) -> list[str]:
     """What a comparison in a scenario runs: every policy that makes sense there, each rule under each order."""
     agents = [name for name, make in AGENTS.items() if make().fits(scenario)]
-    added = [*(MEMORY_POLICIES if scenario.kv_limited else ()), *(_mixed_names(scenario) if scenario.mixes else ())]
+    added = [
+        *(_memory_names(scenario) if scenario.kv_limited else ()),
+        *(_mixed_names(scenario) if scenario.mixes else ()),
+    ]
     if not scenario.serving:
         # Their queues need a fixed number of clients, and are not those that caches lie with.
         methods = [] if scenario.kv_limited or scenario.mixes or scenario.migrates else _methods(scenario)
@@ -198,6 +207,10 @@ def default_names(scenario: Scenario) -> list[str]:
     apart = [name for name in names if name == "lookahead" or name in MEMORY_METHODS]
     rules = [name for name in names if name not in apart]
     return [*(paired(name, order) for name in rules for order in ORDER_CODES), *apart, *agents]
+
+
+def _memory_names(scenario: Scenario) -> list[str]:
+    return [name for name in MEMORY_POLICIES if name != "sorted_f" or is_batch(scenario)]
 
 
 def _mixed_names(scenario: Scenario) -> list[str]:

@@ -31,7 +31,7 @@ from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "has_plans", "pool_size"]
+__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "has_plans", "is_batch", "pool_size"]
 
 BYTES_KEPT = 2**29
 """Memory for problems that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -89,6 +89,12 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
             with _lock:
                 _problems[key] = built
     return built
+
+
+def is_batch(scenario: Scenario) -> bool:
+    """Whether all requests are there at once, by the first case of the scenario's pool."""
+    release_ns = scenario.source.requests(scenario.split, 0, num_requests=scenario.num_requests).release_ns
+    return scenario.load is None and bool(release_ns[0] == release_ns[-1])
 
 
 def has_plans(scenario: Scenario) -> bool:

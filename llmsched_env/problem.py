@@ -169,7 +169,7 @@ class Problem:
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
-            ConfigError: a prompt that no level holds.
+            ConfigError: a prompt that no level holds, or an order of a batch where requests come over time.
         """
         n = len(requests)
         check_sum(max(int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))))
@@ -181,7 +181,10 @@ class Problem:
         number = np.arange(n)
         ranked_by = order if order in KEYED_ORDERS else "shortest_first"
         laid_out_by = "fcfs" if chosen else order
-        key = queue_key(laid_out_by, requests.prompt_tokens, estimates) if plan is None else plan.rank
+        _check_batch(order, requests)
+        budget = kv_cache.budget_tokens if kv_cache else 0
+        known = requests.prompt_tokens, estimates, budget
+        key = queue_key(laid_out_by, *known) if plan is None else plan.rank
         by_position = np.lexsort((number, key, queue)).astype(np.int32)
         rows = np.empty((n, codes.REQUEST_COLUMNS), np.int32)
         rows[:, codes.PROMPT] = requests.prompt_tokens[by_position]
@@ -224,7 +227,7 @@ class Problem:
             num_clients,
             shared=shared,
             stealing=stealing,
-            ranking=_ranking(queue_key(ranked_by, requests.prompt_tokens, estimates), -estimates) if ranked else None,
+            ranking=_ranking(queue_key(ranked_by, *known), -estimates) if ranked else None,
             actions=[action[1:] for action in table],
             believed=believed,
             actual=actual,
@@ -335,6 +338,15 @@ def _ranking(*keys: NDArray[Any]) -> NDArray[np.int32]:
         table[:, codes.RANKINGS + ranking] = by_rank
     table.setflags(write=False)
     return table
+
+
+def _check_batch(order: str, requests: Requests) -> None:
+    """Raise where an order knows requests before they come."""
+    if order == "sorted_f" and requests.release_ns[0] != requests.release_ns[-1]:
+        raise ConfigError(
+            "order = 'sorted_f' where requests come over time: it sorts a batch that is there. Take another order, "
+            "such as 'smallest_volume_first', or a workload without arrivals."
+        )
 
 
 def _check_longest(kv: dict[str, Any], rows: NDArray[np.int32]) -> None:

@@ -87,8 +87,10 @@ def _combined(pick: Pick) -> Case:
         believed = replace(case.noise.believed, first_decode_ns=pick((0, 31)))
         case = replace(case, noise=replace(case.noise, believed=believed))
     case = replace(case, first_decode_ns=pick((0, 23, 400)))
-    order = pick((case.order, case.order, *KEYED_ORDERS))
-    return case if case.choose_order else replace(case, order=order)
+    order = pick((case.order, *KEYED_ORDERS, "sorted_f"))
+    if case.choose_order or (order == "sorted_f" and (case.kv_cache is None or case.releases_ns[-1] > 0)):
+        return case
+    return replace(case, order=order)
 
 
 def _plain_case(pick: Pick) -> Case:
@@ -170,7 +172,8 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "overlap": lambda case: case.mixed is not None and case.mixed.cost.overlaps,
     "SLOs": lambda case: case.ttft_ns > 0,
     "orders": lambda case: case.order != "fcfs",
-    "keyed orders": lambda case: case.order in KEYED_ORDERS,
+    "smallest_volume_first": lambda case: case.order == "smallest_volume_first",
+    "sorted_f": lambda case: case.order == "sorted_f",
     "choose_order": lambda case: case.choose_order,
     "client queues": lambda case: case.queues is not None,
     "stealing": lambda case: case.stealing,
@@ -191,7 +194,8 @@ _APART = (
     (("vllm_v0",), ("vllm_v1", "mixed", "whole prompts", "overlap")),
     (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap")),
     (("reserve",), ("predicted",)),
-    (("choose_order",), ("caps", "orders", "keyed orders")),
+    (("choose_order",), ("caps", "orders", *KEYED_ORDERS)),
+    (("sorted_f",), ("smallest_volume_first", "arrivals", "client queues", "stealing", "cached prompts", "migration")),
     (("levels",), ("mixed", "whole prompts", "overlap")),
     (
         ("client queues", "stealing", "cached prompts", "migration"),

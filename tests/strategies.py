@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from llmsched_env.cases import bounds_ns
 from llmsched_env.config import (
-    KEYED_ORDERS,
     KV_RULES,
     ORDER_CODES,
     ORDERS,
@@ -218,7 +217,7 @@ def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longe
         estimates=tuple(estimates),
         releases_ns=tuple(accumulate(gaps)),
         queues=queues,
-        order=draw(st.sampled_from((*ORDERS, *KEYED_ORDERS))),
+        order=draw(st.sampled_from((*ORDERS, "smallest_volume_first"))),
         stealing=draw(st.integers(0, 2)) > 0,
         alpha_prefill_ns=draw(st.sampled_from([0, 37, 100])),
         beta_prefill_ns=draw(st.sampled_from([1, 10])),

@@ -29,10 +29,10 @@ PlainOrder = Literal["fcfs", "longest_first", "shortest_first"]
 ORDERS: tuple[PlainOrder, ...] = get_args(PlainOrder)
 """Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
 
-KeyedOrder = Literal["smallest_volume_first"]
+KeyedOrder = Literal["smallest_volume_first", "sorted_f"]
 KEYED_ORDERS: tuple[KeyedOrder, ...] = get_args(KeyedOrder)
 """Orders by a number of each request that more goes into than its length (`llmsched_env.orders`): by the volume that it
-takes of the KV cache, smallest first (SVF, arXiv 2606.22327)."""
+takes of the KV cache, smallest first (SVF, arXiv 2606.22327); by batches (Sorted-F, arXiv 2508.06133)."""
 
 PlannedOrder = Literal["joint"]
 JOINT: PlannedOrder = "joint"
@@ -73,7 +73,8 @@ class QueueOptions:
         order: "fcfs", "longest_first" or "shortest_first" by estimated output, within each queue. With SLOs also
             "late_last", "late_last_longest" and "late_last_shortest": behind all others goes who cannot have the first
             token in time any more. "smallest_volume_first": by what a request is expected to hold of the KV cache,
-            summed over its output tokens. "joint" is the order of a joint plan of the batch (one shared queue).
+            summed over its output tokens. "sorted_f": in the batches of Sorted-F, which fit ``kv_budget_tokens``.
+            "joint" is the order of a joint plan of the batch (one shared queue).
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).
     """
 

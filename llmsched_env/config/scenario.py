@@ -69,6 +69,7 @@ class Scenario(
             group.check(self)
         self._check_requests()
         self._check_joint()
+        self._check_sorted_f()
         self._check_slo()
         self._check_kv()
         self._check_mixed()
@@ -97,6 +98,17 @@ class Scenario(
         ):
             if wrong:
                 raise ConfigError(f"order = 'joint' with {given}: {why}.")
+
+    def _check_sorted_f(self) -> None:
+        """Sorted-F makes batches that fit a budget, of requests that are all there."""
+        if self.order != "sorted_f":
+            return
+        for wrong, given, why in (
+            (not self.kv_limited, "no KV budget", "its batches are what fits; give kv_budget_tokens"),
+            (self.load is not None, f"load = {self.load}", "it sorts a batch that is there; leave load out"),
+        ):
+            if wrong:
+                raise ConfigError(f"order = 'sorted_f' with {given}: {why}.")
 
     def _check_slo(self) -> None:
         if self.queue != "shared" and (self.order in DEADLINE_ORDERS or self.choose_order):

@@ -76,7 +76,7 @@ def test_rollout_draws_lengths_that_the_cache_holds():
     assert play(make_policy("rollout"), tight, 0).done
 
 
-BROUGHT = {"mc_sf": "shortest_first", "svf": "smallest_volume_first"}
+BROUGHT = {"mc_sf": "shortest_first", "svf": "smallest_volume_first", "sorted_f": "sorted_f"}
 
 
 @pytest.mark.parametrize("name", MEMORY_METHODS)
@@ -102,6 +102,19 @@ def test_methods_that_know_lengths_say_so_and_never_preempt():
         assert found.clairvoyant
         assert item.scenario.order == order
         assert (found.columns["preemptions"] == 0).all()
+
+
+def test_sorted_f_sorts_a_batch():
+    served = SMALL.replace(workload="serving")
+    assert "sorted_f" in default_names(SMALL)
+    assert {"svf"} == {"svf", "sorted_f"} & set(default_names(served))
+    item = entry("sorted_f", served)
+    with pytest.raises(ConfigError, match="'sorted_f' where requests come over time: it sorts a batch"):
+        play(item.policy, item.scenario, 0)
+    with pytest.raises(ConfigError, match=r"order = 'sorted_f' with load = 0.5: .*leave load out"):
+        entry("sorted_f", served.replace(load=0.5))
+    with pytest.raises(ConfigError, match=r"order = 'sorted_f' with no KV budget: .*give kv_budget_tokens"):
+        Scenario(order="sorted_f")
 
 
 def test_methods_are_not_paired_with_orders():

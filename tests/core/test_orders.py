@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from strategies import DECODE, PREFILL, Case
@@ -9,7 +12,7 @@ from strategies import DECODE, PREFILL, Case
 from llmsched_env.config import KVCache, Scenario
 from llmsched_env.engines.driver import Driver
 from llmsched_env.errors import ConfigError
-from llmsched_env.orders import volumes
+from llmsched_env.orders import sorted_f, volumes
 from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
 
@@ -62,6 +65,65 @@ def test_where_volume_beats_length_under_a_budget():
             simulator.step(PREFILL if simulator.view.ready else DECODE)
         assert simulator.totals.preemptions == 0
     assert first == {"shortest_first": 1, "smallest_volume_first": 3}
+
+
+def test_sorted_f_on_paper():
+    """A budget of 64 holds eight requests of 7 + 1 tokens, F = 8 / 64 = 1/8, or 21 of 1 + 2, F = 42 / 441 = 2/21.
+
+    With 20 of those F is 40 / 400 = 1/10, and a big one beside 18 of them gives 37 / 361, which is more than 2/21, too.
+    So the small ones are the first batch, though they are longer. With a budget of 32 it is four big ones,
+    F = 4 / 16 = 1/4, against ten small ones, F = 20 / 100 = 1/5, and then with 16 two, 1/2, against five, 2/5.
+    Of 9 tokens there is one big one at a time, F = 1, against three small ones, 6 / 9.
+    """
+    big, small = [(7, 1)] * 8, [(1, 2)] * 21
+    for budget, first in ((64, 21), (32, 10), (16, 5), (9, 3)):
+        place = sorted_f(*np.array(big + small).T, budget)
+        assert sorted(place.tolist()) == list(range(29))
+        assert sorted(place[8:].tolist())[:first] == list(range(first))
+    case = Case((7,) * 8 + (1,) * 21, (1,) * 29, 1, estimates=(1,) * 8 + (2,) * 21, kv_cache=KVCache(64))
+    assert taken(replace(case, order="sorted_f")) == [*range(8, 29), *range(8)]
+    assert taken(replace(case, order="shortest_first")) == [*range(29)]
+
+
+def test_sorted_f_serves_the_shortest_of_a_batch_first():
+    """All fit, with F = 10/9; two of them have 3/4, 8/4 or 9/4, one of them 1, 2 or 7. The least is 3/4."""
+    assert sorted_f(np.array([1, 1, 1]), np.array([7, 2, 1]), 99).tolist() == [2, 1, 0]
+
+
+def test_sorted_f_is_near_the_least_f():
+    """The first batch against all subsets of nine requests: the least F in 97 of 100 draws, at most 15 % above it."""
+    rng, above = np.random.default_rng(0), []
+    for _ in range(100):
+        s, o = rng.integers(1, 60, 9), rng.integers(1, 40, 9)
+        budget = int(rng.integers((s + o).max(), 200))
+        some = [list(x) for k in range(1, 10) for x in itertools.combinations(range(9), k)]
+        least = min(o[x].sum() / len(x) ** 2 for x in some if (s + o)[x].sum() <= budget)
+        line = np.argsort(sorted_f(s, o, budget))
+        # Where the first batch ends is not told: no first requests of the line that fit have a smaller F.
+        sums, fits = np.cumsum(o[line]), np.cumsum((s + o)[line]) <= budget
+        above.append(float((sums / np.arange(1, 10) ** 2)[fits].min() / least - 1))
+    assert min(above) > -1e-12
+    assert np.mean(np.array(above) < 1e-9) >= 0.95
+    assert max(above) < 0.15
+
+
+def test_short_outputs_with_long_prompts_first_is_what_sorted_f_avoids():
+    """The family by which the paper shows that shortest first has no constant ratio: o = 1 with a prompt of sqrt(M).
+
+    M = 400, 100 requests of 19 + 1 tokens and 1,000 of 1 + 2, every iteration lasts 50 ns and prompts cost nothing.
+    Shortest first serves the big ones first, at most 20 at a time: some five prefills that all others wait for.
+    """
+    flat = {"alpha_prefill_ns": 50, "beta_prefill_ns": 0, "alpha_decode_ns": 50, "beta_decode_ns": 0}
+    prompts, outputs = (19,) * 100 + (1,) * 1000, (1,) * 100 + (2,) * 1000
+    cache, total = KVCache(400, admission="predicted"), {}
+    for order in ("fcfs", "shortest_first", "sorted_f", "smallest_volume_first"):
+        case = Case(prompts, outputs, 200, order=order, kv_cache=cache, token_cap=10**6, **flat)
+        simulator = Simulator(case.problem(), record=True)
+        while not simulator.done:
+            simulator.step(PREFILL if simulator.view.ready else DECODE)
+        total[order] = int(simulator.served["completion_ns"].sum())
+    assert total["sorted_f"] == total["smallest_volume_first"] < 0.9 * total["shortest_first"]
+    assert total["fcfs"] == total["shortest_first"], "the big ones came first"
 
 
 def test_an_engine_keeps_no_such_order():

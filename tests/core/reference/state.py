@@ -130,9 +130,30 @@ class State:
     def key(self, order: str, request: int) -> int:
         """What an order sorts by, smallest first; the same for all where it is by release."""
         prompt, output = self.case.prompts[request], self.case.estimates[request]
+        if order == "sorted_f":
+            return self.sorted_f.index(request)
         if "volume" in order:  # what it holds at each of its tokens
             return sum(prompt + token for token in range(1, output + 1))
         return -output if "longest" in order else output if "shortest" in order else 0
+
+    @cached_property
+    def sorted_f(self) -> list[int]:
+        """All requests, batch by batch: each the one of least sum / number^2 that some weights find."""
+        outputs, budget = self.case.estimates, self.case.kv_cache.budget_tokens
+        sizes = [min(budget, prompt + output) for prompt, output in zip(self.case.prompts, outputs, strict=True)]
+        weights = [(1, 0), *((2**j, 1) for j in range(10, 0, -1)), *((1, 2**j) for j in range(11)), (0, 1)]
+        left, line = set(range(len(outputs))), []
+        while left:
+            batches = []
+            for a, b in weights:
+                ranked = sorted(left, key=lambda i, a=a, b=b: (a * outputs[i] + b * sizes[i], i))
+                batches += [
+                    ranked[:k] for k in range(1, len(ranked) + 1) if sum(sizes[i] for i in ranked[:k]) <= budget
+                ]
+            batch = min(batches, key=lambda some: sum(outputs[i] for i in some) / len(some) ** 2)
+            line += sorted(batch, key=lambda i: (outputs[i], i))
+            left -= set(batch)
+        return line
 
     @property
     def first_order(self) -> str:
