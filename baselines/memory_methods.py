@@ -13,9 +13,10 @@ from llmsched_env.baselines.rule import TiedRule
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 
-__all__ = ["MEMORY_METHODS", "mc_sf", "sorted_f", "svf", "svf_1bit"]
+__all__ = ["MEMORY_METHODS", "a_max", "a_min", "mc_sf", "sorted_f", "svf", "svf_1bit"]
 
-_CHECKED = {"kv_rule": "keep_growth", "kv_admission": "predicted", "kv_reserve_tokens": None}
+_CHECKED = {"kv_rule": "keep_growth", "kv_victim": "last", "kv_admission": "predicted", "kv_reserve_tokens": None}
+_ENDS = {**_CHECKED, "order": "shortest_first", "lengths": "predicted", "predictor": "interval:10"}
 _KNOWN: dict[str, Any] = {**_CHECKED, "lengths": "known", "predictor": None, "sd_weight": 0.0}
 
 MEMORY_METHODS: dict[str, dict[str, Any]] = {
@@ -23,6 +24,8 @@ MEMORY_METHODS: dict[str, dict[str, Any]] = {
     "svf": {**_KNOWN, "order": "smallest_volume_first"},
     "svf_1bit": {**_KNOWN, "order": "smallest_volume_first", "lengths": "predicted", "predictor": "class:2"},
     "sorted_f": {**_KNOWN, "order": "sorted_f"},
+    "a_max": {**_ENDS, "sd_weight": 1.0},
+    "a_min": {**_ENDS, "sd_weight": -1.0, "kv_victim": "least_estimate"},
 }
 """What each method makes of a scenario with a budget."""
 
@@ -77,3 +80,21 @@ def sorted_f() -> TiedRule:
     are known.
     """
     return _method("sorted_f")
+
+
+def a_max() -> TiedRule:
+    """A_max: MC-SF with the upper end of an interval for each length. Ten intervals, each a tenth of training lengths.
+
+    'Adaptively Robust LLM Inference Optimization under Prediction Uncertainty' (Chen, Ye, Zhou; arXiv 2508.14544,
+    version 2). Whoever the interval holds never gives way.
+    """
+    return _method("a_max")
+
+
+def a_min() -> TiedRule:
+    """A_min: MC-SF with the lower end, which goes up with what is emitted; who is expected to be shortest gives way.
+
+    Of the same paper (arXiv 2508.14544). There who gives way loses its tokens and goes back to its place by the lower
+    end that it has then; here it keeps them, is computed again as vLLM does it, and comes before those that wait.
+    """
+    return _method("a_min")

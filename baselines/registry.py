@@ -16,7 +16,7 @@ from llmsched_env.baselines import iteration, lagrangian, planners
 from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
-from llmsched_env.baselines.memory_methods import MEMORY_METHODS, mc_sf, sorted_f, svf, svf_1bit
+from llmsched_env.baselines.memory_methods import MEMORY_METHODS, a_max, a_min, mc_sf, sorted_f, svf, svf_1bit
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from llmsched_env.baselines.rule import Rule, TiedRule
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
@@ -125,6 +125,8 @@ MEMORY_POLICIES: dict[str, Factory] = {
     "svf": svf,
     "svf_1bit": svf_1bit,
     "sorted_f": sorted_f,
+    "a_max": a_max,
+    "a_min": a_min,
 }
 """Where the KV cache is a budget, beside the rules; those of `MEMORY_METHODS` bring order, admission and lengths."""
 

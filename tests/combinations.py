@@ -11,7 +11,18 @@ import numpy as np
 from hypothesis import strategies as st
 from strategies import Case
 
-from llmsched_env.config import ADMISSIONS, KEYED_ORDERS, ORDER_CODES, ORDERS, STEALS, KVCache, Migration, Mixed, Noise
+from llmsched_env.config import (
+    ADMISSIONS,
+    KEYED_ORDERS,
+    KV_VICTIMS,
+    ORDER_CODES,
+    ORDERS,
+    STEALS,
+    KVCache,
+    Migration,
+    Mixed,
+    Noise,
+)
 from llmsched_env.cost import CostModel, MixedCost
 
 MIXED_COSTS = (
@@ -88,6 +99,8 @@ def _combined(pick: Pick) -> Case:
         case = replace(case, noise=replace(case.noise, believed=believed))
     case = replace(case, first_decode_ns=pick((0, 23, 400)))
     order = pick((case.order, *KEYED_ORDERS, "sorted_f"))
+    if case.kv_cache is not None and case.kv_cache.rule == "keep_growth":
+        case = replace(case, kv_cache=replace(case.kv_cache, victim=pick(KV_VICTIMS)))
     if case.choose_order or (order == "sorted_f" and (case.kv_cache is None or case.releases_ns[-1] > 0)):
         return case
     return replace(case, order=order)
@@ -166,6 +179,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "reserve": lambda case: case.kv_cache is not None and case.kv_cache.admission == "reserve",
     "predicted": lambda case: case.kv_cache is not None and case.kv_cache.admission == "predicted",
     "swap": lambda case: case.kv_cache is not None and case.kv_cache.swap_token_ns > 0,
+    "least_estimate": lambda case: case.kv_cache is not None and case.kv_cache.victim == "least_estimate",
     "caps": lambda case: case.kv_cache is not None and case.kv_cache.cap_levels > 0,
     "mixed": lambda case: case.mixed is not None,
     "whole prompts": lambda case: case.mixed is not None and case.mixed.whole_prompts,
@@ -192,15 +206,15 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
 _APART = (
     (("keep_growth",), ("vllm_v0", "vllm_v1")),
     (("vllm_v0",), ("vllm_v1", "mixed", "whole prompts", "overlap")),
-    (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap")),
+    (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap", "least_estimate")),
     (("reserve",), ("predicted",)),
     (("choose_order",), ("caps", "orders", *KEYED_ORDERS)),
     (("sorted_f",), ("smallest_volume_first", "arrivals", "client queues", "stealing", "cached prompts", "migration")),
     (("levels",), ("mixed", "whole prompts", "overlap")),
     (
         ("client queues", "stealing", "cached prompts", "migration"),
-        ("keep_growth", "vllm_v0", "vllm_v1", "reserve", "predicted", "swap", "caps", "mixed", "whole prompts",
-         "overlap", "choose_order"),
+        ("keep_growth", "vllm_v0", "vllm_v1", "reserve", "predicted", "swap", "least_estimate", "caps", "mixed",
+         "whole prompts", "overlap", "choose_order"),
     ),
 )  # fmt: skip
 

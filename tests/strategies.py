@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmsched_env.cases import bounds_ns
 from llmsched_env.config import (
     KV_RULES,
+    KV_VICTIMS,
     ORDER_CODES,
     ORDERS,
     SLO,
@@ -280,6 +281,7 @@ def memory_cases(draw: st.DrawFn, rules: tuple[str, ...] = KV_RULES) -> Case:
         reserve_tokens=draw(st.sampled_from([0, 2, 6, 30])),
         swap_token_ns=draw(st.sampled_from([0, 0, 3])),
         cap_levels=caps,
+        victim=draw(st.sampled_from(KV_VICTIMS)),
     )
     return replace(case, kv_cache=cache)
 

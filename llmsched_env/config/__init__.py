@@ -8,6 +8,7 @@ from llmsched_env.config.kv_cache import (
     ADMISSIONS,
     CAP_LEVELS,
     KV_RULES,
+    KV_VICTIMS,
     LLAMA_65B_BYTES_PER_TOKEN,
     KVCache,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "JOINT",
     "KEYED_ORDERS",
     "KV_RULES",
+    "KV_VICTIMS",
     "LARGEST",
     "LENGTHS",
     "LLAMA_65B_BYTES_PER_TOKEN",

@@ -52,8 +52,8 @@ class Scenario(
     - `MachineOptions`: num_clients, cost, prefill_token_cap
     - `QueueOptions`: queue, assignment, order, stealing
     - `SLOOptions`: ttft_s, tpot_s, uncounted_share, choose_order
-    - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_admission, kv_watermark, kv_reserve_tokens,
-      kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
+    - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_victim, kv_admission, kv_watermark,
+      kv_reserve_tokens, kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
     - `MixedOptions`: mixed_tokens, mixed_counts_active, mixed_whole_prompts, mixed_cost
     - `MigrationOptions`: cached_share, steal, move_gb_per_s
     - `NoiseOptions`: noise_sd, straggler_probability, straggler_factor, believed_cost
@@ -275,6 +275,8 @@ class Scenario(
         plain["cost"] = _told_cost(self.cost_model)
         mixed = self.mixed_cost_model
         plain["mixed_cost"] = None if mixed is None else dataclasses.asdict(mixed)
+        if self.kv_victim == "last":  # it came later: stored descriptions still fit
+            del plain["kv_victim"]
         if self.believed_cost is not None:
             plain["believed_cost"] = _told_cost(self.believed_model)
         return plain

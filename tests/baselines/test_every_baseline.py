@@ -64,6 +64,8 @@ CITATIONS = {
     "svf": "2606.22327",
     "svf_1bit": "2606.22327",
     "sorted_f": "2508.06133",
+    "a_max": "2508.14544",
+    "a_min": "2508.14544",
     "orca": "OSDI 2022",
     "sarathi_serve": "OSDI 2024",
     "vllm_v1": "vLLM v1",

@@ -125,3 +125,18 @@ def test_methods_are_not_paired_with_orders():
     assert entry("svf", ordered).scenario.order == "smallest_volume_first"
     with pytest.raises(ConfigError, match="'svf' is no rule, or brings its own order"):
         entry("svf@late_last", ordered)
+
+
+def test_intervals_cost_what_the_paper_says():
+    """In mean latency A_min, which alone preempts, is about as good as MC-SF, A_max worse (2508.14544)."""
+    few = SMALL.replace(workload="gsm8k-smooth", num_requests=400, kv_budget_tokens=9_000)
+    found = {}
+    for name in ("mc_sf", "a_min", "a_max"):
+        item = entry(name, few)
+        found[name] = evaluate(item.policy, item.scenario, 5).columns
+        assert item.scenario.shows_lengths == (name == "mc_sf")
+    latency = {name: columns["mean_latency_s"].mean() for name, columns in found.items()}
+    assert latency["a_min"] == pytest.approx(latency["mc_sf"], rel=0.1)
+    assert latency["a_max"] > 1.1 * latency["mc_sf"]
+    assert found["a_min"]["preemptions"].mean() > 5
+    assert found["a_max"]["preemptions"].sum() == 0

@@ -20,6 +20,7 @@ from llmsched_env.config import (
     JOINT,
     KEYED_ORDERS,
     KV_RULES,
+    KV_VICTIMS,
     LENGTHS,
     ORDERS,
     QUEUES,
@@ -173,7 +174,8 @@ def test_docs_list_the_fields_of_a_view():
     ("field", "known"),
     [("queue", QUEUES), ("assignment", ASSIGNMENTS), ("lengths", LENGTHS), ("reward", REWARDS), ("split", SPLITS),
      ("order", (*ORDERS, *KEYED_ORDERS, *DEADLINE_ORDERS, JOINT)), ("steal", STEALS), ("kv_rule", KV_RULES),
-     ("kv_admission", ADMISSIONS)],
+     ("kv_admission", ADMISSIONS),
+     ("kv_victim", KV_VICTIMS)],
 )  # fmt: skip
 def test_a_type_checker_knows_the_names_that_an_argument_takes(field, known):
     kind = get_type_hints(Scenario)[field]
