@@ -13,17 +13,27 @@ from llmsched_env.baselines.rule import TiedRule
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 
-__all__ = ["MEMORY_METHODS", "a_max", "a_min", "mc_sf", "sorted_f", "svf", "svf_1bit"]
+__all__ = ["MEMORY_METHODS", "a_max", "a_min", "aged_sf", "mc_sf", "sorted_f", "svf", "svf_1bit"]
 
-_CHECKED = {"kv_rule": "keep_growth", "kv_victim": "last", "kv_admission": "predicted", "kv_reserve_tokens": None}
+_CHECKED = {
+    "kv_rule": "keep_growth",
+    "kv_victim": "last",
+    "kv_admission": "predicted",
+    "kv_reserve_tokens": None,
+    "aging_tokens_per_s": None,
+}
 _ENDS = {**_CHECKED, "order": "shortest_first", "lengths": "predicted", "predictor": "interval:10"}
 _KNOWN: dict[str, Any] = {**_CHECKED, "lengths": "known", "predictor": None, "sd_weight": 0.0}
+
+AGING_TOKENS_PER_S = 10.0
+"""Ours: a request that has waited for half a minute counts as one that is 300 tokens shorter."""
 
 MEMORY_METHODS: dict[str, dict[str, Any]] = {
     "mc_sf": {**_KNOWN, "order": "shortest_first"},
     "svf": {**_KNOWN, "order": "smallest_volume_first"},
     "svf_1bit": {**_KNOWN, "order": "smallest_volume_first", "lengths": "predicted", "predictor": "class:2"},
     "sorted_f": {**_KNOWN, "order": "sorted_f"},
+    "aged_sf": {**_KNOWN, "order": "aged_shortest_first", "aging_tokens_per_s": AGING_TOKENS_PER_S},
     "a_max": {**_ENDS, "sd_weight": 1.0},
     "a_min": {**_ENDS, "sd_weight": -1.0, "kv_victim": "least_estimate"},
 }
@@ -98,3 +108,14 @@ def a_min() -> TiedRule:
     end that it has then; here it keeps them, is computed again as vLLM does it, and comes before those that wait.
     """
     return _method("a_min")
+
+
+def aged_sf() -> TiedRule:
+    """Shortest first with ageing: least output less 10 tokens for each second waited, with MC-SF's check.
+
+    The linear ageing of SGLang's pull request 30806, by known outputs where that one has prompts. EWSJF (Sidik, Levi,
+    Kampeas; arXiv 2601.21758, vLLM's pull request 33392) has a product, waiting time times a weight of the prompt's
+    length, over queues by prompt length that it learns: its orders change while requests wait, and it is not this.
+    Where all requests come at once it is `mc_sf`.
+    """
+    return _method("aged_sf")

@@ -16,7 +16,7 @@ from llmsched_env.baselines import iteration, lagrangian, planners
 from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
-from llmsched_env.baselines.memory_methods import MEMORY_METHODS, a_max, a_min, mc_sf, sorted_f, svf, svf_1bit
+from llmsched_env.baselines.memory_methods import MEMORY_METHODS, a_max, a_min, aged_sf, mc_sf, sorted_f, svf, svf_1bit
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, eb_plus, mixed_first
 from llmsched_env.baselines.rule import Rule, TiedRule
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
@@ -125,6 +125,7 @@ MEMORY_POLICIES: dict[str, Factory] = {
     "svf": svf,
     "svf_1bit": svf_1bit,
     "sorted_f": sorted_f,
+    "aged_sf": aged_sf,
     "a_max": a_max,
     "a_min": a_min,
 }
@@ -212,7 +213,8 @@ def default_names(scenario: Scenario) -> list[str]:
 
 
 def _memory_names(scenario: Scenario) -> list[str]:
-    return [name for name in MEMORY_POLICIES if name != "sorted_f" or is_batch(scenario)]
+    apart = "aged_sf" if is_batch(scenario) else "sorted_f"  # the one needs a batch, the other says nothing new of one
+    return [name for name in MEMORY_POLICIES if name != apart]
 
 
 def _mixed_names(scenario: Scenario) -> list[str]:

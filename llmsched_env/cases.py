@@ -152,6 +152,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         max_iterations=scenario.max_iterations or 0,
         mechanisms=scenario.mechanisms(case, len(requests)),
         plan=plan,
+        aging_tokens_per_s=scenario.aging_tokens_per_s or 0.0,
     )
     if slo is not None:
         _warn_of(slo, scenario, case, requests)

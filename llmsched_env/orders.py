@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["queue_key", "sorted_f", "volumes"]
+__all__ = ["Known", "queue_key", "sorted_f", "volumes"]
 
 Numbers = NDArray[np.int64]
 
@@ -68,19 +68,38 @@ def sorted_f(prompt_tokens: NDArray[Any], output_tokens: NDArray[Any], budget_to
     return place
 
 
-def queue_key(
-    order: str, prompt_tokens: NDArray[np.int32], estimates: NDArray[np.int32], budget_tokens: int = 0
-) -> Numbers:
-    """(n,) int64: the key of an order that is fixed before an episode begins.
+class Known(NamedTuple):
+    """What an order may go by.
+
+    Attributes:
+        prompt_tokens: (n,) of the requests.
+        estimates: (n,) output lengths as the scheduler sees them.
+        release_ns: (n,) when they come.
+        budget_tokens: of the KV cache; 0 without one.
+        aging_tokens_per_s: how much shorter a request counts for each second that it waits.
+    """
+
+    prompt_tokens: NDArray[np.int32]
+    estimates: NDArray[np.int32]
+    release_ns: NDArray[np.int64]
+    budget_tokens: int = 0
+    aging_tokens_per_s: float = 0.0
+
+
+def queue_key(order: str, known: Known) -> NDArray[Any]:
+    """(n,) the key of an order that is fixed before an episode begins.
+
+    "aged_shortest_first" sorts by N - a (t - r) at time t, with output N and release r: t is the same for all, so what
+    is left is N + a r, whenever it is asked.
 
     Args:
         order: one of `llmsched_env.config.ORDERS` or `KEYED_ORDERS`.
-        prompt_tokens: (n,) of the requests.
-        estimates: (n,) output lengths as the scheduler sees them.
-        budget_tokens: of the KV cache, where the order knows one.
+        known: of the requests.
     """
     if order == "sorted_f":
-        return sorted_f(prompt_tokens, estimates, budget_tokens)
+        return sorted_f(known.prompt_tokens, known.estimates, known.budget_tokens)
     if order == "smallest_volume_first":
-        return volumes(prompt_tokens, estimates)
-    return SIGNS[order] * estimates.astype(np.int64)
+        return volumes(known.prompt_tokens, known.estimates)
+    if order == "aged_shortest_first":
+        return known.estimates + known.aging_tokens_per_s * (known.release_ns / 1e9)
+    return SIGNS[order] * known.estimates.astype(np.int64)

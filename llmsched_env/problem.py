@@ -23,7 +23,7 @@ from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
 from llmsched_env.offline.joint import JointPlan
-from llmsched_env.orders import queue_key
+from llmsched_env.orders import Known, queue_key
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["Problem"]
@@ -146,6 +146,7 @@ class Problem:
         max_iterations: int = 0,
         mechanisms: Iterable[Mechanism] = (),
         plan: JointPlan | None = None,
+        aging_tokens_per_s: float = 0.0,
     ) -> Problem:
         """Lay a case out.
 
@@ -166,6 +167,7 @@ class Problem:
                 ``order`` may also be one of those in which late ones go last; `KVCache` and `Mixed` need one shared
                 queue, `Migration` queues of clients.
             plan: whose order the queue has, and whose prefills policies may be told.
+            aging_tokens_per_s: of the order "aged_shortest_first".
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
@@ -183,8 +185,8 @@ class Problem:
         laid_out_by = "fcfs" if chosen else order
         _check_batch(order, requests)
         budget = kv_cache.budget_tokens if kv_cache else 0
-        known = requests.prompt_tokens, estimates, budget
-        key = queue_key(laid_out_by, *known) if plan is None else plan.rank
+        known = Known(requests.prompt_tokens, estimates, requests.release_ns, budget, aging_tokens_per_s)
+        key = queue_key(laid_out_by, known) if plan is None else plan.rank
         by_position = np.lexsort((number, key, queue)).astype(np.int32)
         rows = np.empty((n, codes.REQUEST_COLUMNS), np.int32)
         rows[:, codes.PROMPT] = requests.prompt_tokens[by_position]
@@ -227,7 +229,7 @@ class Problem:
             num_clients,
             shared=shared,
             stealing=stealing,
-            ranking=_ranking(queue_key(ranked_by, *known), -estimates) if ranked else None,
+            ranking=_ranking(queue_key(ranked_by, known), -estimates) if ranked else None,
             actions=[action[1:] for action in table],
             believed=believed,
             actual=actual,

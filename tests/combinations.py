@@ -98,12 +98,13 @@ def _combined(pick: Pick) -> Case:
         believed = replace(case.noise.believed, first_decode_ns=pick((0, 31)))
         case = replace(case, noise=replace(case.noise, believed=believed))
     case = replace(case, first_decode_ns=pick((0, 23, 400)))
-    order = pick((case.order, *KEYED_ORDERS, "sorted_f"))
+    batch = case.kv_cache is not None and case.releases_ns[-1] == 0
+    order = pick((case.order, "smallest_volume_first", "aged_shortest_first", *["sorted_f"] * (3 * batch)))
     if case.kv_cache is not None and case.kv_cache.rule == "keep_growth":
         case = replace(case, kv_cache=replace(case.kv_cache, victim=pick(KV_VICTIMS)))
-    if case.choose_order or (order == "sorted_f" and (case.kv_cache is None or case.releases_ns[-1] > 0)):
+    if case.choose_order:
         return case
-    return replace(case, order=order)
+    return replace(case, order=order, aging_tokens_per_s=pick((0.0, 1e7, 5e7)))
 
 
 def _plain_case(pick: Pick) -> Case:
@@ -187,6 +188,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "SLOs": lambda case: case.ttft_ns > 0,
     "orders": lambda case: case.order != "fcfs",
     "smallest_volume_first": lambda case: case.order == "smallest_volume_first",
+    "aged_shortest_first": lambda case: case.order == "aged_shortest_first" and case.aging_tokens_per_s > 0,
     "sorted_f": lambda case: case.order == "sorted_f",
     "choose_order": lambda case: case.choose_order,
     "client queues": lambda case: case.queues is not None,
@@ -209,7 +211,12 @@ _APART = (
     (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap", "least_estimate")),
     (("reserve",), ("predicted",)),
     (("choose_order",), ("caps", "orders", *KEYED_ORDERS)),
-    (("sorted_f",), ("smallest_volume_first", "arrivals", "client queues", "stealing", "cached prompts", "migration")),
+    (("smallest_volume_first",), ("aged_shortest_first",)),
+    (
+        ("sorted_f",),
+        ("smallest_volume_first", "aged_shortest_first", "arrivals", "client queues", "stealing", "cached prompts",
+         "migration"),
+    ),
     (("levels",), ("mixed", "whole prompts", "overlap")),
     (
         ("client queues", "stealing", "cached prompts", "migration"),

@@ -67,6 +67,7 @@ class Case:
     migration: Migration | None = None
     noise: Noise | None = None
     first_decode_ns: int = 0
+    aging_tokens_per_s: float = 0.0
     believed_mixed: MixedCost | None = None  # beside a believed cost model; None: what `mixed` says
 
     def __post_init__(self) -> None:
@@ -178,6 +179,7 @@ class Case:
             bound_ns=best,
             lb1_ns=lb1,
             mechanisms=self.mechanisms,
+            aging_tokens_per_s=self.aging_tokens_per_s,
             **options,
         )
 

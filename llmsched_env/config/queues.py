@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from llmsched_env.config.checks import check_flags, check_names
+from llmsched_env.config.checks import LARGEST, check_flags, check_names, keep, number
+from llmsched_env.errors import ConfigError
 
 __all__ = [
     "ASSIGNMENTS",
@@ -29,10 +30,11 @@ PlainOrder = Literal["fcfs", "longest_first", "shortest_first"]
 ORDERS: tuple[PlainOrder, ...] = get_args(PlainOrder)
 """Orders of a queue: by release; by estimated output, longest or shortest first (ties by release)."""
 
-KeyedOrder = Literal["smallest_volume_first", "sorted_f"]
+KeyedOrder = Literal["smallest_volume_first", "sorted_f", "aged_shortest_first"]
 KEYED_ORDERS: tuple[KeyedOrder, ...] = get_args(KeyedOrder)
 """Orders by a number of each request that more goes into than its length (`llmsched_env.orders`): by the volume that it
-takes of the KV cache, smallest first (SVF, arXiv 2606.22327); by batches (Sorted-F, arXiv 2508.06133)."""
+takes of the KV cache, smallest first (SVF, arXiv 2606.22327); by batches (Sorted-F, arXiv 2508.06133); by
+estimated output less what the time waited counts for (ageing, as in SGLang's pull request 30806)."""
 
 PlannedOrder = Literal["joint"]
 JOINT: PlannedOrder = "joint"
@@ -74,13 +76,16 @@ class QueueOptions:
             "late_last", "late_last_longest" and "late_last_shortest": behind all others goes who cannot have the first
             token in time any more. "smallest_volume_first": by what a request is expected to hold of the KV cache,
             summed over its output tokens. "sorted_f": in the batches of Sorted-F, which fit ``kv_budget_tokens``.
-            "joint" is the order of a joint plan of the batch (one shared queue).
+            "aged_shortest_first": by estimated output less ``aging_tokens_per_s`` for each second waited. "joint" is
+            the order of a joint plan of the batch (one shared queue).
+        aging_tokens_per_s: of the order "aged_shortest_first", and of no other: 0 is "shortest_first".
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).
     """
 
     queue: Queue = "client"
     assignment: Assignment = "mip"
     order: PlainOrder | KeyedOrder | DeadlineOrder | PlannedOrder = "longest_first"
+    aging_tokens_per_s: float | None = None
     stealing: bool = True
 
 
@@ -88,8 +93,19 @@ def check(options: QueueOptions) -> None:
     """Check them.
 
     Raises:
-        ConfigError: a value of the wrong type.
+        ConfigError: a value of the wrong type or out of range, or one that nobody would read.
         UnknownNameError: a name that does not exist.
     """
     check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=(*ORDERS, *KEYED_ORDERS, *DEADLINE_ORDERS, JOINT))
     check_flags(options, "stealing")
+    aged, rate = options.order == "aged_shortest_first", options.aging_tokens_per_s
+    if aged != (rate is not None):
+        raise ConfigError(
+            f"order = {options.order!r} with aging_tokens_per_s = {rate!r}: "
+            + ("give a rate, 0 for none." if aged else "nobody would read it. Set order='aged_shortest_first'.")
+        )
+    if rate is not None:
+        most = LARGEST["aging_tokens_per_s"]
+        if not 0 <= number("aging_tokens_per_s", rate) <= most:
+            raise ConfigError(f"aging_tokens_per_s = {rate} is out of range: it lies in [0, {most:g}].")
+        keep(options, "aging_tokens_per_s", float(rate))

@@ -50,7 +50,7 @@ class Scenario(
 
     - `CaseOptions`: workload, split, num_requests, load, lengths, predictor, sd_weight
     - `MachineOptions`: num_clients, cost, prefill_token_cap
-    - `QueueOptions`: queue, assignment, order, stealing
+    - `QueueOptions`: queue, assignment, order, aging_tokens_per_s, stealing
     - `SLOOptions`: ttft_s, tpot_s, uncounted_share, choose_order
     - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_victim, kv_admission, kv_watermark,
       kv_reserve_tokens, kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
@@ -275,8 +275,9 @@ class Scenario(
         plain["cost"] = _told_cost(self.cost_model)
         mixed = self.mixed_cost_model
         plain["mixed_cost"] = None if mixed is None else dataclasses.asdict(mixed)
-        if self.kv_victim == "last":  # it came later: stored descriptions still fit
-            del plain["kv_victim"]
+        for name, usual in (("kv_victim", "last"), ("aging_tokens_per_s", None)):
+            if plain[name] == usual:  # it came later: stored descriptions still fit
+                del plain[name]
         if self.believed_cost is not None:
             plain["believed_cost"] = _told_cost(self.believed_model)
         return plain

@@ -86,7 +86,7 @@ def test_a_method_brings_order_admission_and_lengths(name):
         item = entry(name, SMALL.replace(**changes))
         assert (item.name, item.kind) == (name, "rule")
         assert {key: getattr(item.scenario, key) for key in MEMORY_METHODS[name]} == MEMORY_METHODS[name]
-    assert name in default_names(SMALL)
+    assert name in default_names(SMALL.replace(workload="serving") if name == "aged_sf" else SMALL)
     assert name not in default_names(Scenario())
     with pytest.raises(ConfigError, match=f"'{name}' is a method with .*order='{MEMORY_METHODS[name]['order']}'"):
         play(item.policy, SMALL, 0)
@@ -107,7 +107,7 @@ def test_methods_that_know_lengths_say_so_and_never_preempt():
 def test_sorted_f_sorts_a_batch():
     served = SMALL.replace(workload="serving")
     assert "sorted_f" in default_names(SMALL)
-    assert {"svf"} == {"svf", "sorted_f"} & set(default_names(served))
+    assert {"svf", "aged_sf"} == {"svf", "aged_sf", "sorted_f"} & set(default_names(served))
     item = entry("sorted_f", served)
     with pytest.raises(ConfigError, match="'sorted_f' where requests come over time: it sorts a batch"):
         play(item.policy, item.scenario, 0)

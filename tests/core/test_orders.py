@@ -126,6 +126,50 @@ def test_short_outputs_with_long_prompts_first_is_what_sorted_f_avoids():
     assert total["fcfs"] == total["shortest_first"], "the big ones came first"
 
 
+@pytest.mark.parametrize("slo", [{}, {"ttft_ns": 10**9, "tpot_ns": 10**9}])
+def test_ageing_on_paper(slo):
+    """One client; outputs 9, 4, 6, 1 of which one is true, released at 0, 5, 20 and 40 ns; every prefill lasts 100 ns.
+
+    The first runs alone from 0 to 100. At 0.1 tokens a ns the others then count as 4 - 9.5, 6 - 8 and 1 - 6: -5.5, -2
+    and -5, so 1, 3, 2. Shortest first takes 3, 1, 2, first come first served 1, 2, 3. With 1 token a ns it is 4 - 95,
+    6 - 80 and 1 - 60, in order of arrival.
+    """
+    case = Case((1,) * 4, (1,) * 4, 1, estimates=(9, 4, 6, 1), releases_ns=(0, 5, 20, 40), **slo)
+    flat = replace(case, beta_prefill_ns=0, order="aged_shortest_first")
+    assert [taken(replace(flat, aging_tokens_per_s=rate)) for rate in (0.0, 1e8, 1e9)] == [
+        [0, 3, 1, 2],
+        [0, 1, 3, 2],
+        [0, 1, 2, 3],
+    ]
+    assert taken(replace(flat, order="shortest_first")) == [0, 3, 1, 2]
+
+
+def test_ageing_bounds_how_often_a_request_is_overtaken():
+    """One of 50 tokens, and one of 5 each 100 ns, which is as fast as they are served: it waits for ever, or 450 ns.
+
+    With 0.1 tokens a ns it counts as 5 after 450 ns, and is taken before whoever comes then: 5 or 6 go before it.
+    """
+    case = Case((1,) * 40, (1,) * 40, 1, estimates=(5, 50, *[5] * 38), releases_ns=(0, 1, *range(90, 3890, 100)))
+    flat = replace(case, beta_prefill_ns=0)
+    assert taken(replace(flat, order="shortest_first"))[-1] == 1
+    aged = taken(replace(flat, order="aged_shortest_first", aging_tokens_per_s=1e8))
+    assert aged.index(1) in (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"order": "aged_shortest_first"}, "aging_tokens_per_s = None: give a rate, 0 for none"),
+        ({"aging_tokens_per_s": 3.0}, "nobody would read it. Set order='aged_shortest_first'"),
+        ({"order": "aged_shortest_first", "aging_tokens_per_s": -1}, r"-1 is out of range: it lies in \[0, 1e\+09\]"),
+        ({"order": "aged_shortest_first", "aging_tokens_per_s": "1"}, "is not a number"),
+    ],
+)
+def test_rates_that_are_none(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        Scenario(**changes)
+
+
 def test_an_engine_keeps_no_such_order():
     scenario = Scenario(queue="shared", order="smallest_volume_first", lengths="hidden", num_clients=2)
     with pytest.raises(ConfigError, match=r"order = 'smallest_volume_first': .* not kept for arriving requests"):

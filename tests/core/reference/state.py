@@ -127,13 +127,15 @@ class State:
             mine.sort(key=self.late)
         return mine
 
-    def key(self, order: str, request: int) -> int:
+    def key(self, order: str, request: int) -> float:
         """What an order sorts by, smallest first; the same for all where it is by release."""
         prompt, output = self.case.prompts[request], self.case.estimates[request]
         if order == "sorted_f":
             return self.sorted_f.index(request)
         if "volume" in order:  # what it holds at each of its tokens
             return sum(prompt + token for token in range(1, output + 1))
+        if "aged" in order:
+            return output + self.case.aging_tokens_per_s * (self.case.releases_ns[request] / 1e9)
         return -output if "longest" in order else output if "shortest" in order else 0
 
     @cached_property
