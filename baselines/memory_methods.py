@@ -67,7 +67,8 @@ def svf() -> TiedRule:
 
     'Geometry-Aware Online Scheduling for LLM Serving: From Theoretical Bound to System Practice' (Kong, Qi, Ye, Zhou;
     arXiv 2606.22327). The volume of a request with s prompt tokens and o outputs is what it holds of the cache, summed
-    over its iterations: s o + o (o + 1) / 2. The check of what is to come is MC-SF's.
+    over its iterations: s o + o (o + 1) / 2, as we read the abstract's "2D spatio-temporal geometric growth". The check
+    of what is to come is MC-SF's.
     """
     return _method("svf")
 

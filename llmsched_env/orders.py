@@ -21,8 +21,9 @@ WEIGHTS = ((1, 0), *((2 ** max(0, -j), 2 ** max(0, j)) for j in range(-10, 11)),
 def volumes(prompt_tokens: NDArray[Any], output_tokens: NDArray[Any]) -> Numbers:
     """(n,) int64: what each request holds of the KV cache, summed over its output tokens, in token-iterations.
 
-    With s prompt tokens and o output tokens it holds s + k at its k-th token, so s o + o (o + 1) / 2 in sum: the
-    volume of 'Geometry-Aware Online Scheduling for LLM Serving' (Kong, Qi, Ye, Zhou; arXiv 2606.22327).
+    With s prompt tokens and o output tokens it holds s + k at its k-th token, so s o + o (o + 1) / 2 in sum: in this
+    model of memory, that of MC-SF, the volume of 'Geometry-Aware Online Scheduling for LLM Serving' (Kong, Qi, Ye,
+    Zhou; arXiv 2606.22327), whose abstract gives no formula.
 
     Args:
         prompt_tokens: (n,) s.
