@@ -171,7 +171,8 @@ class Problem:
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
-            ConfigError: a prompt that no level holds, or an order of a batch where requests come over time.
+            ConfigError: a prompt that no level holds, or an order of a batch where requests come over time,
+                or without a KV cache.
         """
         n = len(requests)
         check_sum(max(int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))))
@@ -183,8 +184,8 @@ class Problem:
         number = np.arange(n)
         ranked_by = order if order in KEYED_ORDERS else "shortest_first"
         laid_out_by = "fcfs" if chosen else order
-        _check_batch(order, requests)
         budget = kv_cache.budget_tokens if kv_cache else 0
+        _check_batch(order, requests, budget)
         known = Known(requests.prompt_tokens, estimates, requests.release_ns, budget, aging_tokens_per_s)
         key = queue_key(laid_out_by, known) if plan is None else plan.rank
         by_position = np.lexsort((number, key, queue)).astype(np.int32)
@@ -342,9 +343,13 @@ def _ranking(*keys: NDArray[Any]) -> NDArray[np.int32]:
     return table
 
 
-def _check_batch(order: str, requests: Requests) -> None:
-    """Raise where an order knows requests before they come."""
-    if order == "sorted_f" and requests.release_ns[0] != requests.release_ns[-1]:
+def _check_batch(order: str, requests: Requests, budget_tokens: int) -> None:
+    """Raise where an order of batches has no budget, or knows requests before they come."""
+    if order != "sorted_f":
+        return
+    if not budget_tokens:
+        raise ConfigError("order = 'sorted_f' without a KV cache: its batches are what fits. Give a KVCache.")
+    if requests.release_ns[0] != requests.release_ns[-1]:
         raise ConfigError(
             "order = 'sorted_f' where requests come over time: it sorts a batch that is there. Take another order, "
             "such as 'smallest_volume_first', or a workload without arrivals."

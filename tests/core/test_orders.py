@@ -85,6 +85,11 @@ def test_sorted_f_on_paper():
     assert taken(replace(case, order="shortest_first")) == [*range(29)]
 
 
+def test_sorted_f_needs_a_budget():
+    with pytest.raises(ConfigError, match="order = 'sorted_f' without a KV cache"):
+        Case((1,), (1,), 1, order="sorted_f").problem()
+
+
 def test_sorted_f_serves_the_shortest_of_a_batch_first():
     """All fit, with F = 10/9; two of them have 3/4, 8/4 or 9/4, one of them 1, 2 or 7. The least is 3/4."""
     assert sorted_f(np.array([1, 1, 1]), np.array([7, 2, 1]), 99).tolist() == [2, 1, 0]
