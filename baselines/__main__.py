@@ -25,7 +25,16 @@ from llmsched_env.baselines.registry import BASELINES, Entry, default_names, ent
 from llmsched_env.baselines.serving import draw_serving, show_serving
 from llmsched_env.baselines.tuned import LOADS, best_tuned
 from llmsched_env.cases import build_problem
-from llmsched_env.config import DEADLINE_ORDERS, LENGTHS, ORDER_CODES, ORDERS, QUEUES, Scenario, read_arguments
+from llmsched_env.config import (
+    DEADLINE_ORDERS,
+    KEYED_ORDERS,
+    LENGTHS,
+    ORDER_CODES,
+    ORDERS,
+    QUEUES,
+    Scenario,
+    read_arguments,
+)
 from llmsched_env.cost import PRESETS
 from llmsched_env.errors import ConfigError, LLMSchedError, PathError
 from llmsched_env.evaluation import CoverageWarning, Estimate, SLOWarning, evaluate, pictures, play
@@ -135,7 +144,8 @@ def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
     add(
         "--order",
         metavar="ORDER",
-        help=f"order of those queues: {', '.join(ORDERS)}; with SLOs also {', '.join(DEADLINE_ORDERS)}",
+        help=f"order of those queues: {', '.join(ORDERS)}, {', '.join(KEYED_ORDERS)}; with SLOs also "
+        f"{', '.join(DEADLINE_ORDERS)}",
     )
     add("--lengths", metavar="KIND", help=f"what they may know of output lengths: {', '.join(LENGTHS)}")
     add("--predictor", metavar="NAME", help="who predicts them: population, prompt, noisy, noisy:0.8, ...")

@@ -17,10 +17,11 @@ from llmsched_env.baselines.deadlines import slai, wait
 from llmsched_env.baselines.guarded import Guarded
 from llmsched_env.baselines.lookahead import Lookahead
 from llmsched_env.baselines.memory_aware import memory_aware
+from llmsched_env.baselines.memory_methods import MEMORY_METHODS, a_max, a_min, aged_sf, mc_sf, sorted_f, svf, svf_1bit
 from llmsched_env.baselines.mixed import MIXED_SYSTEMS, SLACK_SYSTEMS, SYSTEMS, eb_plus, mixed_first
 from llmsched_env.baselines.rule import Rule, TiedRule
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned, paired
-from llmsched_env.cases import has_plans
+from llmsched_env.cases import has_plans, is_batch
 from llmsched_env.config import JOINT, ORDER_CODES, Scenario
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.policy import Policy, check_policy
@@ -121,8 +122,17 @@ SLO_POLICIES: dict[str, Factory] = {
 }
 """For scenarios with SLOs, beside the rules."""
 
-MEMORY_POLICIES: dict[str, Factory] = {"memory_aware": memory_aware}
-"""Where the KV cache is a budget, beside the rules."""
+MEMORY_POLICIES: dict[str, Factory] = {
+    "memory_aware": memory_aware,
+    "mc_sf": mc_sf,
+    "svf": svf,
+    "svf_1bit": svf_1bit,
+    "sorted_f": sorted_f,
+    "aged_sf": aged_sf,
+    "a_max": a_max,
+    "a_min": a_min,
+}
+"""Where the KV cache is a budget, beside the rules; those of `MEMORY_METHODS` bring order, admission and lengths."""
 
 
 def _system(name: str) -> TiedRule:
@@ -191,7 +201,10 @@ EXCLUSIVE_PLANNERS = ("always_worst", "beam", "beam_1")
 def default_names(scenario: Scenario) -> list[str]:
     """What a comparison in a scenario runs: every policy that makes sense there, each rule under each order."""
     agents = [name for name, make in AGENTS.items() if make().fits(scenario)]
-    added = [*(MEMORY_POLICIES if scenario.kv_limited else ()), *(_mixed_names(scenario) if scenario.mixes else ())]
+    added = [
+        *(_memory_names(scenario) if scenario.kv_limited else ()),
+        *(_mixed_names(scenario) if scenario.mixes else ()),
+    ]
     if not scenario.serving:
         # Their queues need a fixed number of clients, and are not those that caches lie with.
         methods = [] if scenario.kv_limited or scenario.mixes or scenario.migrates else _methods(scenario)
@@ -201,8 +214,14 @@ def default_names(scenario: Scenario) -> list[str]:
     names = [name for name in (*POLICIES, *SLO_POLICIES, *added) if name not in BATCH_PLANNERS]
     if not scenario.choose_order:
         return [*names, *agents]
-    rules = [name for name in names if name != "lookahead"]
-    return [*(paired(name, order) for name in rules for order in ORDER_CODES), "lookahead", *agents]
+    apart = [name for name in names if name == "lookahead" or name in MEMORY_METHODS]
+    rules = [name for name in names if name not in apart]
+    return [*(paired(name, order) for name in rules for order in ORDER_CODES), *apart, *agents]
+
+
+def _memory_names(scenario: Scenario) -> list[str]:
+    apart = "aged_sf" if is_batch(scenario) else "sorted_f"  # the one needs a batch, the other says nothing new of one
+    return [name for name in MEMORY_POLICIES if name != apart]
 
 
 def _mixed_names(scenario: Scenario) -> list[str]:
@@ -280,8 +299,8 @@ def entry(name: str, scenario: Scenario) -> Entry:
         if order not in ORDER_CODES:
             raise UnknownNameError("order", order, ORDER_CODES)
         plain = entry(rule, scenario.replace(order=order, choose_order=False))
-        if plain.kind != "rule":
-            raise ConfigError(f"{name!r}: {rule!r} is no rule, and brings its own order.")
+        if plain.kind != "rule" or rule in MEMORY_METHODS:
+            raise ConfigError(f"{name!r}: {rule!r} is no rule, or brings its own order.")
         return replace(plain, name=name)
     policy = make_policy(name)
     if name in METHODS:
@@ -300,8 +319,9 @@ def entry(name: str, scenario: Scenario) -> Entry:
         scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)
     if scenario.choose_order and name in BASELINES and policy.kind == "rule":
         scenario = scenario.replace(choose_order=False)
-    if name in SYSTEMS:
-        scenario = scenario.replace(**SYSTEMS[name])
+    for methods in (SYSTEMS, MEMORY_METHODS):
+        if name in methods:
+            scenario = scenario.replace(**methods[name])
     if name in METHODS:
         method = METHODS[name]
         return Entry(name, "method", policy, scenario.replace(**method.queues), method.text)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmsched_env.config import CAP_LEVELS, ORDER_CODES, Scenario
+from llmsched_env.config import CAP_LEVELS, ORDER_CODES, Scenario, order_code
 from llmsched_env.engine import codes
 from llmsched_env.errors import InvalidActionError
 
@@ -54,7 +54,7 @@ def action_table(variants: Variants, num_clients: int) -> tuple[NamedAction, ...
         if variants.choose_order:
             table += [NamedAction(f"{name} {order}", kind, code, num_clients) for order, code in ORDER_CODES.items()]
             continue
-        order = ORDER_CODES[variants.order]
+        order = order_code(variants.order)
         table.append(NamedAction(name, kind, order, num_clients))
         for level in range(variants.cap_levels - 1, 0, -1):
             cap = -(-level * num_clients // variants.cap_levels)

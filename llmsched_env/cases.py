@@ -31,7 +31,7 @@ from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "has_plans", "pool_size"]
+__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "has_plans", "is_batch", "pool_size"]
 
 BYTES_KEPT = 2**29
 """Memory for problems that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -91,6 +91,12 @@ def build_problem(scenario: Scenario, case: int, *, client_of: ArrayLike | None 
     return built
 
 
+def is_batch(scenario: Scenario) -> bool:
+    """Whether all requests are there at once, by the first case of the scenario's pool."""
+    release_ns = scenario.source.requests(scenario.split, 0, num_requests=scenario.num_requests).release_ns
+    return scenario.load is None and bool(release_ns[0] == release_ns[-1])
+
+
 def has_plans(scenario: Scenario) -> bool:
     """Whether a scenario can have joint plans, and those of its pool's first and last case are shipped."""
     size = scenario.source.pool_size(scenario.split)
@@ -146,6 +152,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         max_iterations=scenario.max_iterations or 0,
         mechanisms=scenario.mechanisms(case, len(requests)),
         plan=plan,
+        aging_tokens_per_s=scenario.aging_tokens_per_s or 0.0,
     )
     if slo is not None:
         _warn_of(slo, scenario, case, requests)

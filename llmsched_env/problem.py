@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.actions import Variants, action_table
-from llmsched_env.config import JOINT, KV_RULES, REWARDS, SLO, KVCache, Mechanism, Mixed, Noise, World
+from llmsched_env.config import KEYED_ORDERS, KV_RULES, REWARDS, SLO, KVCache, Mechanism, Mixed, Noise, World
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes
 from llmsched_env.engine.costs import Costs
@@ -23,6 +23,7 @@ from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.limits import check_clock, check_sum
 from llmsched_env.offline.joint import JointPlan
+from llmsched_env.orders import Known, queue_key
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["Problem"]
@@ -145,6 +146,7 @@ class Problem:
         max_iterations: int = 0,
         mechanisms: Iterable[Mechanism] = (),
         plan: JointPlan | None = None,
+        aging_tokens_per_s: float = 0.0,
     ) -> Problem:
         """Lay a case out.
 
@@ -154,7 +156,7 @@ class Problem:
             cost: the cost model; its cap bounds a prefill.
             num_clients: J.
             client_of: (n,) queue of each request, or ``None`` for one shared queue.
-            order: one of `llmsched_env.config.ORDERS`, or "joint" with a plan.
+            order: one of `llmsched_env.config.ORDERS` or `KEYED_ORDERS`, or "joint" with a plan.
             stealing: idle clients with an empty queue take from others (client queues only).
             bound_ns: the best lower bound on the makespan, in ns.
             lb1_ns: LB1 in ns, what rewards are scaled by; ``None`` where it is that bound.
@@ -165,10 +167,12 @@ class Problem:
                 ``order`` may also be one of those in which late ones go last; `KVCache` and `Mixed` need one shared
                 queue, `Migration` queues of clients.
             plan: whose order the queue has, and whose prefills policies may be told.
+            aging_tokens_per_s: of the order "aged_shortest_first".
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
-            ConfigError: a prompt that no level holds.
+            ConfigError: a prompt that no level holds, or an order of a batch where requests come over time,
+                or without a KV cache.
         """
         n = len(requests)
         check_sum(max(int(requests.output_tokens.sum(dtype=np.int64)), int(estimates.sum(dtype=np.int64))))
@@ -178,10 +182,13 @@ class Problem:
         slo, mixed, noise, kv_cache = _one(on, SLO), _one(on, Mixed), _one(on, Noise), _one(on, KVCache)
         chosen = slo is not None and shared  # orders are then chosen at each prefill, by the engine
         number = np.arange(n)
-        keys: dict[str, NDArray[Any]] = {"fcfs": number, "longest_first": -estimates, "shortest_first": estimates}
-        if plan is not None:
-            keys[JOINT] = plan.rank
-        by_position = np.lexsort((number, keys["fcfs" if chosen else order], queue)).astype(np.int32)
+        ranked_by = order if order in KEYED_ORDERS else "shortest_first"
+        laid_out_by = "fcfs" if chosen else order
+        budget = kv_cache.budget_tokens if kv_cache else 0
+        _check_batch(order, requests, budget)
+        known = Known(requests.prompt_tokens, estimates, requests.release_ns, budget, aging_tokens_per_s)
+        key = queue_key(laid_out_by, known) if plan is None else plan.rank
+        by_position = np.lexsort((number, key, queue)).astype(np.int32)
         rows = np.empty((n, codes.REQUEST_COLUMNS), np.int32)
         rows[:, codes.PROMPT] = requests.prompt_tokens[by_position]
         rows[:, codes.OUTPUT] = requests.output_tokens[by_position]
@@ -223,7 +230,7 @@ class Problem:
             num_clients,
             shared=shared,
             stealing=stealing,
-            ranking=_ranking(estimates) if ranked else None,
+            ranking=_ranking(queue_key(ranked_by, known), -estimates) if ranked else None,
             actions=[action[1:] for action in table],
             believed=believed,
             actual=actual,
@@ -325,15 +332,28 @@ def _one(on: dict[str, Mechanism], kind: type[_M]) -> _M | None:
     return option
 
 
-def _ranking(estimates: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(n, 2 * RANKINGS) int32: ranks of positions, then positions of ranks, by each ranking; ties by release."""
-    table = np.empty((len(estimates), 2 * codes.RANKINGS), np.int32)
-    for ranking, keys in enumerate((estimates, -estimates)):
-        by_rank = np.argsort(keys, kind="stable")
-        table[by_rank, ranking] = np.arange(len(estimates))
+def _ranking(*keys: NDArray[Any]) -> NDArray[np.int32]:
+    """(n, 2 * RANKINGS) int32: ranks of positions, then positions of ranks, by each key; ties by release."""
+    table = np.empty((len(keys[0]), 2 * codes.RANKINGS), np.int32)
+    for ranking, key in enumerate(keys):
+        by_rank = np.argsort(key, kind="stable")
+        table[by_rank, ranking] = np.arange(len(key))
         table[:, codes.RANKINGS + ranking] = by_rank
     table.setflags(write=False)
     return table
+
+
+def _check_batch(order: str, requests: Requests, budget_tokens: int) -> None:
+    """Raise where an order of batches has no budget, or knows requests before they come."""
+    if order != "sorted_f":
+        return
+    if not budget_tokens:
+        raise ConfigError("order = 'sorted_f' without a KV cache: its batches are what fits. Give a KVCache.")
+    if requests.release_ns[0] != requests.release_ns[-1]:
+        raise ConfigError(
+            "order = 'sorted_f' where requests come over time: it sorts a batch that is there. Take another order, "
+            "such as 'smallest_volume_first', or a workload without arrivals."
+        )
 
 
 def _check_longest(kv: dict[str, Any], rows: NDArray[np.int32]) -> None:

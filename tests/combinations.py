@@ -11,7 +11,18 @@ import numpy as np
 from hypothesis import strategies as st
 from strategies import Case
 
-from llmsched_env.config import ADMISSIONS, ORDER_CODES, ORDERS, STEALS, KVCache, Migration, Mixed, Noise
+from llmsched_env.config import (
+    ADMISSIONS,
+    KEYED_ORDERS,
+    KV_VICTIMS,
+    ORDER_CODES,
+    ORDERS,
+    STEALS,
+    KVCache,
+    Migration,
+    Mixed,
+    Noise,
+)
 from llmsched_env.cost import CostModel, MixedCost
 
 MIXED_COSTS = (
@@ -87,7 +98,13 @@ def _combined(pick: Pick) -> Case:
         believed = replace(case.noise.believed, first_decode_ns=pick((0, 31)))
         case = replace(case, noise=replace(case.noise, believed=believed))
     case = replace(case, first_decode_ns=pick((0, 23, 400)))
-    if case.mixed is not None and case.ttft_ns and not case.mixed.whole_prompts and pick((False, True)):
+    batch = case.kv_cache is not None and case.releases_ns[-1] == 0
+    order = pick((case.order, "smallest_volume_first", "aged_shortest_first", *["sorted_f"] * (3 * batch)))
+    if case.kv_cache is not None and case.kv_cache.rule == "keep_growth":
+        case = replace(case, kv_cache=replace(case.kv_cache, victim=pick(KV_VICTIMS)))
+    if not case.choose_order:
+        case = replace(case, order=order, aging_tokens_per_s=pick((0.0, 1e7, 5e7)))
+    if case.mixed is not None and case.ttft_ns and not case.mixed.whole_prompts and pick((False, True, True)):
         case = replace(case, mixed=replace(case.mixed, within_slack=True))
     return case
 
@@ -165,6 +182,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "reserve": lambda case: case.kv_cache is not None and case.kv_cache.admission == "reserve",
     "predicted": lambda case: case.kv_cache is not None and case.kv_cache.admission == "predicted",
     "swap": lambda case: case.kv_cache is not None and case.kv_cache.swap_token_ns > 0,
+    "least_estimate": lambda case: case.kv_cache is not None and case.kv_cache.victim == "least_estimate",
     "caps": lambda case: case.kv_cache is not None and case.kv_cache.cap_levels > 0,
     "mixed": lambda case: case.mixed is not None,
     "whole prompts": lambda case: case.mixed is not None and case.mixed.whole_prompts,
@@ -172,6 +190,9 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "within slack": lambda case: case.mixed is not None and case.mixed.within_slack,
     "SLOs": lambda case: case.ttft_ns > 0,
     "orders": lambda case: case.order != "fcfs",
+    "smallest_volume_first": lambda case: case.order == "smallest_volume_first",
+    "aged_shortest_first": lambda case: case.order == "aged_shortest_first" and case.aging_tokens_per_s > 0,
+    "sorted_f": lambda case: case.order == "sorted_f",
     "choose_order": lambda case: case.choose_order,
     "client queues": lambda case: case.queues is not None,
     "stealing": lambda case: case.stealing,
@@ -191,14 +212,20 @@ _APART = (
     (("keep_growth",), ("vllm_v0", "vllm_v1")),
     (("vllm_v0",), ("vllm_v1", "mixed", "whole prompts", "overlap", "within slack")),
     (("within slack",), ("whole prompts",)),
-    (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap")),
+    (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap", "least_estimate")),
     (("reserve",), ("predicted",)),
-    (("choose_order",), ("caps", "orders")),
+    (("choose_order",), ("caps", "orders", *KEYED_ORDERS)),
+    (("smallest_volume_first",), ("aged_shortest_first",)),
+    (
+        ("sorted_f",),
+        ("smallest_volume_first", "aged_shortest_first", "arrivals", "client queues", "stealing", "cached prompts",
+         "migration"),
+    ),
     (("levels",), ("mixed", "whole prompts", "overlap", "within slack")),
     (
         ("client queues", "stealing", "cached prompts", "migration"),
-        ("keep_growth", "vllm_v0", "vllm_v1", "reserve", "predicted", "swap", "caps", "mixed", "whole prompts",
-         "overlap", "within slack", "choose_order"),
+        ("keep_growth", "vllm_v0", "vllm_v1", "reserve", "predicted", "swap", "least_estimate", "caps", "mixed",
+         "whole prompts", "overlap", "within slack", "choose_order"),
     ),
 )  # fmt: skip
 

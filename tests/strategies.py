@@ -12,7 +12,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from llmsched_env.cases import bounds_ns
-from llmsched_env.config import KV_RULES, ORDER_CODES, ORDERS, SLO, STEALS, KVCache, Mechanism, Migration, Mixed, Noise
+from llmsched_env.config import (
+    KV_RULES,
+    KV_VICTIMS,
+    ORDER_CODES,
+    ORDERS,
+    SLO,
+    STEALS,
+    KVCache,
+    Mechanism,
+    Migration,
+    Mixed,
+    Noise,
+)
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
@@ -55,6 +67,7 @@ class Case:
     migration: Migration | None = None
     noise: Noise | None = None
     first_decode_ns: int = 0
+    aging_tokens_per_s: float = 0.0
     believed_mixed: MixedCost | None = None  # beside a believed cost model; None: what `mixed` says
 
     def __post_init__(self) -> None:
@@ -166,6 +179,7 @@ class Case:
             bound_ns=best,
             lb1_ns=lb1,
             mechanisms=self.mechanisms,
+            aging_tokens_per_s=self.aging_tokens_per_s,
             **options,
         )
 
@@ -206,7 +220,7 @@ def cases(draw: st.DrawFn, *, affine: bool = False, arrivals: bool = True, longe
         estimates=tuple(estimates),
         releases_ns=tuple(accumulate(gaps)),
         queues=queues,
-        order=draw(st.sampled_from(ORDERS)),
+        order=draw(st.sampled_from((*ORDERS, "smallest_volume_first"))),
         stealing=draw(st.integers(0, 2)) > 0,
         alpha_prefill_ns=draw(st.sampled_from([0, 37, 100])),
         beta_prefill_ns=draw(st.sampled_from([1, 10])),
@@ -269,6 +283,7 @@ def memory_cases(draw: st.DrawFn, rules: tuple[str, ...] = KV_RULES) -> Case:
         reserve_tokens=draw(st.sampled_from([0, 2, 6, 30])),
         swap_token_ns=draw(st.sampled_from([0, 0, 3])),
         cap_levels=caps,
+        victim=draw(st.sampled_from(KV_VICTIMS)),
     )
     return replace(case, kv_cache=cache)
 

@@ -8,6 +8,7 @@ from llmsched_env.config.kv_cache import (
     ADMISSIONS,
     CAP_LEVELS,
     KV_RULES,
+    KV_VICTIMS,
     LLAMA_65B_BYTES_PER_TOKEN,
     KVCache,
 )
@@ -15,7 +16,16 @@ from llmsched_env.config.machine import MAX_CLIENTS
 from llmsched_env.config.mechanism import Mechanism, World
 from llmsched_env.config.migration import STEALS, Migration
 from llmsched_env.config.noise import Noise
-from llmsched_env.config.queues import ASSIGNMENTS, DEADLINE_ORDERS, JOINT, ORDER_CODES, ORDERS, QUEUES
+from llmsched_env.config.queues import (
+    ASSIGNMENTS,
+    DEADLINE_ORDERS,
+    JOINT,
+    KEYED_ORDERS,
+    ORDER_CODES,
+    ORDERS,
+    QUEUES,
+    order_code,
+)
 from llmsched_env.config.scenario import Scenario, read_arguments
 from llmsched_env.config.slo import SLO
 
@@ -25,7 +35,9 @@ __all__ = [
     "CAP_LEVELS",
     "DEADLINE_ORDERS",
     "JOINT",
+    "KEYED_ORDERS",
     "KV_RULES",
+    "KV_VICTIMS",
     "LARGEST",
     "LENGTHS",
     "LLAMA_65B_BYTES_PER_TOKEN",
@@ -49,6 +61,7 @@ __all__ = [
     "checked_options",
     "flag",
     "number",
+    "order_code",
     "read_arguments",
     "real",
     "whole",

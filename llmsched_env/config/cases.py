@@ -33,8 +33,8 @@ class CaseOptions:
         lengths: what a scheduler knows of output lengths. "known": the truth. "predicted": what ``predictor`` says.
             "hidden": nothing but the population's mean. Assignment, order, stealing and the observation all use the
             same estimate.
-        predictor: "population", "prompt", "noisy", "noisy:0.8", ..., or a `Predictor`; ``None`` for the workload's own
-            ``predicted_tokens`` (lengths "predicted" only).
+        predictor: "population", "prompt", "noisy", "noisy:0.8", "class:2", ..., or a `Predictor`; ``None`` for the
+            workload's own ``predicted_tokens`` (lengths "predicted" only).
         sd_weight: k: a predictor's mean + k standard deviations is the estimate.
     """
 

@@ -30,7 +30,9 @@ __all__ = [
 
 MAX_SEED = 2**128
 MAX_KV_TOKENS = 2**40
-LARGEST = MappingProxyType({"ttft_s": 1e6, "tpot_s": 500.0, "kv_swap_gb_per_s": 1e6, "move_gb_per_s": 1e6})
+LARGEST = MappingProxyType(
+    {"ttft_s": 1e6, "tpot_s": 500.0, "kv_swap_gb_per_s": 1e6, "move_gb_per_s": 1e6, "aging_tokens_per_s": 1e9}
+)
 """Argument -> the largest value that is allowed, which stands for no limit. That of ``tpot_s``, times the longest
 output, still fits 64 bits of nanoseconds."""
 

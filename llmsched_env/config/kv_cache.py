@@ -24,6 +24,7 @@ __all__ = [
     "ADMISSIONS",
     "CAP_LEVELS",
     "KV_RULES",
+    "KV_VICTIMS",
     "LLAMA_65B_BYTES_PER_TOKEN",
     "KVCache",
     "KVOptions",
@@ -38,6 +39,10 @@ for each request; who also fits at every decode to come, if all end as expected 
 KVRule = Literal["keep_growth", "vllm_v0", "vllm_v1"]
 KV_RULES: tuple[KVRule, ...] = get_args(KVRule)
 """When a full KV cache makes a request give way: this project's rule, and those of vLLM's two schedulers."""
+
+KVVictim = Literal["last", "least_estimate"]
+KV_VICTIMS: tuple[KVVictim, ...] = get_args(KVVictim)
+"""Who gives way: the client that started last, or that with the smallest estimated output (A_min, arXiv 2508.14544)."""
 
 CAP_LEVELS = 8
 """Caps on active clients that are actions: this many eighths of them, ..., one."""
@@ -57,6 +62,8 @@ class KVOptions:
         kv_rule: "keep_growth": a prefill leaves room for the next decode, and where an iteration leaves none, who
             started last gives way at once. "vllm_v0", "vllm_v1": a prefill lets in whoever fits now, and the decode
             that finds no room preempts (docs/memory.md).
+        kv_victim: who gives way under "keep_growth". "last": the client that started last. "least_estimate": the one
+            with the smallest estimate of its output, which is at least what it has emitted; of equal ones the last.
         kv_admission: who a prefill lets in. "fits": who fits now and through the next decode. "reserve": ... and with
             ``kv_reserve_tokens`` set aside for each request. "predicted": ... and at every decode to come, if all end
             as estimated.
@@ -72,6 +79,7 @@ class KVOptions:
     kv_budget_tokens: int | None = None
     kv_block_tokens: int = 1
     kv_rule: KVRule = "keep_growth"
+    kv_victim: KVVictim = "last"
     kv_admission: Admission = "fits"
     kv_watermark: float = 0.0
     kv_reserve_tokens: int | None = None
@@ -104,6 +112,7 @@ class KVOptions:
             0 if bandwidth is None else max(1, round(self.kv_bytes_per_token / bandwidth)),
             CAP_LEVELS if self.choose_cap else 0,
             self.kv_rule,
+            self.kv_victim,
         )
 
 
@@ -120,6 +129,7 @@ class KVCache:
         swap_token_ns: time to copy a token's cache out or back; 0: preempted requests are computed again.
         cap_levels: caps on active clients that are actions; 0 for none.
         rule: one of `KV_RULES`.
+        victim: one of `KV_VICTIMS`.
     """
 
     name: ClassVar[str] = "kv"
@@ -131,6 +141,7 @@ class KVCache:
     swap_token_ns: int = 0
     cap_levels: int = 0
     rule: str = "keep_growth"
+    victim: str = "last"
 
     def engine_options(self, world: World) -> dict[str, Any]:
         """Arguments of `llmsched_env.engine.kv_cache.KVCache`."""
@@ -142,6 +153,7 @@ class KVCache:
             "admission": ADMISSIONS.index(self.admission),
             "reserve_tokens": self.reserve_tokens,
             "swap_token_ns": self.swap_token_ns,
+            "by_estimate": self.victim == "least_estimate",
         }
 
     @property
@@ -164,7 +176,7 @@ def check(options: KVOptions) -> None:
         ConfigError: a value out of range, or one that nobody would read.
         UnknownNameError: a name that does not exist.
     """
-    check_names(options, kv_rule=KV_RULES, kv_admission=ADMISSIONS)
+    check_names(options, kv_rule=KV_RULES, kv_victim=KV_VICTIMS, kv_admission=ADMISSIONS)
     check_flags(options, "choose_cap")
     for name, most in (
         ("kv_budget_tokens", MAX_KV_TOKENS),
@@ -205,6 +217,7 @@ def _check_together(options: KVOptions, budget_tokens: int) -> None:
         )
     if options.kv_rule != "keep_growth":
         for name, usual, remedy in (
+            ("kv_victim", "last", "whoever started last gives way"),
             ("kv_admission", "fits", "it lets in whoever fits now"),
             ("kv_swap_gb_per_s", None, "what it preempts is computed again"),
         ):

@@ -50,10 +50,10 @@ class Scenario(
 
     - `CaseOptions`: workload, split, num_requests, load, lengths, predictor, sd_weight
     - `MachineOptions`: num_clients, cost, prefill_token_cap
-    - `QueueOptions`: queue, assignment, order, stealing
+    - `QueueOptions`: queue, assignment, order, aging_tokens_per_s, stealing
     - `SLOOptions`: ttft_s, tpot_s, uncounted_share, choose_order
-    - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_admission, kv_watermark, kv_reserve_tokens,
-      kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
+    - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_victim, kv_admission, kv_watermark,
+      kv_reserve_tokens, kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
     - `MixedOptions`: mixed_tokens, mixed_counts_active, mixed_whole_prompts, mixed_within_slack, mixed_cost
     - `MigrationOptions`: cached_share, steal, move_gb_per_s
     - `NoiseOptions`: noise_sd, straggler_probability, straggler_factor, believed_cost
@@ -69,6 +69,7 @@ class Scenario(
             group.check(self)
         self._check_requests()
         self._check_joint()
+        self._check_sorted_f()
         self._check_slo()
         self._check_kv()
         self._check_mixed()
@@ -97,6 +98,17 @@ class Scenario(
         ):
             if wrong:
                 raise ConfigError(f"order = 'joint' with {given}: {why}.")
+
+    def _check_sorted_f(self) -> None:
+        """Sorted-F makes batches that fit a budget, of requests that are all there."""
+        if self.order != "sorted_f":
+            return
+        for wrong, given, why in (
+            (not self.kv_limited, "no KV budget", "its batches are what fits; give kv_budget_tokens"),
+            (self.load is not None, f"load = {self.load}", "it sorts a batch that is there; leave load out"),
+        ):
+            if wrong:
+                raise ConfigError(f"order = 'sorted_f' with {given}: {why}.")
 
     def _check_slo(self) -> None:
         if self.queue != "shared" and (self.order in DEADLINE_ORDERS or self.choose_order):
@@ -279,6 +291,9 @@ class Scenario(
         plain["cost"] = _told_cost(self.cost_model)
         mixed = self.mixed_cost_model
         plain["mixed_cost"] = None if mixed is None else dataclasses.asdict(mixed)
+        for name, usual in (("kv_victim", "last"), ("aging_tokens_per_s", None)):
+            if plain[name] == usual:  # it came later: stored descriptions still fit
+                del plain[name]
         if self.believed_cost is not None:
             plain["believed_cost"] = _told_cost(self.believed_model)
         return plain

@@ -1,9 +1,10 @@
 """The KV cache as a budget of tokens: who is let in, what each decode takes, and who gives way when it would overflow.
 
 A client holds its request's prompt and the output tokens so far, in whole blocks. Where there is no room for what the
-next decode takes, the client that started last is *preempted*, again and again, until there is. What it has emitted
-stays emitted. It comes back before all others, in queue order: its prompt and emitted tokens are computed anew, which
-gives the next token; or, where they were swapped, copied back, which gives none.
+next decode takes, the client that started last, or that with the smallest estimate, is *preempted*, again and again,
+until there is. What it has emitted stays emitted. It comes back before all others, in queue order: its prompt and
+emitted tokens are computed anew, which gives the next token; or, where they were swapped, copied back, which gives
+none.
 
 There are three rules of when that is (config.KV_RULES). `keep_growth`: between iterations there is always room for the
 next decode; an admission leaves it, and whoever has to give way does so as soon as an iteration ends. vLLM's: an
@@ -37,6 +38,7 @@ class KVCache:
         rule: codes.KEEP_GROWTH, VLLM_V0 or VLLM_V1.
         admission: codes.FITS, RESERVE or PREDICTED.
         reserve_tokens: output tokens set aside for each request; 0 for its estimate.
+        by_estimate: whether who gives way is the client with the smallest estimate, and not the last.
         swap_token_ns: time to copy a token's cache out or back; 0: preempted requests are computed again.
         uncached: tokens of a running request that have no cache yet.
         clients: the episode's table of clients.
@@ -68,6 +70,7 @@ class KVCache:
     admission: cython.int
     reserve_tokens: cython.longlong
     swap_token_ns: cython.longlong
+    by_estimate: cython.bint
     uncached: cython.longlong
     clients: cython.int[:, ::1]
     last: cython.int
@@ -98,6 +101,7 @@ class KVCache:
         admission: int = 0,
         reserve_tokens: int = 0,
         swap_token_ns: int = 0,
+        by_estimate: bool = False,
     ) -> None:
         self.problem = problem
         self.enabled = budget > 0
@@ -108,6 +112,7 @@ class KVCache:
         self.admission = admission
         self.reserve_tokens = reserve_tokens
         self.swap_token_ns = swap_token_ns
+        self.by_estimate = by_estimate
         self.uncached = 0 if rule == codes.KEEP_GROWTH else 1
         self.clients = clients
         self.last = -1
@@ -210,6 +215,21 @@ class KVCache:
         return self.allocated(computed)
 
     # Who gives way.
+
+    def victim(self, v: View) -> cython.int:
+        """The active client that gives way next where room is kept: the last, or that of the smallest estimate."""
+        client: cython.int = self.last
+        found: cython.int = self.last
+        tokens: cython.longlong
+        least: cython.longlong = -1
+        while self.by_estimate and client >= 0:
+            tokens = self.problem.requests[self.clients[client, codes.RUNNING], codes.ESTIMATE]
+            tokens = max(tokens, v.decodes - self.clients[client, codes.BASE])
+            if least < 0 or tokens < least:
+                least = tokens
+                found = client
+            client = self.below[client]
+        return found
 
     def short(self, used: cython.longlong, growth: cython.longlong, last_held: cython.longlong) -> cython.bint:
         """Whether somebody has to give way for a decode that takes ``growth``; the last to start holds so much."""

@@ -286,11 +286,11 @@ class Slots(Forecast):
         v.reading_tokens = 0
 
     def give_way(self, v: View, t: Totals) -> cython.void:
-        """Whoever was admitted last gives way."""
+        """Whoever is partly prefilled gives way, or the cache's next victim."""
         if self.chunked.position >= 0:
             self.stop_reading(v, t)
         else:
-            self.preempt(v, t, self.kv.last)
+            self.preempt(v, t, self.kv.victim(v))
 
     def count_forecast(self) -> cython.void:
         """Count anew what is expected of the active clients, where nobody has kept it."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from llmsched_env.actions import action_number, actions_of
 from llmsched_env.baselines.registry import BASELINES, entry
-from llmsched_env.config import Scenario
+from llmsched_env.config import KEYED_ORDERS, Scenario
 from llmsched_env.config.checks import MAX_KV_TOKENS
 from llmsched_env.engine import codes
 from llmsched_env.engine.live import NEVER, Live
@@ -190,6 +190,11 @@ def _check(scenario: Scenario) -> None:
         raise ConfigError(
             "mixed_within_slack = True: an engine composes its iterations within one token budget, and is not told "
             "another one for each. Leave it out, or take policy 'sarathi_serve' or 'mixed_first'."
+        )
+    if scenario.order in KEYED_ORDERS:
+        raise ConfigError(
+            f"order = {scenario.order!r}: orders by a key are not kept for arriving requests. Take order='fcfs' or "
+            "'late_last'."
         )
     by_length = scenario.choose_order or scenario.order not in ("fcfs", "late_last")
     if scenario.lengths == "known" and by_length:

@@ -7,11 +7,12 @@ from llmsched_env.workload.arrivals import (
     OnOffArrivals,
     PoissonArrivals,
 )
+from llmsched_env.workload.coarse import LengthClass, LengthInterval
 from llmsched_env.workload.from_csv import CsvWorkload, read_requests_csv
 from llmsched_env.workload.gsm8k import Gsm8kSmoothWorkload, Gsm8kWorkload
 from llmsched_env.workload.lengths import LengthLaw
+from llmsched_env.workload.predictor_names import PREDICTORS, predictor
 from llmsched_env.workload.predictors import (
-    PREDICTORS,
     NoisyTruth,
     Population,
     Prediction,
@@ -19,7 +20,6 @@ from llmsched_env.workload.predictors import (
     PromptRegression,
     UnevenTruth,
     estimated_tokens,
-    predictor,
 )
 from llmsched_env.workload.protocol import POOL_SIZES, SPLITS, Workload
 from llmsched_env.workload.quantiles import QuantileLaw, QuantileWorkload
@@ -42,6 +42,8 @@ __all__ = [
     "GammaWorkload",
     "Gsm8kSmoothWorkload",
     "Gsm8kWorkload",
+    "LengthClass",
+    "LengthInterval",
     "LengthLaw",
     "LognormalWorkload",
     "MixtureWorkload",

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
+from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.workload.draws import Stream, raw_words, standard_normal, with_replacement
 from llmsched_env.workload.lengths import check_number
 from llmsched_env.workload.protocol import Workload
 from llmsched_env.workload.requests import MAX_TOKENS, Requests
 
 __all__ = [
-    "PREDICTORS",
     "NoisyTruth",
     "Population",
     "Prediction",
@@ -32,7 +29,7 @@ __all__ = [
     "UnevenTruth",
     "check_sd_weight",
     "estimated_tokens",
-    "predictor",
+    "length_bins",
 ]
 
 TRAINING_REQUESTS = 2**16
@@ -247,45 +244,6 @@ class UnevenTruth:
         )
 
 
-PREDICTORS: MappingProxyType[str, Callable[[], Predictor]] = MappingProxyType(
-    {"population": Population, "prompt": PromptRegression, "noisy": NoisyTruth, "uneven": UnevenTruth}
-)
-"""Name -> what makes the predictor, with its default parameters."""
-
-
-def predictor(source: str | Predictor) -> Predictor:
-    """A predictor by name, or itself.
-
-    ``"noisy:0.8"`` is ``NoisyTruth(0.8)``, and ``"uneven:0.2:0.95"`` is ``UnevenTruth((0.2, 0.95))``.
-
-    Raises:
-        UnknownNameError: no such name.
-        ConfigError: correlations that are no numbers or out of range; an object that is not a predictor, or that cannot
-            be hashed.
-    """
-    if isinstance(source, str):
-        if source in PREDICTORS:
-            return PREDICTORS[source]()
-        kind, _, numbers = source.partition(":")
-        if kind == "noisy" and numbers.count(":") == 0:
-            return NoisyTruth(_correlation(source, numbers))
-        if kind == "uneven":
-            return UnevenTruth(tuple(_correlation(source, number) for number in numbers.split(":")))
-        raise UnknownNameError("predictor", source, [*PREDICTORS, "noisy:R", "uneven:R:R"])
-    if isinstance(source, type) or not isinstance(source, Predictor):
-        raise ConfigError(
-            f"{source!r} is not a predictor: pass a name ({', '.join(PREDICTORS)}, noisy:0.8), or an object with name "
-            "and predict."
-        )
-    try:
-        hash(source)
-    except TypeError:
-        raise ConfigError(
-            f"predictor {source!r} cannot be hashed, but cases are kept by it: make it a frozen dataclass."
-        ) from None
-    return source
-
-
 def estimated_tokens(prediction: Prediction, sd_weight: float = 0.0) -> NDArray[np.int32]:
     """(n,) int32: mean + ``sd_weight`` * sd in whole tokens, in [1, ``MAX_TOKENS``].
 
@@ -322,11 +280,14 @@ class _Training(NamedTuple):
 
 
 class _Bins(NamedTuple):
-    """Bin b holds the prompts in [edges[b - 1], edges[b]): (b - 1,) edges, (b,) means and sds."""
+    """Bin b holds the keys in [edges[b - 1], edges[b]): (b - 1,) edges, (b,) means and sds of lengths; the ends of
+    all keys."""
 
     edges: NDArray[np.int32]
     mean_tokens: Tokens
     sd_tokens: Tokens
+    first: int
+    last: int
 
 
 class _GivenSignal(NamedTuple):
@@ -335,15 +296,6 @@ class _GivenSignal(NamedTuple):
     signals: NDArray[np.float64]
     mean_tokens: Tokens
     sd_tokens: Tokens
-
-
-def _correlation(name: str, number: str) -> float:
-    try:
-        return float(number)
-    except ValueError:
-        raise ConfigError(
-            f"predictor {name!r}: {number!r} is not a number: write a correlation in [0, 1] there, as in 'noisy:0.8'."
-        ) from None
 
 
 def _check_seed(seed: object) -> None:
@@ -405,16 +357,38 @@ def _training(source: _Source) -> _Training:
 @functools.lru_cache(maxsize=64)
 def _by_prompt(source: _Source) -> _Bins:
     training = _training(source)
-    prompt, output = training.prompt_tokens, training.output_tokens.astype(np.float64)
-    n = len(prompt)
-    count = min(MOST_BINS, max(1, n // LEAST_PER_BIN))
-    edges = np.unique(np.sort(prompt)[np.arange(1, count) * n // count])
-    edges = edges[edges > prompt.min()]
-    place = np.searchsorted(edges, prompt, side="right")
+    return _binned(
+        training, training.prompt_tokens, min(MOST_BINS, max(1, len(training.prompt_tokens) // LEAST_PER_BIN))
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _by_length(source: _Source, count: int) -> _Bins:
+    training = _training(source)
+    return _binned(training, training.output_tokens, count)
+
+
+def length_bins(workload: Workload, count: int) -> _Bins:
+    """Training requests by output length, in at most ``count`` classes of about equally many.
+
+    Args:
+        workload: whose training cases are read.
+        count: of classes, at least 1; fewer where many lengths are equal.
+    """
+    return _by_length(_source(workload), count)
+
+
+def _binned(training: _Training, key: NDArray[np.int32], count: int) -> _Bins:
+    """Training requests by a key, in at most ``count`` bins of about equally many; equal keys stay together."""
+    output = training.output_tokens.astype(np.float64)
+    n = len(key)
+    edges = np.unique(np.sort(key)[np.arange(1, count) * n // count])
+    edges = edges[edges > key.min()]
+    place = np.searchsorted(edges, key, side="right")
     size = np.bincount(place)
     mean = np.bincount(place, output) / size
     variance = np.bincount(place, (output - mean[place]) ** 2) / size
-    return _Bins(edges, _told(mean), _told(np.sqrt(variance)))
+    return _Bins(edges, _told(mean), _told(np.sqrt(variance)), int(key.min()), int(key.max()))
 
 
 @functools.lru_cache(maxsize=64)

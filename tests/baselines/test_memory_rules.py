@@ -7,6 +7,7 @@ import pytest
 
 from llmsched_env import make_scenario
 from llmsched_env.baselines.memory_aware import memory_aware, most_clients
+from llmsched_env.baselines.memory_methods import MEMORY_METHODS
 from llmsched_env.baselines.registry import default_names, entry, make_policy
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
@@ -73,3 +74,69 @@ def test_rollout_draws_lengths_that_the_cache_holds():
     tokens = int(build_problem(few, 0).requests[:, :2].sum(axis=1).max())
     tight = few.replace(kv_budget_tokens=-(-tokens // 16) * 16)
     assert play(make_policy("rollout"), tight, 0).done
+
+
+BROUGHT = {"mc_sf": "shortest_first", "svf": "smallest_volume_first", "sorted_f": "sorted_f"}
+
+
+@pytest.mark.parametrize("name", MEMORY_METHODS)
+def test_a_method_brings_order_admission_and_lengths(name):
+    """Whatever the scenario has, also reserved tokens or vLLM's rules, which go with no other admission."""
+    for changes in ({}, {"kv_admission": "reserve", "kv_reserve_tokens": 9}, {"kv_rule": "vllm_v1"}):
+        item = entry(name, SMALL.replace(**changes))
+        assert (item.name, item.kind) == (name, "rule")
+        assert {key: getattr(item.scenario, key) for key in MEMORY_METHODS[name]} == MEMORY_METHODS[name]
+    assert name in default_names(SMALL.replace(workload="serving") if name == "aged_sf" else SMALL)
+    assert name not in default_names(Scenario())
+    with pytest.raises(ConfigError, match=f"'{name}' is a method with .*order='{MEMORY_METHODS[name]['order']}'"):
+        play(item.policy, SMALL, 0)
+    for refuse in (lambda: entry(name, Scenario()), lambda: play(item.policy, Scenario(), 0)):
+        with pytest.raises(ConfigError, match=f"policy '{name}' needs a budget"):
+            refuse()
+
+
+def test_methods_that_know_lengths_say_so_and_never_preempt():
+    for name, order in BROUGHT.items():
+        item = entry(name, SMALL)
+        found = evaluate(item.policy, item.scenario, 2)
+        assert found.clairvoyant
+        assert item.scenario.order == order
+        assert (found.columns["preemptions"] == 0).all()
+
+
+def test_sorted_f_sorts_a_batch():
+    served = SMALL.replace(workload="serving")
+    assert "sorted_f" in default_names(SMALL)
+    assert {"svf", "aged_sf"} == {"svf", "aged_sf", "sorted_f"} & set(default_names(served))
+    item = entry("sorted_f", served)
+    with pytest.raises(ConfigError, match="'sorted_f' where requests come over time: it sorts a batch"):
+        play(item.policy, item.scenario, 0)
+    with pytest.raises(ConfigError, match=r"order = 'sorted_f' with load = 0.5: .*leave load out"):
+        entry("sorted_f", served.replace(load=0.5))
+    with pytest.raises(ConfigError, match=r"order = 'sorted_f' with no KV budget: .*give kv_budget_tokens"):
+        Scenario(order="sorted_f")
+
+
+def test_methods_are_not_paired_with_orders():
+    ordered = SMALL.replace(ttft_s=9.0, tpot_s=0.5, order="fcfs", choose_order=True)
+    names = default_names(ordered)
+    assert {"svf", "threshold@late_last"} <= set(names)
+    assert "svf@late_last" not in names
+    assert entry("svf", ordered).scenario.order == "smallest_volume_first"
+    with pytest.raises(ConfigError, match="'svf' is no rule, or brings its own order"):
+        entry("svf@late_last", ordered)
+
+
+def test_intervals_cost_what_the_paper_says():
+    """In mean latency A_min, which alone preempts, is about as good as MC-SF, A_max worse (2508.14544)."""
+    few = SMALL.replace(workload="gsm8k-smooth", num_requests=400, kv_budget_tokens=9_000)
+    found = {}
+    for name in ("mc_sf", "a_min", "a_max"):
+        item = entry(name, few)
+        found[name] = evaluate(item.policy, item.scenario, 5).columns
+        assert item.scenario.shows_lengths == (name == "mc_sf")
+    latency = {name: columns["mean_latency_s"].mean() for name, columns in found.items()}
+    assert latency["a_min"] == pytest.approx(latency["mc_sf"], rel=0.1)
+    assert latency["a_max"] > 1.1 * latency["mc_sf"]
+    assert found["a_min"]["preemptions"].mean() > 5
+    assert found["a_max"]["preemptions"].sum() == 0

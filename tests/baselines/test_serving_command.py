@@ -138,7 +138,7 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--policies", "beam"], "policy 'beam' minimises the makespan of a batch: leave it out where"),
         ([*SERVING, "--policies", "hybrid"], "policy 'hybrid' minimises the makespan of a batch"),
         ([*SERVING, "--policies", "threshold@latest"], "unknown order 'latest'. Did you mean 'late_last'"),
-        ([*SERVING, "--policies", "lookahead@fcfs"], "'lookahead' is no rule, and brings its own order"),
+        ([*SERVING, "--policies", "lookahead@fcfs"], "'lookahead' is no rule, or brings its own order"),
         ([*SERVING, "--policies", "treshold@fcfs"], "unknown policy 'treshold'. Did you mean 'threshold'"),
         (["--policies", "lookahead"], "policy 'lookahead' needs SLOs: take a scenario with --ttft-s and --tpot-s."),
         (["--queue", "shared", "--policies", "threshold@late_last"], "--order late_last needs SLOs"),

@@ -109,6 +109,7 @@ GROUPS: dict[str, dict[str, tuple[Any, ...]]] = {
         "kv_block_tokens": (1, 16),
         "kv_admission": ("fits", "reserve", "predicted"),
         "kv_watermark": (0.0, 0.2),
+        "kv_victim": ("last", "least_estimate"),
         "kv_swap_gb_per_s": (None, 20.0),
     },
     "vllm": {

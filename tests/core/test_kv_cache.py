@@ -91,6 +91,7 @@ def test_it_equals_the_reference_after_every_iteration(rule, examples):
         if rule == "keep_growth":
             seen["swapped"] += reference.swapped > 0
             seen["admission", cache.admission] += 1
+            seen["preempted, by estimate"] += reference.preemptions > 0 and cache.victim == "least_estimate"
             seen["preempted although", cache.admission] += reference.preemptions > 0
         if rule == "vllm_v0":
             seen["watermark"] += reference.preemptions > 0 and cache.headroom_tokens > 0
@@ -104,7 +105,7 @@ def test_it_equals_the_reference_after_every_iteration(rule, examples):
         check.hypothesis.inner_test(crowded(rule, number), [5, 0, 0] if number % 2 else [1, 0, 0])
     rare = {name: count for name, count in seen.items() if count < 5}
     assert not rare, f"hardly tested: {rare}"
-    assert len(seen) == {"keep_growth": 17, "vllm_v0": 12, "vllm_v1": 10}[rule], sorted(map(str, seen))
+    assert len(seen) == {"keep_growth": 18, "vllm_v0": 12, "vllm_v1": 10}[rule], sorted(map(str, seen))
 
 
 def paper(**changes):
@@ -311,6 +312,12 @@ def test_a_request_that_does_not_fit_is_refused():
         (
             {"kv_budget_tokens": 1000, "kv_rule": "vllm_v0", "kv_admission": "predicted"},
             "kv_admission = 'predicted' with kv_rule = 'vllm_v0': it lets in whoever fits now",
+        ),
+        ({"kv_budget_tokens": 1000, "kv_victim": "first"}, "unknown kv_victim 'first'"),
+        ({"kv_victim": "least_estimate"}, "kv_victim = 'least_estimate' without a budget"),
+        (
+            {"kv_budget_tokens": 1000, "kv_rule": "vllm_v1", "kv_victim": "least_estimate"},
+            "kv_victim = 'least_estimate' with kv_rule = 'vllm_v1': whoever started last gives way",
         ),
         (
             {"kv_budget_tokens": 1000, "kv_rule": "vllm_v0", "kv_swap_gb_per_s": 25.0},

@@ -194,7 +194,8 @@ def same_course(one, other):
 @pytest.mark.parametrize("rule", ["keep_growth", "vllm_v0", "vllm_v1"])
 def test_a_budget_that_is_never_reached_changes_nothing(rule, case, actions):
     mixed = None if rule == "vllm_v0" else case.mixed
-    case = replace(case, queues=None, migration=None, stealing=False, mixed=mixed)
+    order = "fcfs" if case.order == "sorted_f" else case.order  # which is made for a budget
+    case = replace(case, queues=None, migration=None, stealing=False, mixed=mixed, order=order)
     limited = replace(case, kv_cache=KVCache(10**6, 4, rule=rule))
     same_course(play(limited, actions), play(replace(case, kv_cache=None), actions))
 

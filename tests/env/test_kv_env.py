@@ -24,6 +24,7 @@ MEMORY: dict[str, dict[str, Any]] = {
     "vLLM V0": {"kv_rule": "vllm_v0", "kv_watermark": 0.05, "kv_budget_tokens": 3_000},
     "vLLM V1": {"kv_rule": "vllm_v1", "kv_budget_tokens": 3_000, "reward": "latency"},
     "predicted": {"kv_admission": "predicted", "lengths": "known", "order": "shortest_first"},
+    "shortest gives way": {"kv_victim": "least_estimate", "lengths": "known", "kv_budget_tokens": 3_000},
     "another budget, horizon": {"kv_budget_tokens": 1_500, "max_iterations": 400, "kv_watermark": 0.05},
 }
 

@@ -18,7 +18,9 @@ from llmsched_env.config import (
     ASSIGNMENTS,
     DEADLINE_ORDERS,
     JOINT,
+    KEYED_ORDERS,
     KV_RULES,
+    KV_VICTIMS,
     LENGTHS,
     ORDERS,
     QUEUES,
@@ -171,8 +173,9 @@ def test_docs_list_the_fields_of_a_view():
 @pytest.mark.parametrize(
     ("field", "known"),
     [("queue", QUEUES), ("assignment", ASSIGNMENTS), ("lengths", LENGTHS), ("reward", REWARDS), ("split", SPLITS),
-     ("order", (*ORDERS, *DEADLINE_ORDERS, JOINT)), ("steal", STEALS), ("kv_rule", KV_RULES),
-     ("kv_admission", ADMISSIONS)],
+     ("order", (*ORDERS, *KEYED_ORDERS, *DEADLINE_ORDERS, JOINT)), ("steal", STEALS), ("kv_rule", KV_RULES),
+     ("kv_admission", ADMISSIONS),
+     ("kv_victim", KV_VICTIMS)],
 )  # fmt: skip
 def test_a_type_checker_knows_the_names_that_an_argument_takes(field, known):
     kind = get_type_hints(Scenario)[field]

@@ -40,7 +40,7 @@ SOURCES = ["gsm8k", "gsm8k-smooth", "lognormal"]
 
 @pytest.fixture
 def nothing_remembered():
-    caches = (predictors._training, predictors._by_prompt, predictors._by_signal)
+    caches = (predictors._training, predictors._by_prompt, predictors._by_length, predictors._by_signal)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -292,7 +292,11 @@ def test_names():
         ("noisy:1.5", ConfigError, "correlation = 1.5 is out of range: it must lie in [0, 1]"),
         ("noisy:nan", ConfigError, "correlation = nan is out of range"),
         ("uneven:0.5:-1", ConfigError, "correlation = -1.0 is out of range"),
-        (3, ConfigError, "3 is not a predictor: pass a name (population, prompt, noisy, uneven, noisy:0.8)"),
+        (
+            3,
+            ConfigError,
+            "3 is not a predictor: pass a name (population, prompt, noisy, uneven, class, interval, noisy:0.8)",
+        ),
         (NoisyTruth, ConfigError, "is not a predictor"),
     ],
 )

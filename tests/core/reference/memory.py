@@ -156,8 +156,16 @@ class Memory(Durations):
         self.running[client] = None
         self.preempted[held.request] = held.emitted
 
+    def expected_output(self, client: int) -> int:
+        """Of the request that it runs: the estimate, or what has been emitted, where that is more."""
+        held = self.running[client]
+        return max(held.emitted, self.case.estimates[held.request])
+
     def settle_memory(self) -> None:
-        """Preempt who started last until the next decode has room; under vLLM's rules the decode does that."""
+        """Preempt until the next decode has room, who started last or who is expected to be shortest.
+
+        Under vLLM's rules the decode does that.
+        """
         cache = self.case.kv_cache
         if cache is None:
             return
@@ -170,8 +178,11 @@ class Memory(Durations):
             if self.reading is not None:
                 self.preempt(self.reading.client)
                 continue
-            held = self.running[self.starts[-1]]
-            self.preempt(self.starts[-1])
+            client = self.starts[-1]
+            if cache.victim == "least_estimate":
+                client = min(reversed(self.starts), key=self.expected_output)
+            held = self.running[client]
+            self.preempt(client)
             if cache.swap_token_ns:
                 self.swapped += self.context(held.request, held.emitted)
                 self.swap_out_ns += self.context(held.request, held.emitted) * cache.swap_token_ns

@@ -35,8 +35,7 @@ class SharedQueue(Memory):
     def line(self, order: str) -> list[int]:
         """Preempted requests in queue order, then the others in theirs."""
         own = self.case.order if not self.case.ttft_ns else "fcfs"
-        sign = -1 if "longest" in own else 1 if "shortest" in own else 0
-        first = sorted(self.preempted, key=lambda i: (sign * self.case.estimates[i], i))
+        first = sorted(self.preempted, key=lambda i: (self.key(own, i), i))
         return first + self.own(0, self.waiting, order)
 
     @staticmethod

@@ -121,13 +121,41 @@ class State:
     def own(self, client: int, waiting: Iterable[int], order: str = "") -> list[int]:
         """What waits in a client's queue, in the order in which it is to be taken; by default that of action 1."""
         case, order = self.case, order or self.first_order
-        sign = -1 if "longest" in order else 1 if "shortest" in order else 0
         mine = sorted(i for i in waiting if case.queues is None or case.queues[i] == client)
-        if sign:
-            mine.sort(key=lambda i: sign * case.estimates[i])  # those before the same stay in their order
+        mine.sort(key=lambda i: self.key(order, i))  # those before the same stay in their order
         if "late_last" in order:
             mine.sort(key=self.late)
         return mine
+
+    def key(self, order: str, request: int) -> float:
+        """What an order sorts by, smallest first; the same for all where it is by release."""
+        prompt, output = self.case.prompts[request], self.case.estimates[request]
+        if order == "sorted_f":
+            return self.sorted_f.index(request)
+        if "volume" in order:  # what it holds at each of its tokens
+            return sum(prompt + token for token in range(1, output + 1))
+        if "aged" in order:
+            return output + self.case.aging_tokens_per_s * (self.case.releases_ns[request] / 1e9)
+        return -output if "longest" in order else output if "shortest" in order else 0
+
+    @cached_property
+    def sorted_f(self) -> list[int]:
+        """All requests, batch by batch: each the one of least sum / number^2 that some weights find."""
+        outputs, budget = self.case.estimates, self.case.kv_cache.budget_tokens
+        sizes = [min(budget, prompt + output) for prompt, output in zip(self.case.prompts, outputs, strict=True)]
+        weights = [(1, 0), *((2**j, 1) for j in range(10, 0, -1)), *((1, 2**j) for j in range(11)), (0, 1)]
+        left, line = set(range(len(outputs))), []
+        while left:
+            batches = []
+            for a, b in weights:
+                ranked = sorted(left, key=lambda i, a=a, b=b: (a * outputs[i] + b * sizes[i], i))
+                batches += [
+                    ranked[:k] for k in range(1, len(ranked) + 1) if sum(sizes[i] for i in ranked[:k]) <= budget
+                ]
+            batch = min(batches, key=lambda some: sum(outputs[i] for i in some) / len(some) ** 2)
+            line += sorted(batch, key=lambda i: (outputs[i], i))
+            left -= set(batch)
+        return line
 
     @property
     def first_order(self) -> str:
