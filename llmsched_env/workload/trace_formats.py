@@ -172,7 +172,7 @@ def _detect_json(path: Path, start: str) -> TraceFormat:
         return best
     if known & set(SUMMARY_KEYS):
         return "vllm"  # without its requests, which its reader explains
-    if not known or any(means(SAME[key], name) for name in keys for key in RECORD_KEYS):
+    if not known or any(means(SAME[key], name) for name in keys for key in RECORD_KEYS[1:]):
         return "mooncake"  # by another name, likewise
     shown = ", ".join(map(repr, keys[:10]))
     raise FileFormatError(path, f"has the keys {shown}: no known format. {_nearest(JSON_KEYS, keys)}", line=1)

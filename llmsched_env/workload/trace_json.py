@@ -145,13 +145,16 @@ def _prefix_blocks(blocks: list[Any], tokens: int | None) -> tuple[PrefixBlocks 
     given = [hashes for hashes in blocks if hashes is not None]
     if not given:
         return None, []
-    ids: list[int] = [block for hashes in given if isinstance(hashes, list) for block in hashes]
     sound = len(given) == len(blocks) and all(isinstance(hashes, list) for hashes in given)
-    if not sound or not set(map(type, ids)) <= {int} or (ids and not -(2**63) <= min(ids) <= max(ids) < 2**63):
+    try:
+        ids = np.array([*itertools.chain.from_iterable(given)] if sound else [None])  # integers only where all are
+    except ValueError:  # lists among them
+        ids = np.array([None])
+    if ids.dtype != np.int64 and ids.size:
         return None, ["hash_ids are not a list of whole numbers in every row, and are left out."]
     starts = np.cumsum([0, *map(len, blocks)], dtype=np.int64)
     doubt = [] if tokens else ["how many tokens one of the hash_ids stands for does not follow from their number."]
-    return PrefixBlocks(np.array(ids, np.int64), starts, tokens), doubt
+    return PrefixBlocks(ids.astype(np.int64), starts, tokens), doubt
 
 
 def _sessions(chats: list[tuple[Any, Any]]) -> Column:
@@ -215,11 +218,12 @@ def read_result(path: Path, skip_failed: bool) -> Trace:
 def _start_times(path: Path, values: list[Any], duration: Any) -> Column:
     """(n,) ns, unsorted. What the file says of its duration, in seconds, must not be shorter."""
     key, meaning = RESULT_KEYS[0], "seconds of any clock"
-    for i, value in enumerate(values):
-        json_number(path, None, key, value, 0, MAX_CLOCK_S, meaning, f"entry {i}: ")
+    if not set(map(type, values)) <= {int, float} or not all(0 <= value <= MAX_CLOCK_S for value in values):
+        for i, value in enumerate(values):
+            json_number(path, None, key, value, 0, MAX_CLOCK_S, meaning, f"entry {i}: ")
     times = np.array([round(value * 10**9) for value in values], np.int64)
     span_s = int(times.max() - times.min()) / 1e9
-    known = isinstance(duration, int | float) and not isinstance(duration, bool) and np.isfinite(duration)
+    known = type(duration) in (int, float) and 0 <= duration <= MAX_CLOCK_S
     if known and span_s > 1.5 * duration + 1:
         raise FileFormatError(
             path,

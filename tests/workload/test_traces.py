@@ -129,10 +129,10 @@ DAY = "2023-11-16 18:17:0"
         (jsonl((5, 0, 5)), 1, "input_length", "0 is out of range: write a whole number of tokens, in [1, 16777216]"),
         (jsonl((5, 3, 0)), 1, "output_length", "0 output tokens"),
         (jsonl((5, 3, -2)), 1, "output_length", "-2 is out of range"),
-        ('{"timestamp": 1e999999999999999999999}\n', 1, None, "is not JSON"),
+        ('{"input_length": 1e999999999999999999999}\n', 1, None, "is not JSON"),
         ("{" * 100_000 + "\n", 1, None, "is not JSON"),
         (AZURE.encode() + b"\xff\n", 2, None, "byte 0xff is not UTF-8"),
-        (b'{"timestamp": "\xff"}\n', 1, None, "byte 0xff is not UTF-8: save the file as JSONL UTF-8"),
+        (b'{"input_length": "\xff"}\n', 1, None, "byte 0xff is not UTF-8: save the file as JSONL UTF-8"),
     ],
 )  # fmt: skip
 def test_errors_name_line_column_and_remedy(tmp_path, text, line, column, words):
