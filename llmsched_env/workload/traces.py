@@ -162,8 +162,9 @@ class TraceWorkload:
     def _check_fits(self, split: str, available: int, count: int) -> None:
         if available < count:
             low, high = STRETCHES[split]
+            whole = "time" if self._trace().has_times else "rows"
             raise WorkloadError(
-                f"{self.path} is too short: its {split} stretch ({low} to {high} % of the time) has {available} "
+                f"{self.path} is too short: its {split} stretch ({low} to {high} % of the {whole}) has {available} "
                 f"requests and a case takes {count}. Pass num_requests of at most {available}, or a longer recording."
             )
 

@@ -23,7 +23,16 @@ from llmsched_env.errors import (
     WorkloadError,
 )
 from llmsched_env.units import ApproximationWarning, UnitWarning
-from llmsched_env.workload import SPLITS, CsvWorkload, TraceWorkload, read_trace, trace_json, workload
+from llmsched_env.workload import (
+    SPLITS,
+    CsvWorkload,
+    PoissonArrivals,
+    ServingWorkload,
+    TraceWorkload,
+    read_trace,
+    trace_json,
+    workload,
+)
 from llmsched_env.workload.json_text import first_keys
 from llmsched_env.workload.trace_formats import FORMATS, detect_format
 
@@ -172,6 +181,11 @@ def test_files_without_times_are_cut_by_rows(tmp_path):
     assert [item.stretch(split) for split in SPLITS] == [(0, 6), (6, 8), (8, 11)]  # rows 0 to 10: cuts at 6 and 8
     case = item.requests("train", 1)
     assert (case.prompt_tokens.tolist(), case.release_ns.tolist()) == ([3, 4], [0, 0])
+    with pytest.raises(WorkloadError, match=r"its test stretch \(80 to 100 % of the rows\) has 3 requests"):
+        item.requests("test", 0, num_requests=4)
+    served = ServingWorkload("chat", lengths=item, arrivals=PoissonArrivals(), num_requests=3).requests("test", 0)
+    assert sorted(served.prompt_tokens.tolist()) == [9, 10, 11]
+    assert served.release_ns[-1] > 0
 
 
 @pytest.mark.parametrize(
@@ -183,6 +197,7 @@ def test_files_without_times_are_cut_by_rows(tmp_path):
         ('{"chat_id": 1, "timestamp": 2}\n', "column 'input_length': is missing: the object has 'chat_id', 'ti"),
         ('{"messages": []}\n', r"has the keys 'messages': no known format\. It has no column or key of"),
         ('[{"prompt": "x"}]', r"is one JSON array: write one object a line .* Nearest: vllm-custom \(has prompt; "),
+        ('[{"prompt": "x", "timestamp": 1, "input_length": 2}]', r"Nearest: mooncake \(.*\); qwen \(.*\); vllm-c"),
         ('{"prompt": "x"}\n', r"column 'output_tokens': is missing: .* --custom-output-len there\. Write"),
         ("arrived_at,num_prefill_tokens\n1,2\n", "'num_decode_tokens': is missing: the header has"),
         ("arrived_at,num_prefill_tokens,decode_tokens\n1,2,3\n", "there is 'decode_tokens'. Did you mean that"),
