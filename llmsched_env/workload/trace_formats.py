@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError, WorkloadError
+from llmsched_env.workload.csv_table import other_separator
 from llmsched_env.workload.headers import means
 from llmsched_env.workload.json_text import first_keys
 from llmsched_env.workload.text_file import read_start
@@ -150,6 +151,9 @@ def detect_format(path: Path) -> TraceFormat:
         return best
     if any(means(name, cell) for name in CSV_COLUMNS["csv"][1:] for cell in cells):
         return "csv"  # by another name, which its reader explains
+    separated = other_separator(cells)
+    if separated is not None:
+        raise FileFormatError(path, separated, line=1)
     shown = start.splitlines()[0][:80]
     raise FileFormatError(
         path, f"begins with {shown!r}, which is no known format. {_nearest(CSV_COLUMNS, cells)}", line=1

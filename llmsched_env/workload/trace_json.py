@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.errors import FileFormatError
+from llmsched_env.units import ApproximationWarning
 from llmsched_env.workload.csv_table import EXACT
 from llmsched_env.workload.headers import means
 from llmsched_env.workload.json_text import json_lines, json_number, json_tokens, json_whole, token_list
@@ -43,6 +45,8 @@ SAME: Mapping[str, str] = MappingProxyType(
 RECORD = '{"timestamp": 27482, "input_length": 6955, "output_length": 52}, one object a line.'
 
 RESULT_KEYS = ("start_times", "input_lens", "output_lens")
+QUEUE_KEY = "queue_times"
+"""Seconds that each request waited in the client for its turn (``--max-concurrency``), in results of newer versions."""
 
 NO_OUTPUT = (
     "0 output tokens: remove the row, or read the file with skip_failed=True ('trace:FILE?skip_failed=yes'), which "
@@ -172,11 +176,15 @@ def _sessions(chats: list[tuple[Any, Any]]) -> Column:
 def read_result(path: Path, skip_failed: bool) -> Trace:
     """A result of ``vllm bench serve --save-result --save-detailed``, or of SGLang's with the same keys.
 
-    ``start_times`` are seconds of the client's clock, in the order in which requests were sent; ``input_lens`` and
-    ``output_lens`` belong to them. A request that failed has 0 output tokens.
+    ``start_times`` are when requests were sent, in seconds of the client's clock; ``input_lens`` and ``output_lens``
+    belong to them. A request arrives when it is sent, less what the client held it back (:data:`QUEUE_KEY`). One that
+    failed has 0 output tokens.
 
     Raises:
         PathError, FileFormatError: as :func:`~llmsched_env.workload.read_trace`.
+
+    Warns:
+        ApproximationWarning: the client held requests back, and the file does not say for how long.
     """
     text = read_text(path, "JSON")
     objects = [line for line in text.split("\n") if line.startswith("{")]
@@ -189,9 +197,9 @@ def read_result(path: Path, skip_failed: bool) -> Trace:
         raise FileFormatError(path, "is not one JSON object: give the file that --save-result wrote.")
     time_key, prompt_key, output_key = RESULT_KEYS
     columns: dict[str, list[Any]] = {}
-    for key in RESULT_KEYS:
+    for key in (*RESULT_KEYS, QUEUE_KEY):
         values = result.get(key)
-        if values is None and key != time_key:
+        if values is None and key in (prompt_key, output_key):
             problem = "is missing: only a result with every request has it. Run the benchmark with --save-detailed."
             raise FileFormatError(path, problem, column=key)
         if values is not None and not (isinstance(values, list) and values):
@@ -210,19 +218,17 @@ def read_result(path: Path, skip_failed: bool) -> Trace:
     if time_key not in columns:
         note = "the file has no start_times (older benchmarks write none): all requests arrive at 0."
         return Trace("vllm", np.zeros(count, np.int64), prompt, output, has_times=False, notes=(note,))
-    times = _start_times(path, columns[time_key], result.get("duration"))
+    times, note = _arrivals(path, columns, result)
     order = np.argsort(times, kind="stable")
-    return Trace("vllm", times[order], prompt[order], output[order], notes=("start_times are seconds.",))
+    return Trace("vllm", times[order], prompt[order], output[order], notes=(note,))
 
 
-def _start_times(path: Path, values: list[Any], duration: Any) -> Column:
-    """(n,) ns, unsorted. What the file says of its duration, in seconds, must not be shorter."""
-    key, meaning = RESULT_KEYS[0], "seconds of any clock"
-    if not set(map(type, values)) <= {int, float} or not all(0 <= value <= MAX_CLOCK_S for value in values):
-        for i, value in enumerate(values):
-            json_number(path, None, key, value, 0, MAX_CLOCK_S, meaning, f"entry {i}: ")
-    times = np.array([round(value * 10**9) for value in values], np.int64)
-    span_s = int(times.max() - times.min()) / 1e9
+def _arrivals(path: Path, columns: Mapping[str, list[Any]], result: Mapping[str, Any]) -> tuple[Column, str]:
+    """(n,) ns, unsorted, and how they are known. What the file says of its duration must not be shorter."""
+    key = RESULT_KEYS[0]
+    sent = _ns_list(path, key, columns[key])
+    span_s = int(sent.max() - sent.min()) / 1e9
+    duration: Any = result.get("duration")
     known = type(duration) in (int, float) and 0 <= duration <= MAX_CLOCK_S
     if known and span_s > 1.5 * duration + 1:
         raise FileFormatError(
@@ -231,4 +237,23 @@ def _start_times(path: Path, values: list[Any], duration: Any) -> Column:
             f"(milliseconds divided by 1000).",
             column=key,
         )
-    return times
+    most = result.get("max_concurrency")
+    if QUEUE_KEY in columns:
+        return sent - _ns_list(path, QUEUE_KEY, columns[QUEUE_KEY]), f"arrivals are {key} less {QUEUE_KEY}, in seconds."
+    if most is None:
+        return sent, f"{key} are seconds."
+    note = f"{key} are when requests were sent: max_concurrency = {str(most)[:20]} held some back after they arrived."
+    warnings.warn(f"{path}: {note} Run the benchmark without it for arrivals.", ApproximationWarning, stacklevel=2)
+    return sent, note
+
+
+def _ns_list(path: Path, key: str, values: list[Any]) -> Column:
+    """(n,) ns from a list of seconds.
+
+    Raises:
+        FileFormatError: an entry that is none, by its place in the list, from 0.
+    """
+    if not set(map(type, values)) <= {int, float} or not all(0 <= value <= MAX_CLOCK_S for value in values):
+        for i, value in enumerate(values):
+            json_number(path, None, key, value, 0, MAX_CLOCK_S, "seconds of any clock", f"entry {i}: ")
+    return np.array([round(value * 10**9) for value in values], np.int64)

@@ -37,9 +37,8 @@ class TraceWorkload:
     last 20 %; what comes at a cut belongs to the later stretch. A case is a *window*: consecutive requests of its
     split's stretch, times counted from its first request. With m requests in the stretch and w in a window, cases 0 to
     floor(m / w) - 1 are the windows that follow one another from the beginning of the stretch, with no request in two
-    of them: the default pool. A file without times is cut by its rows instead, and all requests of a case arrive at 0.
-    Higher numbers are windows that begin anywhere in it, by chance. Another ``num_requests``
-    is another w.
+    of them: the default pool. Higher numbers are windows that begin anywhere in it, by chance. Another ``num_requests``
+    is another w. A file without times is cut by its rows instead, and all requests of a case arrive at 0.
 
     ``mean_output_tokens`` is the mean of the train stretch, in every split. The file is read at the first use, and
     again when its size or time of modification has changed.
@@ -102,7 +101,7 @@ class TraceWorkload:
     @property
     def skipped(self) -> int:
         """Rows of the file that were left out because they have no output; the file is read for this."""
-        return self._trace().skipped
+        return self.trace().skipped
 
     def pool_size(self, split: str) -> int | None:
         """Windows of natural size that fit the split's stretch without overlap, at least 1; the file is read for this.
@@ -125,7 +124,7 @@ class TraceWorkload:
             WorkloadError: the recording has no length in time.
         """
         split = check_split(split)
-        trace = self._trace()
+        trace = self.trace()
         release = trace.release_ns if trace.has_times else np.arange(len(trace))
         start, span = int(release[0]), int(release[-1]) - int(release[0])
         if span == 0:
@@ -153,22 +152,28 @@ class TraceWorkload:
         else:
             word = raw_words(FAMILY, split, number, Stream.WINDOW, 1)
             first += int(with_replacement(word, end - first - count + 1)[0])
-        return self._trace().requests(first, first + count, mean_output_tokens=self._mean_output_tokens())
+        return self.trace().requests(first, first + count, mean_output_tokens=self._mean_output_tokens())
 
     def _mean_output_tokens(self) -> float:
         first, end = self.stretch("train")
-        return population_mean(int(self._trace().output_tokens[first:end].sum()) / (end - first))
+        return population_mean(int(self.trace().output_tokens[first:end].sum()) / (end - first))
 
     def _check_fits(self, split: str, available: int, count: int) -> None:
         if available < count:
             low, high = STRETCHES[split]
-            whole = "time" if self._trace().has_times else "rows"
+            whole = "time" if self.trace().has_times else "rows"
             raise WorkloadError(
                 f"{self.path} is too short: its {split} stretch ({low} to {high} % of the {whole}) has {available} "
                 f"requests and a case takes {count}. Pass num_requests of at most {available}, or a longer recording."
             )
 
-    def _trace(self) -> Trace:
+    def trace(self) -> Trace:
+        """The whole recording, with what was assumed in it; the file is read for this.
+
+        Raises:
+            PathError, FileFormatError, WorkloadError, ConfigError, MissingExtraError: as
+                :func:`~llmsched_env.workload.read_trace`.
+        """
         options = self.format, self.skip_failed, self.unit, self.tokenizer
         return _read_once(self.path.absolute(), *self.version, self.path, *options)
 

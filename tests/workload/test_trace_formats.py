@@ -175,6 +175,23 @@ def test_a_result_is_sorted_and_its_failed_requests_are_counted(tmp_path):
         read_trace(path, skip_failed=False)
 
 
+def test_a_client_that_holds_requests_back(tmp_path):
+    """Sent at 0 and 3 s, the second one 2.5 s after it came: so it arrived at 0.5 s."""
+    limited = {**RESULT, "max_concurrency": 1, "start_times": [100.0, 103.0]}
+    trace = read_trace(write(tmp_path, json.dumps({**limited, "queue_times": [0.0, 2.5]})))
+    assert trace.arrival_s.tolist() == [0, 0.5]
+    assert trace.notes == ("arrivals are start_times less queue_times, in seconds.",)
+    with pytest.warns(
+        ApproximationWarning, match=r"max_concurrency = 1 held some back .* Run the benchmark without it"
+    ):
+        trace = read_trace(write(tmp_path, json.dumps(limited)))
+    assert trace.arrival_s.tolist() == [0, 3]
+    for queue, words in (([0], "'queue_times': has 1 entries but input_lens has 2"), ([0, "x"], "entry 1: 'x' is not"),
+                         ([0, -1], "entry 1: -1 is out of range")):  # fmt: skip
+        with pytest.raises(FileFormatError, match=words):
+            read_trace(write(tmp_path, json.dumps({**limited, "queue_times": queue})))
+
+
 def test_files_without_times_are_cut_by_rows(tmp_path):
     path = write(tmp_path, "num_prefill_tokens,num_decode_tokens\n" + "".join(f"{i},5\n" for i in range(1, 12)))
     item = TraceWorkload(path, num_requests=2)
@@ -230,6 +247,7 @@ def test_files_without_times_are_cut_by_rows(tmp_path):
         (FILES["vidur"] + "1700000000289,1,1,1\n", r"line 4, column 'arrived_at': .*milliseconds divided by 1000"),
         (FILES["servegen"] + "2,1.5,1,0\n", r"'output_tokens': 0 output tokens: .*'trace:FILE\?skip_failed=yes'"),
         (FILES["servegen"] + "2,1.5\n", "line 4: has 2 cells but the header names 4 columns"),
+        (FILES["vidur"].replace(",", ";"), r"line 1: the header is separated by semicolons\. Separate cells by commas"),
         ("", "line 1: is empty: start it with a header"),
         (" \n\n", "line 1: is empty"),
     ],
@@ -324,6 +342,7 @@ def test_an_estimate_is_said(tmp_path):
 def test_options_of_a_source(tmp_path):
     path = write(tmp_path, FILES["servegen"] + "2,1.5,1,0\n")
     assert workload(f"trace:{path}?skip_failed=yes").skipped == 1
+    assert workload(f"trace:{path}?skip_failed=yes").trace().format == "servegen"
     assert workload(f"{path}?skip_failed=no".replace("txt", "csv")).skip_failed is False
     assert workload(f"mooncake:{path}?unit=s&skip_failed=yes") == TraceWorkload(path, "mooncake", 2000, True, "s")
     with pytest.raises(UnknownNameError, match=r"unknown option of a trace 'units'\. Did you mean 'unit'"):

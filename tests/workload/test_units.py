@@ -81,7 +81,7 @@ MOONCAKE = [300 * i for i in range(101)]
 
 def span_s(path: Path | str, **more: str) -> float:
     source = workload(path) if isinstance(path, str) else TraceWorkload(path, **more)
-    return int(source._trace().release_ns[-1]) / 1e9
+    return int(source.trace().release_ns[-1]) / 1e9
 
 
 def test_qwen_bailians_timestamps_are_seconds(tmp_path):
