@@ -8,11 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["DOUBTED", "Doubt", "UnitWarning", "doubt", "percent_hint", "warn_of_milliseconds"]
+__all__ = ["DOUBTED", "ApproximationWarning", "Doubt", "UnitWarning", "doubt", "percent_hint", "warn_of_milliseconds"]
 
 
 class UnitWarning(UserWarning):
     """A number that is taken as it is written, and that looks as if another unit was meant."""
+
+
+class ApproximationWarning(UserWarning):
+    """A number that the input does not have, and that is estimated from what it has."""
 
 
 class Doubt(NamedTuple):

@@ -27,6 +27,8 @@ from llmsched_env.workload.registry import WORKLOADS, workload
 from llmsched_env.workload.requests import MAX_TOKENS, Requests
 from llmsched_env.workload.serving import ServingWorkload
 from llmsched_env.workload.synthetic import GammaWorkload, LognormalWorkload, MixtureWorkload
+from llmsched_env.workload.trace import PrefixBlocks, Trace
+from llmsched_env.workload.trace_formats import read_trace
 from llmsched_env.workload.traces import TraceWorkload
 
 __all__ = [
@@ -53,16 +55,19 @@ __all__ = [
     "Population",
     "Prediction",
     "Predictor",
+    "PrefixBlocks",
     "PromptRegression",
     "QuantileLaw",
     "QuantileWorkload",
     "Requests",
     "ServingWorkload",
+    "Trace",
     "TraceWorkload",
     "UnevenTruth",
     "Workload",
     "estimated_tokens",
     "predictor",
     "read_requests_csv",
+    "read_trace",
     "workload",
 ]

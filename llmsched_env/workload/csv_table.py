@@ -15,7 +15,7 @@ from llmsched_env.errors import FileFormatError
 from llmsched_env.workload.headers import guesses, others, remedy, values
 from llmsched_env.workload.text_file import read_text
 
-__all__ = ["Cell", "CsvTable", "read_table"]
+__all__ = ["Cell", "CsvTable", "other_separator", "read_table"]
 
 EXACT = Context(prec=60, traps=[InvalidOperation, Overflow])
 """Decimal arithmetic that no user's context changes; rounds half to even."""
@@ -195,10 +195,18 @@ def _samples(records: Iterator[list[str]], header: Sequence[str]) -> Iterator[tu
     yield from seen.items()
 
 
-def _missing(header: tuple[str, ...], name: str, guessed: dict[str, str], wanted: str, dates: Collection[str]) -> str:
+def other_separator(header: Sequence[str]) -> str | None:
+    """What is said of a header whose cells are not separated by commas; ``None`` where they are, or it has one cell."""
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and separator in header[0]:
-            return f"is missing: the header is separated by {called}. Separate cells by commas."
+            return f"the header is separated by {called}. Separate cells by commas."
+    return None
+
+
+def _missing(header: tuple[str, ...], name: str, guessed: dict[str, str], wanted: str, dates: Collection[str]) -> str:
+    problem = other_separator(header)
+    if problem is not None:
+        return f"is missing: {problem}"
     if name in guessed:
         close = guessed[name]
         return (

@@ -50,11 +50,14 @@ GAP_WORD = re.compile(r"inter\w*|deltas?|gaps?")
 """Words of a name that make it the time since the request before."""
 
 ROLES: Mapping[str, str] = {
-    **dict.fromkeys(("TIMESTAMP", "Timestamp"), "arrival_s"),
-    **dict.fromkeys(("ContextTokens", "Request tokens"), "prompt_tokens"),
-    **dict.fromkeys(("GeneratedTokens", "Response tokens"), "output_tokens"),
+    **dict.fromkeys(("TIMESTAMP", "Timestamp", "arrived_at", "timestamp"), "arrival_s"),
+    **dict.fromkeys(("ContextTokens", "Request tokens", "num_prefill_tokens", "input_tokens"), "prompt_tokens"),
+    **dict.fromkeys(("GeneratedTokens", "Response tokens", "num_decode_tokens"), "output_tokens"),
 }
-"""Column of Azure's and BurstGPT's traces -> the one of ours that holds the same."""
+"""Column of a published trace -> the one of ours that holds the same."""
+
+IN_SECONDS = ("arrival_s", "Timestamp", "arrived_at", "timestamp")
+"""Columns of times that are read as seconds, whether or not their name says so."""
 
 Values = Literal["numbers", "dates", "text"]
 MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
@@ -143,16 +146,16 @@ def guesses(
         if close:
             guessed[name] = close[0]
             strange.remove(close[0])
-    if "arrival_s" in missing and "arrival_s" not in guessed:
-        times = [name for name in strange if name not in text and named_like_a_time(name)]
+    for name in (name for name in missing if name in IN_SECONDS and name not in guessed):
+        times = [one for one in strange if one not in text and named_like_a_time(one)]
         if times:
-            guessed["arrival_s"] = times[0]
+            guessed[name] = times[0]
     return guessed
 
 
 def _change(known: str, name: str, called: str, dates: Collection[str]) -> str:
     """What to do with the column ``name``, called so in the sentence, that should be ``known``."""
-    wanted, given = _unit(known)[1], _unit(name)[1]
+    wanted, given = "s" if known in IN_SECONDS else _unit(known)[1], _unit(name)[1]
     if wanted is not None and any(map(GAP_WORD.fullmatch, re.findall(r"[a-z0-9]+", _unit(name)[0]))):
         return f"add {called} up, in seconds, and call that {known!r} (pandas: table[{name!r}].cumsum())"
     if name in dates:

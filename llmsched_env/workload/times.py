@@ -22,12 +22,14 @@ from llmsched_env.units import warn_of_milliseconds
 __all__ = [
     "FACTORS",
     "MAX_CLOCK_S",
+    "MOONCAKE_BLOCK_TOKENS",
+    "QWEN_BLOCK_TOKENS",
     "QWEN_KEY",
     "UNITS",
     "TimeUnit",
     "check_gaps",
+    "has_blocks",
     "json_unit",
-    "mooncake_blocks",
     "since_first",
 ]
 
@@ -57,7 +59,10 @@ QWEN_KEY = "chat_id"
 """A key that Qwen-Bailian's traces have beside Mooncake's; their timestamps are seconds."""
 
 MOONCAKE_BLOCK_TOKENS = 512
-"""Prompt tokens that each of the ``hash_ids`` of a record stands for in Mooncake's traces; 16 in Qwen-Bailian's."""
+"""Prompt tokens that each of the ``hash_ids`` of a record stands for in Mooncake's traces."""
+
+QWEN_BLOCK_TOKENS = 16
+"""The same in Qwen-Bailian's."""
 
 FACTORS: Mapping[TimeUnit, int] = MappingProxyType({"s": 10**9, "ms": 10**6})
 
@@ -77,9 +82,9 @@ def since_first(path: Path, times_ns: Times) -> Times:
     return counted
 
 
-def mooncake_blocks(hash_ids: object, prompt_tokens: int) -> bool:
-    """Whether a record has one hash for each of Mooncake's blocks of its prompt, the last one rounded up."""
-    return isinstance(hash_ids, list) and len(hash_ids) == -(-prompt_tokens // MOONCAKE_BLOCK_TOKENS)
+def has_blocks(hash_ids: object, prompt_tokens: int, block_tokens: int) -> bool:
+    """Whether a record has one hash for each block of its prompt, the last one rounded up."""
+    return isinstance(hash_ids, list) and len(hash_ids) == -(-prompt_tokens // block_tokens)
 
 
 def json_unit(path: Path, span: float, count: int, *, qwen: bool, mooncake: bool) -> TimeUnit:
@@ -90,7 +95,7 @@ def json_unit(path: Path, span: float, count: int, *, qwen: bool, mooncake: bool
         span: from the first timestamp to the last, in their unit.
         count: timestamps.
         qwen: whether the records have :data:`QWEN_KEY`.
-        mooncake: whether all records have :func:`mooncake_blocks`.
+        mooncake: whether all records have one hash for each of Mooncake's blocks.
 
     Raises:
         FileFormatError: it can be either.

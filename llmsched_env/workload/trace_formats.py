@@ -1,339 +1,218 @@
-"""Readers of recorded traces in their published formats: whole columns, every complaint with its line and column."""
+"""Formats of recorded traces: which one a file is in, by its names of columns or keys, and reading it."""
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation, Overflow
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmsched_env.errors import ConfigError, FileFormatError, UnknownNameError, WorkloadError
-from llmsched_env.workload import from_csv
-from llmsched_env.workload.csv_table import EXACT, Cell, CsvTable, read_table
+from llmsched_env.workload.csv_table import other_separator
 from llmsched_env.workload.headers import means
-from llmsched_env.workload.requests import MAX_TOKENS
-from llmsched_env.workload.text_file import read_start, read_text
-from llmsched_env.workload.times import (
-    FACTORS,
-    MAX_CLOCK_S,
-    QWEN_KEY,
-    TimeUnit,
-    check_gaps,
-    json_unit,
-    mooncake_blocks,
-    since_first,
-)
+from llmsched_env.workload.json_text import first_keys
+from llmsched_env.workload.text_file import read_start
+from llmsched_env.workload.times import UNITS, TimeUnit, since_first
+from llmsched_env.workload.trace import Trace
+from llmsched_env.workload.trace_csv import CSV_COLUMNS, MAY_LACK_TIMES, read_own, read_published
+from llmsched_env.workload.trace_json import RECORD_KEYS, RESULT_KEYS, SAME, read_records, read_result
+from llmsched_env.workload.trace_text import CUSTOM_KEYS, SHAREGPT_KEYS, read_custom, read_sharegpt
 
-__all__ = ["FORMATS", "Trace", "TraceFormat", "detect_format", "read_trace"]
+__all__ = ["COLUMNS", "FORMATS", "TraceFormat", "detect_format", "read_trace"]
 
-TraceFormat = Literal["azure", "burstgpt", "mooncake", "csv"]
+TraceFormat = Literal[
+    "azure", "burstgpt", "csv", "vidur", "servegen", "mooncake", "qwen", "vllm", "vllm-custom", "sharegpt"
+]
 FORMATS: tuple[TraceFormat, ...] = get_args(TraceFormat)
 
-COLUMNS: dict[str, tuple[str, str, str]] = {
-    "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-    "burstgpt": ("Timestamp", "Request tokens", "Response tokens"),
-    "csv": ("arrival_s", "prompt_tokens", "output_tokens"),
-    "mooncake": ("timestamp", "input_length", "output_length"),
-}
-"""Format -> names of the columns (keys, for Mooncake) that hold time, prompt and output."""
+JSON_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "mooncake": RECORD_KEYS,
+        "qwen": ("chat_id", *RECORD_KEYS),
+        "vllm": RESULT_KEYS,
+        "vllm-custom": CUSTOM_KEYS,
+        "sharegpt": SHAREGPT_KEYS,
+    }
+)
 
-SAME = {"timestamp": "arrival_s", "input_length": "prompt_tokens", "output_length": "output_tokens"}
-"""Mooncake's key -> this project's name for the same."""
+COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType({**CSV_COLUMNS, **JSON_KEYS})
+"""Format -> names of the columns (keys, for JSON) that it is known by and that are read."""
+
+SUMMARY_KEYS = ("total_input_tokens", "request_throughput", "num_prompts", "mean_ttft_ms")
+"""Keys of a result of vLLM's benchmark, also of one without requests."""
+
+OPTIONAL = {"vllm": ("start_times",), **{name: CSV_COLUMNS[name][:1] for name in MAY_LACK_TIMES}}
+"""Format -> columns that it need not have."""
+
+WHOLE_ONLY = ("servegen",)
+"""Formats whose names any table may have: only all of them together tell."""
+
+SKIP_FAILED = ("burstgpt", "vllm", "sharegpt")
+"""Formats in which rows without output are requests that failed, and are left out unless the user says otherwise."""
+
+TWO_UNITS = ("mooncake", "qwen")
+TEXTS = ("vllm-custom", "sharegpt")
 
 SNIFFED_BYTES = 2**16
 
-DATE = re.compile(
-    r"(19[7-9][0-9]|20[0-9][0-9])-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})"
-    r"(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:?[0-9]{2})?"
-)
-DATE_MEANING = "a time such as 2023-11-16 18:17:03.9799600, with a zone (+00:00) or without (UTC)"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-NO_OUTPUT = "0 output tokens: remove the row, or read the file with skip_failed=True, which counts such rows."
+def read_trace(
+    path: Path | str,
+    format: Literal["auto"] | TraceFormat | None = None,  # noqa: A002  # as TraceWorkload's field
+    *,
+    skip_failed: bool | None = None,
+    unit: TimeUnit | None = None,
+    tokenizer: str | None = None,
+) -> Trace:
+    """Read a recording, in the order of arrival.
 
-Column = NDArray[np.int64]
+    Args:
+        path: the file, plain or compressed with gzip.
+        format: one of ``FORMATS``; ``None`` or ``"auto"``: by its names of columns or keys.
+        skip_failed: leave out rows with 0 output tokens, and count them; ``False``: they are an error; ``None``: leave
+            them out in BurstGPT's files, results of vLLM's benchmark and ShareGPT, where they are requests that failed.
+        unit: of the timestamps of "mooncake" and "qwen", the formats for which two are in use; ``None``: as the file
+            shows.
+        tokenizer: for "vllm-custom" and "sharegpt", which have texts: a ``tokenizer.json`` file, or the name or folder
+            of a model on this machine; ``None``: UTF-8 bytes over 4.
 
+    Returns:
+        The trace; its ``notes`` say what was assumed, estimated or left out.
 
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """A recording.
+    Raises:
+        UnknownNameError: no such format or unit.
+        PathError: the file cannot be read.
+        FileFormatError: it can, but not understood: no known format (with the nearest ones), or a wrong value (with
+            line, column and remedy).
+        WorkloadError: no row has output.
+        ConfigError: a unit or a tokenizer for another format, or a tokenizer that is not on this machine.
+        MissingExtraError: the tokenizer's library is not installed.
 
-    Attributes:
-        release_ns: (n,) since the first row of the file, never decreasing.
-        prompt_tokens: (n,) at least 1.
-        output_tokens: (n,) at least 1.
-        predicted_tokens: (n,) at least 1, or ``None`` where the file has none.
-        skipped: rows left out because they have no output.
+    Warns:
+        UnitWarning: times so far apart that they may be in milliseconds.
+        ApproximationWarning: token counts are estimated from texts.
     """
+    path = Path(path)
+    if format not in (None, "auto", *FORMATS):
+        raise UnknownNameError("trace format", format, ("auto", *FORMATS))
+    if unit is not None and unit not in UNITS:
+        raise UnknownNameError("unit", unit, UNITS)
+    kind = detect_format(path) if format is None or format == "auto" else format
+    if unit is not None and kind not in TWO_UNITS:
+        raise ConfigError(f"unit = {unit!r} for {path}, of format {kind!r}, whose times are in one unit: leave it out.")
+    if tokenizer is not None and kind not in TEXTS:
+        raise ConfigError(
+            f"tokenizer = {tokenizer!r} for {path}, of format {kind!r}, which has numbers of tokens: leave it out."
+        )
+    trace = _read(path, kind, kind in SKIP_FAILED if skip_failed is None else skip_failed, unit, tokenizer)
+    has_output = trace.output_tokens > 0
+    trace = dataclasses.replace(trace, release_ns=since_first(path, trace.release_ns))
+    if has_output.all():
+        return trace
+    if not has_output.any():
+        raise WorkloadError(f"{path} has {len(trace)} rows and none of them has output tokens: nothing can be served.")
+    skipped = int(len(trace) - has_output.sum())
+    note = f"{skipped} of {len(trace)} rows have no output and are left out."
+    kept = trace.take(np.flatnonzero(has_output))
+    return dataclasses.replace(kept, skipped=skipped, notes=(*kept.notes, note))
 
-    release_ns: Column
-    prompt_tokens: Column
-    output_tokens: Column
-    predicted_tokens: Column | None
-    skipped: int
+
+def _read(path: Path, kind: TraceFormat, skip_failed: bool, unit: TimeUnit | None, tokenizer: str | None) -> Trace:
+    if kind in TWO_UNITS:
+        return read_records(path, skip_failed, unit)
+    if kind == "vllm":
+        return read_result(path, skip_failed)
+    if kind == "vllm-custom":
+        return read_custom(path, skip_failed, tokenizer)
+    if kind == "sharegpt":
+        return read_sharegpt(path, tokenizer)
+    return read_own(path) if kind == "csv" else read_published(path, kind, skip_failed)
 
 
 def detect_format(path: Path) -> TraceFormat:
-    """The format of a trace, from its first line alone.
+    """The format of a trace, from its beginning alone.
 
     Raises:
         PathError: the file cannot be read.
-        FileFormatError: empty, or the beginning of no known format.
+        FileFormatError: empty, or the beginning of no known format; names the nearest ones.
     """
     start = read_start(path, SNIFFED_BYTES)
     if not start:
-        raise FileFormatError(path, f"is empty: {_known_formats()}", line=1)
-    if start.startswith("{"):
-        return "mooncake"
-    if start.startswith("["):
-        raise FileFormatError(path, "is one JSON array: write one object a line (jq -c '.[]').", line=1)
+        raise FileFormatError(path, f"is empty: {_own_format()}", line=1)
+    if start[0] in "{[":
+        return _detect_json(path, start)
     cells = [cell.strip().strip('"') for cell in start.splitlines()[0].split(",")]
     header = {cell.casefold() for cell in cells}
-    # Azure and BurstGPT share the name of their time, which therefore tells nothing.
-    hits = {
-        name: sum(column.casefold() in header for column in COLUMNS[name] if column.casefold() != "timestamp")
-        for name in ("azure", "burstgpt", "csv")
-    }
-    best = max(hits, key=lambda name: hits[name])
-    if hits[best] == 0 and any(means(name, cell) for name in COLUMNS["csv"][1:] for cell in cells):
+    best = _best(CSV_COLUMNS, header)
+    if best is not None:
+        return best
+    if any(means(name, cell) for name in CSV_COLUMNS["csv"][1:] for cell in cells):
         return "csv"  # by another name, which its reader explains
-    if hits[best] == 0:
-        shown = start.splitlines()[0][:80]
-        raise FileFormatError(path, f"begins with {shown!r}, which is no known format: {_known_formats()}", line=1)
-    return best  # type: ignore[return-value]
+    separated = other_separator(cells)
+    if separated is not None:
+        raise FileFormatError(path, separated, line=1)
+    shown = start.splitlines()[0][:80]
+    raise FileFormatError(
+        path, f"begins with {shown!r}, which is no known format. {_nearest(CSV_COLUMNS, cells)}", line=1
+    )
 
 
-def read_trace(path: Path, kind: TraceFormat, *, skip_failed: bool, unit: TimeUnit | None = None) -> Trace:
-    """Read a trace in one of :data:`FORMATS`.
+def _detect_json(path: Path, start: str) -> TraceFormat:
+    keys = first_keys(start)
+    known = set(map(str.casefold, keys))
+    best = _best(JSON_KEYS, known)
+    if start[0] == "[":
+        if best == "sharegpt":
+            return best
+        raise FileFormatError(
+            path,
+            f"is one JSON array: write one object a line (jq -c '.[]'). {_nearest(JSON_KEYS, keys)}",
+            line=1,
+        )
+    if best is not None:
+        return best
+    if known & set(SUMMARY_KEYS):
+        return "vllm"  # without its requests, which its reader explains
+    if not known or any(means(SAME[key], name) for name in keys for key in RECORD_KEYS[1:]):
+        return "mooncake"  # by another name, likewise
+    shown = ", ".join(map(repr, keys[:10]))
+    raise FileFormatError(path, f"has the keys {shown}: no known format. {_nearest(JSON_KEYS, keys)}", line=1)
 
-    Args:
-        path: the file.
-        kind: its format.
-        unit: of the timestamps of "mooncake", the one format for which two are in use; ``None``: as the file shows.
-        skip_failed: leave out rows with 0 output tokens, and count them; else they are an error.
 
-    Raises:
-        UnknownNameError: no such format.
-        PathError: the file cannot be read.
-        FileFormatError: it can, but not understood; names line, column and remedy.
-        WorkloadError: no row has output.
-        ConfigError: a unit for another format.
+def _best(formats: Mapping[str, tuple[str, ...]], found: set[str]) -> TraceFormat | None:
+    """The format with all of its names among ``found``, else with the most; ``None`` where none has any.
+
+    Formats share their names of times, which therefore tell nothing unless all others are there.
     """
-    if kind not in FORMATS:
-        raise UnknownNameError("trace format", kind, FORMATS)
-    if unit is not None and kind != "mooncake":
-        raise ConfigError(f"unit = {unit!r} for {path}, of format {kind!r}, whose times are in one unit: leave it out.")
-    predicted = None
-    if kind == "mooncake":
-        time, prompt, output = _read_mooncake(path, skip_failed, unit)
-    elif kind == "csv":
-        read_table(path, required=COLUMNS["csv"])  # a trace has times, where other files may do without
-        file = from_csv.read_requests_csv(path)
-        time, prompt, output = file.release_ns, file.prompt_tokens.astype(np.int64), file.output_tokens.astype(np.int64)
-        predicted = None if file.predicted_tokens is None else file.predicted_tokens.astype(np.int64)
-    else:
-        table = read_table(path, required=COLUMNS[kind])
-        columns = _read_fast(table, kind, skip_failed)
-        if columns is None:
-            columns = _read_carefully(table, kind, skip_failed)
-        time, prompt, output = columns
-        if kind == "burstgpt":
-            check_gaps(path, time, COLUMNS[kind][0])
-    has_output = output > 0
-    if not has_output.any():
-        raise WorkloadError(f"{path} has {len(output)} rows and none of them has output tokens: nothing can be served.")
-    skipped = int(len(has_output) - has_output.sum())
-    return Trace(since_first(path, time)[has_output], prompt[has_output], output[has_output], predicted, skipped)
+
+    def rank(name: str) -> tuple[bool, int, int]:
+        names = [column for column in formats[name] if column not in OPTIONAL.get(name, ())]
+        complete = all(column.casefold() in found for column in names)
+        if not complete and name in WHOLE_ONLY:
+            return False, 0, 0
+        telling = sum(column.casefold() in found for column in formats[name] if column.casefold() != "timestamp")
+        return complete, telling, len(names) if complete else 0
+
+    best = max(formats, key=rank)
+    return best if rank(best) > (False, 0, 0) else None  # type: ignore[return-value]
 
 
-def _known_formats() -> str:
-    lists = "; ".join(f"{name}: {', '.join(COLUMNS[name])}" for name in FORMATS)
-    return f"start it with a header (JSON objects for mooncake) that names the columns of one format ({lists})."
-
-
-def _read_fast(table: CsvTable, kind: str, skip_failed: bool) -> tuple[Column, Column, Column] | None:
-    """Time, prompt, output, a chunk at a time; ``None`` at the first sign of anything unusual."""
-    where = [table.index[name] for name in COLUMNS[kind]]
-    seconds = _fast_dates if kind == "azure" else from_csv.fast_seconds
-    least = 0 if skip_failed else 1
-    parts: list[tuple[Column, Column, Column]] = []
-    try:
-        for chunk in from_csv.chunks(table):
-            cells = list(zip(*chunk, strict=True))
-            if len(cells) != len(table.header):
-                return None
-            time, prompt, output = (
-                seconds(cells[where[0]]),
-                from_csv.fast_tokens(cells[where[1]], least),
-                from_csv.fast_tokens(cells[where[2]], least),
-            )
-            if time is None or prompt is None or output is None or bool((prompt[output > 0] == 0).any()):
-                return None
-            parts.append((time, prompt, output))
-    except (ValueError, OverflowError, InvalidOperation, Overflow, csv.Error):
-        return None
+def _nearest(formats: Mapping[str, tuple[str, ...]], found: list[str]) -> str:
+    """The formats that share a name with a file, with what it has of them and what it lacks."""
+    small = set(map(str.casefold, found))
+    parts = []
+    for name, columns in formats.items():
+        has = [column for column in columns if column.casefold() in small]
+        lacks = [column for column in columns if column not in has]
+        if has:
+            parts.append((-len(has), f"{name} (has {', '.join(has)}; lacks {', '.join(lacks)})"))
     if not parts:
-        return None
-    time, prompt, output = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return None if bool((np.diff(time) < 0).any()) else (time, prompt, output)
+        return f"It has no column or key of {', '.join(FORMATS)}: {_own_format()}"
+    return f"Nearest: {'; '.join(text for _, text in sorted(parts)[:3])}. Else {_own_format()}"
 
 
-def _fast_dates(cells: tuple[str, ...]) -> Column | None:
-    """(n,) ns since 1970 from dates in UTC; ``None`` where a cell is unusual."""
-    texts = [cell.strip() for cell in cells]
-    if texts[0].endswith("+00:00"):
-        if not all(text.endswith("+00:00") for text in texts):
-            return None
-        texts = [text[:-6] for text in texts]
-    match = DATE.fullmatch
-    for text in texts:
-        parts = match(text)
-        if parts is None or parts[8] is not None:
-            return None
-    return np.array(texts, "datetime64[ns]").astype(np.int64)  # ValueError for a 31st of April
-
-
-def _read_carefully(table: CsvTable, kind: str, skip_failed: bool) -> tuple[Column, Column, Column]:
-    """The same columns, cell by cell.
-
-    Raises:
-        FileFormatError: at the first cell in the order of the file that is wrong.
-    """
-    names = COLUMNS[kind]
-    read_time: Callable[[Cell], int] = _date if kind == "azure" else _seconds
-    times: list[int] = []
-    prompts: list[int] = []
-    outputs: list[int] = []
-    for line, cells in table.rows():
-        time, prompt, output = (Cell(table, line, name, cells[table.index[name]]) for name in names)
-        times.append(read_time(time))
-        if len(times) > 1 and times[-1] < times[-2]:
-            raise time.error(f"{time.text.strip()} is earlier than the row before: sort by time.")
-        outputs.append(output.whole_number(0, MAX_TOKENS))
-        if outputs[-1] == 0 and not skip_failed:
-            raise output.error(NO_OUTPUT)
-        prompts.append(prompt.whole_number(1 if outputs[-1] else 0, MAX_TOKENS))
-    return np.array(times, np.int64), np.array(prompts, np.int64), np.array(outputs, np.int64)
-
-
-def _seconds(cell: Cell) -> int:
-    return cell.scaled_number(from_csv.NS_DIGITS, 0, MAX_CLOCK_S, from_csv.SECONDS)
-
-
-def _date(cell: Cell) -> int:
-    match = DATE.fullmatch(cell.text.strip())
-    shown = repr(cell.text.strip()[:40])
-    if match is None:
-        raise cell.error(f"{shown} is not a time: write {DATE_MEANING}.")
-    *numbers, fraction, zone = match.groups()
-    try:
-        moment = datetime(*map(int, numbers), tzinfo=UTC) - EPOCH  # type: ignore[arg-type, misc]
-    except ValueError as error:
-        raise cell.error(f"{shown} is not in the calendar ({error}): write {DATE_MEANING}.") from None
-    if zone is not None and zone != "Z":
-        ahead = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
-        moment -= -ahead if zone[0] == "-" else ahead
-    return (moment.days * 86400 + moment.seconds) * 10**9 + int((fraction or "").ljust(9, "0"))
-
-
-def _read_mooncake(path: Path, skip_failed: bool, unit: TimeUnit | None) -> tuple[Column, Column, Column]:
-    """Time, prompt, output of one JSON object a line.
-
-    Raises:
-        PathError, FileFormatError: as :func:`read_trace`.
-    """
-    text = read_text(path, "JSONL")
-    decode = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal).decode
-    time_key, prompt_key, output_key = COLUMNS["mooncake"]
-    least = 0 if skip_failed else 1
-    times: list[int | Decimal] = []
-    prompts: list[int] = []
-    outputs: list[int] = []
-    most = MAX_CLOCK_S * 1000
-    before: int | Decimal = 0
-    qwen, mooncake = False, True
-    for line, record in enumerate(text.split("\n"), start=1):
-        if not record or record.isspace():
-            continue
-        try:
-            entry = decode(record)
-        except (ValueError, ArithmeticError, RecursionError) as error:
-            raise FileFormatError(path, f"is not JSON ({error}): write one object a line.", line=line) from None
-        if not isinstance(entry, dict):
-            raise FileFormatError(path, f"is not a JSON object: write {_mooncake_example()}", line=line)
-        try:
-            time, prompt, output = entry[time_key], entry[prompt_key], entry[output_key]
-        except KeyError as error:
-            key = str(error.args[0])
-            keys = ", ".join(map(repr, list(entry)[:10]))
-            close = next((other for other in entry if other not in SAME and means(SAME[key], other)), None)
-            hint = "" if close is None else f"Did you mean {close!r}? "
-            problem = f"is missing: the object has {keys or 'no keys'}. {hint}Write {_mooncake_example()}"
-            raise FileFormatError(path, problem, line=line, column=key) from None
-        if not (type(time) is int and 0 <= time <= most):
-            time = _json_number(path, line, time_key, time, 0, most, "milliseconds or seconds from 0 or since 1970")
-        if time < before:
-            problem = f"{time} is earlier than the row before: sort by time."
-            raise FileFormatError(path, problem, line=line, column=time_key)
-        before = time
-        qwen = qwen or QWEN_KEY in entry
-        if not (type(output) is int and least <= output <= MAX_TOKENS):
-            output = _json_tokens(path, line, output_key, output, 0)
-            if output < least:
-                raise FileFormatError(path, NO_OUTPUT, line=line, column=output_key)
-        if not (type(prompt) is int and 1 <= prompt <= MAX_TOKENS):
-            prompt = _json_tokens(path, line, prompt_key, prompt, 1 if output else 0)
-        mooncake = mooncake and mooncake_blocks(entry.get("hash_ids"), prompt)
-        times.append(time)
-        prompts.append(prompt)
-        outputs.append(output)
-    if not times:
-        raise FileFormatError(path, f"is empty: write {_mooncake_example()}", line=1)
-    unit_given = unit is not None
-    unit = unit or json_unit(path, float(times[-1] - times[0]), len(times), qwen=qwen, mooncake=mooncake)
-    if unit == "s" and times[-1] > MAX_CLOCK_S:
-        problem = f"{times[-1]} is out of range: write seconds, in [0, {MAX_CLOCK_S}], or say unit='ms'."
-        raise FileFormatError(path, problem, column=time_key)
-    times_ns = _ns(times, FACTORS[unit])
-    if unit == "s" and not unit_given:
-        check_gaps(path, times_ns, time_key)
-    return times_ns, np.array(prompts, np.int64), np.array(outputs, np.int64)
-
-
-def _ns(times: list[int | Decimal], factor: int) -> Column:
-    """(n,) times in ns, rounded half to even, from times in units of ``factor`` ns."""
-    multiply, whole = EXACT.multiply, EXACT.to_integral_value
-    exact = (time * factor if type(time) is int else int(whole(multiply(time, factor))) for time in times)
-    return np.fromiter(exact, np.int64, len(times))
-
-
-def _mooncake_example() -> str:
-    return '{"timestamp": 27482, "input_length": 6955, "output_length": 52}, one object a line.'
-
-
-def _json_tokens(path: Path, line: int, key: str, value: Any, least: int) -> int:
-    meaning = "a whole number of tokens"
-    number = _json_number(path, line, key, value, least, MAX_TOKENS, meaning)
-    if number != int(number):
-        raise FileFormatError(path, f"{str(value)[:40]} is not whole: write {meaning}.", line=line, column=key)
-    return int(number)
-
-
-def _json_number(path: Path, line: int, key: str, value: Any, least: int, most: int, meaning: str) -> int | Decimal:
-    shown = repr(value) if isinstance(value, str) else str(value)
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not Decimal(value).is_finite():
-        problem = f"{shown} is not a finite number: write {meaning}, in [{least}, {most}]."
-    elif not least <= value <= most:
-        problem = f"{shown} is out of range: write {meaning}, in [{least}, {most}]."
-    else:
-        return value
-    raise FileFormatError(path, problem, line=line, column=key)
+def _own_format() -> str:
+    return f"start it with a header, {','.join(CSV_COLUMNS['csv'])}, or see docs/workloads.md for formats in JSON."

@@ -18,7 +18,8 @@ from llmsched_env.workload.requests import Requests
 from llmsched_env.workload.synthetic import population_mean
 from llmsched_env.workload.text_file import file_name, file_version
 from llmsched_env.workload.times import UNITS, TimeUnit
-from llmsched_env.workload.trace_formats import FORMATS, Trace, TraceFormat, detect_format, read_trace
+from llmsched_env.workload.trace import Trace
+from llmsched_env.workload.trace_formats import FORMATS, TraceFormat, read_trace
 
 __all__ = ["STRETCHES", "TraceWorkload"]
 
@@ -37,22 +38,22 @@ class TraceWorkload:
     split's stretch, times counted from its first request. With m requests in the stretch and w in a window, cases 0 to
     floor(m / w) - 1 are the windows that follow one another from the beginning of the stretch, with no request in two
     of them: the default pool. Higher numbers are windows that begin anywhere in it, by chance. Another ``num_requests``
-    is another w.
+    is another w. A file without times is cut by its rows instead, and all requests of a case arrive at 0.
 
     ``mean_output_tokens`` is the mean of the train stretch, in every split. The file is read at the first use, and
     again when its size or time of modification has changed.
 
     Attributes:
         path: the file.
-        format: ``"azure"`` (Azure LLM inference 2023, 2024), ``"burstgpt"``, ``"mooncake"``, ``"csv"`` (this package's
-            own, with ``arrival_s``), or ``"auto"``: by the file's first line.
+        format: one of those of :func:`~llmsched_env.workload.read_trace`, or ``"auto"``: by the file's beginning.
         num_requests: w, natural size of a window.
         skip_failed: leave out rows with 0 output tokens, counted in :attr:`skipped`; ``False`` makes them an error;
-            ``None``: leave them out in BurstGPT, where they are requests that failed, and nowhere else.
+            ``None``: leave them out where they are requests that failed (BurstGPT, vLLM's results, ShareGPT).
         unit: of timestamps in a file with Mooncake's keys, "ms" or "s"; ``None``: as the file shows: seconds where
             records have a ``chat_id`` (Qwen-Bailian's), milliseconds where all have one of the ``hash_ids`` for each
             512 prompt tokens (Mooncake's) or seconds would be at most one request in 100 s; else the file is refused
             until a unit is given.
+        tokenizer: for files with texts in place of token counts (vLLM's custom JSONL, ShareGPT); ``None``: estimated.
         disjoint_splits: always true: what is fitted or tuned on training cases has seen no request of the others.
 
     Raises:
@@ -67,6 +68,7 @@ class TraceWorkload:
     num_requests: int = 2000
     skip_failed: bool | None = None
     unit: TimeUnit | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
@@ -79,6 +81,8 @@ class TraceWorkload:
             raise ConfigError(f"skip_failed = {self.skip_failed!r} is not True, False or None.")
         if self.unit is not None and self.unit not in UNITS:
             raise UnknownNameError("unit", self.unit, UNITS)
+        if not isinstance(self.tokenizer, str | None):
+            raise ConfigError(f"tokenizer = {self.tokenizer!r} is not a name or the path of a tokenizer.json.")
 
     @property
     def name(self) -> str:
@@ -97,7 +101,7 @@ class TraceWorkload:
     @property
     def skipped(self) -> int:
         """Rows of the file that were left out because they have no output; the file is read for this."""
-        return self._trace().skipped
+        return self.trace().skipped
 
     def pool_size(self, split: str) -> int | None:
         """Windows of natural size that fit the split's stretch without overlap, at least 1; the file is read for this.
@@ -120,7 +124,8 @@ class TraceWorkload:
             WorkloadError: the recording has no length in time.
         """
         split = check_split(split)
-        release = self._trace().release_ns
+        trace = self.trace()
+        release = trace.release_ns if trace.has_times else np.arange(len(trace))
         start, span = int(release[0]), int(release[-1]) - int(release[0])
         if span == 0:
             raise WorkloadError(
@@ -147,14 +152,7 @@ class TraceWorkload:
         else:
             word = raw_words(FAMILY, split, number, Stream.WINDOW, 1)
             first += int(with_replacement(word, end - first - count + 1)[0])
-        trace, rows = self._trace(), slice(first, first + count)
-        return Requests.of(
-            trace.prompt_tokens[rows],
-            trace.output_tokens[rows],
-            release_ns=trace.release_ns[rows] - trace.release_ns[first],
-            predicted_tokens=None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
-            mean_output_tokens=self._mean_output_tokens(),
-        )
+        return self.trace().requests(first, first + count, mean_output_tokens=self._mean_output_tokens())
 
     def whole(self) -> Requests:
         """All requests of the recording, times counted from the first.
@@ -172,18 +170,26 @@ class TraceWorkload:
 
     def _mean_output_tokens(self) -> float:
         first, end = self.stretch("train")
-        return population_mean(int(self._trace().output_tokens[first:end].sum()) / (end - first))
+        return population_mean(int(self.trace().output_tokens[first:end].sum()) / (end - first))
 
     def _check_fits(self, split: str, available: int, count: int) -> None:
         if available < count:
             low, high = STRETCHES[split]
+            whole = "time" if self.trace().has_times else "rows"
             raise WorkloadError(
-                f"{self.path} is too short: its {split} stretch ({low} to {high} % of the time) has {available} "
+                f"{self.path} is too short: its {split} stretch ({low} to {high} % of the {whole}) has {available} "
                 f"requests and a case takes {count}. Pass num_requests of at most {available}, or a longer recording."
             )
 
-    def _trace(self) -> Trace:
-        return _read_once(self.path.absolute(), *self.version, self.path, self.format, self.skip_failed, self.unit)
+    def trace(self) -> Trace:
+        """The whole recording, with what was assumed in it; the file is read for this.
+
+        Raises:
+            PathError, FileFormatError, WorkloadError, ConfigError, MissingExtraError: as
+                :func:`~llmsched_env.workload.read_trace`.
+        """
+        options = self.format, self.skip_failed, self.unit, self.tokenizer
+        return _read_once(self.path.absolute(), *self.version, self.path, *options)
 
 
 @functools.lru_cache(maxsize=4)
@@ -195,6 +201,6 @@ def _read_once(
     kind: Literal["auto"] | TraceFormat,
     skip_failed: bool | None,
     unit: TimeUnit | None,
+    tokenizer: str | None,
 ) -> Trace:
-    form = detect_format(shown) if kind == "auto" else kind
-    return read_trace(shown, form, skip_failed=form == "burstgpt" if skip_failed is None else skip_failed, unit=unit)
+    return read_trace(shown, kind, skip_failed=skip_failed, unit=unit, tokenizer=tokenizer)

@@ -138,4 +138,4 @@ def test_text_is_read_by_its_contents_under_other_endings(tmp_path):
     lines.write_text('{"timestamp": 0, "input_length": 3, "output_length": 5}\n' * 2)
     assert workload(str(table)).requests("train", 0).prompt_tokens.tolist() == [3]
     assert workload(str(lines)) == TraceWorkload(lines)
-    assert TraceWorkload(lines)._trace().prompt_tokens.tolist() == [3, 3]
+    assert TraceWorkload(lines).trace().prompt_tokens.tolist() == [3, 3]
