@@ -93,6 +93,8 @@ class Replica(Episode):
         if counts < 2:
             self.slo.last = number + 1
         self.next_release_ns = min(self.next_release_ns, release_ns)
+        if self.shown.waiting == 0:
+            self.shown.oldest_release_ns = release_ns
         self.shown.waiting += 1
         self.shown.waiting_tokens += prompt
         self.shown.waiting_work += estimate

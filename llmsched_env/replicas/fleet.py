@@ -15,7 +15,7 @@ from llmsched_env.config import MAX_SEED, Scenario, whole
 from llmsched_env.engine import codes
 from llmsched_env.engine.replica import NEVER, Replica
 from llmsched_env.engine.rule import PythonRule, Rule
-from llmsched_env.engine.view import View
+from llmsched_env.engine.view import Totals, View
 from llmsched_env.errors import ConfigError, EpisodeOverError
 from llmsched_env.metrics import request_metrics, serving_summary
 from llmsched_env.policy import EpisodeContext, Policy, check_policy
@@ -155,7 +155,17 @@ class Fleet:
     @property
     def violations(self) -> int:
         """Counted requests that have violated an SLO for certain."""
-        return sum(int(replica.totals.violations) for replica in self._replicas)
+        return sum(int(totals.violations) for totals in self.totals)
+
+    @property
+    def totals(self) -> list[Totals]:
+        """What metrics are made of, of each replica."""
+        return [replica.totals for replica in self._replicas]
+
+    @property
+    def completed(self) -> int:
+        """Requests complete, as a router may know."""
+        return sum(int(view.completed) for view in self.views)
 
     @property
     def counted(self) -> int:
@@ -212,7 +222,7 @@ class Fleet:
         counted = slice(self._first, self._last)
         metrics = serving_summary(self.release_ns, output, served, seconds, logs, *self._limits, counted)
         end_ns = self.clock_ns
-        busy = np.array([float(replica.totals.busy_client_ns) for replica in self._replicas])
+        busy = np.array([float(totals.busy_client_ns) for totals in self.totals])
         return FleetRun(
             {"makespan_s": end_ns / 1e9, **metrics},
             self.replica_of.copy(),
