@@ -259,6 +259,7 @@ def make_fleet(
     case: int,
     *,
     seed: int = 0,
+    rate_per_s: float | None = None,
     record: bool = False,
     forecast: bool = False,
 ) -> Fleet:
@@ -274,11 +275,13 @@ def make_fleet(
         replicas: N.
         case: its number.
         seed: for policies that draw random numbers. The first replica is given this one, as `play` gives it.
+        rate_per_s: of arrivals at all replicas together, in requests/s, in place of the scenario's load.
         record: as `Fleet` takes it.
         forecast: as `Fleet` takes it.
 
     Raises:
-        ConfigError: as :func:`check_fleet`; no such case; a seed that is none.
+        ConfigError: as :func:`check_fleet`; no such case; a seed or a rate that is none.
+        WorkloadError: a rate where all requests come at one time.
     """
     count = check_fleet(scenario, policy, replicas)
     seed = whole("seed", seed, 0, MAX_SEED)
@@ -286,6 +289,9 @@ def make_fleet(
     mean = float(problem.data.mean_output_tokens)
     rules = [_rule_of(policy, EpisodeContext(scenario, mean, _own(seed, number))) for number in range(count)]
     release_ns = problem.release_ns if scenario.load is None else problem.release_ns // count
+    if rate_per_s is not None:
+        requests = scenario.source.requests(scenario.split, case, num_requests=scenario.num_requests)
+        release_ns = requests.at_rate(rate_per_s).release_ns
     return Fleet(problem, rules, release_ns, record=record, forecast=forecast)
 
 
@@ -307,6 +313,7 @@ def simulate_replicas(
     case: int,
     *,
     seed: int = 0,
+    rate_per_s: float | None = None,
 ) -> FleetRun:
     """Serve one case with several replicas.
 
@@ -317,13 +324,14 @@ def simulate_replicas(
         replicas: N.
         case: its number.
         seed: of routers and policies that draw random numbers.
+        rate_per_s: of arrivals at all replicas together, in requests/s, in place of the scenario's load.
 
     Raises:
         ConfigError: what cannot be simulated.
         UnknownNameError: no such router.
     """
     chosen = make_router(router)
-    fleet = make_fleet(scenario, policy, replicas, case, seed=seed, record=True)
+    fleet = make_fleet(scenario, policy, replicas, case, seed=seed, rate_per_s=rate_per_s, record=True)
     send_all(fleet, chosen, seed)
     return fleet.result()
 
