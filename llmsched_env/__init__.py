@@ -81,7 +81,16 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 """Every environment id, and what it changes of the default `Scenario`."""
 
 ROUTER_ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "LLMSched/Router-v0": {**_SERVING, "replicas": 4, "policy": "prefill_first"},
+    "LLMSched/Router-v0": {
+        **_SERVING,
+        "lengths": "predicted",
+        "predictor": "noisy",
+        "load": 0.95,
+        "ttft_s": 1.0,
+        "tpot_s": 0.08,
+        "replicas": 4,
+        "policy": "deadline",
+    },
 }
 """Ids of `llmsched_env.replicas.env.RouterEnv`, whose action is a replica, and its arguments."""
 

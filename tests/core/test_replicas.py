@@ -15,12 +15,14 @@ from strategies import Case
 from llmsched_env import make_scenario
 from llmsched_env.baselines import make_policy
 from llmsched_env.engine.rules import Always
+from llmsched_env.engine.view import View
 from llmsched_env.errors import ConfigError, EpisodeOverError, UnknownNameError
 from llmsched_env.evaluation import play
 from llmsched_env.metrics import serving_metrics
 from llmsched_env.policy import PythonRule
 from llmsched_env.replicas import ROUTERS, Fleet, make_router, simulate_replicas
 from llmsched_env.replicas.fleet import send_all
+from llmsched_env.replicas.routers import kv_tokens, outstanding
 from llmsched_env.simulator import Simulator
 
 SERVING = make_scenario("LLMSched/Serving-v0", split="test", num_requests=400, num_clients=20)
@@ -200,6 +202,36 @@ def test_each_request_is_served_once_and_alike_with_the_same_seed(router, replic
         assert (first.replica_of != other.replica_of).any()
     if router == "round_robin":
         assert (first.replica_of == np.arange(400) % replicas).all()
+
+
+def test_routers_on_views_by_hand():
+    """Outstanding: 1 + 2 + 1 + 0, 3 + 0, 0 + 2 + 0 + 1 (one prompt is partly read) and 3. Tokens: without a budget
+    those of active requests, with one those allocated; and prompts that wait, whole or in part."""
+    views = [
+        View(waiting=1, active=2, preempted=1, context_tokens=50, waiting_tokens=10),
+        View(waiting=3, waiting_tokens=61),
+        View(active=2, context_tokens=40, reading_tokens=15),
+        View(active=3, context_tokens=20, kv_budget_tokens=100, kv_used=48, waiting_tokens=4),
+    ]
+    assert [outstanding(view) for view in views] == [4, 3, 3, 3]
+    assert [kv_tokens(view) for view in views] == [60, 61, 55, 52]
+    for name, expected in (("least_outstanding", 1), ("least_kv", 3)):
+        router = make_router(name)
+        router.reset(4, 0)
+        assert router.choose(views, 5, 5) == expected
+        assert router.choose(views[::-1], 5, 5) == 0
+    router, drawn = make_router("power_of_two"), Counter()
+    router.reset(4, 7)
+    draws = np.random.default_rng(7)
+    for _ in range(2000):
+        one, other = int(draws.integers(4)), int(draws.integers(3))
+        other = [i for i in range(4) if i != one][other]
+        chosen = router.choose(views, 5, 5)
+        # The first has the most; the others have as many, and then it is the first that was drawn.
+        assert chosen == (other if one == 0 else one)
+        drawn[chosen] += 1
+    assert drawn[0] == 0
+    assert all(600 < drawn[i] < 740 for i in (1, 2, 3)), drawn
 
 
 def test_the_seed_draws_evenly():

@@ -159,6 +159,7 @@ def test_an_episode_is_a_run_of_the_fleet_and_its_rewards_are_its_goodput(policy
 
 PAPER = make_scenario(
     "LLMSched/Serving-v0",
+    ttft_s=2.0,
     workload=ServingWorkload("paper", GammaWorkload(name="paper", num_requests=40)),
     num_clients=4,
     lengths="known",
