@@ -331,7 +331,10 @@ def simulate_replicas(
         UnknownNameError: no such router.
     """
     chosen = make_router(router)
-    fleet = make_fleet(scenario, policy, replicas, case, seed=seed, rate_per_s=rate_per_s, record=True)
+    forecast = bool(getattr(chosen, "reads_forecast", False))
+    fleet = make_fleet(
+        scenario, policy, replicas, case, seed=seed, rate_per_s=rate_per_s, record=True, forecast=forecast
+    )
     send_all(fleet, chosen, seed)
     return fleet.result()
 

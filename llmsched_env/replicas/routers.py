@@ -18,9 +18,12 @@ from llmsched_env.engine.view import View
 from llmsched_env.errors import ConfigError, UnknownNameError
 
 __all__ = [
+    "LINEAR_FEATURES",
     "ROUTERS",
+    "TRAINED_WEIGHTS",
     "LeastKV",
     "LeastOutstanding",
+    "Linear",
     "PowerOfTwo",
     "RandomRouter",
     "RoundRobin",
@@ -33,6 +36,9 @@ __all__ = [
 
 class Router(Protocol):
     """Anything that sends requests to replicas.
+
+    With an attribute ``reads_forecast = True`` its views say what is expected of active requests (``due_1`` to
+    ``last_due``), which takes a little longer.
 
     Attributes:
         name: what tables call it.
@@ -147,7 +153,55 @@ class LeastKV:
         return _least([kv_tokens(view) for view in views])
 
 
-def _least(loads: list[int]) -> int:
+class Linear:
+    """The replica with the least weighted sum of what it has, the first of several.
+
+    The weights were trained by ``benchmarks/train_router.py`` (CMA-ES) on training cases of ``LLMSched/Router-v0``, and
+    are scaled so that an active request weighs 1.
+
+    Args:
+        weights: of `LINEAR_FEATURES`; ``None`` for the trained ones.
+    """
+
+    name = "linear"
+    reads_forecast = True
+
+    def __init__(self, weights: Sequence[float] | None = None) -> None:
+        self.weights = TRAINED_WEIGHTS if weights is None else tuple(float(weight) for weight in weights)
+        if len(self.weights) != len(LINEAR_FEATURES):
+            raise ConfigError(
+                f"{len(self.weights)} weights: give {len(LINEAR_FEATURES)}, of {', '.join(LINEAR_FEATURES)}."
+            )
+
+    def reset(self, replicas: int, seed: int) -> None:
+        """Nothing is kept."""
+
+    def choose(self, views: Sequence[View], prompt_tokens: int, estimate_tokens: int) -> int:
+        """The least loaded."""
+        active, waiting, context, remaining, waiting_work, late, due_16, due_64 = self.weights
+        tokens = 1.0 / views[0].mean_output_tokens  # as many tokens as a request has in the mean weigh as one
+        return _least(
+            [
+                active * view.active
+                + waiting * view.waiting
+                + late * view.late
+                + due_16 * view.due_16
+                + due_64 * view.due_64
+                + tokens * (context * view.context_tokens + remaining * view.remaining)
+                + tokens * waiting_work * view.waiting_work
+                for view in views
+            ]
+        )
+
+
+LINEAR_FEATURES = ("active", "waiting", "context_tokens", "remaining", "waiting_work", "late", "due_16", "due_64")
+"""What `Linear` weighs: fields of a view; tokens in units of the mean output."""
+
+TRAINED_WEIGHTS = (1.0, 0.166, 0.201, 0.126, -0.279, 0.115, 0.340, -0.337)
+"""What ``benchmarks/train_router.py`` printed."""
+
+
+def _least(loads: Sequence[float]) -> int:
     return loads.index(min(loads))
 
 
@@ -158,6 +212,7 @@ ROUTERS: Mapping[str, Callable[[], Router]] = MappingProxyType(
         "power_of_two": PowerOfTwo,
         "least_outstanding": LeastOutstanding,
         "least_kv": LeastKV,
+        "linear": Linear,
     }
 )
 """Every router by its name."""

@@ -13,6 +13,7 @@ from llmsched_env.cli import main
 from llmsched_env.cost import CostModel
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate
+from llmsched_env.replicas import ROUTERS
 from llmsched_env.replicas.comparing import compare_routers, replicas_needed
 from llmsched_env.workload import Requests
 
@@ -102,10 +103,11 @@ def test_the_command_compares(capsys, tmp_path):
     target = tmp_path / "routers.json"
     assert main(["replicas", "--replicas", "2", "--loads", "0.7,0.95", *FEW, "--json", str(target)]) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(table) == 1 + 1 + 2 * 5
+    assert len(table) == 1 + 1 + 2 * len(ROUTERS)
     assert sum(line.count(" best  ") for line in table[2:]) == 2
     told = json.loads(target.read_text(encoding="utf-8"))
-    assert [(row["router"], row["load"]) for row in told["rows"]][4:6] == [("least_kv", 0.7), ("random", 0.95)]
+    told_of = [(row["router"], row["load"]) for row in told["rows"]]
+    assert told_of == [(router, load) for load in (0.7, 0.95) for router in ROUTERS]
     assert 0 < told["rows"][0]["metrics"]["goodput"]["mean"] <= 1
     assert told["policy"] == "prefill_first"
 

@@ -22,7 +22,7 @@ from llmsched_env.metrics import serving_metrics
 from llmsched_env.policy import PythonRule
 from llmsched_env.replicas import ROUTERS, Fleet, make_router, simulate_replicas
 from llmsched_env.replicas.fleet import send_all
-from llmsched_env.replicas.routers import kv_tokens, outstanding
+from llmsched_env.replicas.routers import LINEAR_FEATURES, Linear, kv_tokens, outstanding
 from llmsched_env.simulator import Simulator
 
 SERVING = make_scenario("LLMSched/Serving-v0", split="test", num_requests=400, num_clients=20)
@@ -232,6 +232,27 @@ def test_routers_on_views_by_hand():
         drawn[chosen] += 1
     assert drawn[0] == 0
     assert all(600 < drawn[i] < 740 for i in (1, 2, 3)), drawn
+
+
+def test_the_linear_router_on_paper():
+    """4 active + 0.5 x 2 waiting + 2 x 30 tokens, 10 a request: 11. The other: 7 + 3 x 1 late + 0.25 x 3 due: 10.75."""
+    weights = (1, 0.5, 2, 0, 0, 3, 0.25, 0)
+    one = View(active=4, waiting=2, context_tokens=30, mean_output_tokens=10, remaining=9, due_64=4)
+    for due, chosen in ((3, 1), (4, 0)):  # the first of two that are equal
+        other = View(active=7, late=1, due_16=due, mean_output_tokens=10)
+        assert Linear(weights).choose([one, other], 5, 5) == chosen
+    with pytest.raises(ConfigError, match="2 weights: give 8, of active, waiting, context_tokens"):
+        Linear([1, 2])
+
+
+def test_the_linear_router_with_weights_of_one_is_least_outstanding():
+    counting = Linear([float(name in ("active", "waiting")) for name in LINEAR_FEATURES])
+    runs = [
+        simulate_replicas(SERVING, make_policy("deadline"), router, 4, 1) for router in (counting, "least_outstanding")
+    ]
+    assert (runs[0].replica_of == runs[1].replica_of).all()
+    trained = simulate_replicas(SERVING, make_policy("deadline"), "linear", 4, 1)
+    assert (trained.replica_of != runs[0].replica_of).any()
 
 
 def test_the_seed_draws_evenly():
