@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,9 @@ __all__ = ["main"]
 
 COMMAND = "python -m llmsched_env.replicas"
 RECORDED = "recorded"
+FEWEST = 5
+"""Requests for each client of a replica, below which a case is short."""
+
 GLOSSARY = """\
 goodput: share of the counted requests that keep both SLOs, with its 95 % interval over cases. to best: its difference
 to the best router, case by case; an interval that holds 0 says nothing. most sent: requests of the replica that was
@@ -77,7 +81,7 @@ def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
     return parser
 
 
-FLAGS = flags_of(_parser())
+FLAGS = {**flags_of(_parser()), "requests_per_s": "--rate"}
 
 
 def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
@@ -96,7 +100,7 @@ def _run(options: argparse.Namespace, command: str) -> int:
     if options.rate is None:
         rows = _compared(options, item, routers, cases)
         told["rows"] = [row.as_json() for row in rows]
-        text, status = f"{_table(rows)}\n\n{GLOSSARY}", 0
+        text, status = f"{_table(rows)}\n\n{GLOSSARY}{_too_short(rows[0], item.scenario)}", 0
     else:
         found = _needed(options, item, routers, cases)
         told["needed"] = [
@@ -104,6 +108,8 @@ def _run(options: argparse.Namespace, command: str) -> int:
             for one in found
         ]
         text = _answer(found, options.goodput, options.most)
+        last = found[0].tried[found[0].replicas or max(found[0].tried)]
+        text += _too_short(last, item.scenario)
         status = 0 if any(one.replicas is not None for one in found) else 1
     if options.json is not None:
         with write_whole(options.json) as path:
@@ -213,11 +219,25 @@ def _answer(found: list[Needed], goodput: float, most: int) -> str:
         text = f"No number of replicas up to {most} keeps the SLOs for {goodput * 100:g} % of {rate}."
         return f"{grid(header, body)}\n\n{text}"
     best = min(enough, key=_rank)
-    count = f"{best.replicas} replica{'s' * (best.replicas != 1)}"
-    text = f"{count} behind {best.router} keep the SLOs for {goodput * 100:g} % of {rate}"
-    surely = _at_its_number(best).estimate("goodput").low >= goodput
-    text += "." if surely else ", in the mean over cases: the interval reaches below."
+    keep = "1 replica keeps" if best.replicas == 1 else f"{best.replicas} replicas keep"
+    text = f"Behind {best.router} {keep} the SLOs for {goodput * 100:g} % of {rate}"
+    low = _at_its_number(best).estimate("goodput").low
+    if math.isnan(low):
+        text += ", in one case: take more for an interval."
+    else:
+        text += "." if low >= goodput else ", in the mean over cases: the interval reaches below."
     return f"{grid(header, body)}\n\n{text}"
+
+
+def _too_short(row: RouterRow, scenario: Scenario) -> str:
+    """What to say where replicas had no time to fill up."""
+    each, clients = int(row.estimate("requests").mean / row.replicas), scenario.num_clients
+    if each >= FEWEST * clients:
+        return ""
+    return (
+        f"\n\nEach replica had about {each} requests for its {clients} clients, and hardly filled up: over longer "
+        f"times it may fall behind. Take --requests {FEWEST * clients * row.replicas} or more."
+    )
 
 
 def _at_its_number(one: Needed) -> RouterRow:

@@ -35,9 +35,9 @@ class RouterRow:
         replicas: N.
         load: of each replica where all are sent as much; ``None`` where requests come at a rate, or at their own times.
         cases: (cases,) their numbers.
-        columns: a (cases,) array a metric: those of `FleetRun`, ``offered_requests_per_s`` (the rate of arrivals),
-            ``largest_share`` (of the requests, at one replica, times N: 1 where all are sent as much) and
-            ``utilization``, the mean over replicas.
+        columns: a (cases,) array a metric: those of `FleetRun`, ``requests`` (of a case), ``offered_requests_per_s``
+            (the rate of arrivals), ``largest_share`` (of the requests, at one replica, times N: 1 where all are sent as
+            much) and ``utilization``, the mean over replicas.
     """
 
     router: str
@@ -115,6 +115,7 @@ def compare_routers(
             span_ns = int(run.release_ns[-1] - run.release_ns[0])
             numbers = {
                 **run.metrics,
+                "requests": len(run.release_ns),
                 "offered_requests_per_s": (len(run.release_ns) - 1) * NS_PER_S / span_ns if span_ns else np.inf,
                 "largest_share": float(run.shares.max()) * replicas,
                 "utilization": float(run.utilization.mean()),

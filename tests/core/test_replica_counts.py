@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -116,15 +117,33 @@ def test_the_command_finds_the_number(capsys):
     options = ["replicas", "--rate", "6", "--router", "least_outstanding,round_robin", "--policy", "deadline", *FEW]
     assert main(options) == 0
     out = capsys.readouterr().out
-    assert " keep the SLOs for 99 % of 6.00 requests/s" in out
+    assert " replicas keep the SLOs for 99 % of 6.00 requests/s" in out
     assert "with one less" in out
     assert main([*options, "--most", "1"]) == 1
     assert "No number of replicas up to 1 keeps the SLOs for 99 % of 6.00 requests/s." in capsys.readouterr().out
 
 
+def test_the_command_says_where_a_case_is_too_short(capsys):
+    """300 requests at 100 replicas of 10 clients: three each, where 50 would be 5000."""
+    short = ["replicas", "--requests", "300", "--clients", "10", "--cases", "1", "--router", "random"]
+    assert main([*short, "--replicas", "100"]) == 0
+    assert "about 3 requests for its 10 clients, and hardly filled up" in (out := capsys.readouterr().out)
+    assert "Take --requests 5000 or more" in out
+    assert main([*short, "--rate", "1e6"]) == 0
+    out = capsys.readouterr().out
+    assert ", in one case: take more for an interval." in out
+    assert "hardly filled up" in out
+    assert main(["replicas", "--requests", "300", "--cases", "2", "--rate", "recorded", "--clients", "60"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Behind \w+ 1 replica keeps the SLOs for 99 % of 1\.\d\d requests/s\.$", out, re.MULTILINE)
+    assert "hardly filled up" not in out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--rate", "-3"], "--rate -3.0 is out of range"),
+        (["--rate", "5", "--workload", "gsm8k", "--arguments", "load=None"], "released at one time have no rate"),
         (["--router", "nearest"], "unknown router 'nearest'"),
         (["--replicas", "0"], "--replicas 0 is out of range"),
         (["--rate", "fast"], "--rate 'fast': give requests/s, as 40, or 'recorded'"),
