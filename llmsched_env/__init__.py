@@ -13,7 +13,14 @@ import gymnasium
 if TYPE_CHECKING:
     from llmsched_env.config import Scenario
 
-__all__ = ["ENVIRONMENTS", "Scenario", "__version__", "make_scenario", "register_environments"]
+__all__ = [
+    "ENVIRONMENTS",
+    "ROUTER_ENVIRONMENTS",
+    "Scenario",
+    "__version__",
+    "make_scenario",
+    "register_environments",
+]
 
 __version__ = "0.1.0"
 
@@ -73,6 +80,20 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 }
 """Every environment id, and what it changes of the default `Scenario`."""
 
+ROUTER_ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "LLMSched/Router-v0": {
+        **_SERVING,
+        "lengths": "predicted",
+        "predictor": "noisy",
+        "load": 0.95,
+        "ttft_s": 1.0,
+        "tpot_s": 0.08,
+        "replicas": 4,
+        "policy": "deadline",
+    },
+}
+"""Ids of `llmsched_env.replicas.env.RouterEnv`, whose action is a replica, and its arguments."""
+
 
 def make_scenario(name: str, **changes: Any) -> Scenario:
     """What an environment id stands for, with changes: as ``gymnasium.make`` takes an id and arguments.
@@ -100,6 +121,9 @@ def register_environments() -> None:
                 vector_entry_point="llmsched_env.vector_env:LLMSchedVectorEnv",
                 kwargs=arguments,
             )
+    for name, arguments in ROUTER_ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point="llmsched_env.replicas.env:RouterEnv", kwargs=arguments)
 
 
 register_environments()

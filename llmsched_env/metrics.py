@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "request_metrics",
     "running_metrics",
     "serving_metrics",
+    "serving_summary",
     "worst_token_gaps_ns",
 ]
 
@@ -121,10 +123,39 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
     """
     ttft_ns, tpot_ns = _limit_ns("ttft_s", ttft_s), _limit_ns("tpot_s", tpot_s)
     served, output = _recorded(simulator)
-    release_ns = simulator.problem.release_ns
     counted = _counted(first, last, len(served))
+    if _recorded_from_ns(simulator) > int(simulator.problem.release_ns[counted][0]):
+        return dict.fromkeys(SERVING_METRICS, math.nan)
+    seconds = _seconds(simulator, served, output)
+    return serving_summary(
+        simulator.problem.release_ns, output, served, seconds, [simulator.log], ttft_ns, tpot_ns, counted
+    )
+
+
+def serving_summary(
+    release_ns: NDArray[np.int64],
+    output: NDArray[np.int64],
+    served: Records,
+    seconds: Mapping[str, NDArray[np.float64]],
+    logs: Sequence[Records],
+    ttft_ns: int,
+    tpot_ns: int,
+    counted: slice,
+) -> dict[str, float]:
+    """:func:`serving_metrics` of requests that one accelerator has served, or several.
+
+    Args:
+        release_ns: (n,) int64, ascending.
+        output: (n,) output tokens.
+        served: (n,) `llmsched_env.simulator.SERVED`.
+        seconds: (n,) each, as :func:`request_metrics` gives.
+        logs: iterations of each accelerator, from the first counted release on.
+        ttft_ns: limit of the time to first token.
+        tpot_ns: limit of the time per output token.
+        counted: which requests count.
+    """
     begin_ns, end_ns = int(release_ns[counted][0]), int(release_ns[counted][-1])
-    if _recorded_from_ns(simulator) > begin_ns or not served["completion_ns"][counted].all():
+    if not served["completion_ns"][counted].all():
         return dict.fromkeys(SERVING_METRICS, math.nan)
 
     waited_ns = served["first_token_ns"][counted] - release_ns[counted]
@@ -132,13 +163,15 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
     ttft_met = waited_ns <= ttft_ns
     # d <= p (N - 1) in a form that cannot overflow: the quotient, rounded up, is at most p.
     tpot_met = -(-decoding_ns // np.maximum(1, output[counted] - 1)) <= tpot_ns
-    times = {name: column[counted] for name, column in _seconds(simulator, served, output).items()}
+    times = {name: column[counted] for name, column in seconds.items()}
     tpot, gaps = (times[name][output[counted] > 1] for name in ("tpot_s", "worst_token_gap_s"))
 
     completions = served["completion_ns"]
     requests = np.count_nonzero((completions > begin_ns) & (completions <= end_ns))
-    log = simulator.log  # a prefill yields a token to each client that takes part, a decode to each active one
-    within = slice(*np.searchsorted(log["end_ns"], (begin_ns, end_ns), side="right"))
+    tokens = 0
+    for log in logs:  # a prefill yields a token to each client that takes part, a decode to each active one
+        within = slice(*np.searchsorted(log["end_ns"], (begin_ns, end_ns), side="right"))
+        tokens += int(log["clients"][within].sum())
     window_s = (end_ns - begin_ns) / NS_PER_S or math.nan
     values = (
         np.mean(ttft_met & tpot_met),
@@ -151,7 +184,7 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
         times["queueing_s"].mean(),
         *_mean_and_quantiles(times["latency_s"], 0.99),
         requests / window_s,
-        int(log["clients"][within].sum()) / window_s,
+        tokens / window_s,
     )
     return {name: float(value) for name, value in zip(SERVING_METRICS, values, strict=True)}
 

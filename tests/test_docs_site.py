@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import ENVIRONMENTS, ROUTER_ENVIRONMENTS
 from llmsched_env.actions import action_names
 from llmsched_env.baselines.registry import BASELINES
 from llmsched_env.config import Scenario
@@ -49,6 +49,17 @@ def test_the_page_of_an_id_has_its_spaces(name):
     for argument, value in ENVIRONMENTS[name].items():
         assert (f"| `{argument}` | `{value!r}` |" in text) == (value != getattr(Scenario(), argument))
     assert not re.search(r"\]\(/?docs/", text), "a link to a page that is elsewhere in the site"
+
+
+@pytest.mark.parametrize("name", ROUTER_ENVIRONMENTS)
+def test_the_page_of_a_router_has_its_spaces(name, staged):
+    text, env = staged.texts[f"environments/{name.rpartition('/')[2].lower()}.md"], gymnasium.make(name).unwrapped
+    assert text.startswith(f"# {name}\n")
+    assert f"`Discrete({env.action_space.n})`" in text
+    assert f"`Box(0, 1, {env.observation_space.shape}, float32)`" in text
+    assert "## Rewards" in text
+    assert not re.search(r"\]\(/?docs/", text)
+    assert f"[{name}](environments/" in environments.listed("environments/")
 
 
 def test_the_pages_of_ids_say_how_they_differ():

@@ -175,8 +175,9 @@ def test_the_own_policy_of_the_guide_runs_in_the_comparison(tmp_path: Path) -> N
     assert "| hybrid " in done.stdout
 
 
-def test_the_example_of_the_metrics_page_runs(tmp_path: Path) -> None:
-    done = run_python("\n".join(_python_blocks("docs/metrics.md")), folder=tmp_path)
+@pytest.mark.parametrize("page", ["docs/metrics.md", "docs/replicas.md"])
+def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
+    done = run_python("\n".join(_python_blocks(page)), folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

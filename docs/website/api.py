@@ -17,7 +17,7 @@ from llmsched_env.errors import MissingExtraError
 from .markdown import plain, sentence, table
 
 GROUPS = {
-    "Environments": ["", "env", "vector_env", "actions", "config", "errors"],
+    "Environments": ["", "env", "vector_env", "replicas.env", "actions", "config", "errors"],
     "Policies": [
         "policy",
         "baselines",
@@ -28,7 +28,18 @@ GROUPS = {
     ],
     "Agents": ["agents", "agents.agent", "agents.files", "agents.network", "agents.vec_env", "agents.sb3_policy"],
     "Training": ["agents.training", "agents.evolution", "agents.algorithms", "agents.export"],
-    "Simulation": ["simulator", "problem", "snapshot", "cases", "cost", "calibration", "workload", "offline", "viewer"],
+    "Simulation": [
+        "simulator",
+        "problem",
+        "snapshot",
+        "cases",
+        "cost",
+        "calibration",
+        "workload",
+        "offline",
+        "viewer",
+        "replicas",
+    ],
     "Real engines": ["engines.driver", "engines.session", "engines.options"],
     "Evaluation": [
         "metrics",

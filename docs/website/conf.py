@@ -64,12 +64,12 @@ for field in PyObject.doc_field_types:
 
 ARRAY = re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[(~?[\w.]+)\]\]")
 ARRAY_LIKE = stringify_annotation(numpy.typing.ArrayLike, "smart")
-SPECIFICATION = "llmsched_env.env.LLMSchedEnv"
+SPECIFICATIONS = ("llmsched_env.env.LLMSchedEnv", "llmsched_env.replicas.env.RouterEnv")
 
 
 def point_to_the_pages(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """The docstring of the environment is Markdown, and has pages of its own."""
-    if name == SPECIFICATION and len(lines) > 1:
+    """The docstring of an environment is Markdown, and has pages of its own."""
+    if name in SPECIFICATIONS and len(lines) > 1:
         lines[1:] = ["", "Spaces, rewards and arguments: :doc:`the page of each id </environments/index>`.", ""]
 
 

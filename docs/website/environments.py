@@ -7,21 +7,22 @@ import re
 
 import gymnasium
 
-from llmsched_env import ENVIRONMENTS, make_scenario
+from llmsched_env import ENVIRONMENTS, ROUTER_ENVIRONMENTS, make_scenario
 from llmsched_env.actions import actions_of
 from llmsched_env.config import Scenario
 from llmsched_env.engine import codes
 from llmsched_env.engine.features import features_of
 from llmsched_env.env import LLMSchedEnv
+from llmsched_env.replicas.env import RouterEnv
 
 from .markdown import slug, table
 
 KINDS = {codes.DECODE: "decode", codes.PREFILL: "prefill", codes.MIXED: "mixed"}
 
 
-def sections() -> dict[str, str]:
+def sections(documented: type = LLMSchedEnv) -> dict[str, str]:
     """The docstring of the class, by heading."""
-    _, *parts = re.split(r"^## (.+)$", inspect.getdoc(LLMSchedEnv) or "", flags=re.MULTILINE)
+    _, *parts = re.split(r"^## (.+)$", inspect.getdoc(documented) or "", flags=re.MULTILINE)
     linked = [re.sub(r"docs/(\w+)\.md", r"[the page on \1](/\1.md)", part.strip()) for part in parts]
     return dict(zip(linked[::2], linked[1::2], strict=True))
 
@@ -64,10 +65,11 @@ def summary(scenario: Scenario) -> str:
 def listed(folder: str = "") -> str:
     """A table of all ids, with links to their pages in this folder."""
     rows = []
-    for name in ENVIRONMENTS:
+    for name in (*ENVIRONMENTS, *ROUTER_ENVIRONMENTS):
         env = gymnasium.make(name).unwrapped
         link = f"[{name}]({folder}{slug(name)}.md)"
-        rows.append((link, summary(env.scenario), env.action_space.n, env.observation_space.shape[0]))
+        text = summary(env.scenario) if name in ENVIRONMENTS else routed(env)
+        rows.append((link, text, env.action_space.n, env.observation_space.shape[0]))
     return table(("id", "what is served", "actions", "features"), rows)
 
 
@@ -77,15 +79,17 @@ def index() -> str:
     return "\n\n".join(
         [
             "# Environments",
-            "Every id is the same class with other arguments. Each page below gives the spaces, rewards and arguments "
-            "of one id. Importing `llmsched_env` registers all of them.",
+            "Every id but that of the router is the same class with other arguments. Each page below gives the spaces, "
+            "rewards and arguments of one id. Importing `llmsched_env` registers all of them.",
             '```python\nimport gymnasium\nimport llmsched_env\n\nenv = gymnasium.make("LLMSched/GSM8K-v0")\n```',
             listed(),
             "## Arguments",
             "`gymnasium.make(id, argument=value)` changes one. The defaults are those of `Scenario`; the page of an id "
             "lists what that id changes.",
             parts["Arguments"],
-            "```{toctree}\n:hidden:\n\n" + "\n".join(slug(name) for name in ENVIRONMENTS) + "\n```",
+            "```{toctree}\n:hidden:\n\n"
+            + "\n".join(slug(name) for name in (*ENVIRONMENTS, *ROUTER_ENVIRONMENTS))
+            + "\n```",
         ]
     )
 
@@ -144,6 +148,34 @@ def page(name: str) -> str:
             *(f"## {heading}\n\n{parts[heading]}" for heading in ("Starting State", "Episode End", "Information")),
             "## Version History",
             f"- v{version}: first version. What an id computes never changes; a change of meaning is a new version.",
+        ]
+    )
+
+
+def routed(env: RouterEnv) -> str:
+    """What is served, in one sentence."""
+    return f"Which of {env.replicas} replicas an arriving request goes to. Each: {summary(env.scenario)}"
+
+
+def router_page(name: str) -> str:
+    """The page of an id of the router: its docstring, and a table of its spaces."""
+    env = gymnasium.make(name).unwrapped
+    box = env.observation_space
+    return "\n\n".join(
+        [
+            f"# {name}",
+            routed(env),
+            table(
+                ("property", "value"),
+                [
+                    ("Action space", f"`{_discrete(env)}`"),
+                    ("Observation space", f"`Box(0, 1, {box.shape}, {box.dtype})`"),
+                    ("Replicas", env.replicas),
+                    ("Policy in each", f"`{env.policy.name}`"),
+                    ("Import", f'`gymnasium.make("{name}")`'),
+                ],
+            ),
+            *(f"## {heading}\n\n{text}" for heading, text in sections(RouterEnv).items()),
         ]
     )
 

@@ -169,6 +169,9 @@ def generated() -> dict[str, str]:
     return {
         "environments/index.md": environments.index(),
         **{f"environments/{slug(name)}.md": environments.page(name) for name in environments.ENVIRONMENTS},
+        **{
+            f"environments/{slug(name)}.md": environments.router_page(name) for name in environments.ROUTER_ENVIRONMENTS
+        },
         "policies.md": policies.page(),
         **api.pages(),
     }

@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": ("llmsched_env.baselines.leaderboard.submit", "make an entry of the leaderboard from a policy"),
     "verify": ("llmsched_env.baselines.leaderboard.verify", "play an entry of the leaderboard again, and compare"),
     "predictions": ("llmsched_env.baselines.predictions", "show what a prediction of output lengths is worth"),
+    "replicas": ("llmsched_env.replicas.__main__", "compare routers of several replicas, or find how many are needed"),
     "engines": ("llmsched_env.engines.__main__", "record a real engine, fit a cost model to it, compare it"),
     "studies": ("llmsched_env.studies.__main__", "answer the paper's open questions"),
 }

@@ -12,7 +12,7 @@ from typing import Union, get_args, get_origin, get_type_hints
 import gymnasium
 import pytest
 
-from llmsched_env import ENVIRONMENTS, make_scenario
+from llmsched_env import ENVIRONMENTS, ROUTER_ENVIRONMENTS, make_scenario
 from llmsched_env.config import (
     ADMISSIONS,
     ASSIGNMENTS,
@@ -120,7 +120,10 @@ def test_the_scenario_names_its_arguments_by_group():
 
 def test_version_table(sections):
     assert [name for name, *_ in rows(sections["Version History"])] == [f"`{name}`" for name in ENVIRONMENTS]
-    assert {name for name in gymnasium.registry if name.startswith("LLMSched/")} == set(ENVIRONMENTS)
+    assert {name for name in gymnasium.registry if name.startswith("LLMSched/")} == {
+        *ENVIRONMENTS,
+        *ROUTER_ENVIRONMENTS,
+    }
 
 
 def test_rewards_and_information_name_what_there_is(sections):

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from llmsched_env import ENVIRONMENTS
+from llmsched_env import ENVIRONMENTS, ROUTER_ENVIRONMENTS
 
 LIMIT = 9.0
 """Of `import gymnasium`, beyond it: one environment takes 1 to 3, 16 copies, whose cases are drawn, little more."""
@@ -52,7 +52,7 @@ def gymnasium_s(cpu_s):
     return [cpu_s("") for _ in range(TRIES)]
 
 
-@pytest.mark.parametrize("identity", ENVIRONMENTS)
+@pytest.mark.parametrize("identity", [*ENVIRONMENTS, *ROUTER_ENVIRONMENTS])
 def test_first_steps_come_at_once(cpu_s, gymnasium_s, identity):
     found = []
     for alone in gymnasium_s:  # a busy machine slows one process more than another
