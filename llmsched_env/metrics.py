@@ -24,6 +24,7 @@ __all__ = [
     "request_metrics",
     "running_metrics",
     "serving_metrics",
+    "slos_met",
     "worst_token_gaps_ns",
 ]
 
@@ -127,11 +128,7 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
     if _recorded_from_ns(simulator) > begin_ns or not served["completion_ns"][counted].all():
         return dict.fromkeys(SERVING_METRICS, math.nan)
 
-    waited_ns = served["first_token_ns"][counted] - release_ns[counted]
-    decoding_ns = served["completion_ns"][counted] - served["first_token_ns"][counted]
-    ttft_met = waited_ns <= ttft_ns
-    # d <= p (N - 1) in a form that cannot overflow: the quotient, rounded up, is at most p.
-    tpot_met = -(-decoding_ns // np.maximum(1, output[counted] - 1)) <= tpot_ns
+    ttft_met, tpot_met = (met[counted] for met in slos_met(simulator, ttft_ns, tpot_ns))
     times = {name: column[counted] for name, column in _seconds(simulator, served, output).items()}
     tpot, gaps = (times[name][output[counted] > 1] for name in ("tpot_s", "worst_token_gap_s"))
 
@@ -154,6 +151,15 @@ def serving_metrics(simulator: Simulator, *, ttft_s: float, tpot_s: float, first
         int(log["clients"][within].sum()) / window_s,
     )
     return {name: float(value) for name, value in zip(SERVING_METRICS, values, strict=True)}
+
+
+def slos_met(simulator: Simulator, ttft_ns: int, tpot_ns: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) whether each complete request of a recorded episode met its TTFT, and its TPOT, by number."""
+    served, output = _recorded(simulator)
+    waited_ns = served["first_token_ns"] - simulator.problem.release_ns
+    decoding_ns = served["completion_ns"] - served["first_token_ns"]
+    # d <= p (N - 1) in a form that cannot overflow: the quotient, rounded up, is at most p.
+    return waited_ns <= ttft_ns, -(-decoding_ns // np.maximum(1, output - 1)) <= tpot_ns
 
 
 def _recorded(simulator: Simulator) -> tuple[Records, NDArray[np.int64]]:
