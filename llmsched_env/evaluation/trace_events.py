@@ -24,14 +24,18 @@ __all__ = ["ACCELERATOR", "CLIENTS", "QUEUE", "TRACE_ENDINGS", "check_trace_path
 ACCELERATOR, CLIENTS, QUEUE = 1, 2, 3
 """Processes of the trace."""
 
-ITERATIONS, OTHER = 0, 1
-"""Threads of the accelerator."""
+ITERATIONS, OTHER, FIRST_CLIENT = 11, 12, 1000
+"""Threads. Perfetto takes threads of one number for the same one, also in two processes, and one that has its process's
+number for the main thread."""
 
 TRACE_ENDINGS = (".json", ".json.gz")
 
 NS_PER_US = 1000
 
 Event = dict[str, Any]
+Placed = tuple[int, int, Event]
+"""When an event happens, in ns, and its place among others of that time: ends before beginnings, inner ends first."""
+
 Ints = NDArray[np.int64]
 
 
@@ -41,9 +45,9 @@ def trace_events(episode: Simulator | Trace) -> list[Event]:
     Tracks, each a thread of one of three processes:
 
     - *accelerator*: ``iterations`` has a slice an iteration, ``prefill``, ``decode`` or ``mixed``. Counters:
-      ``queue`` (requests ``waiting``, and ``preempted``), ``batch`` (``requests`` that have a token in the iteration)
-      and, of a :class:`Trace`, ``KV tokens``. Of a trace with another policy there is also a thread with a mark at each
-      decision where that one differs, and what its action would have cost.
+      ``queue`` (requests ``waiting``, and ``preempted`` where some were), ``batch`` (``requests`` that have a token in
+      the iteration) and, of a :class:`Trace`, ``KV`` (``tokens``). Of a trace with another policy there is also a
+      thread with a mark at each decision where that one differs, and what its action would have cost.
     - *clients*: a thread a client. A slice ``request N`` for each stay of a request, and in it its phases: ``prefill``
       (or ``resume``, ``move``) and ``decode``, stalls by prefills of others included.
     - *queue*: ``waiting`` and ``preempted``, each a pair of async events whose id is the request.
@@ -59,14 +63,14 @@ def trace_events(episode: Simulator | Trace) -> list[Event]:
     trace = episode if isinstance(episode, Trace) else None
     simulator = episode if isinstance(episode, Simulator) else episode.simulator
     found = phases(simulator)
-    events = [
+    placed = [
         *_iterations(simulator, trace),
         *_requests(simulator, found),
         *_counters(simulator, found, trace),
         *(_differences(trace) if trace is not None and trace.against is not None else ()),
     ]
-    events.sort(key=lambda event: event["ts"])  # stable: what holds others comes before them
-    return [*_names(simulator, trace), *events]
+    placed.sort(key=lambda one: one[:2])
+    return [*_names(simulator, trace), *({**event, "ts": _us(time_ns)} for time_ns, _, event in placed)]
 
 
 def _names(simulator: Simulator, trace: Trace | None) -> Iterator[Event]:
@@ -79,19 +83,30 @@ def _names(simulator: Simulator, trace: Trace | None) -> Iterator[Event]:
     threads = [(ACCELERATOR, ITERATIONS, "iterations")]
     if trace is not None and trace.against is not None:
         threads.append((ACCELERATOR, OTHER, f"where {trace.against} differs"))
-    threads += [(CLIENTS, client, f"client {client}") for client in range(simulator.problem.num_clients)]
+    threads += [(CLIENTS, FIRST_CLIENT + client, f"client {client}") for client in range(simulator.problem.num_clients)]
     for pid, tid, name in threads:
         yield meta("thread_name", pid, tid, name=name)
         yield meta("thread_sort_index", pid, tid, sort_index=tid)
 
 
-def _slice(pid: int, tid: int, name: str, start_ns: int, end_ns: int, args: Event | None = None) -> Event:
-    times = {"ts": start_ns / NS_PER_US, "dur": (end_ns - start_ns) / NS_PER_US}
-    return {"ph": "X", "name": name, "cat": "iteration" if pid == ACCELERATOR else "request", "pid": pid, "tid": tid,
-            **times, "args": args or {}}  # fmt: skip
+def _us(time_ns: int) -> float:
+    """Microseconds that give the same nanoseconds again, cut off or rounded: Perfetto cuts them off."""
+    found = time_ns / NS_PER_US
+    return found if int(found * NS_PER_US) == time_ns else math.nextafter(found, math.inf)
 
 
-def _iterations(simulator: Simulator, trace: Trace | None) -> Iterator[Event]:
+def _slice(
+    pid: int, tid: int, name: str, start_ns: int, end_ns: int, *, args: Event | None = None, inner: bool = False
+) -> Iterator[Placed]:
+    """Its two ends; a duration would be added up in floating point, and seem to reach into the next slice."""
+    if end_ns == start_ns:
+        return
+    event = {"name": name, "cat": "iteration" if pid == ACCELERATOR else "request", "pid": pid, "tid": tid}
+    yield start_ns, 2 if inner else 1, {"ph": "B", **event, "args": args or {}}
+    yield end_ns, -2 if inner else -1, {"ph": "E", **event}
+
+
+def _iterations(simulator: Simulator, trace: Trace | None) -> Iterator[Placed]:
     names = simulator.problem.action_names
     choices = set() if trace is None else set(trace.decisions["iteration"].tolist())
     for number, (start_ns, end_ns, prefill, clients, mixed) in enumerate(simulator.log.tolist()):
@@ -99,25 +114,28 @@ def _iterations(simulator: Simulator, trace: Trace | None) -> Iterator[Event]:
         if trace is not None and number in choices:
             args["action"] = names[trace.simulator.actions[number]]
         name = "mixed" if mixed else "prefill" if prefill else "decode"
-        yield _slice(ACCELERATOR, ITERATIONS, name, start_ns, end_ns, args)
+        yield from _slice(ACCELERATOR, ITERATIONS, name, start_ns, end_ns, args=args)
 
 
-def _requests(simulator: Simulator, found: Records) -> Iterator[Event]:
+def _requests(simulator: Simulator, found: Records) -> Iterator[Placed]:
     """Of each stay at a client the slice around it, then its phases; of each wait a pair of async events."""
     table = request_table(simulator)
     rows = zip(*(column.tolist() for column in table.values()), strict=True)
     about = [_plain(dict(zip(table, row, strict=True))) for row in rows]
     for (request, client), group in itertools.groupby(found.tolist(), key=lambda row: row[:2]):
         stay = [*group]
+        track = CLIENTS, FIRST_CLIENT + client
         if client >= 0:
-            yield _slice(CLIENTS, client, f"request {request}", stay[0][3], stay[-1][4], about[request])
+            yield from _slice(*track, f"request {request}", stay[0][3], stay[-1][4], args=about[request])
         for _, _, phase, start_ns, end_ns in stay:
             if client >= 0:
-                yield _slice(CLIENTS, client, PHASES[phase], start_ns, end_ns)
+                yield from _slice(*track, PHASES[phase], start_ns, end_ns, inner=True)
                 continue
-            wait = {"name": PHASES[phase], "cat": "request", "id": request, "pid": QUEUE, "tid": 0}
-            yield {"ph": "b", **wait, "ts": start_ns / NS_PER_US, "args": {"request": request}}
-            yield {"ph": "e", **wait, "ts": end_ns / NS_PER_US}
+            # Perfetto puts all of one category and id on the track of the first: so each name has a category.
+            event: Event = {"name": PHASES[phase], "cat": PHASES[phase], "id2": {"local": str(request)}}
+            event |= {"pid": QUEUE, "tid": QUEUE}
+            yield start_ns, 1, {"ph": "b", **event, "args": {"request": request}}
+            yield end_ns, -1, {"ph": "e", **event}
 
 
 def _plain(row: Event) -> Event:
@@ -125,7 +143,7 @@ def _plain(row: Event) -> Event:
     return {name: value for name, value in row.items() if not (isinstance(value, float) and math.isnan(value))}
 
 
-def _counter(name: str, times_ns: ArrayLike, **series: ArrayLike) -> Iterator[Event]:
+def _counter(name: str, times_ns: ArrayLike, **series: ArrayLike) -> Iterator[Placed]:
     """A value at each time from which it holds: the last one where several have the same time, and only changes."""
     at, columns = np.asarray(times_ns, np.int64), np.stack([np.asarray(one, np.int64) for one in series.values()])
     last = np.append(at[1:] != at[:-1], True)
@@ -133,19 +151,19 @@ def _counter(name: str, times_ns: ArrayLike, **series: ArrayLike) -> Iterator[Ev
     changed = np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0))
     for time_ns, values in zip(at[changed].tolist(), columns[:, changed].T.tolist(), strict=True):
         args = dict(zip(series, values, strict=True))
-        yield {"ph": "C", "name": name, "pid": ACCELERATOR, "tid": 0, "ts": time_ns / NS_PER_US, "args": args}
+        yield time_ns, 0, {"ph": "C", "name": name, "pid": ACCELERATOR, "tid": 0, "args": args}
 
 
-def _counters(simulator: Simulator, found: Records, trace: Trace | None) -> Iterator[Event]:
+def _counters(simulator: Simulator, found: Records, trace: Trace | None) -> Iterator[Placed]:
     spans = [found[found["phase"] == kind] for kind in (WAITING, PREEMPTED)]
     at = np.unique(np.concatenate([[0], *(times for one in spans for times in (one["start_ns"], one["end_ns"]))]))
     waiting, preempted = (_present(one["start_ns"], one["end_ns"], at) for one in spans)
-    yield from _counter("queue", at, waiting=waiting, preempted=preempted)
+    yield from _counter("queue", at, waiting=waiting, **({"preempted": preempted} if preempted.any() else {}))
     log = simulator.log
     ends = np.stack([log["start_ns"], log["end_ns"]], axis=1).ravel()  # an end is the next one's start, if that follows
     yield from _counter("batch", ends, requests=np.stack([log["clients"], np.zeros(len(log))], axis=1).ravel())
     if trace is not None:
-        yield from _counter("KV tokens", [0, *log["end_ns"]], tokens=[0, *trace.simulator.kv_tokens])
+        yield from _counter("KV", [0, *log["end_ns"]], tokens=[0, *trace.simulator.kv_tokens])
 
 
 def _present(start_ns: Ints, end_ns: Ints, at: Ints) -> Ints:
@@ -154,7 +172,7 @@ def _present(start_ns: Ints, end_ns: Ints, at: Ints) -> Ints:
     return begun - over
 
 
-def _differences(trace: Trace) -> Iterator[Event]:
+def _differences(trace: Trace) -> Iterator[Placed]:
     names, table = trace.simulator.problem.action_names, trace.decisions
     serving = trace.simulator.episode.slo.enabled
     for i in np.flatnonzero(table["action"] != table["against_action"]).tolist():
@@ -162,10 +180,8 @@ def _differences(trace: Trace) -> Iterator[Event]:
         for name in ("against_makespan_s", "makespan_change_s", "against_goodput", "goodput_change"):
             if serving or "goodput" not in name:
                 args[name] = float(table[name][i])
-        yield {
-            "ph": "i", "s": "t", "name": f"{names[table['against_action'][i]]}", "cat": "decision", "pid": ACCELERATOR,
-            "tid": OTHER, "ts": int(table["clock_ns"][i]) / NS_PER_US, "args": _plain(args),
-        }  # fmt: skip
+        event = {"ph": "i", "s": "t", "name": names[table["against_action"][i]], "cat": "decision"}
+        yield int(table["clock_ns"][i]), 0, {**event, "pid": ACCELERATOR, "tid": OTHER, "args": _plain(args)}
 
 
 def check_trace_path(path: Path | str) -> Path:

@@ -9,11 +9,12 @@ NS = 1000  # in a microsecond
 
 NEEDED = {
     "M": {"name", "pid", "tid", "args"},
-    "X": {"name", "cat", "pid", "tid", "ts", "dur"},
+    "B": {"name", "cat", "pid", "tid", "ts"},
+    "E": {"name", "pid", "tid", "ts"},
     "C": {"name", "pid", "ts", "args"},
     "i": {"name", "pid", "tid", "ts", "s"},
-    "b": {"name", "cat", "id", "pid", "ts"},
-    "e": {"name", "cat", "id", "pid", "ts"},
+    "b": {"name", "cat", "id2", "pid", "ts"},
+    "e": {"name", "cat", "id2", "pid", "ts"},
 }
 """Fields without which viewers drop an event, by its phase."""
 
@@ -27,7 +28,7 @@ METADATA = {
 
 def ns(microseconds):
     """A time of the file as whole nanoseconds."""
-    found = round(microseconds * NS)
+    found = int(microseconds * NS)  # as Perfetto does
     assert math.isclose(found, microseconds * NS, rel_tol=1e-12, abs_tol=1e-6), f"{microseconds} us hides a remainder"
     return found
 
@@ -55,7 +56,10 @@ def assert_well_formed(trace):
     _assert_nested(events)
     _assert_paired(events)
     named = {(event["pid"], event["tid"]) for event in by_phase(events, "M") if event["name"] == "thread_name"}
-    assert {(event["pid"], event["tid"]) for event in by_phase(events, "X", "i")} <= named, "a track without a name"
+    assert {(event["pid"], event["tid"]) for event in by_phase(events, "B", "E", "i")} <= named, "without a name"
+    threads = [thread for _, thread in named]
+    assert len(threads) == len({*threads}), "Perfetto takes threads of one number for the same one"
+    assert not {*threads} & {pid for pid, _ in named}, "Perfetto takes such a thread for the main one"
 
 
 def by_phase(events, *phases):
@@ -63,44 +67,53 @@ def by_phase(events, *phases):
 
 
 def _assert_nested(events):
-    """Slices of a thread are apart, or one holds the other; what holds others comes before them."""
+    """Each end is that of what began last on its thread and is open, and nothing stays open."""
     tracks = defaultdict(list)
-    for event in by_phase(events, "X"):
-        start = ns(event["ts"])
-        open_ends = tracks[event["pid"], event["tid"]]
-        while open_ends and open_ends[-1] <= start:
-            open_ends.pop()
-        end = start + ns(event["dur"])
-        assert not open_ends or end <= open_ends[-1], f"{event} overlaps what is open until {open_ends[-1]}"
-        open_ends.append(end)
+    for event in by_phase(events, "B", "E"):
+        began = tracks[event["pid"], event["tid"]]
+        if event["ph"] == "B":
+            began.append(event)
+        else:
+            assert began, f"{event} has not begun"
+            assert began[-1]["name"] == event["name"], f"{event} ends {began[-1]}"
+            assert began.pop()["ts"] < event["ts"], f"{event} has no duration"
+    assert not any(tracks.values()), "some never end"
 
 
 def _assert_paired(events):
     """Each async event ends, with its own name and id, not before it begins."""
-    begun = defaultdict(list)
+    begun, names = defaultdict(list), defaultdict(set)
     for event in by_phase(events, "b", "e"):
-        key = event["cat"], event["id"], event["name"]
+        key = event["pid"], event["cat"], event["id2"]["local"], event["name"]
+        names[key[:3]].add(event["name"])
         if event["ph"] == "b":
             begun[key].append(event["ts"])
         else:
             assert begun[key], f"{event} has not begun"
             assert begun[key].pop() <= event["ts"]
     assert not any(begun.values()), "some never end"
+    assert all(len(found) == 1 for found in names.values()), "Perfetto shows them under the first one's name"
 
 
-def slices(trace, pid, names=None):
-    """(tid, name, start_ns, end_ns) of a process, in order of time."""
-    return [
-        (event["tid"], event["name"], ns(event["ts"]), ns(event["ts"]) + ns(event["dur"]))
-        for event in by_phase(trace["traceEvents"], "X")
-        if event["pid"] == pid and (names is None or event["name"] in names)
-    ]
+def slices(trace, pid):
+    """(track, name, start_ns, end_ns) of a process, in order of their beginnings."""
+    track = {event["tid"]: event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "thread_name"}
+    found, began = [], defaultdict(list)
+    for event in by_phase(trace["traceEvents"], "B", "E"):
+        if event["pid"] != pid:
+            continue
+        if event["ph"] == "B":
+            began[event["tid"]].append(len(found))
+            found.append((track[event["tid"]], event["name"], ns(event["ts"])))
+        else:
+            found[began[event["tid"]].pop()] += (ns(event["ts"]),)
+    return found
 
 
 def counter(trace, name, series):
     """A function of the time in ns: the value of a counter that holds from then on."""
     found = [
-        (ns(event["ts"]), event["args"][series])
+        (ns(event["ts"]), event["args"].get(series, 0))
         for event in by_phase(trace["traceEvents"], "C")
         if event["name"] == name
     ]
