@@ -68,7 +68,7 @@ class Recorder:
             old = np.asarray(self.log)
             self.log = view_of(np.concatenate([old, np.zeros_like(old)]))
             self.capacity *= 2
-        else:
+        if self.noted + self.most_events > self.events.shape[0]:
             old = np.asarray(self.events)
             self.events = view_of(np.concatenate([old, np.zeros_like(old)]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,7 @@ from reference import Reference
 from strategies import DECODE, PREFILL, Case
 
 from llmsched_env.evaluation.phases import PHASES, phases, preemptions
+from llmsched_env.policy import PythonRule
 from llmsched_env.simulator import Simulator
 
 SEEDS = range(400)
@@ -90,3 +92,25 @@ def test_of_an_unfinished_episode_phases_end_now():
         (0, 0, "decode", 110, 161),
         (1, -1, "waiting", 50, 161),
     ]
+
+
+@pytest.mark.parametrize("stepped", [False, True])
+def test_there_is_room_for_more_events_than_iterations(stepped):
+    # 6000 requests of one token, 300 at a time: 20 iterations, 12,000 events.
+    simulator = Simulator(Case((1,) * 6000, (1,) * 6000, 300).problem(), record=True)
+    while stepped and not simulator.done:
+        simulator.step(PREFILL)
+    simulator.run(PythonRule(lambda view: PREFILL))
+    assert (len(simulator.log), len(simulator.events)) == (20, 12_000)
+    found = phases(simulator)
+    assert np.count_nonzero(found["phase"] == CODES["prefill"]) == 6000
+    assert np.count_nonzero(found["phase"] == CODES["waiting"]) == 5700
+    kept = pickle.loads(pickle.dumps(simulator))
+    assert kept.events.tolist() == simulator.events.tolist()
+    assert len(simulator.fork(record=True).events) == 0
+
+
+def test_nothing_is_kept_where_nothing_is_recorded():
+    simulator = Simulator(Case((1,), (2,), 1).problem())
+    simulator.step(PREFILL)
+    assert len(simulator.events) == 0
