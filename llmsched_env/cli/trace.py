@@ -1,6 +1,6 @@
 """Play one case, and write what happened: for trace viewers, as a table of requests, as a log of decisions.
 
-The trace (--trace-out) opens in Perfetto, chrome://tracing and speedscope. The log of decisions can ask another policy
+The trace (--trace-out) opens in Perfetto and speedscope. The log of decisions can ask another policy
 (--against) what it would have done at each choice, and find out what its action would have cost. docs/traces.md says
 more.
 """
@@ -38,7 +38,7 @@ SEEN = ("choose_order", "lengths", "predictor", "sd_weight")
 STEPS = {"play": ("playing", "request"), "fork": ("trying other actions", "action")}
 """Of `trace_episode`: what the progress bar says, and counts."""
 
-VIEWERS = "Open a trace in https://ui.perfetto.dev, chrome://tracing or speedscope."
+VIEWERS = "Open a trace in https://ui.perfetto.dev or speedscope."
 
 
 def _parser(command: str = COMMAND) -> argparse.ArgumentParser:

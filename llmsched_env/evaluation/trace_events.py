@@ -1,4 +1,4 @@
-"""A recorded episode in the trace-event format, which Perfetto, chrome://tracing and speedscope read."""
+"""A recorded episode in Chrome's trace-event format, which Perfetto and speedscope read."""
 
 from __future__ import annotations
 
