@@ -97,7 +97,7 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         if name in changes or name == "split":
             raise ConfigError(f"--arguments {name}={value}: this one has an option of its own.")
         if name == "max_iterations" and value is not None:
-            raise ConfigError(f"--arguments {name}={value}: a comparison is of whole episodes. Leave it out.")
+            raise ConfigError(f"--arguments {name}={value}: whole episodes are played here. Leave it out.")
         changes[name] = value
     if changes.get("lengths", "predicted") != "predicted":
         changes.setdefault("predictor", None)  # nobody would read that of the id
@@ -124,13 +124,11 @@ def loads_of(text: str | None, scenario: Scenario) -> list[float | None]:
     return list(dict.fromkeys((scenario.load, *others)))
 
 
-def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=command, description=__doc__)
+def scenario_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`scenario_of` reads."""
     add = parser.add_argument
     add("--scenario", default="LLMSched/GSM8K-v0", metavar="ID", help="environment id (default: %(default)s)")
     add("--split", default="test", help=f"pool of cases: {', '.join(SPLITS)} (default: %(default)s)")
-    add("--cases", default="20", metavar="N|A-B", help="the first N cases, or cases A to B (default: %(default)s)")
-    add("--seed", type=int, default=0, help="for policies that draw random numbers (default: %(default)s)")
     add("--clients", type=int, metavar="J", help="clients (default: the scenario's, 200)")
     add("--requests", type=int, metavar="N", help="requests a case, drawn with replacement (default: the workload's)")
     add(
@@ -155,9 +153,17 @@ def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
         metavar="A=X,B=Y,...",
         help="any other arguments of the scenario: noise_sd=0.5,mixed_tokens=1024",
     )
-    add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with SLOs: {LOADS} and the scenario's)")
     add("--ttft-s", type=float, metavar="S", help="TTFT limit, of the time to first token, in seconds")
     add("--tpot-s", type=float, metavar="S", help="TPOT limit, of the time per output token, in seconds")
+
+
+def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=command, description=__doc__)
+    scenario_options(parser)
+    add = parser.add_argument
+    add("--cases", default="20", metavar="N|A-B", help="the first N cases, or cases A to B (default: %(default)s)")
+    add("--seed", type=int, default=0, help="for policies that draw random numbers (default: %(default)s)")
+    add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with SLOs: {LOADS} and the scenario's)")
     add(
         "--policies",
         metavar="A,B,...",

@@ -66,7 +66,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     ways: dict[str, Callable[[Machine, Load, int], list[float]]] = {"ours": by_us, "TPE": by_optuna}
     for name in options.traces:
-        first, _ = halves(TraceWorkload(name).whole())
+        first, _ = halves(TraceWorkload(name).trace().requests())
         for cost, ttft_s, tpot_s in PLACES:
             machine = Machine(cost_model(cost), ttft_s, tpot_s, cost_name=cost)
             for times in TIMES:

@@ -26,6 +26,7 @@ __all__ = [
     "running_metrics",
     "serving_metrics",
     "serving_summary",
+    "slos_met",
     "worst_token_gaps_ns",
 ]
 
@@ -158,11 +159,7 @@ def serving_summary(
     if not served["completion_ns"][counted].all():
         return dict.fromkeys(SERVING_METRICS, math.nan)
 
-    waited_ns = served["first_token_ns"][counted] - release_ns[counted]
-    decoding_ns = served["completion_ns"][counted] - served["first_token_ns"][counted]
-    ttft_met = waited_ns <= ttft_ns
-    # d <= p (N - 1) in a form that cannot overflow: the quotient, rounded up, is at most p.
-    tpot_met = -(-decoding_ns // np.maximum(1, output[counted] - 1)) <= tpot_ns
+    ttft_met, tpot_met = (met[counted] for met in _met(release_ns, output, served, ttft_ns, tpot_ns))
     times = {name: column[counted] for name, column in seconds.items()}
     tpot, gaps = (times[name][output[counted] > 1] for name in ("tpot_s", "worst_token_gap_s"))
 
@@ -187,6 +184,22 @@ def serving_summary(
         tokens / window_s,
     )
     return {name: float(value) for name, value in zip(SERVING_METRICS, values, strict=True)}
+
+
+def slos_met(simulator: Simulator, ttft_ns: int, tpot_ns: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) whether each complete request of a recorded episode met its TTFT, and its TPOT, by number."""
+    served, output = _recorded(simulator)
+    return _met(simulator.problem.release_ns, output, served, ttft_ns, tpot_ns)
+
+
+def _met(
+    release_ns: NDArray[np.int64], output: NDArray[np.int64], served: Records, ttft_ns: int, tpot_ns: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) whether each request met its TTFT, and its TPOT."""
+    waited_ns = served["first_token_ns"] - release_ns
+    decoding_ns = served["completion_ns"] - served["first_token_ns"]
+    # d <= p (N - 1) in a form that cannot overflow: the quotient, rounded up, is at most p.
+    return waited_ns <= ttft_ns, -(-decoding_ns // np.maximum(1, output - 1)) <= tpot_ns
 
 
 def _recorded(simulator: Simulator) -> tuple[Records, NDArray[np.int64]]:

@@ -16,23 +16,27 @@ from llmsched_env.problem import Problem
 from llmsched_env.snapshot import restore, snapshot
 from llmsched_env.workload.requests import MAX_TOKENS
 
-__all__ = ["ITERATION", "SERVED", "Futures", "Records", "Simulator"]
+__all__ = ["EVENT", "ITERATION", "SERVED", "Futures", "Records", "Simulator", "as_records", "record_type"]
 
 Records = NDArray[np.void]
 
 
-def _record(*names: str) -> np.dtype[np.void]:
+def record_type(*names: str) -> np.dtype[np.void]:
+    """Records of whole numbers of these names."""
     return np.dtype((np.record, np.dtype([(name, np.int64) for name in names])))
 
 
-ITERATION = _record("start_ns", "end_ns", "prefill", "clients", "mixed")
+ITERATION = record_type("start_ns", "end_ns", "prefill", "clients", "mixed")
 """An entry of the log. ``prefill``: 0 for what counts as a decode. ``clients``: how many had a token."""
 
-SERVED = _record(
+SERVED = record_type(
     "client", "prefill_start_ns", "first_token_ns", "completion_ns", "decode", "token_ns", "tokens", "gap_ns",
     "preempted_ns",
 )  # fmt: skip
 """A request's course (see the columns in llmsched_env.engine.codes)."""
+
+EVENT = record_type("request", "client", "event", "iteration", "clock_ns")
+"""What happened to a request: ``event`` is one of READ to COMPLETED in llmsched_env.engine.codes."""
 
 
 class Simulator:
@@ -248,17 +252,25 @@ class Simulator:
     def log(self) -> Records:
         """(iterations,) `ITERATION`: what was recorded."""
         recorder = self.episode.recorder
-        return _as_records(np.asarray(recorder.log)[: int(recorder.logged)], ITERATION)
+        return as_records(np.asarray(recorder.log)[: int(recorder.logged)], ITERATION)
 
     @property
     def served(self) -> Records:
         """(n,) `SERVED` in order of request number; ``completion_ns`` is 0 for requests not complete."""
         if not self.episode.recorder.enabled:
             return np.zeros(0, SERVED)
-        by_position = _as_records(np.asarray(self.episode.recorder.served), SERVED)
+        by_position = as_records(np.asarray(self.episode.recorder.served), SERVED)
         by_request = np.empty_like(by_position)
         by_request[self.problem.request_of] = by_position
         return by_request
+
+    @property
+    def events(self) -> Records:
+        """(events,) `EVENT`: what happened to requests, in order; empty where nothing is recorded."""
+        recorder = self.episode.recorder
+        found = np.array(np.asarray(recorder.events)[: int(recorder.noted)])
+        found[:, codes.POSITION] = self.problem.request_of[found[:, codes.POSITION]]
+        return as_records(found, EVENT)
 
     def __getstate__(self) -> dict[str, Any]:
         record = bool(self.episode.recorder.enabled)
@@ -275,7 +287,8 @@ def _members(words: Any, size: int) -> NDArray[np.bool_]:
     return np.unpackbits(np.asarray(words).view(np.uint8), count=size, bitorder="little").view(np.bool_)
 
 
-def _as_records(rows: NDArray[np.int64], kind: np.dtype[np.void]) -> Records:
+def as_records(rows: NDArray[np.int64], kind: np.dtype[np.void]) -> Records:
+    """(n,) records of (n, columns)."""
     return np.ascontiguousarray(rows).view(kind)[:, 0]
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "leaderboard": ("llmsched_env.baselines.leaderboard.standings", "show the leaderboard"),
     "submit": ("llmsched_env.baselines.leaderboard.submit", "make an entry of the leaderboard from a policy"),
     "verify": ("llmsched_env.baselines.leaderboard.verify", "play an entry of the leaderboard again, and compare"),
+    "trace": ("llmsched_env.cli.trace", "play one case, and write it for trace viewers and as tables"),
     "predictions": ("llmsched_env.baselines.predictions", "show what a prediction of output lengths is worth"),
     "replicas": ("llmsched_env.replicas.__main__", "compare routers of several replicas, or find how many are needed"),
     "engines": ("llmsched_env.engines.__main__", "record a real engine, fit a cost model to it, compare it"),

@@ -94,6 +94,22 @@ GAP_NS = 7  # the longest time between two of those; 0 for one alone
 PREEMPTED_NS = 8  # when it was preempted last; 0 for never
 SERVED_COLUMNS = 9
 
+# Columns of what happens to requests, one row an event.
+POSITION = 0
+CLIENT = 1
+EVENT = 2
+ITERATION = 3  # in which it happens; that of the next one for what happens between two
+CLOCK_NS = 4
+EVENT_COLUMNS = 5
+
+# Events.
+READ = 0  # the first part of a chunked prefill, whose other parts follow
+DROPPED = 1  # such a request gave way: what was read is lost
+STARTED = 2  # it has its first token
+SUSPENDED = 3  # it is preempted, or moves to another client
+RESUMED = 4  # it goes on
+COMPLETED = 5
+
 # Entries of an observation: always, and with objectives, with a KV cache, with mixed iterations (features.py).
 FEATURES = 26
 SLO_FEATURES = 7

@@ -1,4 +1,4 @@
-"""What is kept of an episode that is recorded: every iteration, and each request's course.
+"""What is kept of an episode that is recorded: every iteration, each request's course, and what happened to it when.
 
 While a request is decoded without a break, its tokens end with the decodes of the log, so nothing is kept of them.
 """
@@ -24,6 +24,9 @@ class Recorder:
         logged: iterations in it.
         log: (capacity, LOG_COLUMNS) int64.
         served: (n, SERVED_COLUMNS) int64, by position.
+        most_events: of one iteration.
+        noted: events so far.
+        events: (room, EVENT_COLUMNS) int64, in the order in which they happened.
         stands_still: whether a request that goes on has no new token then: its cache was copied.
     """
 
@@ -32,32 +35,57 @@ class Recorder:
     logged: cython.longlong
     log: cython.longlong[:, ::1]
     served: cython.longlong[:, ::1]
+    most_events: cython.longlong
+    noted: cython.longlong
+    events: cython.longlong[:, ::1]
     stands_still: cython.bint
 
-    def __init__(self, num_requests: int, enabled: bool, stands_still: bool) -> None:
+    def __init__(self, num_requests: int, num_clients: int, enabled: bool, stands_still: bool) -> None:
         self.enabled = enabled
         self.capacity = FIRST_CAPACITY if enabled else 0
         self.logged = 0
         self.log = view_of(np.zeros((FIRST_CAPACITY if enabled else 1, codes.LOG_COLUMNS), np.int64))
         self.served = view_of(np.zeros((num_requests if enabled else 1, codes.SERVED_COLUMNS), np.int64))
+        # A client's request may leave, and another come, be complete and give way; one may be read, and one dropped.
+        self.most_events = 4 * num_clients + 2
+        self.noted = 0
+        room = FIRST_CAPACITY + self.most_events if enabled else 1
+        self.events = view_of(np.zeros((room, codes.EVENT_COLUMNS), np.int64))
         self.stands_still = stands_still
 
     def clear(self) -> None:
         """Begin anew."""
         self.logged = 0
+        self.noted = 0
         if self.enabled:
             np.asarray(self.log)[:] = 0
+            np.asarray(self.events)[:] = 0
             np.asarray(self.served)[:] = 0
 
     def grow(self) -> None:
-        """Double the room for iterations."""
-        old = np.asarray(self.log)
-        self.log = view_of(np.concatenate([old, np.zeros_like(old)]))
-        self.capacity *= 2
+        """Double the room that is used up."""
+        if self.logged >= self.capacity:
+            old = np.asarray(self.log)
+            self.log = view_of(np.concatenate([old, np.zeros_like(old)]))
+            self.capacity *= 2
+        if self.noted + self.most_events > self.events.shape[0]:
+            old = np.asarray(self.events)
+            self.events = view_of(np.concatenate([old, np.zeros_like(old)]))
 
     def full(self) -> cython.bint:
         """Whether there is no room for another iteration."""
-        return self.enabled and self.logged >= self.capacity
+        if not self.enabled:
+            return False
+        return self.logged >= self.capacity or self.noted + self.most_events > self.events.shape[0]
+
+    def happen(self, v: View, event: cython.int, client: cython.longlong, position: cython.int) -> cython.void:
+        """Note what happens now."""
+        self.events[self.noted, codes.POSITION] = position
+        self.events[self.noted, codes.CLIENT] = client
+        self.events[self.noted, codes.EVENT] = event
+        self.events[self.noted, codes.ITERATION] = self.logged
+        self.events[self.noted, codes.CLOCK_NS] = v.clock_ns
+        self.noted += 1
 
     def note(
         self, start_ns: cython.longlong, v: View, prefill: cython.bint, busy: cython.longlong, mixed: cython.bint
@@ -72,6 +100,7 @@ class Recorder:
 
     def start(self, v: View, client: cython.int, position: cython.int, start_ns: cython.longlong) -> cython.void:
         """The request has its first token now, of a prefill that began at ``start_ns``."""
+        self.happen(v, codes.STARTED, client, position)
         self.served[position, codes.SERVED_BY] = client
         self.served[position, codes.SINCE_DECODE] = v.decodes
         self.served[position, codes.PREFILL_START_NS] = start_ns
@@ -81,6 +110,7 @@ class Recorder:
 
     def suspend(self, v: View, position: cython.int) -> cython.void:
         """The request is preempted or moves now, after the last decode: note the gaps between its tokens till now."""
+        self.happen(v, codes.SUSPENDED, self.served[position, codes.SERVED_BY], position)
         left: cython.longlong = v.decodes - self.served[position, codes.SINCE_DECODE]
         after_ns: cython.longlong = -1
         i: cython.longlong = self.logged - 1
@@ -104,6 +134,7 @@ class Recorder:
 
     def resume(self, v: View, client: cython.int, position: cython.int, tokens: cython.longlong) -> cython.void:
         """The request goes on with so many tokens, the last of them just now unless its cache was copied."""
+        self.happen(v, codes.RESUMED, client, position)
         self.served[position, codes.SERVED_BY] = client
         self.served[position, codes.SINCE_DECODE] = v.decodes
         self.served[position, codes.TOKENS] = tokens
@@ -115,4 +146,5 @@ class Recorder:
 
     def complete(self, v: View, position: cython.int) -> cython.void:
         """The request is complete."""
+        self.happen(v, codes.COMPLETED, self.served[position, codes.SERVED_BY], position)
         self.served[position, codes.COMPLETION_NS] = v.clock_ns

@@ -83,7 +83,9 @@ class Slots(Forecast):
         self.records = record
         self.has_mixed = problem.mixes
         self.line = Line(problem, self.has_kv)
-        self.recorder = Recorder(problem.num_requests, record, self.kv.swap_token_ns > 0 or migration.token_ns > 0)
+        self.recorder = Recorder(
+            problem.num_requests, problem.num_clients, record, self.kv.swap_token_ns > 0 or migration.token_ns > 0
+        )
         self.view.set_limits(self.slo.ttft_ns, self.slo.tpot_ns, self.kv.budget, self.chunked.budget)
 
     def take_terms(self, problem: ProblemData) -> None:
@@ -270,6 +272,8 @@ class Slots(Forecast):
         self.kv.reserved -= self.kv.aside(position)
         t.preemptions += 1
         t.recomputed_tokens += self.chunked.computed
+        if self.records:
+            self.recorder.happen(v, codes.DROPPED, self.chunked.client, position)
         if self.kv.emitted[position] > 0:
             self.line.set_preempted(position, True)
             v.preempted += 1

@@ -315,6 +315,8 @@ class Transition(Composer):
             self.chunked.client = it.client[it.rows - 1]
             self.chunked.computed = 0
             self.chunked.start_ns = start_ns
+            if self.records:
+                self.recorder.happen(v, codes.READ, self.chunked.client, position)
             self.chunked.late = self.problem.number_of[position] < self.line.late_until
         self.chunked.computed += it.tokens[it.rows - 1]
         v.reading_tokens = it.left

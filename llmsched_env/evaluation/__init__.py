@@ -3,6 +3,8 @@
 from llmsched_env.cases import SLOWarning
 from llmsched_env.errors import WorkerError
 from llmsched_env.evaluation.comparison import Comparison
+from llmsched_env.evaluation.decisions import Trace, trace_episode
+from llmsched_env.evaluation.phases import phases, request_table
 from llmsched_env.evaluation.rollout import (
     CoverageWarning,
     Evaluation,
@@ -19,6 +21,8 @@ from llmsched_env.evaluation.statistics import (
     runs_estimate,
     score_estimate,
 )
+from llmsched_env.evaluation.trace_events import trace_events, write_trace
+from llmsched_env.evaluation.write_table import write_table
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, request_metrics, serving_metrics
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "Evaluation",
     "HorizonWarning",
     "SLOWarning",
+    "Trace",
     "WorkerError",
     "aggregate_estimate",
     "begin",
@@ -37,9 +42,15 @@ __all__ = [
     "evaluate",
     "final_metrics",
     "mean_estimate",
+    "phases",
     "play",
     "request_metrics",
+    "request_table",
     "runs_estimate",
     "score_estimate",
     "serving_metrics",
+    "trace_episode",
+    "trace_events",
+    "write_table",
+    "write_trace",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from llmsched_env.actions import action_number
 from llmsched_env.cases import build_problem
 from llmsched_env.config import MAX_SEED, Scenario, whole
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownFieldError, UnknownNameError
@@ -28,11 +29,15 @@ __all__ = [
     "begin",
     "case_numbers",
     "check_scenario",
+    "choice_awaits",
     "decision_times",
     "evaluate",
     "left_range",
     "play",
+    "play_on",
     "start",
+    "take",
+    "taken",
 ]
 
 MOST_CASES = 10**9
@@ -175,15 +180,20 @@ def play(
             "client_of, or play a rule."
         )
     simulator = Simulator(build_problem(scenario, case, client_of=client_of), record=record)
+    play_on(policy, scenario, simulator, seed)
+    return simulator
+
+
+def play_on(policy: Policy, scenario: Scenario, simulator: Simulator, seed: int) -> None:
+    """Let a policy begin where an episode is, and run it to the end."""
     context = start(policy, scenario, simulator, seed)
     compiled = getattr(policy, "compiled", None)
     if compiled is not None:
         simulator.run(compiled(context))
-        return simulator
+        return
     policy.reset(context)
     for _ in _decisions(policy, simulator):
         pass
-    return simulator
 
 
 def _played(
@@ -204,7 +214,7 @@ def _played(
             ]
         )
         running = list(range(len(block)))
-        while running := [episode for episode in running if _choice_awaits(simulators[episode])]:
+        while running := [episode for episode in running if choice_awaits(simulators[episode])]:
             actions = decide(running, [simulators[episode].view for episode in running])
             if np.shape(actions) != (len(running),):
                 raise InvalidActionError(
@@ -212,12 +222,12 @@ def _played(
                     "needed."
                 )
             for episode, action in zip(running, actions, strict=True):
-                _take(policy, simulators[episode], action)
+                take(policy, simulators[episode], action)
         yield from simulators
 
 
 def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = lambda: 0) -> Iterable[int]:
-    while _choice_awaits(simulator):
+    while choice_awaits(simulator):
         before = clock()
         try:
             action = policy.act(simulator.view)
@@ -225,10 +235,10 @@ def _decisions(policy: Policy, simulator: Simulator, clock: Callable[[], int] = 
             error.args = (f"policy {policy.name!r}: {error}",)
             raise
         yield clock() - before
-        _take(policy, simulator, action)
+        take(policy, simulator, action)
 
 
-def _choice_awaits(simulator: Simulator) -> bool:
+def choice_awaits(simulator: Simulator) -> bool:
     """Go on through iterations that offer no choice; whether there is one before the end or the horizon."""
     horizon = simulator.problem.max_iterations
     while not simulator.done and not (horizon and simulator.view.prefills + simulator.view.decodes >= horizon):
@@ -238,13 +248,22 @@ def _choice_awaits(simulator: Simulator) -> bool:
     return False
 
 
-def _take(policy: Policy, simulator: Simulator, action: Any) -> None:
+def take(policy: Policy, simulator: Simulator, action: Any) -> None:
+    """Step by what a policy has answered.
+
+    Raises:
+        InvalidActionError: it is no action; names the policy.
+    """
+    simulator.step(taken(policy, simulator, action))
+
+
+def taken(policy: Policy, simulator: Simulator, answer: Any) -> int:
+    """The action that the engine takes for an answer; raises as :func:`take`."""
     try:
-        if np.ndim(action) == 0 and action == 0 and not simulator.can_decode:
-            action = 1  # as the engine takes it
-        simulator.step(action)
+        action = action_number(answer, simulator.problem.action_names)
     except InvalidActionError as error:
         raise InvalidActionError(f"policy {policy.name!r}: {error}") from None
+    return 1 if action == 0 and not simulator.can_decode else action
 
 
 def evaluate(

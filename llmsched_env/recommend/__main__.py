@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 from llmsched_env.cost import FIT, MIXED_COSTS, PRESETS, cost_model
 from llmsched_env.errors import ConfigError, PathError
@@ -24,9 +24,10 @@ from llmsched_env.recommend.page import page
 from llmsched_env.recommend.pictures import draw
 from llmsched_env.recommend.setting import Machine
 from llmsched_env.storage import output_folder, write_whole
-from llmsched_env.units import UnitWarning
-from llmsched_env.workload import workload
+from llmsched_env.units import ApproximationWarning, UnitWarning
+from llmsched_env.workload import PoissonArrivals, workload
 from llmsched_env.workload.requests import Requests
+from llmsched_env.workload.traces import TraceWorkload
 
 COMMAND = "python -m llmsched_env.recommend"
 
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
     flags = {**flags_of(parser), "ttft_s": "--ttft", "tpot_s": "--tpot", "kv_budget_tokens": "--kv-tokens"}
     with warnings_in_flags(flags):
-        for kind in (UnitWarning, CoverageWarning):
+        for kind in (ApproximationWarning, UnitWarning, CoverageWarning):
             warnings.simplefilter("always", kind)
         return run_command(flags, lambda: _run(options))
 
@@ -139,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
     kv_tokens = _kv_tokens(options)
     _check_files(options)
     model = cost_model(options.cost)
-    given = _requests(options.trace)
+    given, about = _requests(options.trace, options.rate)
     machine = Machine(
         model, options.ttft, options.tpot,
         kv_tokens=kv_tokens, swap_gb_per_s=options.swap_gb_per_s, kv_bytes_per_token=options.kv_bytes_per_token,
@@ -156,7 +157,7 @@ def _run(options: argparse.Namespace) -> int:
             given, machine, rate_per_s=options.rate, target=options.target, most=options.trials,
             own_engine=options.own_engine, told=told,
         )  # fmt: skip
-    text = page(answer, _about(options.trace, given))
+    text = page(answer, about)
     print(text)
     if answer.chosen.outcome.outside is not None:
         warnings.warn(answer.chosen.outcome.outside, CoverageWarning, stacklevel=1)
@@ -214,21 +215,35 @@ def _check_files(options: argparse.Namespace) -> None:
             raise PathError(f"cannot write {options.json}: it is a folder. Give the path of a file.")
 
 
-def _requests(trace: str) -> Requests:
-    """All requests of a trace."""
-    source = workload(trace if ":" in trace and not Path(trace).exists() else f"trace:{trace}")
-    if not hasattr(source, "whole"):
-        raise ConfigError(f"--trace {trace}: give a recorded trace.")
-    return source.whole()  # type: ignore[no-any-return]
+def _requests(named: str, rate_per_s: float | None) -> tuple[Requests, str]:
+    """All requests of a trace, and what is to be said of them.
 
-
-def _about(trace: str, given: Requests) -> str:
-    span_s = (int(given.release_ns[-1]) - int(given.release_ns[0])) / 1e9
-    return (
-        f"{len(given):,} requests of {Path(trace).name} in {span_s:,.0f} s, {given.rate_per_s:.3g} requests/s as "
-        f"recorded; prompts of {given.prompt_tokens.mean():,.0f} tokens in the mean, outputs of "
-        f"{given.output_tokens.mean():,.0f}."
+    Raises:
+        ConfigError: no trace, or one without times where no rate is given.
+    """
+    source = workload(named)
+    if not isinstance(source, TraceWorkload):
+        source = workload(f"trace:{named}")
+    if not isinstance(source, TraceWorkload):
+        raise ConfigError(f"--trace {named}: give a recorded trace.")
+    trace = source.trace()
+    given = trace.requests()
+    lengths = (
+        f"prompts of {given.prompt_tokens.mean():,.0f} tokens in the mean, outputs of {given.output_tokens.mean():,.0f}"
     )
+    about = f"{len(given):,} requests of {source.path.name} (format {trace.format})"
+    if trace.has_times:
+        span_s = int(given.release_ns[-1]) / 1e9
+        rate = f" in {span_s:,.0f} s, {given.rate_per_s:.3g} requests/s as recorded" if span_s else ""
+        about += f"{rate}; {lengths}."
+    else:
+        if rate_per_s is None:
+            raise ConfigError(
+                f"{source.path} has no arrival times: give --rate, at which requests then come at random."
+            )
+        given = replace(given, release_ns=PoissonArrivals().release_ns("test", 0, len(given)))
+        about += f", which has no arrival times: they come at random (Poisson); {lengths}."
+    return given, " ".join([about, *trace.notes])
 
 
 def _write(answer: Recommendation, text: str, options: argparse.Namespace) -> None:

@@ -154,20 +154,6 @@ class TraceWorkload:
             first += int(with_replacement(word, end - first - count + 1)[0])
         return self.trace().requests(first, first + count, mean_output_tokens=self._mean_output_tokens())
 
-    def whole(self) -> Requests:
-        """All requests of the recording, times counted from the first.
-
-        Raises:
-            PathError, FileFormatError: the file cannot be read or understood.
-        """
-        trace = self._trace()
-        return Requests.of(
-            trace.prompt_tokens,
-            trace.output_tokens,
-            release_ns=trace.release_ns,
-            predicted_tokens=trace.predicted_tokens,
-        )
-
     def _mean_output_tokens(self) -> float:
         first, end = self.stretch("train")
         return population_mean(int(self.trace().output_tokens[first:end].sum()) / (end - first))

@@ -326,7 +326,7 @@ def test_case_numbers():
             "'llmsched export MODEL.zip --algo ALGO --scenario ID --out AGENT.npz'",
         ),
         (["--policies", "m.zip@fcfs"], "SB3Policy.load(path, algo)"),
-        (["--arguments", "max_iterations=20"], "--arguments max_iterations=20: a comparison is of whole episodes"),
+        (["--arguments", "max_iterations=20"], "--arguments max_iterations=20: whole episodes are played here"),
         (["--cost", "llama-65b"], "unknown cost preset 'llama-65b'. Did you mean 'llama-65b-paper"),
         (["--clients", "0"], "--clients 0 is out of range"),
         (["--clients", "many"], "argument --clients: invalid int value: 'many'"),

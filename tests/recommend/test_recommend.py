@@ -228,6 +228,17 @@ def test_what_cannot_be_done_is_said(file, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_file_without_times_needs_a_rate(tmp_path, capsys):
+    path = tmp_path / "lengths.csv"
+    requests = trace(500)
+    rows = zip(requests.prompt_tokens, requests.output_tokens, strict=True)
+    path.write_text("num_prefill_tokens,num_decode_tokens\n" + "".join(f"{p},{n}\n" for p, n in rows))
+    assert main(["--trace", str(path), *COMMON]) == 2
+    assert "has no arrival times: give --rate" in capsys.readouterr().err
+    assert main(["--trace", str(path), *COMMON, "--rate", "2"]) == 0
+    assert "they come at random (Poisson)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["--ttft", "1000"], ["--ttft", "1h"], ["--rate", "-3"], ["--target", "150%"]])
 def test_values_that_are_none(file, capsys, words):
     with pytest.raises(SystemExit) as stopped:
