@@ -200,11 +200,17 @@ def test_a_budget_that_is_never_reached_changes_nothing(rule, case, actions):
     same_course(play(limited, actions), play(replace(case, kv_cache=None), actions))
 
 
+def by_arrival(case):
+    """The same, first come, first served, and chunks of a fixed budget."""
+    mixed = case.mixed and replace(case.mixed, within_slack=False)
+    return replace(case, order="fcfs", choose_order=False, mixed=mixed)
+
+
 @settings(REPEATABLE, max_examples=80)
 @given(case=combined_cases(), actions=COMBINED_ACTIONS)
 def test_slos_that_decide_nothing_change_nothing(case, actions):
-    """First come, first served, with SLOs or without, whatever else is on."""
-    case = replace(case, order="fcfs", choose_order=False)
+    """First come, first served, with SLOs or without, whatever else is on but slack, which is made of SLOs."""
+    case = by_arrival(case)
     with_slo = replace(case, ttft_ns=300, tpot_ns=60)
     same_course(play(with_slo, actions), play(replace(case, ttft_ns=0, tpot_ns=0), actions))
 
@@ -212,8 +218,8 @@ def test_slos_that_decide_nothing_change_nothing(case, actions):
 @settings(REPEATABLE, max_examples=80)
 @given(case=combined_cases(), actions=COMBINED_ACTIONS)
 def test_a_belief_changes_no_iteration_by_itself(case, actions):
-    """What is believed shows in the view, and in who is late; first come, first served does not ask."""
-    case = replace(case, order="fcfs", choose_order=False)
+    """What is believed shows in the view, in who is late and in slack; first come, first served does not ask."""
+    case = by_arrival(case)
     noise = case.noise and replace(case.noise, believed=None)
     same_course(play(case, actions), play(replace(case, noise=noise, believed_mixed=None), actions))
 

@@ -60,7 +60,8 @@ def served_case(seed):
         case = replace(case, ttft_ns=300, tpot_ns=60, order="fcfs")
     if case.releases_ns[-1] == 0:
         releases = [40 * i // 2 for i in range(len(case.prompts))]
-        case = replace(case, releases_ns=tuple(releases))
+        order = "fcfs" if case.order == "sorted_f" else case.order  # which is made for a batch
+        case = replace(case, releases_ns=tuple(releases), order=order)
     return case
 
 
