@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.cases import Offered, offered
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
@@ -26,6 +27,7 @@ __all__ = ["Comparison", "Contestant", "Row", "compare"]
 UNSHOWN = re.compile(r"[|\x00-\x1f\x7f]")
 """What breaks the line of a table."""
 
+NO_RATE = Offered(None, None)
 NO_SCORE = Estimate(float("nan"), float("nan"), float("nan"))
 
 JSON_METRICS = ("makespan_s", "utilization", "gap_to_bound", "prefills", "decodes")
@@ -118,6 +120,7 @@ class Comparison:
         reference: name of the rule that scores 0.
         planner: name of the planner that scores 1.
         ends: what these two reached, of the scenario's objective.
+        offered: with SLOs, rate of arrivals and load, as means over the cases.
     """
 
     scenario_id: str
@@ -128,6 +131,7 @@ class Comparison:
     reference: str | None
     planner: str | None
     ends: tuple[Estimate, Estimate] | None = None
+    offered: Offered = NO_RATE
 
     def row(self, name: str) -> Row:
         """The row of that name.
@@ -162,6 +166,18 @@ class Comparison:
         header = ["policy", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
         return grid(header if scored else header[:-1], body)
 
+    def arrivals(self) -> str:
+        """How fast requests come, in words: what the scenario fixes, and beside it what that amounts to."""
+        rate, load = self.offered
+        as_rate = "" if rate is None else f"{rate:.4g} requests/s"
+        as_load = "" if load is None else f"load {load:.3g}"
+        if self.scenario.load is not None:
+            return f"{as_load} ({as_rate})"
+        if self.scenario.requests_per_s is not None:
+            return f"{as_rate} ({as_load})" if as_load else as_rate
+        told = ", ".join(filter(None, (as_rate, as_load))) or "all at once"
+        return f"the workload's own times ({told})"
+
     @property
     def bound_s(self) -> float:
         """Mean over the cases of the best lower bound that holds."""
@@ -176,7 +192,7 @@ class Comparison:
             "cases": len(self.cases),
             "seed": self.seed,
             "bound_s": {"mean": self.bound_s},
-            **({"load": self.scenario.load} if self.scenario.load is not None else {}),
+            **(self.offered._asdict() if self.scenario.serving else {}),
             "score_reference": self.reference,
             "score_planner": self.planner,
             "policies": {
@@ -247,6 +263,7 @@ def compare(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"more than one policy is called {twice[0]!r}: results go by name, so give each its own.")
+    rates = _offered(scenario, cases)  # complains now, before the long work
     done: dict[tuple[int, Scenario], Evaluation] = {}
 
     def run(contestant: Contestant) -> Evaluation:
@@ -286,4 +303,17 @@ def compare(
     reached = None
     if reference is not None and planner is not None:
         reached = run(reference).estimate(scenario.objective), run(planner).estimate(scenario.objective)
-    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one, reached)
+    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one, reached, rates)
+
+
+def _offered(scenario: Scenario, cases: NDArray[np.int64]) -> Offered:
+    """Means over the cases; nothing where a case has none, or there are no SLOs, so that no rate matters."""
+    if not scenario.serving:
+        return NO_RATE
+    found = [offered(scenario, int(case)) for case in cases]
+    if scenario.load is not None:  # as given, not as whole nanoseconds make it
+        found = [one._replace(load=scenario.load) for one in found]
+    if scenario.requests_per_s is not None:
+        found = [one._replace(requests_per_s=scenario.requests_per_s) for one in found]
+    rates, loads = ([x for x in column if x is not None] for column in zip(*found, strict=True))
+    return Offered(*(float(np.mean(x)) if len(x) == len(found) else None for x in (rates, loads)))

@@ -21,6 +21,7 @@ from llmsched_env.storage import write_whole
 
 __all__ = [
     "PAPER",
+    "RECORDED",
     "ServingRow",
     "ablation_table",
     "as_json",
@@ -36,6 +37,9 @@ PAPER: Mapping[str, tuple[float, float]] = {"baseline": (201.00, 0.802), "hybrid
 
 PAPER_CLIENTS = 200
 PAPER_PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
+
+RECORDED = "recorded"
+"""In place of a load or a rate: the workload's own times."""
 
 COLUMNS = ("policy", "kind", "clairvoyant", "metric", "mean", "ci95_low", "ci95_high")
 
@@ -217,7 +221,8 @@ def write_files(comparisons: Sequence[Comparison], folder: Path, *, command: str
     sections = [(name, text) for one in comparisons for name, text in _sections(one)]
     configuration = {"command": command, **first.provenance()}
     if len(comparisons) > 1:
-        configuration["loads"] = [one.scenario.load for one in comparisons]
+        name, keys = _over(comparisons)
+        configuration[name] = keys
     texts = {
         "comparison.json": json.dumps(as_json(comparisons), indent=1) + "\n",
         "configuration.json": json.dumps(configuration, indent=1, default=str) + "\n",
@@ -231,18 +236,31 @@ def write_files(comparisons: Sequence[Comparison], folder: Path, *, command: str
 
 
 def as_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """The first comparison as plain JSON values; with several, ``loads`` holds all of them by load."""
+    """The first comparison as plain JSON values; with several, ``loads`` or ``rates`` holds all of them.
+
+    Their keys are loads, rates in requests/s, or "recorded" for the workload's own times.
+    """
     document = comparisons[0].as_json()
     if len(comparisons) > 1:
-        document["loads"] = {repr(one.scenario.load): one.as_json() for one in comparisons}
+        name, keys = _over(comparisons)
+        document[name] = {str(key): one.as_json() for key, one in zip(keys, comparisons, strict=True)}
     return document
+
+
+def _over(comparisons: Sequence[Comparison]) -> tuple[str, list[float | str]]:
+    """What the comparisons differ in, and of each the value."""
+    by_rate = any(one.scenario.requests_per_s is not None for one in comparisons)
+    return "rates" if by_rate else "loads", [_key(one.scenario) for one in comparisons]
+
+
+def _key(scenario: Scenario) -> float | str:
+    given = scenario.requests_per_s if scenario.load is None else scenario.load
+    return RECORDED if given is None else given
 
 
 def _sections(comparison: Comparison) -> list[tuple[str, str]]:
     if comparison.scenario.serving:
-        load = comparison.scenario.load
-        where = "At the workload's own rate" if load is None else f"At load {load:g}"
-        return [(where, serving_table(comparison.rows))]
+        return [(f"At {comparison.arrivals()}", serving_table(comparison.rows))]
     sections = {"Ablation": ablation_table(comparison), "Queue order and rule": two_by_two_table(comparison)}
     if any(row.kind != "method" for row in comparison.rows):
         sections["Rules and planners on the scenario's queues"] = ranking_table(comparison)
@@ -250,12 +268,12 @@ def _sections(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _long_csv(comparisons: Sequence[Comparison]) -> str:
-    several = len(comparisons) > 1
+    serving = comparisons[0].scenario.serving
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*(("load",) if several else ()), *COLUMNS))
+    writer.writerow((*(("load", "requests_per_s") if serving else ()), *COLUMNS))
     for comparison in comparisons:
-        first = (comparison.scenario.load,) if several else ()
+        first = (comparison.offered.load, comparison.offered.requests_per_s) if serving else ()
         for row in comparison.rows:
             estimates: dict[str, Any] = {
                 metric: row.estimate(metric)
