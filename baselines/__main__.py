@@ -36,6 +36,7 @@ from llmsched_env.evaluation.report import (
     RECORDED,
     ablation_table,
     as_json,
+    glossary,
     ranking_table,
     two_by_two_table,
     write_files,
@@ -362,7 +363,7 @@ def show(comparisons: Sequence[Comparison]) -> None:
             "Decision times are those of `act`, asked from Python (the paper allows 5 ms);\n"
             "a beam plans the whole episode before its first decision.\n"
         )
-        print(ranking_table(comparison))
+        print(f"{ranking_table(comparison)}\n\n{glossary(comparison)}")
 
 
 def draw(comparison: Comparison, entries: Sequence[Entry], folder: Path) -> list[Path]:

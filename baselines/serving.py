@@ -10,7 +10,7 @@ import numpy as np
 from llmsched_env.baselines.registry import Entry
 from llmsched_env.evaluation import play, request_metrics
 from llmsched_env.evaluation.comparison import Comparison, Row
-from llmsched_env.evaluation.report import serving_table
+from llmsched_env.evaluation.report import glossary, serving_table
 from llmsched_env.evaluation.rollout import episode_seed
 from llmsched_env.evaluation.serving_pictures import LoadCurve, goodput_against_load, latency_distributions
 
@@ -27,10 +27,8 @@ def show_serving(comparisons: Sequence[Comparison]) -> None:
     where = comparisons[0].scenario
     ends, tpot_ms = f"{where.uncounted_share:.0%}", 1e3 * (where.tpot_s or 0.0)
     print(
-        f"SLOs: first token within {where.ttft_s:g} s (TTFT), then {tpot_ms:g} ms a token (TPOT). Goodput is the\n"
-        f"share of requests that meet both. The first and the last {ends} of a case, its warm-up and cut\n"
-        "end, are served but not counted. The worst token gap and the longest wait are means over the cases of each\n"
-        "case's maximum."
+        f"SLOs: first token within {where.ttft_s:g} s (TTFT), then {tpot_ms:g} ms a token (TPOT).\n"
+        f"The first and the last {ends} of a case, its warm-up and cut end, are served but not counted."
     )
     for comparison in comparisons:
         where_to = comparison.arrivals()
@@ -45,6 +43,7 @@ def show_serving(comparisons: Sequence[Comparison]) -> None:
             + "\n"
         )
         print(serving_table(best))
+    print(f"\n{glossary(comparisons[0])}")
 
 
 def _scale(comparison: Comparison) -> str:

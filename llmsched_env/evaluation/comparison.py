@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llmsched_env.cases import Offered, offered
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
+from llmsched_env.evaluation.parameters import parameters_of, written
 from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
 from llmsched_env.evaluation.tables import grid, interval, knows
@@ -85,6 +86,7 @@ class Row:
         evaluation: its episodes.
         decision_ns: (decisions,) how long single decisions took, from Python.
         score: (rule - policy) / (rule - planner) of the means of the scenario's objective, on its own queues.
+        parameters: of a rule: what it decides by, as :func:`llmsched_env.evaluation.parameters.parameters_of` has it.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Row:
     evaluation: Evaluation
     decision_ns: NDArray[np.int64]
     score: Estimate
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     def estimate(self, metric: str) -> Estimate:
         """Mean and interval of a metric."""
@@ -161,9 +164,10 @@ class Comparison:
         body = []
         for row in self.rows:
             behind = "–" if row.name == first else interval(self.behind(row.name, first), 100)
-            cells = [row.name, knows(row.clairvoyant), interval(row.estimate(objective), 100), behind]
+            known = [row.name, written(row.parameters) or "–", knows(row.clairvoyant)]
+            cells = [*known, interval(row.estimate(objective), 100), behind]
             body.append([*cells, interval(row.score)] if scored else cells)
-        header = ["policy", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
+        header = ["policy", "parameters", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
         return grid(header if scored else header[:-1], body)
 
     def arrivals(self) -> str:
@@ -199,6 +203,7 @@ class Comparison:
                 row.name: {
                     "kind": row.kind,
                     "clairvoyant": row.clairvoyant,
+                    "parameters": dict(row.parameters),
                     **{metric: row.estimate(metric).as_json() for metric in metrics},
                     "score": row.score.as_json(),
                     "decision_us": row.decision_us(),
@@ -296,6 +301,7 @@ def compare(
                 if timed
                 else np.empty(0, np.int64),
                 NO_SCORE if ends is None else score_estimate(sign * evaluation.columns[scenario.objective], *ends),
+                parameters_of(contestant.policy, contestant.scenario, int(cases[0]), seed),
             )
         )
     zero = None if reference is None else reference.name

@@ -15,6 +15,7 @@ import numpy as np
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS
 from llmsched_env.evaluation.comparison import Comparison
+from llmsched_env.evaluation.parameters import MEANINGS, written
 from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.evaluation.tables import grid, interval, knows
 from llmsched_env.storage import write_whole
@@ -25,6 +26,7 @@ __all__ = [
     "ServingRow",
     "ablation_table",
     "as_json",
+    "glossary",
     "is_papers_case",
     "ranking_table",
     "serving_table",
@@ -41,7 +43,7 @@ PAPER_PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low"
 RECORDED = "recorded"
 """In place of a load or a rate: the workload's own times."""
 
-COLUMNS = ("policy", "kind", "clairvoyant", "metric", "mean", "ci95_low", "ci95_high")
+COLUMNS = ("policy", "kind", "clairvoyant", "parameters", "metric", "mean", "ci95_low", "ci95_high")
 
 
 class ServingRow(Protocol):
@@ -55,6 +57,11 @@ class ServingRow(Protocol):
     @property
     def clairvoyant(self) -> bool:
         """Whether policy or queues used true lengths."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """What a rule decides by, by symbol."""
         ...
 
     @property
@@ -115,6 +122,7 @@ def ranking_table(comparison: Comparison) -> str:
         body.append(
             [
                 row.name,
+                written(row.parameters) or "–",
                 row.kind,
                 knows(row.clairvoyant),
                 interval(row.estimate("gap_to_bound"), 100),
@@ -126,6 +134,7 @@ def ranking_table(comparison: Comparison) -> str:
         )
     header = [
         "policy",
+        "parameters",
         "kind",
         "knows",
         "gap to bound % [95 % CI]",
@@ -149,6 +158,7 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
         body.append(
             [
                 row.name,
+                written(row.parameters) or "–",
                 knows(row.clairvoyant),
                 interval(row.estimate("goodput"), 100, 1),
                 interval(row.score),
@@ -161,6 +171,7 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
         )
     header = [
         "policy",
+        "parameters",
         "knows",
         "goodput % [95 % CI]",
         "score [95 % CI]",
@@ -171,6 +182,30 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
         "decision µs p50/p99/max",
     ]
     return grid(header, body)
+
+
+def glossary(comparison: Comparison) -> str:
+    """What the columns of a table of policies say, as a list."""
+    shown = {symbol for row in comparison.rows for symbol in row.parameters}
+    numbers = "; ".join(f"{symbol}: {text}" for symbol, text in MEANINGS.items() if symbol in shown)
+    zero, one = comparison.reference, comparison.planner
+    terms = {
+        "parameters": f"the numbers that a rule decides by; of a tuned one, chosen on training cases. {numbers}",
+        "knows": "'blind': no true output length is used; 'lengths': the true ones are",
+        "score": "none here" if zero is None else f"0 is {zero}, the best tuned rule; 1 is {one}; below 0 is worse",
+    }
+    if comparison.scenario.serving:
+        terms |= {
+            "SLO": "a limit on a latency that a request has to meet: on TTFT, the time to its first token, and on "
+            "TPOT, the mean time per token after it",
+            "goodput": "share of the counted requests that meet both SLOs",
+            "load": "requests/s as a share of the capacity, a rate that no schedule can keep up with",
+            "worst token gap, longest wait": "means over the cases of each case's maximum",
+        }
+    else:
+        terms["gap to bound"] = "makespan above the best lower bound, which no schedule beats"
+    terms["[95 % CI]"] = "confidence interval of the mean over cases"
+    return "\n".join(f"- {term}: {text.rstrip('. ')}." for term, text in terms.items())
 
 
 def _by_goodput(row: ServingRow) -> tuple[bool, float]:
@@ -260,10 +295,13 @@ def _key(scenario: Scenario) -> float | str:
 
 def _sections(comparison: Comparison) -> list[tuple[str, str]]:
     if comparison.scenario.serving:
-        return [(f"At {comparison.arrivals()}", serving_table(comparison.rows))]
+        text = f"{serving_table(comparison.rows)}\n\n{glossary(comparison)}"
+        return [(f"At {comparison.arrivals()}", text)]
     sections = {"Ablation": ablation_table(comparison), "Queue order and rule": two_by_two_table(comparison)}
     if any(row.kind != "method" for row in comparison.rows):
-        sections["Rules and planners on the scenario's queues"] = ranking_table(comparison)
+        sections["Rules and planners on the scenario's queues"] = (
+            f"{ranking_table(comparison)}\n\n{glossary(comparison)}"
+        )
     return [(name, text) for name, text in sections.items() if text]
 
 
@@ -282,5 +320,7 @@ def _long_csv(comparisons: Sequence[Comparison]) -> str:
             }
             estimates["score"] = row.score
             for metric, estimate in estimates.items():
-                writer.writerow([*first, row.name, row.kind, row.clairvoyant, metric, *estimate])
+                writer.writerow(
+                    [*first, row.name, row.kind, row.clairvoyant, written(row.parameters), metric, *estimate]
+                )
     return out.getvalue()

@@ -360,7 +360,7 @@ def test_slos_that_nobody_meets_are_said_once(capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.err.count("warning: --ttft-s 0.01: no schedule meets this SLO") == 1
     rows = [line.split("|") for line in said.out.splitlines() if line.startswith("| prefill_first ")]
-    assert [row[3].split()[0] for row in rows] == ["0.0", "0.0"]
+    assert [row[4].split()[0] for row in rows] == ["0.0", "0.0"]
 
 
 def test_workers_share_the_cases(tmp_path, monkeypatch):
