@@ -41,7 +41,15 @@ from llmsched_env.evaluation import CoverageWarning, Estimate, SLOWarning, evalu
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.evaluation.parallel import Sharing
-from llmsched_env.evaluation.report import ablation_table, as_json, ranking_table, two_by_two_table, write_files
+from llmsched_env.evaluation.report import (
+    RECORDED,
+    ablation_table,
+    as_json,
+    glossary,
+    ranking_table,
+    two_by_two_table,
+    write_files,
+)
 from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.progress import Progress
 from llmsched_env.storage import output_folder, write_whole
@@ -75,8 +83,12 @@ def parse_cases(text: str) -> NDArray[np.int64]:
     return np.arange(start, stop)
 
 
-def scenario_of(options: argparse.Namespace) -> Scenario:
+def scenario_of(options: argparse.Namespace, **arrivals: float | None) -> Scenario:
     """The scenario that the command line asks for.
+
+    Args:
+        options: of :func:`scenario_options`.
+        arrivals: ``load`` and ``requests_per_s``, in place of the id's own.
 
     Raises:
         UnknownNameError: no such id, preset or option value.
@@ -99,29 +111,50 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         if name == "max_iterations" and value is not None:
             raise ConfigError(f"--arguments {name}={value}: whole episodes are played here. Leave it out.")
         changes[name] = value
+    changes.update(arrivals)
     if changes.get("lengths", "predicted") != "predicted":
         changes.setdefault("predictor", None)  # nobody would read that of the id
     return make_scenario(options.scenario, split=options.split, **changes)
 
 
-def loads_of(text: str | None, scenario: Scenario) -> list[float | None]:
-    """The loads to compare at, the scenario's own first.
+def arrivals_of(options: argparse.Namespace) -> list[dict[str, float | None]]:
+    """What --loads or --rate changes of the scenario at each of its values; nothing without them.
 
     Raises:
-        ConfigError: not numbers, or loads where there are no SLOs.
+        ConfigError: not numbers, or both.
     """
-    others: tuple[float, ...] = ()
-    if text is None:
-        others = LOADS if scenario.load is not None and scenario.serving else ()
-    elif not scenario.serving:
-        raise ConfigError(f"--loads {text!r}: take a scenario with SLOs, as LLMSched/ServingOrder-v0.")
-    else:
-        try:
-            others = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            raise ConfigError(f"--loads {text!r}: give numbers above 0, as 0.8,0.9.") from None
-        scenario = scenario.replace(load=others[0])
-    return list(dict.fromkeys((scenario.load, *others)))
+    if options.loads is not None and options.rate is not None:
+        raise ConfigError(f"--loads {options.loads!r} with --rate {options.rate!r}: give one of them.")
+    given = [("load", "--loads", options.loads, "0.8,0.9"), ("requests_per_s", "--rate", options.rate, "12,20")]
+    found: list[dict[str, float | None]] = []
+    for name, option, text, example in given:
+        for part in () if text is None else text.split(","):
+            try:
+                value = None if part.strip() == RECORDED else float(part)
+            except ValueError:
+                raise ConfigError(
+                    f"{option} {text!r}: give numbers above 0, as {example}, or {RECORDED!r} for the workload's own "
+                    "times."
+                ) from None
+            found.append({"load": None, "requests_per_s": None, name: value})
+    return found
+
+
+def places_of(options: argparse.Namespace, scenario: Scenario) -> list[Scenario]:
+    """The scenario at each load or rate to compare at, its own first.
+
+    Raises:
+        ConfigError: loads or rates that cannot be, or where there are no SLOs.
+    """
+    changes = arrivals_of(options)
+    if changes and not scenario.serving:
+        option, text = ("--loads", options.loads) if options.rate is None else ("--rate", options.rate)
+        raise ConfigError(f"{option} {text!r}: take a scenario with SLOs, as LLMSched/ServingOrder-v0.")
+    if not changes:
+        changes = [{}]
+        if scenario.load is not None and scenario.serving:
+            changes += [{"load": load} for load in LOADS]
+    return list(dict.fromkeys(scenario.replace(**change) for change in changes))
 
 
 def scenario_options(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +196,13 @@ def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--cases", default="20", metavar="N|A-B", help="the first N cases, or cases A to B (default: %(default)s)")
     add("--seed", type=int, default=0, help="for policies that draw random numbers (default: %(default)s)")
-    add("--loads", metavar="X,Y,...", help=f"loads to compare at (default with SLOs: {LOADS} and the scenario's)")
+    add(
+        "--loads",
+        metavar="X,Y,...",
+        help="loads to compare at, shares of the capacity; 'recorded': the workload's own times "
+        f"(default with SLOs: {LOADS} and the scenario's)",
+    )
+    add("--rate", metavar="R,S,...", help="rates of arrivals to compare at, in requests/s, in place of --loads")
     add(
         "--policies",
         metavar="A,B,...",
@@ -217,9 +256,9 @@ def chunk_folder(options: argparse.Namespace) -> Path | None:
 
 def run(options: argparse.Namespace, command: str) -> None:
     """Check everything, then compare, print and write."""
-    scenario, cases = scenario_of(options), parse_cases(options.cases)
-    loads = loads_of(options.loads, scenario)
-    places = [scenario if load == scenario.load else scenario.replace(load=load) for load in loads]
+    first = next(iter(arrivals_of(options)), {})  # an id's own load may be none of this cost model
+    scenario, cases = scenario_of(options, **first), parse_cases(options.cases)
+    places = places_of(options, scenario)
     names = options.policies.split(",") if options.policies else default_names(scenario)
     names = [name for name in dict.fromkeys(name.strip() for name in names) if name]
     if not names:
@@ -344,7 +383,7 @@ def show(comparisons: Sequence[Comparison]) -> None:
             "Decision times are those of `act`, asked from Python (the paper allows 5 ms);\n"
             "a beam plans the whole episode before its first decision.\n"
         )
-        print(ranking_table(comparison))
+        print(f"{ranking_table(comparison)}\n\n{glossary(comparison)}")
 
 
 def draw(comparison: Comparison, entries: Sequence[Entry], folder: Path) -> list[Path]:

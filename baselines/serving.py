@@ -10,7 +10,7 @@ import numpy as np
 from llmsched_env.baselines.registry import Entry
 from llmsched_env.evaluation import play, request_metrics
 from llmsched_env.evaluation.comparison import Comparison, Row
-from llmsched_env.evaluation.report import serving_table
+from llmsched_env.evaluation.report import glossary, serving_table
 from llmsched_env.evaluation.rollout import episode_seed
 from llmsched_env.evaluation.serving_pictures import LoadCurve, goodput_against_load, latency_distributions
 
@@ -27,25 +27,23 @@ def show_serving(comparisons: Sequence[Comparison]) -> None:
     where = comparisons[0].scenario
     ends, tpot_ms = f"{where.uncounted_share:.0%}", 1e3 * (where.tpot_s or 0.0)
     print(
-        f"SLOs: first token within {where.ttft_s:g} s (TTFT), then {tpot_ms:g} ms a token (TPOT). Goodput is the\n"
-        f"share of requests that meet both. The first and the last {ends} of a case, its warm-up and cut\n"
-        "end, are served but not counted. The worst token gap and the longest wait are means over the cases of each\n"
-        "case's maximum."
+        f"SLOs: first token within {where.ttft_s:g} s (TTFT), then {tpot_ms:g} ms a token (TPOT).\n"
+        f"The first and the last {ends} of a case, its warm-up and cut end, are served but not counted."
     )
     for comparison in comparisons:
-        load = comparison.scenario.load
+        where_to = comparison.arrivals()
         rows = sorted(comparison.rows, key=lambda row: -np.nan_to_num(row.estimate("goodput").mean, nan=-1.0))
         best = rows[:SHOWN]
         best += [row for row in rows[SHOWN:] if row.name == PLAIN]
         print(
             "\n"
-            + ("At the workload's own rate" if load is None else f"Load {load:g}")
-            + f". Score: {_scale(comparison)}."
+            + f"{where_to[0].upper()}{where_to[1:]}. Score: {_scale(comparison)}."
             + (f"\nThe best {SHOWN} of {len(rows)}, and {PLAIN}." if len(rows) > len(best) else "")
             + ("" if comparison is comparisons[0] else " Decision times: at the first load.")
             + "\n"
         )
         print(serving_table(best))
+    print(f"\n{glossary(comparisons[0])}")
 
 
 def _scale(comparison: Comparison) -> str:
@@ -70,7 +68,7 @@ def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], fo
     paths = []
     if len(comparisons) > 1:
         paths.append(folder / "goodput_against_load.png")
-        by_load = sorted(comparisons, key=lambda one: one.scenario.load or 0.0)
+        by_load = sorted(comparisons, key=_rate)
         goodput_against_load(
             paths[-1],
             [_curve(by_load, row.name) for row in comparisons[0].rows],
@@ -88,11 +86,15 @@ def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], fo
     return paths
 
 
+def _rate(comparison: Comparison) -> float:
+    return comparison.offered.requests_per_s or 0.0
+
+
 def _curve(comparisons: Sequence[Comparison], name: str) -> LoadCurve:
     rows = [comparison.row(name) for comparison in comparisons]
     mean, low, high = zip(*(row.estimate("goodput") for row in rows), strict=True)
     gaps_s = [row.estimate("worst_token_gap_s").mean for row in rows]
-    loads = [comparison.scenario.load or 0.0 for comparison in comparisons]
+    loads = [comparison.offered.load or _rate(comparison) for comparison in comparisons]
     return LoadCurve(name, loads, mean, low, high, rows[0].kind, gaps_s)
 
 

@@ -146,7 +146,7 @@ def _key(scenario: Scenario, name: str) -> str:
         irrelevant -= {"choose_order"}
     elif scenario.serving and scenario.order in ("fcfs", "late_last") and scenario.kv_admission == "fits":
         irrelevant |= {"lengths", "predictor", "sd_weight"}  # no rule that is tuned looks at them
-    changed = {field: value for field, value in shown.items() if value != usual[field] and field not in irrelevant}
+    changed = {field: value for field, value in shown.items() if value != usual.get(field) and field not in irrelevant}
     return json.dumps({"policy": name, **changed}, sort_keys=True, default=str)
 
 

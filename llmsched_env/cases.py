@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
@@ -31,7 +31,17 @@ from llmsched_env.units import DOUBTED, UnitWarning, doubt
 from llmsched_env.workload import Requests, estimated_tokens, predictor
 from llmsched_env.workload.protocol import check_case
 
-__all__ = ["SLOWarning", "build_problem", "draw_case", "estimates", "has_plans", "is_batch", "pool_size"]
+__all__ = [
+    "Offered",
+    "SLOWarning",
+    "build_problem",
+    "draw_case",
+    "estimates",
+    "has_plans",
+    "is_batch",
+    "offered",
+    "pool_size",
+]
 
 BYTES_KEPT = 2**29
 """Memory for problems that may be asked for again: a GSM8K case takes about 60 kB, the default pools 45 MB."""
@@ -113,10 +123,7 @@ def has_plans(scenario: Scenario) -> bool:
 
 
 def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None) -> Problem:
-    source = scenario.source
-    requests = Requests.checked(source.requests(scenario.split, case, num_requests=scenario.num_requests), source.name)
-    if scenario.load is not None:
-        requests = _at_load(scenario, requests)
+    requests = _requests(scenario, case)
     guess = estimates(scenario, case, requests)
     cost = scenario.cost_model
     queues = None
@@ -240,32 +247,73 @@ def _warn_of_units(scenario: Scenario, requests: Requests) -> None:
             _said.add(text)
 
 
-def _at_load(scenario: Scenario, requests: Requests) -> Requests:
-    """The requests at the scenario's load: a share of `capacity_requests_per_s` for their own mean lengths.
+class Offered(NamedTuple):
+    """How fast the requests of a case come.
+
+    Attributes:
+        requests_per_s: gaps between arrivals over the time from the first to the last; ``None`` where all are released
+            at one time.
+        load: the same as a share of `llmsched_env.cost.capacity_requests_per_s` for the case's own mean lengths;
+            ``None`` where there is no rate, or the cost model has no such capacity.
+    """
+
+    requests_per_s: float | None
+    load: float | None
+
+
+def offered(scenario: Scenario, case: int) -> Offered:
+    """How fast the requests of a case come.
 
     Raises:
-        ConfigError: a cost model for which there is no such formula, or requests that do not come over time.
+        ConfigError: a load or rate that cannot be set.
+        WorkloadError: a case that cannot be made.
     """
-    assert scenario.load is not None
+    requests = _requests(scenario, case)
+    span_s = (int(requests.release_ns[-1]) - int(requests.release_ns[0])) / 1e9
+    if span_s == 0:
+        return Offered(None, None)
+    rate = (len(requests) - 1) / span_s
+    try:
+        return Offered(rate, rate / _capacity(scenario, requests))
+    except ConfigError:  # a cost model without one
+        return Offered(rate, None)
+
+
+def _requests(scenario: Scenario, case: int) -> Requests:
+    """The requests of a case at the scenario's load or rate, or at the workload's own times.
+
+    Raises:
+        ConfigError: a cost model for which there is no capacity, or requests that do not come over time.
+    """
+    source = scenario.source
+    requests = Requests.checked(source.requests(scenario.split, case, num_requests=scenario.num_requests), source.name)
+    name = "load" if scenario.load is not None else "requests_per_s"
+    wanted: float | None = getattr(scenario, name)
+    if wanted is None:
+        return requests
     if len(requests) == 1:
         raise ConfigError(
-            f"load = {scenario.load}: a case of one request has no rate of arrivals. Give it more requests, or no load."
+            f"{name} = {wanted}: a case of one request has no rate of arrivals. Give it more requests, or no {name}."
         )
     if requests.release_ns[0] == requests.release_ns[-1]:
         raise ConfigError(
-            f"load = {scenario.load}: the requests of workload {scenario.source.name!r} are all released at one time, "
-            "which no rate describes. Take one with arrivals ('serving', 'azure-synthetic', a trace), or no load."
+            f"{name} = {wanted}: the requests of workload {source.name!r} are all released at one time, "
+            f"which no rate describes. Take one with arrivals ('serving', 'azure-synthetic', a trace), or no {name}."
         )
     try:
-        capacity = capacity_requests_per_s(
-            scenario.cost_model,
-            scenario.num_clients,
-            float(requests.prompt_tokens.mean()),
-            float(requests.output_tokens.mean()),
-        )
-        return requests.at_load(scenario.load, capacity)
-    except ConfigError as error:  # it speaks of rates, which nobody has given
-        raise ConfigError(f"load = {scenario.load}: {error}") from None
+        return requests.at_rate(wanted if scenario.load is None else wanted * _capacity(scenario, requests))
+    except ConfigError as error:  # of a load, it speaks of rates, which nobody has given
+        raise ConfigError(f"load = {wanted}: {error}" if name == "load" else str(error)) from None
+
+
+def _capacity(scenario: Scenario, requests: Requests) -> float:
+    """`capacity_requests_per_s` for the requests' own mean lengths."""
+    return capacity_requests_per_s(
+        scenario.cost_model,
+        scenario.num_clients,
+        float(requests.prompt_tokens.mean()),
+        float(requests.output_tokens.mean()),
+    )
 
 
 def bounds_ns(

@@ -24,6 +24,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "num_requests": "requests",
         "prefill_token_cap": "prefill_cap",
         "load": "loads",
+        "requests_per_s": "rate",
         "validation_cases": "cases",
     }
 )

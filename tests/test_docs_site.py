@@ -12,6 +12,7 @@ import pytest
 
 from llmsched_env import ENVIRONMENTS, ROUTER_ENVIRONMENTS
 from llmsched_env.actions import action_names
+from llmsched_env.baselines.origins import ORIGINS
 from llmsched_env.baselines.registry import BASELINES
 from llmsched_env.config import Scenario
 from llmsched_env.engine.features import features_of
@@ -77,6 +78,18 @@ def test_every_policy_is_on_the_page():
         assert f"### `{name}`" in text or not further
     assert "arXiv 2309.06180" in text, "sources are not told"
     assert ":func:" not in text
+
+
+def test_the_short_page_of_policies_is_up_to_date():
+    """``PYTHONPATH=docs python -m website.policies --write`` writes it."""
+    written = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+    assert written == policies.page(short=True) + "\n"
+    lines = [line for line in written.splitlines() if line.startswith("| `")]
+    assert len(lines) == len(BASELINES)
+    for name, (source, engine) in ORIGINS.items():
+        (line,) = (line for line in lines if line.startswith(f"| `{name}` "))
+        assert f"| {source} |" in line
+        assert engine in line
 
 
 def test_every_public_name_is_in_the_reference():

@@ -130,7 +130,7 @@ def _shortly(block: str) -> str:
 def test_the_examples_that_train_run(tmp_path: Path) -> None:
     """Each with names of its own, in one process: most of the time of two would be two imports of torch."""
     pytest.importorskip("stable_baselines3")
-    expected = {"README.md": "| policy           | knows", "docs/learning.md": "Estimate(mean=0.0"}
+    expected = {"README.md": "| policy           | parameters ", "docs/learning.md": "Estimate(mean=0.0"}
     script = []
     for page in expected:
         (block,) = (block for block in _python_blocks(page) if "ResidualPolicy" in block)

@@ -1,14 +1,21 @@
-"""The page of policies, made of the registry and of docstrings."""
+"""The page of policies, made of the registry and of docstrings.
+
+``PYTHONPATH=docs python -m website.policies --write`` writes docs/policies.md, a line a policy; the site's page has the
+same tables and a section for each policy of which there is more to say.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from llmsched_env.baselines import mixed, registry
+from llmsched_env.baselines.origins import ORIGINS
 from llmsched_env.baselines.tuned import MIXED_TUNABLE, SLO_TUNABLE, TUNABLE, Tuned
 from llmsched_env.config import Scenario
 
@@ -40,14 +47,22 @@ GROUPS = {
 }
 
 
-def page() -> str:
-    """The whole page."""
+FILE = Path(__file__).parents[1] / "policies.md"
+
+
+def page(*, short: bool = False) -> str:
+    """The whole page, or only its tables."""
     parts = [
         "# Policies",
-        "Every policy that `llmsched_env.baselines.make_policy(name)` makes. `llmsched compare` and "
-        "`llmsched_env.evaluation` run them by these names; a policy of your own is `module:factory`. "
+        "Every policy that `llmsched_env.baselines.make_policy(name)` makes: what it does, where it is from, and what "
+        "does the same in a serving engine.",
+        "`llmsched compare` runs them by these names, and `rule@order` under an order; a policy of your own is "
+        "`module:factory`. The numbers of a rule stand in the column *parameters* of a comparison. "
+        "vLLM runs the rules and the agent itself: `--scheduler-cls llmsched_env.engines.vllm.LLMSchedScheduler` with "
+        "a name as `policy` and its numbers as `parameters` ([engines](engines.md)).",
         "A *clairvoyant* policy is given the true output lengths and arrivals. A policy that *plans* tries actions in "
-        "futures that hide what the scenario hides.",
+        "futures that hide what the scenario hides. *W* requests wait, *A* of *J* clients are active, *F* are idle, "
+        "*R* of these have something to take; other symbols are those of [the model](model.md).",
     ]
     for heading, (policies, text) in GROUPS.items():
         rows, details = [], []
@@ -57,12 +72,20 @@ def page() -> str:
             kind = "method" if name in registry.METHODS else policy.kind
             sees = "clairvoyant" if policy.clairvoyant else "plans" if getattr(policy, "plans", False) else ""
             # A policy with more to say has a section of its own.
-            shown = f"[`{name}`](#{name})" if further else f"`{name}`"
-            rows.append((shown, kind, sees, first))
-            if further:
+            shown = f"[`{name}`](#{name})" if further and not short else f"`{name}`"
+            origin = ORIGINS[name]
+            rows.append((shown, kind, sees, first, origin.source, origin.engine))
+            if further and not short:
                 details.append(f"### `{name}`\n\n" + "\n\n".join([first, *further]))
-        parts += [f"## {heading}", text, table(("name", "kind", "sees more", "what it does"), rows), *details]
+        parts += [f"## {heading}", text, _table(rows), *details]
     return "\n\n".join(parts)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Without columns that are empty."""
+    head = ("name", "kind", "sees more", "what it does", "source", "in an engine")
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def described(name: str) -> tuple[str, list[str]]:
@@ -102,3 +125,11 @@ def _arguments(factory: Any) -> Iterator[str]:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+if __name__ == "__main__":
+    text = page(short=True) + "\n"
+    if "--write" in sys.argv[1:]:
+        FILE.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")

@@ -18,6 +18,8 @@ __all__ = ["LENGTHS", "MAX_LOAD", "CaseOptions", "check"]
 Lengths = Literal["known", "predicted", "hidden"]
 LENGTHS: tuple[Lengths, ...] = get_args(Lengths)
 MAX_LOAD = 10.0
+MAX_REQUESTS_PER_S = 1e9
+"""A gap of 1 ns."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class CaseOptions:
         split: "train", "validation" or "test": disjoint pools of cases.
         num_requests: requests of a case; ``None`` for the workload's own number, else drawn with replacement.
         load: rate of arrivals as a share of what the clients can take at most, for the case's own lengths; ``None``
-            for the workload's own times.
+            for the workload's own times, or those of ``requests_per_s``.
+        requests_per_s: rate of arrivals, in place of ``load``; ``None`` for the workload's own times, or a load.
         lengths: what a scheduler knows of output lengths. "known": the truth. "predicted": what ``predictor`` says.
             "hidden": nothing but the population's mean. Assignment, order, stealing and the observation all use the
             same estimate.
@@ -43,6 +46,7 @@ class CaseOptions:
     _: KW_ONLY
     num_requests: int | None = None
     load: float | None = None
+    requests_per_s: float | None = None
     lengths: Lengths = "known"
     predictor: str | Predictor | None = None
     sd_weight: float = 0.0
@@ -74,6 +78,13 @@ def check(options: CaseOptions) -> None:
             hint = percent_hint(float(options.load), MAX_LOAD)
             raise ConfigError(f"load = {options.load} is out of range: it is above 0 and at most {MAX_LOAD:g}.{hint}")
         keep(options, "load", real("load", options.load, 0.0, MAX_LOAD))
+    if options.requests_per_s is not None:
+        keep(options, "requests_per_s", real("requests_per_s", options.requests_per_s, 0.0, MAX_REQUESTS_PER_S))
+        if options.load is not None:
+            raise ConfigError(
+                f"load = {options.load} with requests_per_s = {options.requests_per_s}: each is the rate of arrivals. "
+                "Give one of them, and None for the other."
+            )
     _check_prediction(options)
     try:
         hash(options.source)

@@ -48,7 +48,7 @@ class Scenario(
     The arguments of each group are described at its class (in `llmsched_env.config.cases`, `machine`, `queues`, `slo`,
     `kv_cache`, `chunked`, `migration`, `noise`, `episodes`), and all of them in ``help(llmsched_env.env.LLMSchedEnv)``:
 
-    - `CaseOptions`: workload, split, num_requests, load, lengths, predictor, sd_weight
+    - `CaseOptions`: workload, split, num_requests, load, requests_per_s, lengths, predictor, sd_weight
     - `MachineOptions`: num_clients, cost, prefill_token_cap
     - `QueueOptions`: queue, assignment, order, aging_tokens_per_s, stealing
     - `SLOOptions`: ttft_s, tpot_s, uncounted_share, choose_order
@@ -80,7 +80,8 @@ class Scenario(
         if self.load is not None and not self.cost_model.has_capacity:
             raise ConfigError(
                 f"load = {self.load} with cost model {self.cost_model.name!r}, which has prefill levels or a context "
-                "term: the capacity that a load is a share of is known for affine models. Take one, or leave out load."
+                "term: the capacity that a load is a share of is known for affine models. Take one, or give "
+                "requests_per_s in place of load."
             )
 
     def _check_joint(self) -> None:
@@ -91,6 +92,11 @@ class Scenario(
             (self.queue != "shared", f"queue = {self.queue!r}", "it is the order of one line; set queue='shared'"),
             (self.serving, "SLOs", "it minimises the makespan of a batch; leave ttft_s and tpot_s out"),
             (self.load is not None, f"load = {self.load}", "it plans a batch that is there; leave load out"),
+            (
+                self.requests_per_s is not None,
+                f"requests_per_s = {self.requests_per_s}",
+                "it plans a batch that is there; leave requests_per_s out",
+            ),
             (self.lengths == "hidden", "lengths = 'hidden'", "it plans lengths; set 'known', or 'predicted'"),
             (self.kv_limited, "a KV budget", "it knows no memory; leave kv_budget_tokens out"),
             (self.mixes, "mixed iterations", "it knows prefills and decodes only; leave mixed_tokens out"),
@@ -296,6 +302,8 @@ class Scenario(
                 del plain[name]
         if self.believed_cost is not None:
             plain["believed_cost"] = _told_cost(self.believed_model)
+        if self.requests_per_s is None:
+            del plain["requests_per_s"]  # it came later, and what is stored is found by these values
         return plain
 
 

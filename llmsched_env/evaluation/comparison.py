@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.cases import Offered, offered
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
+from llmsched_env.evaluation.parameters import parameters_of, written
 from llmsched_env.evaluation.rollout import Evaluation, decision_times, evaluate
 from llmsched_env.evaluation.statistics import Estimate, mean_estimate, score_estimate
 from llmsched_env.evaluation.tables import grid, interval, knows
@@ -26,6 +28,7 @@ __all__ = ["Comparison", "Contestant", "Row", "compare"]
 UNSHOWN = re.compile(r"[|\x00-\x1f\x7f]")
 """What breaks the line of a table."""
 
+NO_RATE = Offered(None, None)
 NO_SCORE = Estimate(float("nan"), float("nan"), float("nan"))
 
 JSON_METRICS = ("makespan_s", "utilization", "gap_to_bound", "prefills", "decodes")
@@ -83,6 +86,7 @@ class Row:
         evaluation: its episodes.
         decision_ns: (decisions,) how long single decisions took, from Python.
         score: (rule - policy) / (rule - planner) of the means of the scenario's objective, on its own queues.
+        parameters: of a rule: what it decides by, as :func:`llmsched_env.evaluation.parameters.parameters_of` has it.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Row:
     evaluation: Evaluation
     decision_ns: NDArray[np.int64]
     score: Estimate
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     def estimate(self, metric: str) -> Estimate:
         """Mean and interval of a metric."""
@@ -118,6 +123,7 @@ class Comparison:
         reference: name of the rule that scores 0.
         planner: name of the planner that scores 1.
         ends: what these two reached, of the scenario's objective.
+        offered: with SLOs, rate of arrivals and load, as means over the cases.
     """
 
     scenario_id: str
@@ -128,6 +134,7 @@ class Comparison:
     reference: str | None
     planner: str | None
     ends: tuple[Estimate, Estimate] | None = None
+    offered: Offered = NO_RATE
 
     def row(self, name: str) -> Row:
         """The row of that name.
@@ -157,10 +164,23 @@ class Comparison:
         body = []
         for row in self.rows:
             behind = "–" if row.name == first else interval(self.behind(row.name, first), 100)
-            cells = [row.name, knows(row.clairvoyant), interval(row.estimate(objective), 100), behind]
+            known = [row.name, written(row.parameters) or "–", knows(row.clairvoyant)]
+            cells = [*known, interval(row.estimate(objective), 100), behind]
             body.append([*cells, interval(row.score)] if scored else cells)
-        header = ["policy", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
+        header = ["policy", "parameters", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
         return grid(header if scored else header[:-1], body)
+
+    def arrivals(self) -> str:
+        """How fast requests come, in words: what the scenario fixes, and beside it what that amounts to."""
+        rate, load = self.offered
+        as_rate = "" if rate is None else f"{rate:.4g} requests/s"
+        as_load = "" if load is None else f"load {load:.3g}"
+        if self.scenario.load is not None:
+            return f"{as_load} ({as_rate})"
+        if self.scenario.requests_per_s is not None:
+            return f"{as_rate} ({as_load})" if as_load else as_rate
+        told = ", ".join(filter(None, (as_rate, as_load))) or "all at once"
+        return f"the workload's own times ({told})"
 
     @property
     def bound_s(self) -> float:
@@ -176,13 +196,14 @@ class Comparison:
             "cases": len(self.cases),
             "seed": self.seed,
             "bound_s": {"mean": self.bound_s},
-            **({"load": self.scenario.load} if self.scenario.load is not None else {}),
+            **(self.offered._asdict() if self.scenario.serving else {}),
             "score_reference": self.reference,
             "score_planner": self.planner,
             "policies": {
                 row.name: {
                     "kind": row.kind,
                     "clairvoyant": row.clairvoyant,
+                    "parameters": dict(row.parameters),
                     **{metric: row.estimate(metric).as_json() for metric in metrics},
                     "score": row.score.as_json(),
                     "decision_us": row.decision_us(),
@@ -247,6 +268,7 @@ def compare(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"more than one policy is called {twice[0]!r}: results go by name, so give each its own.")
+    rates = _offered(scenario, cases)  # complains now, before the long work
     done: dict[tuple[int, Scenario], Evaluation] = {}
 
     def run(contestant: Contestant) -> Evaluation:
@@ -279,6 +301,7 @@ def compare(
                 if timed
                 else np.empty(0, np.int64),
                 NO_SCORE if ends is None else score_estimate(sign * evaluation.columns[scenario.objective], *ends),
+                parameters_of(contestant.policy, contestant.scenario, int(cases[0]), seed),
             )
         )
     zero = None if reference is None else reference.name
@@ -286,4 +309,17 @@ def compare(
     reached = None
     if reference is not None and planner is not None:
         reached = run(reference).estimate(scenario.objective), run(planner).estimate(scenario.objective)
-    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one, reached)
+    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one, reached, rates)
+
+
+def _offered(scenario: Scenario, cases: NDArray[np.int64]) -> Offered:
+    """Means over the cases; nothing where a case has none, or there are no SLOs, so that no rate matters."""
+    if not scenario.serving:
+        return NO_RATE
+    found = [offered(scenario, int(case)) for case in cases]
+    if scenario.load is not None:  # as given, not as whole nanoseconds make it
+        found = [one._replace(load=scenario.load) for one in found]
+    if scenario.requests_per_s is not None:
+        found = [one._replace(requests_per_s=scenario.requests_per_s) for one in found]
+    rates, loads = ([x for x in column if x is not None] for column in zip(*found, strict=True))
+    return Offered(*(float(np.mean(x)) if len(x) == len(found) else None for x in (rates, loads)))

@@ -15,15 +15,18 @@ import numpy as np
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS
 from llmsched_env.evaluation.comparison import Comparison
+from llmsched_env.evaluation.parameters import MEANINGS, written
 from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.evaluation.tables import grid, interval, knows
 from llmsched_env.storage import write_whole
 
 __all__ = [
     "PAPER",
+    "RECORDED",
     "ServingRow",
     "ablation_table",
     "as_json",
+    "glossary",
     "is_papers_case",
     "ranking_table",
     "serving_table",
@@ -37,7 +40,10 @@ PAPER: Mapping[str, tuple[float, float]] = {"baseline": (201.00, 0.802), "hybrid
 PAPER_CLIENTS = 200
 PAPER_PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low")
 
-COLUMNS = ("policy", "kind", "clairvoyant", "metric", "mean", "ci95_low", "ci95_high")
+RECORDED = "recorded"
+"""In place of a load or a rate: the workload's own times."""
+
+COLUMNS = ("policy", "kind", "clairvoyant", "parameters", "metric", "mean", "ci95_low", "ci95_high")
 
 
 class ServingRow(Protocol):
@@ -51,6 +57,11 @@ class ServingRow(Protocol):
     @property
     def clairvoyant(self) -> bool:
         """Whether policy or queues used true lengths."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """What a rule decides by, by symbol."""
         ...
 
     @property
@@ -111,6 +122,7 @@ def ranking_table(comparison: Comparison) -> str:
         body.append(
             [
                 row.name,
+                written(row.parameters) or "–",
                 row.kind,
                 knows(row.clairvoyant),
                 interval(row.estimate("gap_to_bound"), 100),
@@ -122,6 +134,7 @@ def ranking_table(comparison: Comparison) -> str:
         )
     header = [
         "policy",
+        "parameters",
         "kind",
         "knows",
         "gap to bound % [95 % CI]",
@@ -145,6 +158,7 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
         body.append(
             [
                 row.name,
+                written(row.parameters) or "–",
                 knows(row.clairvoyant),
                 interval(row.estimate("goodput"), 100, 1),
                 interval(row.score),
@@ -157,6 +171,7 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
         )
     header = [
         "policy",
+        "parameters",
         "knows",
         "goodput % [95 % CI]",
         "score [95 % CI]",
@@ -167,6 +182,30 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
         "decision µs p50/p99/max",
     ]
     return grid(header, body)
+
+
+def glossary(comparison: Comparison) -> str:
+    """What the columns of a table of policies say, as a list."""
+    shown = {symbol for row in comparison.rows for symbol in row.parameters}
+    numbers = "; ".join(f"{symbol}: {text}" for symbol, text in MEANINGS.items() if symbol in shown)
+    zero, one = comparison.reference, comparison.planner
+    terms = {
+        "parameters": f"the numbers that a rule decides by; of a tuned one, chosen on training cases. {numbers}",
+        "knows": "'blind': no true output length is used; 'lengths': the true ones are",
+        "score": "none here" if zero is None else f"0 is {zero}, the best tuned rule; 1 is {one}; below 0 is worse",
+    }
+    if comparison.scenario.serving:
+        terms |= {
+            "SLO": "a limit on a latency that a request has to meet: on TTFT, the time to its first token, and on "
+            "TPOT, the mean time per token after it",
+            "goodput": "share of the counted requests that meet both SLOs",
+            "load": "requests/s as a share of the capacity, a rate that no schedule can keep up with",
+            "worst token gap, longest wait": "means over the cases of each case's maximum",
+        }
+    else:
+        terms["gap to bound"] = "makespan above the best lower bound, which no schedule beats"
+    terms["[95 % CI]"] = "confidence interval of the mean over cases"
+    return "\n".join(f"- {term}: {text.rstrip('. ')}." for term, text in terms.items())
 
 
 def _by_goodput(row: ServingRow) -> tuple[bool, float]:
@@ -217,7 +256,8 @@ def write_files(comparisons: Sequence[Comparison], folder: Path, *, command: str
     sections = [(name, text) for one in comparisons for name, text in _sections(one)]
     configuration = {"command": command, **first.provenance()}
     if len(comparisons) > 1:
-        configuration["loads"] = [one.scenario.load for one in comparisons]
+        name, keys = _over(comparisons)
+        configuration[name] = keys
     texts = {
         "comparison.json": json.dumps(as_json(comparisons), indent=1) + "\n",
         "configuration.json": json.dumps(configuration, indent=1, default=str) + "\n",
@@ -231,31 +271,47 @@ def write_files(comparisons: Sequence[Comparison], folder: Path, *, command: str
 
 
 def as_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """The first comparison as plain JSON values; with several, ``loads`` holds all of them by load."""
+    """The first comparison as plain JSON values; with several, ``loads`` or ``rates`` holds all of them.
+
+    Their keys are loads, rates in requests/s, or "recorded" for the workload's own times.
+    """
     document = comparisons[0].as_json()
     if len(comparisons) > 1:
-        document["loads"] = {repr(one.scenario.load): one.as_json() for one in comparisons}
+        name, keys = _over(comparisons)
+        document[name] = {str(key): one.as_json() for key, one in zip(keys, comparisons, strict=True)}
     return document
+
+
+def _over(comparisons: Sequence[Comparison]) -> tuple[str, list[float | str]]:
+    """What the comparisons differ in, and of each the value."""
+    by_rate = any(one.scenario.requests_per_s is not None for one in comparisons)
+    return "rates" if by_rate else "loads", [_key(one.scenario) for one in comparisons]
+
+
+def _key(scenario: Scenario) -> float | str:
+    given = scenario.requests_per_s if scenario.load is None else scenario.load
+    return RECORDED if given is None else given
 
 
 def _sections(comparison: Comparison) -> list[tuple[str, str]]:
     if comparison.scenario.serving:
-        load = comparison.scenario.load
-        where = "At the workload's own rate" if load is None else f"At load {load:g}"
-        return [(where, serving_table(comparison.rows))]
+        text = f"{serving_table(comparison.rows)}\n\n{glossary(comparison)}"
+        return [(f"At {comparison.arrivals()}", text)]
     sections = {"Ablation": ablation_table(comparison), "Queue order and rule": two_by_two_table(comparison)}
     if any(row.kind != "method" for row in comparison.rows):
-        sections["Rules and planners on the scenario's queues"] = ranking_table(comparison)
+        sections["Rules and planners on the scenario's queues"] = (
+            f"{ranking_table(comparison)}\n\n{glossary(comparison)}"
+        )
     return [(name, text) for name, text in sections.items() if text]
 
 
 def _long_csv(comparisons: Sequence[Comparison]) -> str:
-    several = len(comparisons) > 1
+    serving = comparisons[0].scenario.serving
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*(("load",) if several else ()), *COLUMNS))
+    writer.writerow((*(("load", "requests_per_s") if serving else ()), *COLUMNS))
     for comparison in comparisons:
-        first = (comparison.scenario.load,) if several else ()
+        first = (comparison.offered.load, comparison.offered.requests_per_s) if serving else ()
         for row in comparison.rows:
             estimates: dict[str, Any] = {
                 metric: row.estimate(metric)
@@ -264,5 +320,7 @@ def _long_csv(comparisons: Sequence[Comparison]) -> str:
             }
             estimates["score"] = row.score
             for metric, estimate in estimates.items():
-                writer.writerow([*first, row.name, row.kind, row.clairvoyant, metric, *estimate])
+                writer.writerow(
+                    [*first, row.name, row.kind, row.clairvoyant, written(row.parameters), metric, *estimate]
+                )
     return out.getvalue()

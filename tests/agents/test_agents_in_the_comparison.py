@@ -67,7 +67,7 @@ def test_a_file_of_ones_own_is_in_the_table(mine, tmp_path, capsys):
     assert [*found] == ["lagrangian", "mine"]
     assert found["mine"]["kind"] == "agent"
     assert found["mine"]["decision_us"]["p50"] > 0
-    assert "| mine       | agent |" in capsys.readouterr().out
+    assert "| mine       | –          | agent |" in capsys.readouterr().out
     scenario = Scenario(num_clients=6, num_requests=40, split="test")
     expected = evaluate(registry.make_policy("mine.npz"), scenario, 2).estimate("makespan_s").mean
     assert found["mine"]["makespan_s"]["mean"] == expected != found["lagrangian"]["makespan_s"]["mean"]

@@ -22,6 +22,7 @@ FEW = ["--policies", "baseline,hybrid,threshold,beam"]
 ROW = {
     "kind",
     "clairvoyant",
+    "parameters",
     "score",
     "decision_us",
     "makespan_s",

@@ -52,7 +52,7 @@ def test_differences_are_paired_and_above_0_for_who_is_worse():
 def test_the_table_says_what_it_is():
     lines = str(compare(["lagrangian", "decode_first"], SMALL, 2)).splitlines()
     assert lines[0].split("|")[1:-1] == [
-        " policy       ", " knows   ", " gap to bound % [95 % CI] ", " behind lagrangian, points ",
+        " policy       ", " parameters ", " knows   ", " gap to bound % [95 % CI] ", " behind lagrangian, points ",
     ]  # fmt: skip
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["lagrangian", "decode_first"]
     assert "goodput %" in str(compare(["prefill_first"], SERVED, 1))

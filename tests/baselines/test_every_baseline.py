@@ -15,6 +15,8 @@ from playing import WORLDS, asked, by_act, history, start_of
 from llmsched_env.baselines import BASELINES, METHODS, POLICIES, entry, make_policy
 from llmsched_env.baselines.memory_methods import MEMORY_METHODS
 from llmsched_env.baselines.mixed import SYSTEMS, mixed_first
+from llmsched_env.baselines.origins import ORIGINS
+from llmsched_env.baselines.origins import OURS as OURS_ON_THE_PAGE
 from llmsched_env.baselines.registry import (
     AGENTS,
     BATCH_PLANNERS,
@@ -145,6 +147,15 @@ def test_what_has_no_source_is_ours():
     """Whoever adds a policy names where it is from, here, or says that it is nobody's."""
     assert set(BASELINES) - set(CITATIONS) == OURS
     assert set(CITATIONS) <= set(BASELINES)
+
+
+def test_the_page_of_policies_names_the_same_sources():
+    assert set(ORIGINS) == set(BASELINES)
+    for name, origin in ORIGINS.items():
+        method = name in METHODS and name != "joint"  # a rule's source may be that of the whole method
+        assert (origin.source == OURS_ON_THE_PAGE) == (name in OURS), name
+        for number in re.findall(r"\d{4}\.\d{5}|request \d+", origin.source):
+            assert method or number in documentation(name), f"{name} is from {number}, and its docstring not"
 
 
 @pytest.mark.parametrize(

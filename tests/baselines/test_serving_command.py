@@ -14,9 +14,13 @@ from test_command import complaint, folder, numbers  # noqa: F401  # `folder` is
 import llmsched_env.baselines.__main__ as command
 import llmsched_env.baselines.lookahead
 from llmsched_env import cases, make_scenario
+from llmsched_env.baselines.comparing import compare
 from llmsched_env.baselines.iteration import min_batch
 from llmsched_env.baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, SLO_POLICIES, default_names, entry
+from llmsched_env.cases import build_problem
 from llmsched_env.config import ORDER_CODES
+from llmsched_env.cost import CostModel, capacity_requests_per_s
+from llmsched_env.engine.codes import OUTPUT, PROMPT
 from llmsched_env.errors import ConfigError, UnknownNameError
 
 SERVING = ["--scenario", "LLMSched/Serving-v0", "--requests", "120", "--clients", "8", "--cases", "2"]
@@ -93,11 +97,70 @@ def options_of(*arguments):
 
 def test_the_scenarios_own_load_comes_first():
     scenario = command.scenario_of(options_of(*SERVING))
-    assert command.loads_of(None, scenario) == [0.9, 0.7, 0.8, 0.97]
-    assert command.loads_of("1.2, 0.5,1.2", scenario) == [1.2, 0.5]
-    assert command.loads_of(None, scenario.replace(load=None)) == [None]
-    assert command.loads_of("0.5", scenario.replace(load=None)) == [0.5]
-    assert command.loads_of(None, command.scenario_of(options_of())) == [None]
+    recorded = scenario.replace(load=None)
+
+    def loads(where, *arguments):
+        return [place.load for place in command.places_of(options_of(*arguments), where)]
+
+    assert loads(scenario) == [0.9, 0.7, 0.8, 0.97]
+    assert loads(scenario, "--loads", "1.2, 0.5,1.2") == [1.2, 0.5]
+    assert loads(recorded) == [None]
+    assert loads(recorded, "--loads", "0.5") == [0.5]
+    assert loads(command.scenario_of(options_of())) == [None]
+    assert command.places_of(options_of("--loads", "recorded"), scenario) == [recorded]
+    rates = command.places_of(options_of("--rate", "12, 20,recorded,12"), scenario)
+    assert rates == [recorded.replace(requests_per_s=12.0), recorded.replace(requests_per_s=20.0), recorded]
+
+
+def test_rates_stand_beside_loads(tmp_path, capsys):
+    """Both ways to say how much comes give the same figures; by the formula of the capacity, or by the clock."""
+    out = tmp_path / "out"
+    few = [*SERVING, "--policies", "prefill_first,threshold", "--cases", "1"]
+    by_load = run_json(tmp_path / "load.json", *few, "--loads", "0.9")
+    where = command.scenario_of(options_of(*SERVING))
+    requests = build_problem(where, 0).requests
+    release_s = build_problem(where, 0).release_ns / 1e9
+    rate = float(119 / (release_s[-1] - release_s[0]))
+    prompt, output = requests[:, PROMPT].mean(), requests[:, OUTPUT].mean()
+    assert by_load["requests_per_s"] == pytest.approx(rate, rel=1e-9)
+    assert rate == pytest.approx(0.9 * capacity_requests_per_s(where.cost_model, 8, prompt, output), rel=1e-6)
+    capsys.readouterr()
+    by_rate = run_json(tmp_path / "rate.json", *few, "--rate", f"{rate!r},recorded", "--out", str(out))
+    assert [*by_rate["rates"]] == [repr(rate), "recorded"]
+    for name, row in by_load["policies"].items():
+        for metric in ("goodput", "ttft_s", "makespan_s"):
+            assert row[metric]["mean"] == pytest.approx(by_rate["policies"][name][metric]["mean"], rel=1e-6)
+    assert by_rate["load"] == pytest.approx(0.9, rel=1e-6)
+    # 'serving' comes at one request a second by itself, in the mean.
+    assert by_rate["rates"]["recorded"]["requests_per_s"] == pytest.approx(1, rel=0.5)
+    printed, written = capsys.readouterr().out, (out / "table.md").read_text(encoding="utf-8")
+    assert f"{rate:.4g} requests/s (load 0.9)" in printed
+    assert f"## At {rate:.4g} requests/s (load 0.9)" in written
+    own = by_rate["rates"]["recorded"]
+    assert f"The workload's own times ({own['requests_per_s']:.4g} requests/s, load {own['load']:.3g})" in printed
+    with (out / "table.csv").open(encoding="utf-8") as file:
+        assert {float(row["requests_per_s"]) for row in csv.DictReader(file)} == {rate, own["requests_per_s"]}
+    assert json.loads((out / "configuration.json").read_text())["rates"] == [rate, "recorded"]
+
+
+def test_a_rate_needs_no_capacity():
+    """A cost model with a context term has none, so no load; requests/s are all that is said."""
+    context = CostModel("context", 10**6, 10**3, 10**7, 10**4, gamma_decode_ns=2)
+    where = make_scenario(
+        "LLMSched/Serving-v0", cost=context, load=None, requests_per_s=2, num_requests=60, num_clients=8, split="test"
+    )
+    found = compare(["prefill_first"], where, 2)
+    assert found.offered == (2.0, None)
+    assert found.arrivals() == "2 requests/s"
+    with pytest.raises(ConfigError, match=r"load = 0.5 with cost model 'context', .* give requests_per_s in place"):
+        where.replace(requests_per_s=None, load=0.5)
+
+
+def test_requests_that_come_at_once_have_no_rate():
+    where = make_scenario("LLMSched/GSM8K-Blind-v0", ttft_s=2, tpot_s=0.1, num_requests=20, num_clients=8, split="test")
+    found = compare(["prefill_first"], where, 1)
+    assert found.offered == (None, None)
+    assert found.arrivals() == "the workload's own times (all at once)"
 
 
 def test_options_reach_the_scenario():
@@ -112,7 +175,7 @@ def test_options_reach_the_scenario():
     ("arguments", "words"),
     [
         *(
-            ([*SERVING, "--loads", text], f"--loads {text!r}: give numbers above 0, as 0.8,0.9.")
+            ([*SERVING, "--loads", text], f"--loads {text!r}: give numbers above 0, as 0.8,0.9, or 'recorded'")
             for text in ("", "x", "0.8,", "0.8;0.9", "0.8-0.9")
         ),
         ([*SERVING, "--loads=0"], "--loads 0.0 is out of range: it is above 0 and at most 10."),
@@ -120,6 +183,16 @@ def test_options_reach_the_scenario():
         ([*SERVING, "--loads=0.5,nan"], "--loads nan is out of range"),
         ([*SERVING, "--loads=inf"], "--loads inf is out of range"),
         ([*SERVING, "--loads=0.5,11"], "--loads 11.0 is out of range"),
+        ([*SERVING, "--rate", "fast"], "--rate 'fast': give numbers above 0, as 12,20, or 'recorded' for"),
+        ([*SERVING, "--rate", "0"], "--rate 0.0 is out of range: it is above 0 and at most 1e+09."),
+        ([*SERVING, "--rate=12,-1"], "--rate -1.0 is out of range"),
+        ([*SERVING, "--rate", "1e-9"], "--rate 1e-09 is too low for 120 requests"),
+        ([*SERVING, "--rate", "12", "--loads", "0.9"], "--loads '0.9' with --rate '12': give one of them."),
+        ([*SERVING, "--arguments", "requests_per_s=12"], "--loads 0.9 with --rate 12.0: each is the rate of arrivals"),
+        ([*SERVING, "--requests", "1", "--rate", "2"], "--rate 2.0: a case of one request has no rate"),
+        (["--rate", "9"], "--rate '9': take a scenario with SLOs, as LLMSched/ServingOrder-v0."),
+        (["--scenario", "LLMSched/GSM8K-Blind-v0", "--ttft-s", "2", "--tpot-s", "0.1", "--rate", "8"],
+         "--rate 8.0: the requests of workload 'gsm8k' are all released at one time"),
         (["--loads", "0.9"], "--loads '0.9': take a scenario with SLOs, as LLMSched/ServingOrder-v0."),
         (["--ttft-s", "2"], "--ttft-s 2.0, --tpot-s None: give both or none."),
         (["--predictor", "noisy"], "--predictor noisy but --lengths known: nobody would read what it says."),
@@ -204,8 +277,9 @@ def test_the_folder_holds_everything_whole(tmp_path, capsys):
         "the order chosen at each prefill, lengths predicted, noisy:0.6",
         "SLOs: first token within 2 s (TTFT), then 100 ms a token (TPOT)",
         "The first and the last 10% of a case",
-        "Load 0.9. Score: 0 = min_batch@late_last (goodput ",
-        "Load 0.6. Score",
+        "Load 0.9 (",
+        " requests/s). Score: 0 = min_batch@late_last (goodput ",
+        "Load 0.6 (",
         f"Written to {out}",
     ):
         assert text in said.out
@@ -286,7 +360,7 @@ def test_slos_that_nobody_meets_are_said_once(capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.err.count("warning: --ttft-s 0.01: no schedule meets this SLO") == 1
     rows = [line.split("|") for line in said.out.splitlines() if line.startswith("| prefill_first ")]
-    assert [row[3].split()[0] for row in rows] == ["0.0", "0.0"]
+    assert [row[4].split()[0] for row in rows] == ["0.0", "0.0"]
 
 
 def test_workers_share_the_cases(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ CONTEXT = CostModel("context", 50, 3, 10, 1, gamma_decode_ns=2)
         ({"load": True}, r"load = True is not a number"),
         ({"load": [0.9]}, r"load = \[0.9\] is not a number"),
         ({"cost": LEVELS}, r"load = 0.9 with cost model 'levels', which has prefill levels or a context term: .* Take"),
-        ({"cost": CONTEXT}, r"load = 0.9 with cost model 'context', which .*leave out load"),
+        ({"cost": CONTEXT}, r"load = 0.9 with cost model 'context', which .*give requests_per_s in place of load"),
         ({"tpot_s": None}, r"ttft_s = 2.0, tpot_s = None: give both or none"),
         ({"ttft_s": None}, r"ttft_s = None, tpot_s = 0.1: give both or none"),
         ({"queue": "client", "choose_order": True}, r"choose_order = True with queue = 'client': orders by deadline"),

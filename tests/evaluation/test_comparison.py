@@ -184,6 +184,7 @@ class Served:
     clairvoyant: bool = False
 
     score = Estimate(0.25, 0.125, 0.375)
+    parameters = {"k": 14.0, "share": 0.8}  # noqa: RUF012
 
     def estimate(self, metric):
         return Estimate(self.values[metric], 0.9 * self.values[metric], 1.1 * self.values[metric])
@@ -213,16 +214,16 @@ def test_serving_table():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert [line[0] for line in cells[2:]] == ["starves", "middling", "cut_short"]
     assert cells[0] == [
-        "policy", "knows", "goodput % [95 % CI]", "score [95 % CI]", "TTFT s mean / p99", "TPOT ms mean / p99",
-        "worst token gap s", "longest wait s", "decision µs p50/p99/max",
+        "policy", "parameters", "knows", "goodput % [95 % CI]", "score [95 % CI]", "TTFT s mean / p99",
+        "TPOT ms mean / p99", "worst token gap s", "longest wait s", "decision µs p50/p99/max",
     ]  # fmt: skip
     decisions = "0.5 / – / 1.23e+03"
     assert cells[3] == [
-        "middling", "blind", "50.0 [45.0, 55.0]", "0.25 [0.12, 0.38]", "0.250 / 3.500", "31.2 / 40.5", "0.163", "17.25",
-        decisions,
+        "middling", "k = 14, share = 0.8", "blind", "50.0 [45.0, 55.0]", "0.25 [0.12, 0.38]", "0.250 / 3.500",
+        "31.2 / 40.5", "0.163", "17.25", decisions,
     ]  # fmt: skip
-    assert cells[2][1:3] + cells[2][6:7] == ["lengths", "90.0 [81.0, 99.0]", "42.000"]
-    assert [cells[4][2], *cells[4][4:]] == ["–", "– / –", "– / –", "–", "–", decisions]
+    assert cells[2][2:4] + cells[2][7:8] == ["lengths", "90.0 [81.0, 99.0]", "42.000"]
+    assert [cells[4][3], *cells[4][5:]] == ["–", "– / –", "– / –", "–", "–", decisions]
     assert len({len(line) for line in table.splitlines()}) == 1, "columns do not line up"
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from llmsched_env.cases import build_problem, offered
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS, CostModel, capacity_requests_per_s
 from llmsched_env.errors import ConfigError, UnknownNameError, WorkloadError
@@ -285,3 +286,26 @@ def test_azure_synthetic_against_the_trace_itself():
         grid = np.union1d(real[:, column], drawn)
         shares = [np.searchsorted(np.sort(x), grid, side="right") / len(x) for x in (real[:, column], drawn)]
         assert np.abs(shares[0] - shares[1]).max() < 0.04  # Kolmogorov-Smirnov
+
+
+def test_a_rate_in_requests_per_second_on_paper(tmp_path):
+    """Four requests at 0, 1, 2 and 6 s are 0.5 a second; at 2 a second the gaps shrink to a quarter.
+
+    By the capacity 1 / (beta_p E[P] + (E[N] - 1) (alpha_d / J + beta_d)) = 1 / (0.01 * 10 + 9 * (0.1 / 2 + 0.05)) = 1
+    a second, load is the same number.
+    """
+    path = tmp_path / "four.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{t},10,10\n" for t in (0, 1, 2, 6)))
+    cost = CostModel("paper", 10**6, 10**7, 10**8, 5 * 10**7)
+    usual = {"workload": path, "cost": cost, "num_clients": 2, "queue": "shared", "ttft_s": 1, "tpot_s": 1}
+    own = Scenario(**usual)
+    assert build_problem(own, 0).release_ns.tolist() == [0, 10**9, 2 * 10**9, 6 * 10**9]
+    assert offered(own, 0) == (0.5, pytest.approx(0.5))
+    fast = Scenario(**usual, requests_per_s=2)
+    assert build_problem(fast, 0).release_ns.tolist() == [0, 250_000_000, 500_000_000, 1_500_000_000]
+    assert offered(fast, 0) == (2.0, pytest.approx(2.0))
+    assert (
+        build_problem(Scenario(**usual, load=2.0), 0).release_ns.tolist() == build_problem(fast, 0).release_ns.tolist()
+    )
+    assert "requests_per_s" not in own.describe(), "what is stored by these values would not be found again"
+    assert fast.describe()["requests_per_s"] == 2.0
