@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env import make_scenario
+from llmsched_env.baselines.comparing import ends_of
 from llmsched_env.baselines.lagrangian import lagrangian
-from llmsched_env.baselines.registry import BASELINES, Entry, default_names, entry, planner_of
+from llmsched_env.baselines.registry import BASELINES, Entry, default_names, entry
 from llmsched_env.baselines.serving import draw_serving, show_serving
-from llmsched_env.baselines.tuned import LOADS, best_tuned
+from llmsched_env.baselines.tuned import LOADS
 from llmsched_env.cases import build_problem
 from llmsched_env.config import (
     DEADLINE_ORDERS,
@@ -294,8 +295,17 @@ def _compare_and_tell(
     cases: NDArray[np.int64],
     workers: int,
 ) -> None:
-    ends = [_ends(place, entries) for place, entries in zip(places, fields, strict=True)]
-    runs = sum(len({item.name for item in [*entries, *pair]}) for entries, pair in zip(fields, ends, strict=True))
+    # Nothing is scored where all are methods: each has queues of its own.
+    ends = [
+        (None, None, None)
+        if all(item.kind == "method" for item in entries)
+        else ends_of(place, cases.tolist(), entries)
+        for place, entries in zip(places, fields, strict=True)
+    ]
+    runs = sum(
+        len({item.name for item in [*entries, *three] if item is not None})
+        for entries, three in zip(fields, ends, strict=True)
+    )
     comparisons = []
     with Progress(total=runs * len(cases), unit="episode") as bar:
 
@@ -303,13 +313,12 @@ def _compare_and_tell(
             bar.set_description(name, refresh=False)
             bar.update(episodes)
 
-        for place, entries, pair in zip(places, fields, ends, strict=True):
-            reference, planner = pair or (None, None)
+        for place, entries, (reference, planner, fixed_order) in zip(places, fields, ends, strict=True):
             comparisons.append(
                 compare(
                     entries, options.scenario, place, cases,
-                    reference=reference, planner=planner, seed=options.seed, progress=progress,
-                    workers=workers, engine=options.engine, folder=chunk_folder(options),
+                    reference=reference, planner=planner, fixed_order=fixed_order, seed=options.seed,
+                    progress=progress, workers=workers, engine=options.engine, folder=chunk_folder(options),
                     timed=place is places[0],
                 )
             )  # fmt: skip
@@ -340,14 +349,6 @@ def _tell_outside(comparisons: Sequence[Comparison]) -> None:
         name, message = next(iter(left.items()))
         several = f"{len(left)} of {len(comparisons[0].rows)} policies left the range of their cost model"
         print(f"warning: {several}. The first is {name}: {message}", file=sys.stderr)
-
-
-def _ends(scenario: Scenario, entries: Sequence[Entry]) -> list[Entry]:
-    """What scores 0 and 1, where something is scored: the best tuned rule and the planner."""
-    if all(item.kind == "method" for item in entries):
-        return []
-    shown = {item.name: item for item in entries}
-    return [shown.get(name) or entry(name, scenario) for name in (best_tuned(scenario), planner_of(scenario))]
 
 
 def show(comparisons: Sequence[Comparison]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llmsched_env import make_scenario
 from llmsched_env.agents.fingerprint import difference
-from llmsched_env.baselines.registry import Entry, entry, planner_of
+from llmsched_env.baselines.registry import Entry, entry, fixed_order_planner, planner_of
 from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.errors import ConfigError
@@ -16,7 +16,7 @@ from llmsched_env.evaluation.comparison import compare as compare_entries
 from llmsched_env.evaluation.rollout import case_numbers, check_scenario
 from llmsched_env.policy import Policy, check_policy
 
-__all__ = ["compare"]
+__all__ = ["compare", "ends_of"]
 
 BROUGHT = (
     "queue", "assignment", "order", "stealing", "lengths", "predictor", "sd_weight", "choose_order",
@@ -60,17 +60,35 @@ def compare(
     if not given:
         raise ConfigError(f"policies = {policies!r}: give a list of at least one policy, as ['lagrangian_tuned'].")
     rows = [_row(policy, where) for policy in given]
+    numbers = case_numbers(cases)
+    ends = ends_of(where, numbers.tolist()) if scores else (None, None, None)
     return compare_entries(
         rows,
         scenario if isinstance(scenario, str) else where.source.name,
         where,
-        case_numbers(cases),
-        reference=entry(best_tuned(where), where) if scores else None,
-        planner=entry(planner_of(where), where) if scores else None,
+        numbers,
+        reference=ends[0],
+        planner=ends[1],
+        fixed_order=ends[2],
         seed=seed,
         workers=workers,
         timed=False,
     )
+
+
+def ends_of(scenario: Scenario, cases: Sequence[int], shown: Sequence[Entry] = ()) -> tuple[Entry, Entry, Entry | None]:
+    """What scores 0, what scores 1, and what scores 1 with the order of requests fixed, where that is another.
+
+    Args:
+        scenario: where.
+        cases: that are played.
+        shown: entries that are there already.
+    """
+    there = {item.name: item for item in shown}
+    planner, fixed = planner_of(scenario, cases), fixed_order_planner(scenario)
+    names = (best_tuned(scenario), planner, *((fixed,) if fixed != planner else ()))
+    zero, one, *others = (there.get(name) or entry(name, scenario) for name in names)
+    return zero, one, others[0] if others else None
 
 
 def _row(policy: str | Policy | Entry, scenario: Scenario) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ __all__ = [
     "Method",
     "default_names",
     "entry",
+    "fixed_order_planner",
     "make_policy",
     "planner_of",
 ]
@@ -230,8 +231,21 @@ def _mixed_names(scenario: Scenario) -> list[str]:
     return [*names, *(SLACK_POLICIES if scenario.serving else ())]
 
 
-def planner_of(scenario: Scenario) -> str:
-    """What scores 1."""
+def planner_of(scenario: Scenario, cases: Iterable[int] = ()) -> str:
+    """What scores 1: the joint plan where the cases' plans are shipped, else :func:`fixed_order_planner`.
+
+    Args:
+        scenario: where.
+        cases: that are played; none for those of the pool.
+    """
+    size = scenario.source.pool_size(scenario.split) or 0
+    if not scenario.serving and has_plans(scenario) and max(cases, default=0) < size:
+        return "joint"
+    return fixed_order_planner(scenario)
+
+
+def fixed_order_planner(scenario: Scenario) -> str:
+    """The planner that picks iterations only, on the scenario's own queues: 1 in a second column of scores."""
     if scenario.serving:
         return "lookahead"
     # With a thousand clients a wide beam takes a minute a case, and finds no more.

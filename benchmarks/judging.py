@@ -32,7 +32,7 @@ from llmsched_env.agents.batch_evaluation import BatchEvaluation
 from llmsched_env.agents.files import WEIGHTS, AgentFile, load_agent
 from llmsched_env.agents.network import Network
 from llmsched_env.baselines.guarded import Guarded
-from llmsched_env.baselines.registry import entry, planner_of
+from llmsched_env.baselines.registry import entry, fixed_order_planner
 from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.cost import PRESETS, cost_model
@@ -146,7 +146,7 @@ def validate(study: Path) -> None:
     for name, scenario in KNOWN.items():
         where = scenario.replace(split="validation")
         runs = BatchEvaluation(where, played).losses(rows(evolved(folder(study, name))), played)[0]
-        ends = (by_name(policy, where, played)["loss"] for policy in (best_tuned(where), planner_of(where)))
+        ends = (by_name(policy, where, played)["loss"] for policy in (best_tuned(where), fixed_order_planner(where)))
         print(name, *(f"{value:.2f}" for value in score_estimate(runs, *ends)))
 
 
@@ -166,7 +166,7 @@ def judge(study: Path, cases: int) -> None:
             "runs": BatchEvaluation(test, played).losses(rows(networks), played)[0].tolist(),
             "agent": outcome("agent", agent, test, played),
             "rule": by_name(best_tuned(test), test, played),
-            "planner": by_name(planner_of(test), test, played),
+            "planner": by_name(fixed_order_planner(test), test, played),
             "lagrangian": by_name("lagrangian", test, played),
         }
         keep(study / "judged.json", found)

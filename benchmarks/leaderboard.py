@@ -28,7 +28,7 @@ from llmsched_env.baselines.leaderboard.standings import (
     write_csv,
 )
 from llmsched_env.baselines.leaderboard.submit import play_entry
-from llmsched_env.baselines.registry import AGENTS, planner_of
+from llmsched_env.baselines.registry import AGENTS, fixed_order_planner
 from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
@@ -76,7 +76,7 @@ RULES = (
 
 ENTRIES: dict[str, Callable[[Scenario], str]] = {
     RULE: best_tuned,
-    PLANNER: planner_of,
+    PLANNER: fixed_order_planner,
     "agent": agent_or_rule,
     **{name: (lambda scenario, name=name: name) for name in RULES},
 }

@@ -23,7 +23,7 @@ import numpy as np
 from llmsched_env.agents.batch_evaluation import BatchEvaluation
 from llmsched_env.agents.files import AgentFile
 from llmsched_env.agents.training import Training, recorded, train
-from llmsched_env.baselines.registry import entry, planner_of
+from llmsched_env.baselines.registry import entry, fixed_order_planner
 from llmsched_env.baselines.tuned import best_tuned
 from llmsched_env.config import Scenario
 from llmsched_env.evaluation import evaluate, mean_estimate, runs_estimate, score_estimate
@@ -89,7 +89,7 @@ def judge(name: str, runs: Sequence[Training]) -> dict[str, Any]:
         "cases": [place.judged.start, place.judged.stop - 1],
         "runs": BatchEvaluation(test, place.judged).losses(networks, place.judged)[0].tolist(),
         "rule": {"name": best_tuned(test), "loss": losses(best_tuned(test), test, place.judged)},
-        "planner": {"name": planner_of(test), "loss": losses(planner_of(test), test, place.judged)},
+        "planner": {"name": fixed_order_planner(test), "loss": losses(fixed_order_planner(test), test, place.judged)},
         "lagrangian": {"name": "lagrangian", "loss": losses("lagrangian", test, place.judged)},
         "cpu_s": [json.loads((run.out / "cpu_s.json").read_text(encoding="utf-8")) for run in runs],
     }
@@ -168,13 +168,16 @@ def draw(runs: dict[str, list[Training]]) -> None:
         validation = ones[0].validation
         cases = range(ones[0].validation_cases)
         ends = []
-        for policy in (best_tuned(validation), planner_of(validation)):
+        for policy in (best_tuned(validation), fixed_order_planner(validation)):
             item = entry(policy, validation)
             column = "goodput" if validation.serving else "makespan_s"
             ends.append(float(mean_estimate(evaluate(item.policy, item.scenario, cases).columns[column]).mean))
         axis.fill_between(steps / 1e6, values.min(axis=0), values.max(axis=0), color=LINES[0], alpha=0.25, lw=0)
         axis.plot(steps / 1e6, np.median(values, axis=0), color=LINES[0])
-        for value, text, color in ((ends[0], best_tuned(validation), INK), (ends[1], planner_of(validation), FAINT)):
+        for value, text, color in (
+            (ends[0], best_tuned(validation), INK),
+            (ends[1], fixed_order_planner(validation), FAINT),
+        ):
             axis.axhline(value, color=color, lw=1, ls="--")
             axis.annotate(text, (steps[-1] / 1e6, value), ha="right", va="bottom", fontsize=8, color=color)
         axis.set_title(name, loc="left", fontsize=10)

@@ -220,11 +220,11 @@ def _run(args: Args, given: Sequence[str], command: str) -> dict[str, Any]:
 def _rivals(scenario: Scenario) -> Baselines:
     """The baselines that make sense in the scenario, but of the planners only the one that scores 1."""
     from llmsched_env.agents.training import Baselines
-    from llmsched_env.baselines.registry import default_names, entry, planner_of
+    from llmsched_env.baselines.registry import default_names, entry, fixed_order_planner
     from llmsched_env.baselines.tuned import best_tuned
 
     entries = {name: entry(name, scenario) for name in default_names(scenario)}
-    planner = planner_of(scenario)
+    planner = fixed_order_planner(scenario)
     shown = {name: item for name, item in entries.items() if item.kind != "planner" or name == planner}
     reference = best_tuned(scenario)
     return Baselines(tuple(shown.values()), shown.get(reference) or entry(reference, scenario), shown[planner])

@@ -86,6 +86,7 @@ class Row:
         evaluation: its episodes.
         decision_ns: (decisions,) how long single decisions took, from Python.
         score: (rule - policy) / (rule - planner) of the means of the scenario's objective, on its own queues.
+        fixed_order_score: the same with a planner that picks iterations only; NaN where no other scores 1.
         parameters: of a rule: what it decides by, as :func:`llmsched_env.evaluation.parameters.parameters_of` has it.
     """
 
@@ -96,6 +97,7 @@ class Row:
     evaluation: Evaluation
     decision_ns: NDArray[np.int64]
     score: Estimate
+    fixed_order_score: Estimate = NO_SCORE
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def estimate(self, metric: str) -> Estimate:
@@ -122,6 +124,7 @@ class Comparison:
         rows: in the order given.
         reference: name of the rule that scores 0.
         planner: name of the planner that scores 1.
+        fixed_order: name of the planner that scores 1 with the order of requests fixed, where that is another one.
         ends: what these two reached, of the scenario's objective.
         offered: with SLOs, rate of arrivals and load, as means over the cases.
     """
@@ -133,6 +136,7 @@ class Comparison:
     rows: Sequence[Row]
     reference: str | None
     planner: str | None
+    fixed_order: str | None = None
     ends: tuple[Estimate, Estimate] | None = None
     offered: Offered = NO_RATE
 
@@ -199,6 +203,7 @@ class Comparison:
             **(self.offered._asdict() if self.scenario.serving else {}),
             "score_reference": self.reference,
             "score_planner": self.planner,
+            **({} if self.fixed_order is None else {"score_fixed_order_planner": self.fixed_order}),
             "policies": {
                 row.name: {
                     "kind": row.kind,
@@ -206,6 +211,7 @@ class Comparison:
                     "parameters": dict(row.parameters),
                     **{metric: row.estimate(metric).as_json() for metric in metrics},
                     "score": row.score.as_json(),
+                    **({} if self.fixed_order is None else {"fixed_order_score": row.fixed_order_score.as_json()}),
                     "decision_us": row.decision_us(),
                 }
                 for row in self.rows
@@ -233,6 +239,7 @@ def compare(
     *,
     reference: Contestant | None,
     planner: Contestant | None,
+    fixed_order: Contestant | None = None,
     seed: int = 0,
     progress: Callable[[str, int], Any] | None = None,
     workers: int = 1,
@@ -249,6 +256,7 @@ def compare(
         cases: case numbers.
         reference: the rule that scores 0, tuned on other cases.
         planner: what scores 1. Without one of the two there are no scores.
+        fixed_order: what scores 1 in a second column, where the planner also orders the requests.
         seed: for policies that draw random numbers.
         progress: called with a name and a number of cases when they are done.
         workers: processes that share the cases of each contestant, as in `evaluate`; times of single decisions are
@@ -282,11 +290,14 @@ def compare(
         return done[key]
 
     sign = -1.0 if scenario.objective == "goodput" else 1.0  # scores are of what is to be small
-    ends = (
-        None
-        if reference is None or planner is None
-        else [sign * run(end).columns[scenario.objective] for end in (reference, planner)]
-    )
+
+    def score(evaluation: Evaluation, one: Contestant | None) -> Estimate:
+        if reference is None or one is None:
+            return NO_SCORE
+        return score_estimate(
+            *(sign * part.columns[scenario.objective] for part in (evaluation, run(reference), run(one)))
+        )
+
     rows = []
     for contestant in contestants:
         evaluation = run(contestant)
@@ -300,16 +311,18 @@ def compare(
                 decision_times(contestant.policy, contestant.scenario, cases[:1].tolist(), seed=seed)
                 if timed
                 else np.empty(0, np.int64),
-                NO_SCORE if ends is None else score_estimate(sign * evaluation.columns[scenario.objective], *ends),
+                score(evaluation, planner),
+                score(evaluation, fixed_order),
                 parameters_of(contestant.policy, contestant.scenario, int(cases[0]), seed),
             )
         )
     zero = None if reference is None else reference.name
     one = None if planner is None else planner.name
+    other = None if fixed_order is None else fixed_order.name
     reached = None
     if reference is not None and planner is not None:
         reached = run(reference).estimate(scenario.objective), run(planner).estimate(scenario.objective)
-    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one, reached, rates)
+    return Comparison(scenario_id, scenario, cases, seed, rows, zero, one, other, reached, rates)
 
 
 def _offered(scenario: Scenario, cases: NDArray[np.int64]) -> Offered:

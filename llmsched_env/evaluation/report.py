@@ -43,6 +43,8 @@ PAPER_PRESETS = ("llama-65b-paper", "llama-65b-paper-mid", "llama-65b-paper-low"
 RECORDED = "recorded"
 """In place of a load or a rate: the workload's own times."""
 
+ORDER_SCORE = "score, order fixed"
+
 COLUMNS = ("policy", "kind", "clairvoyant", "parameters", "metric", "mean", "ci95_low", "ci95_high")
 
 
@@ -127,6 +129,7 @@ def ranking_table(comparison: Comparison) -> str:
                 knows(row.clairvoyant),
                 interval(row.estimate("gap_to_bound"), 100),
                 interval(row.score),
+                interval(row.fixed_order_score),
                 f"{row.estimate('prefills').mean:.0f}",
                 f"{row.estimate('decodes').mean:.0f}",
                 _decisions(row),
@@ -139,11 +142,13 @@ def ranking_table(comparison: Comparison) -> str:
         "knows",
         "gap to bound % [95 % CI]",
         "score [95 % CI]",
+        ORDER_SCORE,
         "prefills",
         "decodes",
         "decision µs p50/p99/max",
     ]
-    return grid(header, body)
+    kept = [i for i, name in enumerate(header) if name != ORDER_SCORE or comparison.fixed_order is not None]
+    return grid([header[i] for i in kept], [[row[i] for i in kept] for row in body])
 
 
 def serving_table(rows: Sequence[ServingRow]) -> str:
@@ -194,6 +199,8 @@ def glossary(comparison: Comparison) -> str:
         "knows": "'blind': no true output length is used; 'lengths': the true ones are",
         "score": "none here" if zero is None else f"0 is {zero}, the best tuned rule; 1 is {one}; below 0 is worse",
     }
+    if comparison.fixed_order is not None:
+        terms["score, order fixed"] = f"the same with 1 for {comparison.fixed_order}, which picks iterations only"
     if comparison.scenario.serving:
         terms |= {
             "SLO": "a limit on a latency that a request has to meet: on TTFT, the time to its first token, and on "
@@ -319,6 +326,8 @@ def _long_csv(comparisons: Sequence[Comparison]) -> str:
                 if not np.isnan(column).all()  # not measured in this scenario
             }
             estimates["score"] = row.score
+            if comparison.fixed_order is not None:
+                estimates["fixed_order_score"] = row.fixed_order_score
             for metric, estimate in estimates.items():
                 writer.writerow(
                     [*first, row.name, row.kind, row.clairvoyant, written(row.parameters), metric, *estimate]

@@ -173,7 +173,7 @@ def test_rivals_are_all_baselines_that_make_sense_with_the_planner_that_scores_1
     baselines = command._rivals(scenario)
     kinds = {item.name: item.kind for item in baselines.contestants}
     assert [item for item, kind in kinds.items() if kind == "planner"] == [baselines.planner.name]
-    assert baselines.planner.name == registry.planner_of(scenario)
+    assert baselines.planner.name == registry.fixed_order_planner(scenario)
     assert baselines.reference in baselines.contestants
     left_out = set(registry.default_names(scenario)) - set(kinds)
     usual = set() if scenario.serving else {"always_worst", "rollout", "beam_1"}

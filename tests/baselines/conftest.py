@@ -8,7 +8,7 @@ import pytest
 from boards import SMALL
 
 from llmsched_env.baselines.leaderboard import Benchmark, Place, read_entry, references, scored, submit, write_entry
-from llmsched_env.baselines.registry import planner_of
+from llmsched_env.baselines.registry import fixed_order_planner
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def tiny(tmp_path_factory):
     }
     bench = Benchmark("Tiny-v1", places, folder)
     for name, policy in (("best_tuned_rule", "decode_first"), ("planner", None)):
-        policies = {place: [policy or planner_of(one.scenario)] for place, one in places.items()}
+        policies = {place: [policy or fixed_order_planner(one.scenario)] for place, one in places.items()}
         path = folder / f"{name}.json"
         write_entry(submit.play_entry(name, policies, bench, path, made_by="the tests"), bench, path)
     ends = references(bench)

@@ -10,6 +10,7 @@ import pytest
 
 from llmsched_env import make_scenario
 from llmsched_env.baselines import compare, entry, make_policy
+from llmsched_env.baselines.registry import fixed_order_planner, planner_of
 from llmsched_env.errors import ConfigError, UnknownNameError
 from llmsched_env.evaluation import evaluate, mean_estimate
 
@@ -143,3 +144,23 @@ def test_entries_keep_what_they_bring():
     assert len(compare([entry(name, SERVED) for name in names], SERVED, 1).rows) == 3
     mixed = make_scenario("LLMSched/Mixed-v0", num_clients=8, num_requests=20, split="test")
     assert len(compare([entry(name, mixed) for name in ("vllm_v1", "orca")], mixed, 1).rows) == 2
+
+
+def test_where_plans_ship_the_joint_plan_scores_one_and_the_planner_of_iterations_beside_it():
+    found = compare(["tuned_threshold", "beam_1"], "LLMSched/GSM8K-v0", 2, scores=True)
+    assert (found.planner, found.fixed_order) == ("joint", "beam")
+    beam, rule = found.row("beam_1"), found.row("tuned_threshold")
+    assert 0 < beam.score.mean < beam.fixed_order_score.mean < 1.05
+    assert rule.score.mean <= 0
+    told = found.as_json()
+    assert told["score_fixed_order_planner"] == "beam"
+    assert told["policies"]["beam_1"]["fixed_order_score"]["mean"] == beam.fixed_order_score.mean
+
+
+def test_without_shipped_plans_there_is_one_score():
+    where = make_scenario("LLMSched/GSM8K-v0", split="test")
+    assert planner_of(where, [99]) == "joint"
+    assert planner_of(where, [0, 100]) == fixed_order_planner(where) == "beam"
+    found = compare(["threshold"], where.replace(num_requests=40, num_clients=4), 1, scores=True)
+    assert (found.planner, found.fixed_order) == ("beam", None)
+    assert "fixed_order_score" not in found.as_json()["policies"]["threshold"]

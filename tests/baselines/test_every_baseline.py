@@ -26,7 +26,7 @@ from llmsched_env.baselines.registry import (
     SLACK_POLICIES,
     SLO_POLICIES,
     default_names,
-    planner_of,
+    fixed_order_planner,
 )
 from llmsched_env.cases import build_problem
 from llmsched_env.config import ORDER_CODES
@@ -333,7 +333,7 @@ class TestPairs:
         assert {"threshold", "threshold@late_last", "lookahead"} <= set(ordered)
         for name in (*plain, *ordered):
             entry(name, self.ORDERED)
-        assert (planner_of(WORLDS["client"]), planner_of(self.ORDERED)) == ("beam", "lookahead")
+        assert (fixed_order_planner(WORLDS["client"]), fixed_order_planner(self.ORDERED)) == ("beam", "lookahead")
 
     def test_a_planner_that_knows_the_future_knows_lengths_and_chooses_orders(self):
         hidden = self.ORDERED.replace(lengths="hidden")

@@ -14,6 +14,7 @@ from test_command import complaint, folder, numbers  # noqa: F401  # `folder` is
 import llmsched_env.baselines.__main__ as command
 import llmsched_env.baselines.lookahead
 from llmsched_env import cases, make_scenario
+from llmsched_env.baselines import comparing
 from llmsched_env.baselines.comparing import compare
 from llmsched_env.baselines.iteration import min_batch
 from llmsched_env.baselines.registry import AGENTS, BATCH_PLANNERS, POLICIES, SLO_POLICIES, default_names, entry
@@ -39,7 +40,7 @@ def tuned_at_once(monkeypatch):
     def best(scenario):
         return "min_batch@late_last" if scenario.choose_order else "min_batch"
 
-    monkeypatch.setattr(command, "best_tuned", best)
+    monkeypatch.setattr(comparing, "best_tuned", best)
     init = llmsched_env.baselines.lookahead.Lookahead.__init__
     monkeypatch.setattr(
         llmsched_env.baselines.lookahead.Lookahead, "__init__", lambda self, base=None: init(self, base or min_batch())
@@ -219,7 +220,7 @@ def test_options_reach_the_scenario():
 )  # fmt: skip
 def test_unusable_arguments(tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.setattr(command, "compare", lambda *_, **__: pytest.fail("the long work came first"))
-    monkeypatch.setattr(command, "best_tuned", lambda _: pytest.fail("the long work came first"))
+    monkeypatch.setattr(comparing, "best_tuned", lambda _: pytest.fail("the long work came first"))
     assert words in complaint(capsys, *arguments, "--json", str(tmp_path / "x.json"), "--out", str(tmp_path / "out"))
     assert [*tmp_path.iterdir()] == []
 

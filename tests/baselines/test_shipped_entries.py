@@ -11,7 +11,7 @@ import llmsched_env.baselines.__main__ as comparison
 from llmsched_env import cli
 from llmsched_env.baselines.leaderboard import LLMSCHED_BENCH, references, scored, standings
 from llmsched_env.baselines.leaderboard.scoring import differences
-from llmsched_env.baselines.registry import planner_of
+from llmsched_env.baselines.registry import fixed_order_planner
 from llmsched_env.baselines.tuned import _key, _stored, best_tuned, tunable
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_the_references_are_the_best_tuned_rule_and_the_planner():
         missing = [rule for where in orders for rule in tunable(where) if _key(where, rule) not in _stored()]
         assert not missing, f"add {name} to default_scenarios, and run python -m llmsched_env.baselines.tuned"
         assert entries["best_tuned_rule"].results[name].policies == (best_tuned(scenario),)
-        assert entries["planner"].results[name].policies == (planner_of(scenario),)
+        assert entries["planner"].results[name].policies == (fixed_order_planner(scenario),)
         assert len(place.cases) >= 20
 
 

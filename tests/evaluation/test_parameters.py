@@ -9,6 +9,7 @@ import pytest
 
 import llmsched_env.baselines.__main__ as command
 from llmsched_env import make_scenario
+from llmsched_env.baselines import comparing
 from llmsched_env.baselines.iteration import deadline, eb_threshold, interleave, lightllm, tgi, threshold
 from llmsched_env.baselines.lagrangian import lagrangian, lagrangian_literal
 from llmsched_env.baselines.registry import BASELINES, default_names, entry
@@ -71,8 +72,9 @@ def test_a_number_stands_in_tables_and_files(tmp_path, capsys):
     arguments = ["--requests", "60", "--clients", "8", "--cases", "2", "--queue", "shared", "--policies", policies]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "draw", lambda *_: [])
-        patch.setattr(command, "best_tuned", lambda _: "threshold")
-        patch.setattr(command, "planner_of", lambda _: "beam_1")
+        patch.setattr(comparing, "best_tuned", lambda _: "threshold")
+        patch.setattr(comparing, "planner_of", lambda *_: "beam_1")
+        patch.setattr(comparing, "fixed_order_planner", lambda _: "beam_1")
         assert command.main([*arguments, "--out", str(out)]) == 0
     printed, page = capsys.readouterr().out, (out / "table.md").read_text(encoding="utf-8")
     for text in (printed, page):
