@@ -152,29 +152,56 @@ def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
-def test_goodput_tells_the_best_and_the_named_apart(tmp_path, drawn):
-    curves = [load_curve(f"rule_{i}", (0.02 * i, 0.9), worst_token_gap_s=[0.3, 0.1]) for i in range(20)]
+def test_violations_tell_the_best_and_the_named_apart(tmp_path, drawn):
+    curves = [load_curve(f"rule_{i}", (0.02 * i, 0.9), worst_token_gap_s=[0.3, 0.1 + 0.01 * i]) for i in range(20)]
     pixels(load(tmp_path / "goodput.png", curves, named=("rule_3",), best=2))
-    goodput, gaps = drawn["figure"].axes
-    assert [text for text in texts(goodput) if text.startswith("rule")] == ["rule_19", "rule_18", "rule_3"]
-    assert any("TTFT ≤ 2 s and TPOT ≤ 50 ms" in text and "grey: 17 others" in text for text in texts(goodput))
+    violations, gaps = drawn["figure"].axes
+    assert [text for text in texts(violations) if text.startswith("rule")] == ["rule_19", "rule_18", "rule_3"]
+    assert any("TTFT > 2 s or TPOT > 50 ms" in text and "the range of 17 others" in text for text in texts(violations))
     assert texts(gaps) == ["rule_19", "rule_18", "rule_3"]
-    told = {text.get_color() for text in goodput.texts if text.get_text().startswith("rule")}
+    told = {text.get_color() for text in violations.texts if text.get_text().startswith("rule")}
     assert len(told) == 3
-    for axes in (goodput, gaps):
-        colours = [line.get_color() for line in axes.lines]
-        assert (len(colours), len(set(colours)), colours.count(serving_pictures.OTHERS)) == (20, 4, 17)
-        assert set(colours) - {serving_pictures.OTHERS} == told
-    assert len(goodput.collections) == 3, "a band for each that is told apart"
-    assert (goodput.get_yscale(), gaps.get_yscale()) == ("linear", "log")
+    for axes in (violations, gaps):
+        assert {line.get_color() for line in axes.lines} == told
+        assert len(axes.lines) == 3
+        assert axes.get_yscale() == "log"
+    # The others as one band, from the best to the worst of them; bands of the named one and of the best.
+    assert len(violations.collections) == 3
+    band = violations.collections[0].get_paths()[0].vertices
+    at_the_end = band[np.isclose(band[:, 0], 0.9), 1]
+    assert (at_the_end.min(), at_the_end.max()) == pytest.approx((100 * (1 - 0.34), 100))
+    assert gaps.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.3)
 
 
-def test_goodput_in_order_of_load(tmp_path, drawn):
+def test_a_dozen_can_be_told_apart(tmp_path, drawn):
+    pixels(load(tmp_path / "goodput.png", [load_curve(f"rule_{i}") for i in range(14)], best=14))
+    styles = {(line.get_color(), line.get_linestyle()) for line in drawn["figure"].axes[0].lines}
+    assert len(styles) == 12
+
+
+def test_violations_in_order_of_load(tmp_path, drawn):
     pixels(load(tmp_path / "goodput.png", [load_curve(low=[np.nan] * 2, high=[np.nan] * 2)]))
     (axes,) = drawn["figure"].axes
     assert axes.lines[0].get_xdata() == pytest.approx([0.6, 0.9])
-    assert axes.lines[0].get_ydata() == pytest.approx([99, 50])
+    assert axes.lines[0].get_ydata() == pytest.approx([1, 50])
+    assert axes.get_xlabel() == "load: rate of arrivals / capacity"
     assert not any("grey" in text for text in texts(axes))
+
+
+def test_requests_per_second_with_the_load_above(tmp_path, drawn):
+    served = [load_curve("perfect", (0.8, 1.0), requests_per_s=[7, 5]), load_curve("poor", requests_per_s=[7, 5])]
+    pixels(load(tmp_path / "goodput.png", served))
+    axes = drawn["figure"].axes[0]
+    assert axes.get_xlabel() == "requests/s"
+    assert axes.lines[0].get_xdata().tolist() == [5, 7]
+    floor = axes.get_ylim()[0]
+    assert 0 < floor < 1
+    assert axes.lines[1].get_ydata() == pytest.approx([floor, 20]), "a logarithm has no 0"
+    (above,) = axes.child_axes
+    assert [label.get_text() for label in above.get_xticklabels()] == ["0.6", "0.9"]
+    unknown = load_curve("poor", requests_per_s=[7, 5], loads=[np.nan] * 2)
+    pixels(load(tmp_path / "goodput.png", [unknown]))
+    assert not drawn["figure"].axes[0].child_axes
 
 
 def test_the_best_is_judged_where_all_were_run(tmp_path, drawn):
@@ -241,7 +268,9 @@ def test_labels_keep_their_distance():
         (lambda path: load(path, [load_curve(worst_token_gap_s=[0, 1])]), "logarithmic"),
         (lambda path: load(path, [load_curve(), load_curve()]), "more than one curve is called 'rule'"),
         (lambda path: load(path, [load_curve()], named=["role"]), "no curve is called 'role'"),
-        (lambda path: load(path, [load_curve()], named=["rule"] * 7), "6 at most"),
+        (lambda path: load(path, [load_curve()], named=["rule"] * 13), "12 at most"),
+        (lambda path: load(path, [load_curve(), load_curve("x", requests_per_s=[1, 2])]), "some have not"),
+        (lambda path: load(path, [load_curve(requests_per_s=[0, 2])]), "rates above 0"),
         (lambda path: latency_distributions(path, [], ttft_s=1, tpot_s=1), "1 to 6 policies, and was given 0"),
         (lambda path: latency_distributions(path, [("x", [1], [1, 2])], ttft_s=1, tpot_s=1), "'x'.*of each request"),
         (lambda path: latency_distributions(path, [("x", [np.nan], [1])], ttft_s=1, tpot_s=1), "'x'.*not complete"),
