@@ -88,7 +88,7 @@ def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], fo
         [_latencies(comparisons[0], by_name[name]) for name in _three(comparisons[0])],
         ttft_s=where.ttft_s,
         tpot_s=where.tpot_s,
-        title=f"{comparisons[0].scenario_id}, {where.split} case {comparisons[0].cases[0]}, {comparisons[0].arrivals()}",
+        title=f"{comparisons[0].about(int(comparisons[0].cases[0]))}, {comparisons[0].arrivals()}",
     )
     return paths
 

@@ -94,6 +94,11 @@ def test_timelines(episodes, tmp_path, drawn):
     assert axes[-1].get_xlabel() == "time (s)"
 
 
+def test_timelines_say_of_what(episodes, tmp_path, drawn):
+    pixels(timelines(tmp_path / "timelines.png", episodes, title="GSM8K, test case 3"))
+    assert drawn["figure"].get_suptitle() == "GSM8K, test case 3"
+
+
 def test_same_data_same_bytes(episodes, tmp_path):
     first, second = (timelines(tmp_path / name, episodes[:1]).read_bytes() for name in ("a.png", "b.png"))
     assert first == second
@@ -113,12 +118,25 @@ def test_gaps_are_sorted_and_distinct(tmp_path, drawn):
 def test_thirty_gaps_with_a_long_tail(tmp_path, drawn):
     kinds = ("method", "rule", "planner", "agent")
     rows = [gap(f"policy_{i}", 0.01 + i / 1000, kind=kinds[i % 4], clairvoyant=i % 3 == 0) for i in range(29)]
-    pixels(gap_by_policy(tmp_path / "gap.png", [*rows, gap("decode_first", 1.1)]))
+    far = [gap(f"far_{i}", 1.1 + i / 10) for i in range(10)]
+    pixels(gap_by_policy(tmp_path / "gap.png", [*rows, *far]))
     axes = drawn["figure"].axes[0]
     assert axes.get_xscale() == "log"
     assert "logarithmic" in axes.get_xlabel()
     assert axes.get_xlim()[0] < 1
     assert axes.get_xlim()[1] > 110
+
+
+def test_few_policies_that_are_far_behind_do_not_stretch_the_axis(tmp_path, drawn):
+    rows = [gap(f"policy_{i}", 0.01 + i / 1000) for i in range(9)]
+    pixels(gap_by_policy(tmp_path / "gap.png", [*rows, gap("random", 0.5), gap("decode_first", 1.1)]))
+    axes = drawn["figure"].axes[0]
+    assert axes.get_xscale() == "linear"
+    assert 1.8 < axes.get_xlim()[1] < 3
+    arrows = [line for line in axes.lines if line.get_marker() == ">"]
+    assert [line.get_xdata()[0] for line in arrows] == [axes.get_xlim()[1]] * 2
+    assert texts(axes)[-2:] == ["50.0 %", "110.0 %"]
+    assert "arrows: off the axis" in axes.get_xlabel()
 
 
 def test_a_gap_of_nothing(tmp_path, drawn):
@@ -132,6 +150,7 @@ def test_multiplier_effect(tmp_path, drawn, value, factor, label):
     axes = drawn["figure"].axes[0]
     assert axes.get_xscale() == "log"
     assert label in axes.get_ylabel()
+    assert any(text.startswith("λ = 1") for text in texts(axes))
     line, ring = axes.lines[:2]
     assert line.get_xdata() == pytest.approx([0.01, 1, 10])
     assert line.get_ydata() == pytest.approx(factor * np.array([0.05, 0.02, 0.03]))
