@@ -18,7 +18,7 @@ from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, MARKERS, RULE, new_figure, plain, save
 from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.simulator import Simulator
-from llmsched_env.viewer.cells import COLOURS, KINDS, colours, shares
+from llmsched_env.viewer.cells import COLOURS, colours, kinds_of, shares
 from llmsched_env.viewer.extras import viz_module
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]], *, 
     grid[0][1].set_title("the end, magnified", loc="left", fontsize=9, color=FAINT, pad=20)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)", fontsize=9, color=INK)
-    _legend_of_kinds(figure)
+    _legend_of_kinds(figure, max((kinds_of(simulator) for _, simulator in simulators), key=len))
     return save(figure, path)
 
 
@@ -137,12 +137,12 @@ def _mark(axes: Axes, simulator: Simulator, *, labelled: bool) -> None:
     axes.text(end_s, 1.03, f"{end_s:.1f} s", ha="right" if late and apart else "left", **style)
 
 
-def _legend_of_kinds(figure: Figure) -> None:
+def _legend_of_kinds(figure: Figure, kinds: Sequence[str]) -> None:
     patches = viz_module("matplotlib.patches", "matplotlib", "Drawing a picture")
     lines = viz_module("matplotlib.lines", "matplotlib", "Drawing a picture")
     shown: list[Any] = [
         patches.Patch(facecolor=np.array(COLOURS[kind]) / 255, edgecolor=FAINT, linewidth=0.5, label=kind)
-        for kind in KINDS
+        for kind in kinds
     ]
     shown.append(lines.Line2D([], [], color=INK, linewidth=1.2, marker="v", markersize=4, label="makespan"))
     shown.append(lines.Line2D([], [], color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label="lower bound"))
