@@ -401,6 +401,7 @@ def draw(comparison: Comparison, entries: Sequence[Entry], folder: Path) -> list
             }
             for row in comparison.rows
         ],
+        title=f"Gap to the lower bound: {comparison.about()}",
     )
     by_name = {item.name: item for item in entries}
     pictured = set(PICTURED) <= set(by_name)
@@ -408,12 +409,16 @@ def draw(comparison: Comparison, entries: Sequence[Entry], folder: Path) -> list
     shown = [by_name[name] for name in names]
     case = int(comparison.cases[0])
     paths.append(folder / "timelines.png")
-    pictures.timelines(paths[-1], [(item.name, play(item.policy, item.scenario, case, record=True)) for item in shown])
+    pictures.timelines(
+        paths[-1],
+        [(item.name, play(item.policy, item.scenario, case, record=True)) for item in shown],
+        title=comparison.about(case),
+    )
     if not pictured:
         return paths
     paths.append(folder / "multiplier_effect.png")
     curves = [_multiplier_curve(comparison, name) for name in CURVES]
-    pictures.multiplier_effect(paths[-1], curves)
+    pictures.multiplier_effect(paths[-1], curves, title=f"The effect of the multiplier λ: {comparison.about()}")
     return paths
 
 

@@ -21,6 +21,10 @@ SHOWN = 15
 
 PLAIN = "prefill_first"
 
+MOST_NAMED = 12
+FEW = 5
+"""Named in a picture beside three, where there are more than a dozen policies."""
+
 
 def show_serving(comparisons: Sequence[Comparison]) -> None:
     """Print a table a load."""
@@ -43,7 +47,7 @@ def show_serving(comparisons: Sequence[Comparison]) -> None:
             + "\n"
         )
         print(serving_table(best))
-    print(f"\n{glossary(comparisons[0])}")
+    print(f"\n{glossary(*comparisons)}")
 
 
 def _scale(comparison: Comparison) -> str:
@@ -66,7 +70,7 @@ def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], fo
     assert where.ttft_s is not None
     assert where.tpot_s is not None
     paths = []
-    if len(comparisons) > 1:
+    if len(comparisons) > 1 and all(_rate(one) > 0 for one in comparisons):
         paths.append(folder / "goodput_against_load.png")
         by_load = sorted(comparisons, key=_rate)
         goodput_against_load(
@@ -74,6 +78,8 @@ def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], fo
             [_curve(by_load, row.name) for row in comparisons[0].rows],
             limits_s=(where.ttft_s, where.tpot_s),
             named=_three(comparisons[0]),
+            best=MOST_NAMED if len(comparisons[0].rows) <= MOST_NAMED else FEW,
+            title=f"{comparisons[0].scenario_id}: SLO violations against the rate of requests",
         )
     by_name = {item.name: item for item in entries}
     paths.append(folder / "latencies.png")
@@ -82,6 +88,7 @@ def draw_serving(comparisons: Sequence[Comparison], entries: Sequence[Entry], fo
         [_latencies(comparisons[0], by_name[name]) for name in _three(comparisons[0])],
         ttft_s=where.ttft_s,
         tpot_s=where.tpot_s,
+        title=f"{comparisons[0].about(int(comparisons[0].cases[0]))}, {comparisons[0].arrivals()}",
     )
     return paths
 
@@ -94,8 +101,8 @@ def _curve(comparisons: Sequence[Comparison], name: str) -> LoadCurve:
     rows = [comparison.row(name) for comparison in comparisons]
     mean, low, high = zip(*(row.estimate("goodput") for row in rows), strict=True)
     gaps_s = [row.estimate("worst_token_gap_s").mean for row in rows]
-    loads = [comparison.offered.load or _rate(comparison) for comparison in comparisons]
-    return LoadCurve(name, loads, mean, low, high, rows[0].kind, gaps_s)
+    loads = [float("nan") if one.offered.load is None else one.offered.load for one in comparisons]
+    return LoadCurve(name, loads, mean, low, high, rows[0].kind, gaps_s, [_rate(one) for one in comparisons])
 
 
 def _three(comparison: Comparison) -> list[str]:

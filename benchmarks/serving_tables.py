@@ -93,7 +93,7 @@ def table(said: dict[str, Any]) -> str:
         last = said["loads"][loads[-1]]["policies"][by_load[loads[-1]]]
         means = [cell(last, metric, 1, digits).partition(" ± ")[0] for metric, digits in (("ttft_p99_s", 2), WAIT)]
         body.append([text, *goodputs, *means])
-    goodput = [f"goodput at load {load}, %" for load in loads]
+    goodput = [f"goodput at load {load} ({said['loads'][load]['requests_per_s']:.2f} requests/s), %" for load in loads]
     return grid(["policy", *goodput, "TTFT p99 there, s", "longest wait there, s"], body)
 
 
@@ -102,11 +102,11 @@ def as_csv(said: dict[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = (name for _, column, _, _ in DETAILS for name in (column, f"{column}_half_interval"))
-    writer.writerow(["load", "what", "policy", *columns])
+    writer.writerow(["load", "requests_per_s", "what", "policy", *columns])
     for load in sorted(said["loads"], key=float):
         for what, by_load in rows(said):
             policy = said["loads"][load]["policies"][by_load[load]]
-            line = [load, what.replace("`", ""), by_load[load]]
+            line = [load, f"{said['loads'][load]['requests_per_s']:.3f}", what.replace("`", ""), by_load[load]]
             for metric, _, scale, digits in DETAILS:
                 mean, _, half = cell(policy, metric, scale, digits).partition(" ± ")
                 line += [mean.replace("–", ""), half]

@@ -3,6 +3,10 @@
 Three parts. The crossover of arXiv 2606.00516, its closed form against simulated throughput, on the costs measured
 there. Batches of GSM8K and smooth lengths on the paper's accelerator, under two laws of what a mixed iteration lasts.
 Requests over time under SLOs, short prompts and long ones.
+
+On long prompts the goodput of `tuned_threshold` rises with load. A threshold also prefills when everything that waits
+fits, at light load at nearly every arrival whatever its number is, and the stalls violate the TPOT limit; at high load
+more wait than fit, its number decides, and prefills are fewer. `min_batch` has no such clause and does not rise.
 """
 
 from __future__ import annotations

@@ -174,6 +174,14 @@ class Comparison:
         header = ["policy", "parameters", "knows", f"{what} [95 % CI]", f"behind {first}, points", "score [95 % CI]"]
         return grid(header if scored else header[:-1], body)
 
+    def about(self, case: int | None = None) -> str:
+        """Scenario and cases, or one of them, for a picture's title."""
+        if case is not None:
+            return f"{self.scenario_id}, {self.scenario.split} case {case}"
+        first, last, n = self.cases.min(), self.cases.max(), len(self.cases)
+        several = f"cases {first} to {last}" if last - first == n - 1 else f"{n} cases"
+        return f"{self.scenario_id}, {self.scenario.split} {several if n > 1 else f'case {first}'}"
+
     def arrivals(self) -> str:
         """How fast requests come, in words: what the scenario fixes, and beside it what that amounts to."""
         rate, load = self.offered

@@ -18,7 +18,7 @@ from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation.drawing import FAINT, INK, LINES, MARKERS, RULE, new_figure, plain, save
 from llmsched_env.evaluation.statistics import Estimate
 from llmsched_env.simulator import Simulator
-from llmsched_env.viewer.cells import COLOURS, KINDS, colours, shares
+from llmsched_env.viewer.cells import COLOURS, colours, kinds_of, shares
 from llmsched_env.viewer.extras import viz_module
 
 if TYPE_CHECKING:
@@ -33,10 +33,16 @@ COLUMNS = 1000
 """Cells along the time axis of the whole timeline; about as many as the picture has pixels there."""
 
 LONG_TAIL = 8.0
-"""The gap axis turns logarithmic where the largest gap is that many times the median one."""
+"""The gap axis turns logarithmic where the largest gap that it shows is that many times the median one."""
+
+FAR = 8.0
+"""Policies so many times the median gap away do not stretch the axis, where they are few."""
+
+MOST_FAR = 0.25
+"""As a share of the policies."""
 
 
-def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> Path:
+def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]], *, title: str = "") -> Path:
     """Gantt timelines of several finished episodes, one over the other on the same time axis.
 
     Each line of pixels is a client (or a group of them), coloured by what it did; at the right the end of the episode
@@ -44,7 +50,8 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> 
 
     Args:
         path: the PNG file.
-        simulators: (title, recorded episode) from top to bottom.
+        simulators: (name, recorded episode) from top to bottom.
+        title: above the picture: what scenario and case it shows.
 
     Raises:
         ConfigError: no episode, or one that was not recorded.
@@ -58,12 +65,14 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> 
         raise ConfigError("timelines needs episodes that have begun: run the simulators first.")
     last_ns = max(ends_ns)
     magnified_ns = _tail(simulators, last_ns)
-    figure = new_figure(10.0, 0.95 + 2.2 * len(simulators))
+    figure = new_figure(10.0, (1.2 if title else 0.95) + 2.2 * len(simulators))
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     grid = figure.subplots(len(simulators), 2, squeeze=False, sharex="col", width_ratios=[3.2, 1.0])
-    for (title, simulator), (whole, tail) in zip(simulators, grid, strict=True):
+    for (name, simulator), (whole, tail) in zip(simulators, grid, strict=True):
         _timeline(whole, simulator, (0.0, 1.02 * last_ns), COLUMNS)
         _timeline(tail, simulator, magnified_ns, COLUMNS // 3)
-        whole.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=20)
+        whole.set_title(name, loc="left", fontsize=10, fontweight="bold", color=INK, pad=20)
         whole.annotate(
             _numbers(simulator), (0, 1), (0, 7), "axes fraction", "offset points", fontsize=9, color=INK, va="bottom"
         )
@@ -77,7 +86,7 @@ def timelines(path: Path | str, simulators: Sequence[tuple[str, Simulator]]) -> 
     grid[0][1].set_title("the end, magnified", loc="left", fontsize=9, color=FAINT, pad=20)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)", fontsize=9, color=INK)
-    _legend_of_kinds(figure)
+    _legend_of_kinds(figure, max((kinds_of(simulator) for _, simulator in simulators), key=len))
     return save(figure, path)
 
 
@@ -128,12 +137,12 @@ def _mark(axes: Axes, simulator: Simulator, *, labelled: bool) -> None:
     axes.text(end_s, 1.03, f"{end_s:.1f} s", ha="right" if late and apart else "left", **style)
 
 
-def _legend_of_kinds(figure: Figure) -> None:
+def _legend_of_kinds(figure: Figure, kinds: Sequence[str]) -> None:
     patches = viz_module("matplotlib.patches", "matplotlib", "Drawing a picture")
     lines = viz_module("matplotlib.lines", "matplotlib", "Drawing a picture")
     shown: list[Any] = [
         patches.Patch(facecolor=np.array(COLOURS[kind]) / 255, edgecolor=FAINT, linewidth=0.5, label=kind)
-        for kind in KINDS
+        for kind in kinds
     ]
     shown.append(lines.Line2D([], [], color=INK, linewidth=1.2, marker="v", markersize=4, label="makespan"))
     shown.append(lines.Line2D([], [], color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label="lower bound"))
@@ -143,8 +152,9 @@ def _legend_of_kinds(figure: Figure) -> None:
 def gap_by_policy(path: Path | str, rows: Sequence[Any], *, title: str = "Gap to the lower bound") -> Path:
     """Mean gap to the bound of each policy with its confidence interval, best at the top.
 
-    Filled marks are blind policies; hollow ones are clairvoyant, which know the output lengths. The axis turns
-    logarithmic where one policy would squeeze the others together.
+    Filled marks are blind policies; hollow ones are clairvoyant, which know the output lengths. A few policies that are
+    far behind do not stretch the axis: an arrow stands at its end, and their gap is written as that of all others. With
+    many of them it is logarithmic.
 
     Args:
         path: the PNG file.
@@ -163,13 +173,16 @@ def gap_by_policy(path: Path | str, rows: Sequence[Any], *, title: str = "Gap to
     figure = new_figure(8.0, 1.5 + 0.235 * len(lines))
     axes = figure.subplots()
     percent = 100 * np.array([(row.lo, row.mean, row.hi) for row in lines])  # (policies, 3)
-    logarithmic = _gap_axis(axes, percent)
-    floor = axes.get_xlim()[0]
-    for y, (row, (lo, mean, hi)) in enumerate(zip(lines, percent, strict=True)):
+    near = _near(percent)
+    logarithmic = _gap_axis(axes, percent[near])
+    floor, end = axes.get_xlim()
+    for y, (row, shown, (lo, mean, hi)) in enumerate(zip(lines, near, percent, strict=True)):
         colour = CLAIRVOYANT if row.clairvoyant else BLIND
-        axes.plot([max(lo, floor), hi], [y, y], color=colour, linewidth=2.0, alpha=0.45, solid_capstyle="butt")
         face = "white" if row.clairvoyant else colour
-        axes.plot([mean], [y], MARKERS[row.kind], color=colour, markerfacecolor=face, markersize=5.5, clip_on=False)
+        mark, x = (MARKERS[row.kind], mean) if shown else (">", end)
+        if shown:
+            axes.plot([max(lo, floor), hi], [y, y], color=colour, linewidth=2.0, alpha=0.45, solid_capstyle="butt")
+        axes.plot([x], [y], mark, color=colour, markerfacecolor=face, markersize=5.5, clip_on=False)
         axes.text(
             1.02,
             y,
@@ -185,7 +198,9 @@ def gap_by_policy(path: Path | str, rows: Sequence[Any], *, title: str = "Gap to
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel(
-        "makespan / lower bound − 1 (%), mean and 95 % interval" + (", logarithmic axis" if logarithmic else ""),
+        "makespan / lower bound − 1 (%), mean and 95 % interval"
+        + (", logarithmic axis" if logarithmic else "")
+        + ("" if near.all() else "; arrows: off the axis"),
         fontsize=9,
         color=INK,
     )
@@ -214,12 +229,20 @@ class _GapRow:
         return one
 
 
+def _near(percent: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(policies,) whether the axis is to reach them, of (policies, 3) percentages."""
+    near = percent[:, 1] <= FAR * float(np.median(percent[:, 1]))
+    few = len(percent) >= 4 and (~near).mean() <= MOST_FAR and percent[:, 1].min() >= 0
+    return near if few else np.ones(len(percent), np.bool_)
+
+
 def _gap_axis(axes: Axes, percent: NDArray[np.float64]) -> bool:
     """Set the limits from (policies, 3) percentages; whether the axis is logarithmic."""
     least, most = float(percent[:, 1].min()), float(percent.max())
     logarithmic = least > 0 and most > LONG_TAIL * float(np.median(percent[:, 1]))
     if not logarithmic:
-        axes.set_xlim(min(0.0, 1.05 * float(percent.min())), 1.05 * most if most > 0 else 1.0)
+        low = 0.0 if least >= 0 else 1.05 * float(percent.min())  # a true gap is not negative, an interval may be
+        axes.set_xlim(low, 1.05 * most if most > 0 else 1.0)
         return False
     ticker = viz_module("matplotlib.ticker", "matplotlib", "Drawing a picture")
     axes.set_xscale("log")
@@ -303,7 +326,13 @@ def multiplier_effect(
     axes.set_xscale("log")
     ticker = viz_module("matplotlib.ticker", "matplotlib", "Drawing a picture")
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    if value == "gap" and axes.get_ylim()[0] < 0 <= min(float(np.min(curve.mean)) for curve in series):
+        axes.set_ylim(bottom=0.0)
     axes.axvline(1.0, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.annotate(
+        "λ = 1: the rule as it is derived", (1.0, 1.0), (3, -2), axes.get_xaxis_transform(), "offset points",
+        fontsize=8, color=FAINT, va="top",
+    )  # fmt: skip
     plain(axes)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)

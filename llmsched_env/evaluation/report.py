@@ -189,19 +189,23 @@ def serving_table(rows: Sequence[ServingRow]) -> str:
     return grid(header, body)
 
 
-def glossary(comparison: Comparison) -> str:
-    """What the columns of a table of policies say, as a list."""
-    shown = {symbol for row in comparison.rows for symbol in row.parameters}
+def glossary(*comparisons: Comparison) -> str:
+    """What the columns of tables of policies say, as a list."""
+    shown = {symbol for one in comparisons for row in one.rows for symbol in row.parameters}
     numbers = "; ".join(f"{symbol}: {text}" for symbol, text in MEANINGS.items() if symbol in shown)
-    zero, one = comparison.reference, comparison.planner
+    ends = {(one.reference, one.planner) for one in comparisons}
+    ((zero, one),) = ends if len(ends) == 1 else {("the best tuned rule", "the planner, both named above each table")}
     terms = {
         "parameters": f"the numbers that a rule decides by; of a tuned one, chosen on training cases. {numbers}",
         "knows": "'blind': no true output length is used; 'lengths': the true ones are",
-        "score": "none here" if zero is None else f"0 is {zero}, the best tuned rule; 1 is {one}; below 0 is worse",
+        "score": "none here"
+        if zero is None
+        else f"0 is {zero}{', the best tuned rule' * (len(ends) == 1)}; 1 is {one}",
     }
-    if comparison.fixed_order is not None:
-        terms["score, order fixed"] = f"the same with 1 for {comparison.fixed_order}, which picks iterations only"
-    if comparison.scenario.serving:
+    if comparisons[0].fixed_order is not None:
+        fixed = comparisons[0].fixed_order
+        terms["score, order fixed"] = f"the same with 1 for {fixed}, which picks iterations only"
+    if comparisons[0].scenario.serving:
         terms |= {
             "SLO": "a limit on a latency that a request has to meet: on TTFT, the time to its first token, and on "
             "TPOT, the mean time per token after it",

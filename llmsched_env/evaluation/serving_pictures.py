@@ -1,11 +1,11 @@
-"""Pictures of serving, as PNG files: goodput against the load, and how TTFT and TPOT are distributed.
+"""Pictures of serving, as PNG files: violations against requests/s, and how TTFT and TPOT are distributed.
 
 As in `pictures`, each function writes one file, whole or not at all, and returns its path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["LoadCurve", "goodput_against_load", "latency_distributions"]
 
 COLOURS = (*LINES[:5], INK)
-"""Of the curves that are told apart; the others are grey, so no colour is."""
+"""Of the curves that are told apart; the others are a grey band, so no colour is."""
 
-OTHERS = "#c3cad0"
+STYLES = tuple((colour, line) for line in ("-", "--") for colour in COLOURS)
+"""A dozen curves can be told apart."""
+
+OTHERS = "#dde1e4"
+
+LEAST_PERCENT = 0.01
+"""Violations below are drawn there: a logarithm has no 0."""
 
 CORNERS = 4000
 """Points that the line of a distribution is drawn with, at most."""
@@ -47,12 +53,14 @@ class LoadCurve:
 
     Attributes:
         name: for its label.
-        loads: (points,) rates of arrival as shares of the capacity, above 0.
+        loads: (points,) rates of arrival as shares of the capacity, above 0; NaN, where ``requests_per_s`` is given,
+            for a cost model that has none.
         mean: (points,) goodput as fractions: means over cases.
         low: (points,) lower end of the confidence interval; NaN where there is none.
         high: (points,) upper end.
         kind: "method", "rule", "planner" or "agent".
         worst_token_gap_s: (points,) the longest time between two tokens, in seconds, above 0; ``None`` to leave it out.
+        requests_per_s: (points,) the rates themselves, above 0; ``None`` to draw against the load.
     """
 
     name: str
@@ -62,14 +70,16 @@ class LoadCurve:
     high: ArrayLike
     kind: str
     worst_token_gap_s: ArrayLike | None = None
+    requests_per_s: ArrayLike | None = None
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A `LoadCurve` that has been checked, in order of load, in percent."""
+    """A `LoadCurve` that has been checked, in order of what it is drawn against, as violations in percent."""
 
     name: str
     marker: str
+    x: NDArray[np.float64]
     loads: NDArray[np.float64]
     percent: NDArray[np.float64]  # (3, points): low, mean, high
     gaps_s: NDArray[np.float64] | None
@@ -79,7 +89,9 @@ class _Line:
         if curve.kind not in MARKERS:
             raise ConfigError(f"curve {curve.name!r} has kind {curve.kind!r}: it is one of {', '.join(MARKERS)}.")
         gaps = curve.mean if curve.worst_token_gap_s is None else curve.worst_token_gap_s
-        columns = [np.asarray(column, np.float64) for column in (curve.loads, curve.low, curve.mean, curve.high, gaps)]
+        x = curve.loads if curve.requests_per_s is None else curve.requests_per_s
+        given = (x, curve.low, curve.mean, curve.high, gaps, curve.loads)
+        columns = [np.asarray(column, np.float64) for column in given]
         sizes = [column.shape for column in columns]
         if columns[0].ndim != 1 or not columns[0].size or len(set(sizes)) > 1:
             raise ConfigError(
@@ -87,15 +99,20 @@ class _Line:
                 "give one value a load, and at least one load."
             )
         if not (np.isfinite(columns[0]).all() and columns[0].min() > 0 and np.isfinite(columns[2]).all()):
-            raise ConfigError(f"curve {curve.name!r} needs loads above 0 and means that are finite.")
+            what = "loads" if curve.requests_per_s is None else "rates"
+            raise ConfigError(f"curve {curve.name!r} needs {what} above 0 and means that are finite.")
         if curve.worst_token_gap_s is not None and not (np.isfinite(columns[4]).all() and columns[4].min() > 0):
             raise ConfigError(
                 f"curve {curve.name!r} has a token gap that is not a time above 0 s: their axis is logarithmic."
             )
-        loads, low, mean, high, gaps_s = (column[np.argsort(columns[0])] for column in columns)
-        percent = 100 * np.stack([low, mean, high])
+        x, low, mean, high, gaps_s, loads = (column[np.argsort(columns[0])] for column in columns)
+        percent = 100 * (1 - np.stack([high, mean, low]))
         marker = MARKERS[curve.kind]
-        return cls(curve.name, marker, loads, percent, None if curve.worst_token_gap_s is None else gaps_s)
+        return cls(curve.name, marker, x, loads, percent, None if curve.worst_token_gap_s is None else gaps_s)
+
+    def at(self, x: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values at other places, NaN beyond its ends."""
+        return np.interp(x, self.x, values, np.nan, np.nan)
 
 
 def goodput_against_load(
@@ -105,78 +122,120 @@ def goodput_against_load(
     limits_s: tuple[float, float],
     named: Sequence[str] = (),
     best: int = 4,
-    title: str = "Goodput against load",
+    title: str = "SLO violations against the rate of requests",
 ) -> Path:
-    """The share of requests that meet both SLOs, against the load; below it, the worst token gap if it is given.
+    """The share of requests that violate an SLO, 1 - goodput, against requests/s, with the load above.
 
-    The curves that are named and the best of the others have a colour, a label and a 95 % band; the rest are grey.
-    The best are those with the highest mean over the loads that all curves reach.
+    The axis of violations is logarithmic: between goodputs of 99 and 99.9 % lies a factor of ten. Below it, the worst
+    token gap if it is given. The curves that are named and the best of the others have a colour and a label; the named
+    and the best one have a 95 % band. The rest are one grey band from the least to the most. The best are those with
+    the highest mean goodput over the rates that all curves reach.
 
     Args:
         path: the PNG file.
-        curves: one a policy; with some twenty the picture can still be read.
-        limits_s: (TTFT, TPOT) limits in seconds, for the axis.
-        named: names of curves that are to be seen whatever their rank, at most 6.
-        best: how many others; fewer where colours run out.
+        curves: one a policy.
+        limits_s: (TTFT, TPOT) limits in seconds, for the caption.
+        named: names of curves that are to be seen whatever their rank, at most 12.
+        best: how many others; fewer where there would be more than 12.
         title: above the picture.
 
     Raises:
         ConfigError: no curve, a name that is none's or too many of them, an unknown kind, columns that do not fit
-            together, or a value that cannot be drawn.
+            together, a value that cannot be drawn, or rates of some curves only.
         MissingExtraError: matplotlib is not installed.
         PathError: the file cannot be written.
     """
     lines = [_Line.of(curve) for curve in curves]
     if not lines:
         raise ConfigError("goodput_against_load needs at least one curve, and was given none.")
+    by_rate = {curve.requests_per_s is not None for curve in curves}
+    if len(by_rate) > 1:
+        raise ConfigError("some curves have requests_per_s and some have not: they are drawn against one axis.")
     shown = _chosen(lines, named, best)
-    colour = dict(zip([line.name for line in shown], COLOURS, strict=False))
-    rest = [line for line in lines if line.name not in colour]
-    with_gaps = [line for line in lines if line.gaps_s is not None]
+    style = dict(zip([line.name for line in shown], STYLES, strict=False))
+    rest = [line for line in lines if line.name not in style]
+    with_gaps = any(line.gaps_s is not None for line in lines)
     heights = [3.2, 2.0] if with_gaps else [3.2]
-    figure = new_figure(7.6, 0.9 + sum(heights))
+    figure = new_figure(7.6, 1.3 + sum(heights))
     panels = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
 
-    goodput = panels[0]
-    for line in rest:
-        goodput.plot(line.loads, line.percent[1], color=OTHERS, linewidth=1.0)
+    violations = panels[0]
+    means = np.concatenate([line.percent[1] for line in lines])
+    floor = max(LEAST_PERCENT, 0.6 * float(means[means > 0].min(initial=100.0)))
+    _band(violations, rest, [np.maximum(line.percent[1], floor) for line in rest])
     for line in reversed(shown):  # the best on top
-        low, mean, high = line.percent
-        style = {"color": colour[line.name], "linewidth": 1.6, "marker": line.marker, "markersize": 3.5}
-        goodput.fill_between(line.loads, low, high, color=colour[line.name], alpha=0.12, linewidth=0)
-        goodput.plot(line.loads, mean, clip_on=False, zorder=3, **style)
-    goodput.set_ylim(0, 100)
-    goodput.set_ylabel("goodput (%)", fontsize=9, color=INK)
+        low, mean, high = np.maximum(line.percent, floor)
+        colour, dashes = style[line.name]
+        if line.name in named or line is shown[0]:  # more bands could not be told apart
+            violations.fill_between(line.x, low, high, color=colour, alpha=0.12, linewidth=0)
+        violations.plot(
+            line.x, mean, dashes, color=colour, linewidth=1.6, marker=line.marker, markersize=3.5, clip_on=False,
+            zorder=3,
+        )  # fmt: skip
+    violations.set_yscale("log")
+    violations.set_ylim(floor, 100)
+    _log_ticks(violations, "y")
+    violations.set_ylabel("requests that violate an SLO (%, log)", fontsize=9, color=INK)
+    violations.set_title(title, loc="left", fontsize=11, color=INK, pad=54)
     ttft_s, tpot_s = limits_s
-    goodput.set_title(title, loc="left", fontsize=11, color=INK, pad=18)
-    caption = f"share of requests with TTFT ≤ {_duration(ttft_s)} and TPOT ≤ {_duration(tpot_s)}, mean and 95 % band"
-    caption += f"; grey: {len(rest)} others" if rest else ""
-    goodput.annotate(caption, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8, color=FAINT, va="bottom")
+    caption = f"1 − goodput: TTFT > {_duration(ttft_s)} or TPOT > {_duration(tpot_s)}; mean and 95 % band"
+    caption += f"\nat the lowest line {floor:.2g} % or less"
+    caption += f"; grey: the range of {len(rest)} others" if rest else ""
+    violations.annotate(
+        caption, (0, 1), (0, 28), "axes fraction", "offset points", fontsize=7.5, color=FAINT, va="bottom"
+    )
     if with_gaps:
-        gap = panels[1]
-        for line in with_gaps:
-            highlighted = line.name in colour
-            gap.plot(
-                line.loads,
-                line.gaps_s,
-                color=colour.get(line.name, OTHERS),
-                linewidth=1.6 if highlighted else 1.0,
-                zorder=3 if highlighted else 2,
-            )
-        gap.set_yscale("log")
-        _log_ticks(gap, "y")
-        gap.set_ylabel("worst token gap (s, log)", fontsize=9, color=INK)
+        _draw_gaps(panels[1], lines, style)
     for axes, height in zip(panels, heights, strict=True):
         plain(axes)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.margins(x=0.01)
-        ends = [(line, line.percent[1] if axes is goodput else line.gaps_s) for line in shown]
-        labels = [(line.name, colour[line.name], line.loads[-1], y[-1]) for line, y in ends if y is not None]
+        ends = [(line, np.maximum(line.percent[1], floor) if axes is violations else line.gaps_s) for line in shown]
+        labels = [(line.name, style[line.name][0], line.x[-1], y[-1]) for line, y in ends if y is not None]
         if labels:
             label_at_right(axes, labels, height)
-    panels[-1].set_xlabel("load: rate of arrivals / capacity", fontsize=9, color=INK)
+    panels[-1].set_xlabel(
+        "requests/s" if by_rate == {True} else "load: rate of arrivals / capacity", fontsize=9, color=INK
+    )
+    if by_rate == {True}:
+        _loads_above(violations, lines)
     return save(figure, path)
+
+
+def _band(axes: Axes, rest: Sequence[_Line], values: Sequence[NDArray[np.float64]]) -> None:
+    """From the least to the most of the lines that are not told apart."""
+    if not rest:
+        return
+    x = np.unique(np.concatenate([line.x for line in rest]))
+    drawn = np.stack([line.at(x, one) for line, one in zip(rest, values, strict=True)])
+    axes.fill_between(x, np.nanmin(drawn, axis=0), np.nanmax(drawn, axis=0), color=OTHERS, linewidth=0, zorder=1)
+
+
+def _draw_gaps(axes: Axes, lines: Sequence[_Line], style: Mapping[str, tuple[str, str]]) -> None:
+    given = [(line, line.gaps_s) for line in lines if line.gaps_s is not None]
+    rest = [(line, gaps_s) for line, gaps_s in given if line.name not in style]
+    _band(axes, [line for line, _ in rest], [gaps_s for _, gaps_s in rest])
+    for line, gaps_s in given:
+        if line.name in style:
+            colour, dashes = style[line.name]
+            axes.plot(line.x, gaps_s, dashes, color=colour, linewidth=1.6, zorder=3)
+    axes.set_yscale("log")
+    _log_ticks(axes, "y")
+    axes.set_ylabel("worst token gap (s, log)", fontsize=9, color=INK)
+
+
+def _loads_above(axes: Axes, lines: Sequence[_Line]) -> None:
+    """The load of each rate, on an axis above."""
+    loads = {float(x): float(load) for line in lines for x, load in zip(line.x, line.loads, strict=True)}
+    known = {x: load for x, load in sorted(loads.items()) if np.isfinite(load)}
+    if not known:
+        return
+    above = axes.secondary_xaxis("top")
+    above.set_xticks([*known], [f"{load:.3g}" for load in known.values()])
+    above.tick_params(colors=FAINT, labelsize=7.5, labelcolor=FAINT, length=2)
+    above.spines["top"].set_visible(False)
+    axes.annotate("load", (0, 1), (-14, 5), "axes fraction", "offset points", fontsize=7.5, color=FAINT, ha="right")
 
 
 def _chosen(lines: Sequence[_Line], named: Sequence[str], best: int) -> list[_Line]:
@@ -186,14 +245,14 @@ def _chosen(lines: Sequence[_Line], named: Sequence[str], best: int) -> list[_Li
         twice = next(name for name in names if names.count(name) > 1)
         raise ConfigError(f"more than one curve is called {twice!r}: give each a name of its own.")
     unknown = [name for name in named if name not in names]
-    if unknown or len(named) > len(COLOURS):
+    if unknown or len(named) > len(STYLES):
         raise ConfigError(
             f"named = {list(named)}: "
-            + (f"no curve is called {unknown[0]!r}." if unknown else f"there are colours for {len(COLOURS)} at most.")
+            + (f"no curve is called {unknown[0]!r}." if unknown else f"{len(STYLES)} at most can be told apart.")
         )
-    common = np.linspace(max(line.loads[0] for line in lines), min(line.loads[-1] for line in lines), 101)
-    ranked = sorted(lines, key=lambda line: -float(np.interp(common, line.loads, line.percent[1]).mean()))
-    others = [line for line in ranked if line.name not in named][: max(0, min(best, len(COLOURS) - len(set(named))))]
+    common = np.linspace(max(line.x[0] for line in lines), min(line.x[-1] for line in lines), 101)
+    ranked = sorted(lines, key=lambda line: float(np.interp(common, line.x, line.percent[1]).mean()))
+    others = [line for line in ranked if line.name not in named][: max(0, min(best, len(STYLES) - len(set(named))))]
     return [line for line in ranked if line.name in named or line in others]
 
 

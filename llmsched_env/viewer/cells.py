@@ -15,21 +15,28 @@ from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
 from llmsched_env.simulator import Records, Simulator
 
-__all__ = ["COLOURS", "KINDS", "Measure", "colours", "recorded", "shares", "waiting"]
+__all__ = ["COLOURS", "KINDS", "Measure", "colours", "kinds_of", "recorded", "shares", "waiting"]
 
-KINDS = ("prefill", "decode", "stalled", "idle")
-"""What a client does: takes part in a prefill, decodes, holds a request while others prefill, holds none."""
+KINDS = ("prefill", "decode", "stalled", "idle", "mixed")
+"""What a client does: takes part in a prefill, decodes, holds a request while others prefill, holds none, decodes in an
+iteration that reads prompts beside it."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "prefill": (213, 94, 0),
     "decode": (92, 145, 190),
     "stalled": (194, 212, 229),
     "idle": (253, 232, 170),
+    "mixed": (0, 134, 106),
 }
 """RGB of each kind: apart in hue for every common kind of colour vision, and in lightness when printed grey."""
 
 Floats = NDArray[np.float64]
 Shares = NDArray[np.float32]
+
+
+def kinds_of(simulator: Simulator) -> tuple[str, ...]:
+    """Those of `KINDS` that an episode can have."""
+    return KINDS if int(simulator.view.mixed_tokens) > 0 else KINDS[:-1]
 
 
 def recorded(simulator: Simulator) -> Records:
@@ -54,12 +61,11 @@ class Measure(NamedTuple):
     total_ns: Floats  # (2 * iterations + 2,)
 
     @classmethod
-    def of(cls, log: Records, prefill: bool) -> Measure:
-        """Of the prefills, or of the decodes, of a log of `ITERATION`."""
+    def of(cls, log: Records, counts: NDArray[np.bool_]) -> Measure:
+        """Of the iterations that count, of a log of `ITERATION`."""
         knots = np.zeros(2 * len(log) + 1)
         knots[1::2], knots[2::2] = log["start_ns"], log["end_ns"]
         total = np.zeros_like(knots)
-        counts = log["prefill"] == prefill
         np.cumsum((log["end_ns"] - log["start_ns"]) * counts, out=total[2::2])
         total[3::2] = total[2:-1:2]
         return cls(knots, total)
@@ -104,6 +110,8 @@ class _Spans:
 def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     """How the client-time of each cell was spent.
 
+    Where iterations are mixed, a request that is read in several is drawn as in a prefill from the first to the last.
+
     A request that was preempted, or has moved, is drawn from when its last client took it; of one that waits to go on
     nothing is drawn. So in such worlds the mean of prefill and decode is less than the utilization.
 
@@ -113,7 +121,7 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
         rows: at most J; client k is in row ``k * rows // J``.
 
     Returns:
-        (4, rows, columns) float32 in the order of `KINDS`: fractions that sum to 1, or to 0 in cells after the clock.
+        (5, rows, columns) float32 in the order of `KINDS`: fractions that sum to 1, or to 0 in cells after the clock.
 
     Raises:
         ConfigError: the episode was not recorded.
@@ -137,10 +145,12 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     out = np.empty((len(KINDS), rows, len(width_ns)), np.float32)
     out[0] = _Spans(edges_ns, rows, row, start_ns, first_ns).held(None) * per_ns
     holding = _Spans(edges_ns, rows, row, first_ns, end_ns)
-    out[1] = holding.held(Measure.of(log, prefill=False)) * per_ns
-    out[2] = holding.held(Measure.of(log, prefill=True)) * per_ns
+    decodes, mixes = log["prefill"] == 0, log["mixed"] != 0
+    out[1] = holding.held(Measure.of(log, decodes & ~mixes)) * per_ns
+    out[2] = holding.held(Measure.of(log, ~decodes)) * per_ns
+    out[4] = holding.held(Measure.of(log, decodes & mixes)) * per_ns if mixes.any() else 0.0
     out[3] = width_ns > 0
-    for share in out[:3]:
+    for share in (out[0], out[1], out[2], out[4]):
         np.maximum(share, 0.0, out=share)  # rounding
         out[3] -= share
     np.maximum(out[3], 0.0, out=out[3])

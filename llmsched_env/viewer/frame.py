@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.cost import capacity_requests_per_s
+from llmsched_env.engine.codes import OUTPUT, PROMPT
 from llmsched_env.errors import ConfigError
+from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
-from llmsched_env.viewer.cells import COLOURS, KINDS, colours, shares, waiting
+from llmsched_env.viewer.cells import COLOURS, colours, kinds_of, shares, waiting
 from llmsched_env.viewer.extras import viz_module
 from llmsched_env.viewer.scales import round_up, ticks, time_unit
 
@@ -104,13 +108,16 @@ def frame(simulator: Simulator, *, width: int = 960, height: int = 600) -> NDArr
     length = _queue(simulator, edges_ns[: now + 1])
     most_waiting = round_up(max(1.0, float(simulator.view.waiting), float(length.max(initial=0.0))))
 
-    pixels = _furniture(width, height, simulator.problem.num_clients, span_ns, most_waiting).copy()
+    said = _numbers(simulator)
+    names = tuple(number[:2] for number in said)
+    fixed = (simulator.problem.num_clients, span_ns, most_waiting, names, kinds_of(simulator))
+    pixels = _furniture(width, height, *fixed).copy()
     _fill_timeline(pixels, place, simulator, edges_ns[: now + 1])
     _fill_queue(pixels, place, length / most_waiting)
     for top, bottom in ((place.top, place.bottom), (place.queue_top, place.queue_bottom)):
         pixels[top:bottom, place.left + now] = INK
     picture = viz_module("PIL.Image", "pillow", "Drawing a frame").fromarray(pixels)
-    _draw_moment(_drawer(picture), place, simulator)
+    _draw_moment(_drawer(picture), place, simulator, said)
     return np.array(picture)
 
 
@@ -147,45 +154,86 @@ def _fill_queue(pixels: NDArray[np.uint8], place: _Layout, height: NDArray[Any])
 
 
 @functools.lru_cache(maxsize=16)
-def _furniture(width: int, height: int, num_clients: int, span_ns: float, most_waiting: float) -> NDArray[np.uint8]:
+def _furniture(
+    width: int,
+    height: int,
+    num_clients: int,
+    span_ns: float,
+    most_waiting: float,
+    names: tuple[tuple[str, float], ...],
+    kinds: tuple[str, ...],
+) -> NDArray[np.uint8]:
     """(height, width, 3): what stays the same from one frame to the next; rendering text is slow."""
     place = _Layout.of(width, height)
     picture = viz_module("PIL.Image", "pillow", "Drawing a frame").new("RGB", (width, height), PAPER)
     draw = _drawer(picture)
     small = _font(round(12 * place.scale))
-    for x, name in zip(_number_places(place), _names(span_ns), strict=True):
+    for x, (name, _) in zip(_number_places(place, names), names, strict=True):
         draw.text((x, round(14 * place.scale)), name, fill=FAINT, font=small)
-    _draw_legend(draw, place)
+    _draw_legend(draw, place, kinds)
     _draw_axes(draw, place, num_clients, span_ns, most_waiting)
     return np.array(picture)
 
 
-def _names(span_ns: float) -> tuple[str, ...]:
-    return (f"time ({time_unit(span_ns)[0]})", "utilization", "complete", "waiting", "active", "prefills", "decodes")
+def _numbers(simulator: Simulator) -> list[tuple[str, float, str]]:
+    """(name, share of the width, value): under SLOs goodput, late requests and load, of a KV cache its use.
+
+    Goodput so far is that of the counted requests that are released; one that is late has missed its TTFT.
+    """
+    view, problem, totals = simulator.view, simulator.problem, simulator.totals
+    unit, length_ns = time_unit(_span_ns(simulator))
+    clock_ns, serving = int(view.clock_ns), "slo" in problem.options
+    busy = float(totals.busy_client_ns) / (problem.num_clients * clock_ns) if clock_ns else None
+    said = [(f"time ({unit})", 1.0, f"{clock_ns / length_ns:,.2f}")]
+    if serving:
+        released = int(np.searchsorted(problem.release_ns, clock_ns, "right"))
+        first, last = (int(problem.options["slo"][end]) for end in ("first", "last"))
+        counted = min(released, last) - first
+        goodput = None if counted <= 0 else 1.0 - int(totals.violations) / counted
+        late = f"{int(totals.ttft_violations):,}"
+        said += [("goodput", 1.0, _percent(goodput)), ("late", 0.8, late), ("load", 0.7, _load(problem))]
+    else:
+        said.append(("utilization", 1.0, _percent(busy)))
+    if "kv" in problem.options:
+        said.append(("memory", 1.0, _percent(int(view.kv_used) / int(view.kv_budget_tokens))))
+    said += [
+        ("complete", 1.5, f"{int(view.completed):,} / {problem.num_requests:,}"),
+        ("waiting", 0.85, f"{int(view.waiting):,}"),
+        ("active", 1.25, f"{int(view.active):,} / {problem.num_clients:,}"),
+    ]
+    if not serving:
+        said += [("prefills", 0.85, f"{int(view.prefills):,}"), ("decodes", 0.85, f"{int(view.decodes):,}")]
+    return said
 
 
-def _number_places(place: _Layout) -> NDArray[Any]:
-    """(7,) left ends of the numbers: wider where two of them stand side by side."""
-    share = np.array([1.0, 1.0, 1.5, 0.85, 1.25, 0.85, 0.85])
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _load(problem: Problem) -> str:
+    """The rate of arrivals as a share of the capacity; requests/s where a cost model has none."""
+    release_ns, model = problem.release_ns, problem.data.actual.model
+    span_s = float(release_ns[-1] - release_ns[0]) / 1e9
+    if span_s == 0:
+        return "-"
+    rate = (len(release_ns) - 1) / span_s
+    try:
+        means = (float(problem.requests[:, column].mean()) for column in (PROMPT, OUTPUT))
+        return f"{rate / capacity_requests_per_s(model, problem.num_clients, *means):.2f}"
+    except ConfigError:
+        return f"{rate:.3g}/s"
+
+
+def _number_places(place: _Layout, names: Sequence[tuple[str, float]]) -> NDArray[Any]:
+    """(numbers,) left ends: wider where two of them stand side by side."""
+    share = np.array([width for _, width in names])
     before: NDArray[Any] = (np.cumsum(share) - share) / share.sum()
     return place.left + before * (place.right - place.left)
 
 
-def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
-    view, problem = simulator.view, simulator.problem
-    clock_ns = int(view.clock_ns)
-    busy = float(simulator.totals.busy_client_ns)
-    values = (
-        f"{clock_ns / time_unit(_span_ns(simulator))[1]:,.2f}",
-        f"{100 * busy / (problem.num_clients * clock_ns):.1f} %" if clock_ns else "-",
-        f"{int(view.completed):,} / {problem.num_requests:,}",
-        f"{int(view.waiting):,}",
-        f"{int(view.active):,} / {problem.num_clients:,}",
-        f"{int(view.prefills):,}",
-        f"{int(view.decodes):,}",
-    )
+def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator, said: Sequence[tuple[str, float, str]]) -> None:
     large = _font(round(19 * place.scale))
-    for x, value in zip(_number_places(place), values, strict=True):
+    for x, (_, _, value) in zip(_number_places(place, [one[:2] for one in said]), said, strict=True):
         draw.text((x, round(29 * place.scale)), value, fill=INK, font=large)
     caption = "before the first iteration"
     if len(simulator.log):
@@ -197,10 +245,10 @@ def _draw_moment(draw: ImageDraw, place: _Layout, simulator: Simulator) -> None:
     draw.text((place.left, place.caption), caption, fill=FAINT, font=_font(round(13 * place.scale)))
 
 
-def _draw_legend(draw: ImageDraw, place: _Layout) -> None:
+def _draw_legend(draw: ImageDraw, place: _Layout, kinds: tuple[str, ...]) -> None:
     font, size = _font(round(13 * place.scale)), round(11 * place.scale)
     x = float(place.right)
-    for kind in reversed(KINDS):
+    for kind in reversed(kinds):
         x -= font.getlength(kind)
         draw.text((x, place.caption), kind, fill=INK, font=font)
         x -= size + round(6 * place.scale)

@@ -203,13 +203,15 @@ def test_the_folder_holds_pictures(tmp_path):
 def test_the_timelines_are_of_policies_that_were_asked_for(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     drawn = []
-    monkeypatch.setattr(command.pictures, "timelines", lambda path, runs: drawn.extend(name for name, _ in runs))
+    monkeypatch.setattr(
+        command.pictures, "timelines", lambda path, runs, title: drawn.extend([title, *(name for name, _ in runs)])
+    )
     assert run("--out", str(tmp_path), "--policies", "threshold,lagrangian,decode_first") == 0
-    assert drawn == ["threshold", "decode_first"]
+    assert drawn == ["LLMSched/GSM8K-v0, test case 0", "threshold", "decode_first"]
     assert not (tmp_path / "multiplier_effect.png").exists()
     drawn.clear()
     assert run("--out", str(tmp_path), *FEW) == 0
-    assert drawn == ["baseline", "hybrid"]
+    assert drawn[1:] == ["baseline", "hybrid"]
 
 
 OWN = textwrap.dedent(

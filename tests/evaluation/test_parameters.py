@@ -80,7 +80,7 @@ def test_a_number_stands_in_tables_and_files(tmp_path, capsys):
     for text in (printed, page):
         assert any("| threshold " in line and "| k = 14 " in line for line in text.splitlines())
         assert "- parameters: the numbers that a rule decides by; of a tuned one, chosen on training cases. k: " in text
-        assert "- score: 0 is threshold, the best tuned rule; 1 is beam_1; below 0 is worse." in text
+        assert "- score: 0 is threshold, the best tuned rule; 1 is beam_1." in text
         assert "- gap to bound: " in text
         assert "λ" not in text.partition("- parameters")[2].partition("\n")[0], "a symbol that no row has"
     assert "SLO" not in page

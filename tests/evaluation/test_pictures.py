@@ -79,7 +79,8 @@ def drawn(monkeypatch):
 def test_timelines(episodes, tmp_path, drawn):
     picture = pixels(timelines(tmp_path / "timelines.png", episodes))
     for kind, colour in COLOURS.items():
-        assert (picture == colour).all(axis=2).sum() > 50, f"no {kind} to be seen"
+        seen = int((picture == colour).all(axis=2).sum())
+        assert (seen > 50) == (kind != "mixed"), f"{seen} pixels of {kind}"
     axes = drawn["figure"].axes
     wholes, tails = axes[0::2], axes[1::2]
     assert [one.get_title("left") for one in wholes] == ["baseline", "sorted"]
@@ -92,6 +93,11 @@ def test_timelines(episodes, tmp_path, drawn):
         busy = float(episode.totals.busy_client_ns) / (20 * float(episode.view.clock_ns))
         assert f"utilization {100 * busy:.1f} %" in whole.texts[0].get_text()
     assert axes[-1].get_xlabel() == "time (s)"
+
+
+def test_timelines_say_of_what(episodes, tmp_path, drawn):
+    pixels(timelines(tmp_path / "timelines.png", episodes, title="GSM8K, test case 3"))
+    assert drawn["figure"].get_suptitle() == "GSM8K, test case 3"
 
 
 def test_same_data_same_bytes(episodes, tmp_path):
@@ -113,12 +119,25 @@ def test_gaps_are_sorted_and_distinct(tmp_path, drawn):
 def test_thirty_gaps_with_a_long_tail(tmp_path, drawn):
     kinds = ("method", "rule", "planner", "agent")
     rows = [gap(f"policy_{i}", 0.01 + i / 1000, kind=kinds[i % 4], clairvoyant=i % 3 == 0) for i in range(29)]
-    pixels(gap_by_policy(tmp_path / "gap.png", [*rows, gap("decode_first", 1.1)]))
+    far = [gap(f"far_{i}", 1.1 + i / 10) for i in range(10)]
+    pixels(gap_by_policy(tmp_path / "gap.png", [*rows, *far]))
     axes = drawn["figure"].axes[0]
     assert axes.get_xscale() == "log"
     assert "logarithmic" in axes.get_xlabel()
     assert axes.get_xlim()[0] < 1
     assert axes.get_xlim()[1] > 110
+
+
+def test_few_policies_that_are_far_behind_do_not_stretch_the_axis(tmp_path, drawn):
+    rows = [gap(f"policy_{i}", 0.01 + i / 1000) for i in range(9)]
+    pixels(gap_by_policy(tmp_path / "gap.png", [*rows, gap("random", 0.5), gap("decode_first", 1.1)]))
+    axes = drawn["figure"].axes[0]
+    assert axes.get_xscale() == "linear"
+    assert 1.8 < axes.get_xlim()[1] < 3
+    arrows = [line for line in axes.lines if line.get_marker() == ">"]
+    assert [line.get_xdata()[0] for line in arrows] == [axes.get_xlim()[1]] * 2
+    assert texts(axes)[-2:] == ["50.0 %", "110.0 %"]
+    assert "arrows: off the axis" in axes.get_xlabel()
 
 
 def test_a_gap_of_nothing(tmp_path, drawn):
@@ -132,6 +151,7 @@ def test_multiplier_effect(tmp_path, drawn, value, factor, label):
     axes = drawn["figure"].axes[0]
     assert axes.get_xscale() == "log"
     assert label in axes.get_ylabel()
+    assert any(text.startswith("λ = 1") for text in texts(axes))
     line, ring = axes.lines[:2]
     assert line.get_xdata() == pytest.approx([0.01, 1, 10])
     assert line.get_ydata() == pytest.approx(factor * np.array([0.05, 0.02, 0.03]))
@@ -152,29 +172,56 @@ def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
-def test_goodput_tells_the_best_and_the_named_apart(tmp_path, drawn):
-    curves = [load_curve(f"rule_{i}", (0.02 * i, 0.9), worst_token_gap_s=[0.3, 0.1]) for i in range(20)]
+def test_violations_tell_the_best_and_the_named_apart(tmp_path, drawn):
+    curves = [load_curve(f"rule_{i}", (0.02 * i, 0.9), worst_token_gap_s=[0.3, 0.1 + 0.01 * i]) for i in range(20)]
     pixels(load(tmp_path / "goodput.png", curves, named=("rule_3",), best=2))
-    goodput, gaps = drawn["figure"].axes
-    assert [text for text in texts(goodput) if text.startswith("rule")] == ["rule_19", "rule_18", "rule_3"]
-    assert any("TTFT ≤ 2 s and TPOT ≤ 50 ms" in text and "grey: 17 others" in text for text in texts(goodput))
+    violations, gaps = drawn["figure"].axes
+    assert [text for text in texts(violations) if text.startswith("rule")] == ["rule_19", "rule_18", "rule_3"]
+    assert any("TTFT > 2 s or TPOT > 50 ms" in text and "the range of 17 others" in text for text in texts(violations))
     assert texts(gaps) == ["rule_19", "rule_18", "rule_3"]
-    told = {text.get_color() for text in goodput.texts if text.get_text().startswith("rule")}
+    told = {text.get_color() for text in violations.texts if text.get_text().startswith("rule")}
     assert len(told) == 3
-    for axes in (goodput, gaps):
-        colours = [line.get_color() for line in axes.lines]
-        assert (len(colours), len(set(colours)), colours.count(serving_pictures.OTHERS)) == (20, 4, 17)
-        assert set(colours) - {serving_pictures.OTHERS} == told
-    assert len(goodput.collections) == 3, "a band for each that is told apart"
-    assert (goodput.get_yscale(), gaps.get_yscale()) == ("linear", "log")
+    for axes in (violations, gaps):
+        assert {line.get_color() for line in axes.lines} == told
+        assert len(axes.lines) == 3
+        assert axes.get_yscale() == "log"
+    # The others as one band, from the best to the worst of them; bands of the named one and of the best.
+    assert len(violations.collections) == 3
+    band = violations.collections[0].get_paths()[0].vertices
+    at_the_end = band[np.isclose(band[:, 0], 0.9), 1]
+    assert (at_the_end.min(), at_the_end.max()) == pytest.approx((100 * (1 - 0.34), 100))
+    assert gaps.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.3)
 
 
-def test_goodput_in_order_of_load(tmp_path, drawn):
+def test_a_dozen_can_be_told_apart(tmp_path, drawn):
+    pixels(load(tmp_path / "goodput.png", [load_curve(f"rule_{i}") for i in range(14)], best=14))
+    styles = {(line.get_color(), line.get_linestyle()) for line in drawn["figure"].axes[0].lines}
+    assert len(styles) == 12
+
+
+def test_violations_in_order_of_load(tmp_path, drawn):
     pixels(load(tmp_path / "goodput.png", [load_curve(low=[np.nan] * 2, high=[np.nan] * 2)]))
     (axes,) = drawn["figure"].axes
     assert axes.lines[0].get_xdata() == pytest.approx([0.6, 0.9])
-    assert axes.lines[0].get_ydata() == pytest.approx([99, 50])
+    assert axes.lines[0].get_ydata() == pytest.approx([1, 50])
+    assert axes.get_xlabel() == "load: rate of arrivals / capacity"
     assert not any("grey" in text for text in texts(axes))
+
+
+def test_requests_per_second_with_the_load_above(tmp_path, drawn):
+    served = [load_curve("perfect", (0.8, 1.0), requests_per_s=[7, 5]), load_curve("poor", requests_per_s=[7, 5])]
+    pixels(load(tmp_path / "goodput.png", served))
+    axes = drawn["figure"].axes[0]
+    assert axes.get_xlabel() == "requests/s"
+    assert axes.lines[0].get_xdata().tolist() == [5, 7]
+    floor = axes.get_ylim()[0]
+    assert 0 < floor < 1
+    assert axes.lines[1].get_ydata() == pytest.approx([floor, 20]), "a logarithm has no 0"
+    (above,) = axes.child_axes
+    assert [label.get_text() for label in above.get_xticklabels()] == ["0.6", "0.9"]
+    unknown = load_curve("poor", requests_per_s=[7, 5], loads=[np.nan] * 2)
+    pixels(load(tmp_path / "goodput.png", [unknown]))
+    assert not drawn["figure"].axes[0].child_axes
 
 
 def test_the_best_is_judged_where_all_were_run(tmp_path, drawn):
@@ -241,7 +288,9 @@ def test_labels_keep_their_distance():
         (lambda path: load(path, [load_curve(worst_token_gap_s=[0, 1])]), "logarithmic"),
         (lambda path: load(path, [load_curve(), load_curve()]), "more than one curve is called 'rule'"),
         (lambda path: load(path, [load_curve()], named=["role"]), "no curve is called 'role'"),
-        (lambda path: load(path, [load_curve()], named=["rule"] * 7), "6 at most"),
+        (lambda path: load(path, [load_curve()], named=["rule"] * 13), "12 at most"),
+        (lambda path: load(path, [load_curve(), load_curve("x", requests_per_s=[1, 2])]), "some have not"),
+        (lambda path: load(path, [load_curve(requests_per_s=[0, 2])]), "rates above 0"),
         (lambda path: latency_distributions(path, [], ttft_s=1, tpot_s=1), "1 to 6 policies, and was given 0"),
         (lambda path: latency_distributions(path, [("x", [1], [1, 2])], ttft_s=1, tpot_s=1), "'x'.*of each request"),
         (lambda path: latency_distributions(path, [("x", [np.nan], [1])], ttft_s=1, tpot_s=1), "'x'.*not complete"),

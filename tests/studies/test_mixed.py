@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
+from llmsched_env import make_scenario
+from llmsched_env.baselines.iteration import threshold
 from llmsched_env.baselines.registry import entry
 from llmsched_env.cost import MIXED_FITS, PRESETS, mixed_cost
-from llmsched_env.evaluation import play
+from llmsched_env.evaluation import CoverageWarning, evaluate, play
 from llmsched_env.studies import mixed
 from llmsched_env.studies.study import Options, run
 
@@ -85,3 +89,28 @@ def test_table_and_picture(tmp_path, monkeypatch, figures):
     for line in goodput.lines:
         assert line.get_xdata().tolist() == loads
         assert 0 <= min(line.get_ydata()) <= max(line.get_ydata()) <= 100
+
+
+def test_why_the_threshold_rises_with_load():
+    """At light load everything that waits fits, so its number changes nothing; at high load it decides."""
+    prefills = {}
+    for load in (0.6, 0.97):
+        for k in (1, 20):
+            found = measured_threshold(k, load)
+            prefills[load, k] = found["prefills"]
+            if load == 0.97:
+                assert (found["tpot_s"] < 0.05) == (k == 20)
+    assert prefills[0.6, 1] == prefills[0.6, 20], "the number of the threshold mattered at light load"
+    assert prefills[0.97, 20] < prefills[0.97, 1] / 3
+
+
+def measured_threshold(k, load):
+    where = make_scenario(
+        "LLMSched/Mixed-v0", workload="azure-synthetic", order="late_last", num_requests=3000, load=load, split="test",
+        cost="qwen3-30b-a3b-h200", prefill_token_cap=16_384, ttft_s=1.0, tpot_s=0.05, mixed_tokens=None,
+        mixed_counts_active=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)
+        found = evaluate(threshold(k), where, 1).columns
+    return {name: float(found[name][0]) for name in ("prefills", "tpot_s")}

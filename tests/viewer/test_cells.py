@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 
 import numpy as np
 import pytest
 
+from llmsched_env import make_scenario
 from llmsched_env.cases import build_problem
+from llmsched_env.config import Mixed
+from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.engine import codes
+from llmsched_env.engine.rules import Always
 from llmsched_env.errors import ConfigError
 from llmsched_env.metrics import final_metrics
+from llmsched_env.problem import Problem
 from llmsched_env.simulator import Simulator
-from llmsched_env.viewer.cells import COLOURS, KINDS, colours, shares, waiting
+from llmsched_env.viewer.cells import COLOURS, KINDS, colours, kinds_of, shares, waiting
+from llmsched_env.workload import Requests
 
-PREFILL, DECODE, STALLED, IDLE = range(4)
+PREFILL, DECODE, STALLED, IDLE, MIXED = range(5)
+
+frame_module = importlib.import_module("llmsched_env.viewer.frame")  # the package has a function of that name
 
 
 def test_kinds_by_hand(by_hand):
@@ -23,15 +32,15 @@ def test_kinds_by_hand(by_hand):
     lengths = (20, 30, 6, 15, 5)
     first = np.repeat([PREFILL, STALLED, DECODE, STALLED, DECODE], lengths)
     second = np.repeat([IDLE, PREFILL, DECODE, PREFILL, IDLE], lengths)
-    assert (cells == np.eye(4)[np.stack([first, second])].transpose(2, 0, 1)).all()
+    assert (cells == np.eye(5)[np.stack([first, second])].transpose(2, 0, 1)).all()
 
 
 def test_shares_of_a_cell_by_hand(by_hand):
     # [45, 61): client 0 is stalled 5, decodes 6, is stalled 5; client 1 is in prefills 5 + 5, decodes 6.
     one = shares(by_hand, np.array([45.0, 61.0]), 2)[:, :, 0]
-    assert one == pytest.approx(np.array([[0, 6, 10, 0], [10, 6, 0, 0]]).T / 16)
+    assert one == pytest.approx(np.array([[0, 6, 10, 0, 0], [10, 6, 0, 0, 0]]).T / 16)
     both = shares(by_hand, np.array([45.0, 61.0]), 1)[:, 0, 0]
-    assert both == pytest.approx(np.array([10, 12, 10, 0]) / 32)
+    assert both == pytest.approx(np.array([10, 12, 10, 0, 0]) / 32)
 
 
 def test_queue_by_hand(by_hand):
@@ -67,7 +76,7 @@ def test_against_a_replay(random_episode, num_clients, seed):
     episode = random_episode(num_clients, seed=seed)
     rng = np.random.default_rng(seed)
     edges = np.linspace(0, 6500, 41)
-    spent = np.zeros((4, num_clients, 40))
+    spent = np.zeros((5, num_clients, 40))
     begin = 0
     jumped = 0
     while not episode.done:
@@ -110,7 +119,7 @@ def test_time_is_conserved_at_any_size(random_episode, rows, columns):
 
 
 def test_colours_mix_by_share():
-    cells = np.zeros((4, 1, 2), np.float32)
+    cells = np.zeros((5, 1, 2), np.float32)
     cells[DECODE, 0, 0] = 1
     cells[[DECODE, IDLE], 0, 1] = 0.5
     mixed = colours(cells)
@@ -146,8 +155,6 @@ def test_a_partial_record_is_refused(by_hand):
     ids=["recompute", "swap", "moves"],
 )
 def test_nobody_is_drawn_twice_where_requests_are_preempted_or_move(place):
-    from llmsched_env import make_scenario
-
     scenario = make_scenario(**{"split": "test", "num_requests": 80, **place})
     simulator = Simulator(build_problem(scenario, 0), record=True)
     seen = 0
@@ -162,3 +169,76 @@ def test_nobody_is_drawn_twice_where_requests_are_preempted_or_move(place):
     assert seen > 0
     drawn = shares(simulator, np.array([0.0, now_ns]), 1)[:2].sum()
     assert 0.5 * final_metrics(simulator)["utilization"] < drawn <= final_metrics(simulator)["utilization"] + 1e-6
+
+
+def test_mixed_iterations_have_a_colour_of_their_own():
+    """On paper: two clients, two prompts of 4 tokens, chunks of 4; a mixed iteration of c prompt tokens lasts 10 + c.
+
+    The first prompt is read alone, [0, 14); while the second is read, [14, 28), client 0 decodes beside it; then both
+    decode, [28, 38).
+    """
+    requests = Requests.of([4, 4], [3, 2])
+    problem = Problem.build(
+        requests, requests.output_tokens, CostModel("paper", 10, 1, 10, 0), 2, client_of=None, order="fcfs",
+        stealing=False, bound_ns=30, mechanisms=(Mixed(4, False, False, MixedCost(alpha_ns=10, beta_prompt_ns=1)),),
+    )  # fmt: skip
+    simulator = Simulator(problem, record=True)
+    assert kinds_of(simulator) == KINDS
+    for action in (2, 2, 0):
+        simulator.step(action)
+    assert simulator.done
+    cells = shares(simulator, np.array([0.0, 14.0, 28.0, 38.0]), 2)
+    assert cells.argmax(axis=0).tolist() == [[PREFILL, MIXED, DECODE], [IDLE, PREFILL, DECODE]]
+    assert set(np.unique(cells)) == {0.0, 1.0}
+    assert "mixed" in texts_of(simulator)
+
+
+def texts_of(simulator):
+    """What a frame has written on it: read off the calls, since letters cannot be."""
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frame_module, "_drawer", lambda picture: Listening(picture, said))
+        frame_module._furniture.cache_clear()
+        frame_module.frame(simulator)
+    frame_module._furniture.cache_clear()
+    return said
+
+
+class Listening:
+    def __init__(self, picture, said):
+        from PIL import ImageDraw
+
+        self._draw, self._said = ImageDraw.Draw(picture), said
+
+    def text(self, place, text, **options):
+        self._said.append(text)
+        self._draw.text(place, text, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._draw, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "absent"),
+    [
+        ("LLMSched/GSM8K-v0", {"utilization", "prefills", "decodes"}, {"goodput", "memory", "mixed", "load"}),
+        ("LLMSched/Serving-v0", {"goodput", "late", "load", "0.90"}, {"utilization", "memory", "mixed"}),
+        ("LLMSched/KVMemory-v0", {"memory"}, {"mixed"}),
+        ("LLMSched/Mixed-v0", {"mixed"}, {"memory"}),
+    ],
+)
+def test_a_frame_has_the_numbers_of_its_world(name, there, absent):
+    scenario = make_scenario(name, split="test", num_requests=200, num_clients=20)
+    simulator = Simulator(build_problem(scenario, 0), record=True)
+    assert "-" in texts_of(simulator), "before the first iteration there is no share of anything"
+    for _ in range(100):
+        simulator.step(1)
+    said = texts_of(simulator)
+    assert there <= {*said}
+    assert not absent & {*said}
+    if "goodput" in there:
+        simulator.run(Always(1))  # of the whole case it is the metric
+        assert f"{100 * final_metrics(simulator)['goodput']:.1f} %" in texts_of(simulator)
+        assert f"{int(simulator.totals.ttft_violations):,}" in texts_of(simulator)
+    if "memory" in there:
+        assert f"{100 * int(simulator.view.kv_used) / int(simulator.view.kv_budget_tokens):.1f} %" in said
