@@ -25,7 +25,7 @@ FEWEST_REQUESTS = 400
 RESOLUTION = 1.01
 """Neighbouring rates of the capacity search differ by less than this factor."""
 
-WIDEST = 1024.0
+WIDEST = 2.0**30
 """How far from the rate that was asked for capacity is looked for, as a factor."""
 
 STOCK, FLAGS = "vLLM as it is", "the best with flags alone"
