@@ -27,7 +27,7 @@ def finding(answer: Recommendation) -> str:
     asked = f"{answer.rate_per_s:.3g} requests/s"
     if not answer.holds:
         if chosen.capacity.mean <= 0:
-            return f"The machine is too small: no setting found holds the SLOs at any rate."
+            return "The machine is too small: no setting found holds the SLOs at any rate."
         return (
             f"The machine is too small for {asked}: the best setting found meets the SLOs for {goodput:.1%} of the "
             f"requests, and {_percent(answer.target)} of them up to {_rate(chosen.capacity)} requests/s. It needs "
