@@ -16,7 +16,7 @@ from llmsched_env.problem import Problem
 from llmsched_env.snapshot import restore, snapshot
 from llmsched_env.workload.requests import MAX_TOKENS
 
-__all__ = ["ITERATION", "SERVED", "Futures", "Records", "Simulator"]
+__all__ = ["ITERATION", "SERVED", "STAY", "Futures", "Records", "Simulator"]
 
 Records = NDArray[np.void]
 
@@ -33,6 +33,10 @@ SERVED = _record(
     "preempted_ns",
 )  # fmt: skip
 """A request's course (see the columns in llmsched_env.engine.codes)."""
+
+STAY = _record("request", "client", "decode", "left_ns")
+"""A request on a client that it left before it was complete: preempted, or moved. ``decode``: the decode count when the
+client took it."""
 
 
 class Simulator:
@@ -259,6 +263,14 @@ class Simulator:
         by_request = np.empty_like(by_position)
         by_request[self.problem.request_of] = by_position
         return by_request
+
+    @property
+    def stays(self) -> Records:
+        """(stays,) `STAY` in the order in which requests left: with ``served``, every place that a request had."""
+        recorder = self.episode.recorder
+        by_position = _as_records(np.asarray(recorder.stays)[: int(recorder.left)], STAY).copy()
+        by_position["request"] = self.problem.request_of[by_position["request"]]
+        return by_position
 
     def __getstate__(self) -> dict[str, Any]:
         record = bool(self.episode.recorder.enabled)

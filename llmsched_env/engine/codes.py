@@ -94,6 +94,13 @@ GAP_NS = 7  # the longest time between two of those; 0 for one alone
 PREEMPTED_NS = 8  # when it was preempted last; 0 for never
 SERVED_COLUMNS = 9
 
+# Columns of what is recorded where a request leaves a client before it is complete.
+STAY_POSITION = 0
+STAY_CLIENT = 1
+STAY_SINCE_DECODE = 2  # decode count when the client took it
+STAY_LEFT_NS = 3
+STAY_COLUMNS = 4
+
 # Entries of an observation: always, and with objectives, with a KV cache, with mixed iterations (features.py).
 FEATURES = 26
 SLO_FEATURES = 7

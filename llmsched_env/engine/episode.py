@@ -38,6 +38,7 @@ class Episode(Transition):
         """Take over what does not depend on output lengths to come."""
         self.assign_transition(other)
         self.recorder.logged = 0
+        self.recorder.left = 0
 
     def done(self) -> cython.bint:
         """Whether every request is complete."""

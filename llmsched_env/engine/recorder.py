@@ -13,6 +13,7 @@ from llmsched_env.engine.arrays import view_of
 from llmsched_env.engine.view import View
 
 FIRST_CAPACITY = 4096
+FIRST_STAYS = 64
 
 
 class Recorder:
@@ -24,6 +25,8 @@ class Recorder:
         logged: iterations in it.
         log: (capacity, LOG_COLUMNS) int64.
         served: (n, SERVED_COLUMNS) int64, by position.
+        left: entries of ``stays``.
+        stays: (some, STAY_COLUMNS) int64: where requests were that have been preempted, or have moved.
         stands_still: whether a request that goes on has no new token then: its cache was copied.
     """
 
@@ -32,6 +35,8 @@ class Recorder:
     logged: cython.longlong
     log: cython.longlong[:, ::1]
     served: cython.longlong[:, ::1]
+    left: cython.longlong
+    stays: cython.longlong[:, ::1]
     stands_still: cython.bint
 
     def __init__(self, num_requests: int, enabled: bool, stands_still: bool) -> None:
@@ -40,11 +45,14 @@ class Recorder:
         self.logged = 0
         self.log = view_of(np.zeros((FIRST_CAPACITY if enabled else 1, codes.LOG_COLUMNS), np.int64))
         self.served = view_of(np.zeros((num_requests if enabled else 1, codes.SERVED_COLUMNS), np.int64))
+        self.left = 0
+        self.stays = view_of(np.zeros((FIRST_STAYS if enabled else 1, codes.STAY_COLUMNS), np.int64))
         self.stands_still = stands_still
 
     def clear(self) -> None:
         """Begin anew."""
         self.logged = 0
+        self.left = 0
         if self.enabled:
             np.asarray(self.log)[:] = 0
             np.asarray(self.served)[:] = 0
@@ -54,6 +62,11 @@ class Recorder:
         old = np.asarray(self.log)
         self.log = view_of(np.concatenate([old, np.zeros_like(old)]))
         self.capacity *= 2
+
+    def grow_stays(self) -> None:
+        """Double the room for them."""
+        old = np.asarray(self.stays)
+        self.stays = view_of(np.concatenate([old, np.zeros_like(old)]))
 
     def full(self) -> cython.bint:
         """Whether there is no room for another iteration."""
@@ -82,6 +95,7 @@ class Recorder:
     def suspend(self, v: View, position: cython.int) -> cython.void:
         """The request is preempted or moves now, after the last decode: note the gaps between its tokens till now."""
         left: cython.longlong = v.decodes - self.served[position, codes.SINCE_DECODE]
+        self.leave(v, position)
         after_ns: cython.longlong = -1
         i: cython.longlong = self.logged - 1
         while left > 0 and i >= 0:
@@ -97,6 +111,17 @@ class Recorder:
             self.widen(position, after_ns - self.served[position, codes.TOKEN_NS])
         else:
             self.served[position, codes.PREEMPTED_NS] = self.served[position, codes.TOKEN_NS]
+
+    def leave(self, v: View, position: cython.int) -> cython.void:
+        """The request leaves its client now, before it is complete."""
+        if self.left >= self.stays.shape[0]:
+            with cython.gil:
+                self.grow_stays()
+        self.stays[self.left, codes.STAY_POSITION] = position
+        self.stays[self.left, codes.STAY_CLIENT] = self.served[position, codes.SERVED_BY]
+        self.stays[self.left, codes.STAY_SINCE_DECODE] = self.served[position, codes.SINCE_DECODE]
+        self.stays[self.left, codes.STAY_LEFT_NS] = v.clock_ns
+        self.left += 1
 
     def widen(self, position: cython.int, gap_ns: cython.longlong) -> cython.void:
         """Note a gap between two tokens of the request."""

@@ -112,8 +112,8 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
 
     Where iterations are mixed, a request that is read in several is drawn as in a prefill from the first to the last.
 
-    A request that was preempted, or has moved, is drawn from when its last client took it; of one that waits to go on
-    nothing is drawn. So in such worlds the mean of prefill and decode is less than the utilization.
+    A request that was preempted, or has moved, is drawn on every client that it had, each from when it was taken there
+    until it left.
 
     Args:
         simulator: a recorded episode.
@@ -135,9 +135,19 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     runs[simulator.problem.request_of[running[running >= 0]]] = True
     runs |= simulator.served["completion_ns"] > 0
     served = served[runs[simulator.served["first_token_ns"] > 0]]
-    row = served["client"] * rows // num_clients
-    start_ns, first_ns = _taken(served, log, int(simulator.view.decodes))
+    client, start_ns, first_ns = served["client"], *_taken(served, served, log)
     end_ns = np.where(served["completion_ns"] > 0, served["completion_ns"], now_ns)
+    stays = simulator.stays
+    if len(stays):
+        left_ns = stays["left_ns"].astype(np.float64)
+        before = _taken(stays, simulator.served[stays["request"]], log, _later(stays["request"]))
+        client = np.concatenate([client, stays["client"]])
+        start_ns, first_ns = (
+            np.concatenate([one, np.minimum(other, left_ns)])
+            for one, other in zip((start_ns, first_ns), before, strict=True)
+        )
+        end_ns = np.concatenate([end_ns, left_ns])
+    row = client * rows // num_clients
     size_of_row = np.bincount(np.arange(num_clients) * rows // num_clients, minlength=rows)
     width_ns = np.diff(edges_ns)
     per_ns = np.divide(1.0, width_ns, out=np.zeros_like(width_ns), where=width_ns > 0) / size_of_row[:, None]
@@ -157,14 +167,29 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     return out
 
 
-def _taken(served: Records, log: Records, decodes: int) -> tuple[Floats, Floats]:
-    """Beginning and end of the prefill by which each request came to its last client."""
-    start_ns, first_ns = served["prefill_start_ns"].astype(np.float64), served["first_token_ns"].astype(np.float64)
-    again = served["preempted_ns"] > 0
+def _later(request: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(stays,) whether a request had another client before."""
+    later = np.ones(len(request), np.bool_)
+    later[np.unique(request, return_index=True)[1]] = False
+    return later
+
+
+def _taken(
+    placed: Records, course: Records, log: Records, again: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats]:
+    """Beginning and end of the prefill by which requests came to a client.
+
+    Args:
+        placed: (n,) with the decode count at that time.
+        course: (n,) `SERVED` of the same requests, which tells of their first client.
+        log: every iteration.
+        again: (n,) whether it is a later one; by default, of their last clients.
+    """
+    start_ns, first_ns = course["prefill_start_ns"].astype(np.float64), course["first_token_ns"].astype(np.float64)
+    again = course["preempted_ns"] > 0 if again is None else again
     if again.any():
         at = np.flatnonzero(log["prefill"] == 0)
-        following = served["decode"][again] - (decodes - len(at))  # a fork's recording begins late
-        prefill = log[np.append(at, len(log))[following] - 1]
+        prefill = log[np.append(at, len(log))[placed["decode"][again]] - 1]
         start_ns[again], first_ns[again] = prefill["start_ns"], prefill["end_ns"]
     return start_ns, first_ns
 
