@@ -112,8 +112,8 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
 
     Where iterations are mixed, a request that is read in several is drawn as in a prefill from the first to the last.
 
-    A request that was preempted, or has moved, is drawn from when its last client took it; of one that waits to go on
-    nothing is drawn. So in such worlds the mean of prefill and decode is less than the utilization.
+    A request that was preempted, or has moved, is drawn on every client that it had, each from when it was taken there
+    until it left.
 
     Args:
         simulator: a recorded episode.
@@ -129,15 +129,8 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     served, log = recorded(simulator), simulator.log
     num_clients, now_ns = simulator.problem.num_clients, float(simulator.view.clock_ns)
     edges_ns = np.minimum(np.asarray(edges_ns, np.float64), now_ns)
-    served = served[served["first_token_ns"] > 0]
-    running = np.asarray(simulator.episode.clients)[:, codes.RUNNING]
-    runs = np.zeros(len(simulator.served), np.bool_)
-    runs[simulator.problem.request_of[running[running >= 0]]] = True
-    runs |= simulator.served["completion_ns"] > 0
-    served = served[runs[simulator.served["first_token_ns"] > 0]]
-    row = served["client"] * rows // num_clients
-    start_ns, first_ns = _taken(served, log, int(simulator.view.decodes))
-    end_ns = np.where(served["completion_ns"] > 0, served["completion_ns"], now_ns)
+    client, start_ns, first_ns, end_ns = _stays(simulator, served)
+    row = client * rows // num_clients
     size_of_row = np.bincount(np.arange(num_clients) * rows // num_clients, minlength=rows)
     width_ns = np.diff(edges_ns)
     per_ns = np.divide(1.0, width_ns, out=np.zeros_like(width_ns), where=width_ns > 0) / size_of_row[:, None]
@@ -157,16 +150,22 @@ def shares(simulator: Simulator, edges_ns: Floats, rows: int) -> Shares:
     return out
 
 
-def _taken(served: Records, log: Records, decodes: int) -> tuple[Floats, Floats]:
-    """Beginning and end of the prefill by which each request came to its last client."""
-    start_ns, first_ns = served["prefill_start_ns"].astype(np.float64), served["first_token_ns"].astype(np.float64)
-    again = served["preempted_ns"] > 0
-    if again.any():
-        at = np.flatnonzero(log["prefill"] == 0)
-        following = served["decode"][again] - (decodes - len(at))  # a fork's recording begins late
-        prefill = log[np.append(at, len(log))[following] - 1]
-        start_ns[again], first_ns[again] = prefill["start_ns"], prefill["end_ns"]
-    return start_ns, first_ns
+def _stays(simulator: Simulator, served: Records) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
+    """(stays,) each: a client, when it began to take a request, when it had it, and when it was left by it."""
+    events = simulator.events
+    events = events[np.isin(events["event"], (codes.STARTED, codes.RESUMED, codes.SUSPENDED))]
+    events = events[np.argsort(events["request"], kind="stable")]
+    at = np.flatnonzero(events["event"] != codes.SUSPENDED)
+    came, following = events[at], events[np.minimum(at + 1, len(events) - 1)]
+    first = came["event"] == codes.STARTED  # perhaps read in several iterations
+    begun_ns = simulator.log["start_ns"][came["iteration"]]
+    start_ns = np.where(first, served["prefill_start_ns"][came["request"]], begun_ns)
+    completion_ns = served["completion_ns"][came["request"]]
+    end_ns = np.where(completion_ns > 0, completion_ns, int(simulator.view.clock_ns))
+    left = (following["request"] == came["request"]) & (following["event"] == codes.SUSPENDED)
+    end_ns = np.where(left, following["clock_ns"], end_ns)
+    times = (one.astype(np.float64) for one in (start_ns, came["clock_ns"], end_ns))
+    return came["client"].astype(np.int64), *times  # type: ignore[return-value]  # three of them
 
 
 def waiting(simulator: Simulator, edges_ns: Floats) -> Floats:
