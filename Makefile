@@ -1,5 +1,5 @@
 # make run     the comparison on both cases, with tables and pictures in results/
-# make serving goodput against load under every rule and order, in results/ (some minutes)
+# make serving SLO violations against requests/s under every rule and order, in results/ (some minutes)
 # make agents  evolve the pretrained agents again, judge them, and the tables of docs/agents.md (hours)
 # make studies the studies, with their pages, tables and pictures in docs/studies (hours)
 # make engine  compile what was edited of the engine; run, test and the others do so, too
