@@ -37,7 +37,7 @@ from llmsched_env.config import (
     read_arguments,
 )
 from llmsched_env.cost import PRESETS
-from llmsched_env.errors import ConfigError, LLMSchedError, PathError
+from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import CoverageWarning, Estimate, SLOWarning, evaluate, pictures, play
 from llmsched_env.evaluation.comparison import Comparison, compare
 from llmsched_env.evaluation.drawing import check_drawing
@@ -53,7 +53,7 @@ from llmsched_env.evaluation.report import (
 )
 from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.progress import Progress
-from llmsched_env.storage import output_folder, write_whole
+from llmsched_env.storage import output_file, output_folder, write_whole
 from llmsched_env.units import UnitWarning
 from llmsched_env.workload import SPLITS, predictor
 
@@ -278,9 +278,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         check_drawing()
         output_folder(options.out)
     if options.json is not None:
-        output_folder(options.json.resolve().parent)
-        if options.json.is_dir():
-            raise PathError(f"cannot write {options.json}: it is a folder. Give the path of a file.")
+        output_file(options.json)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CoverageWarning)  # one a policy and load, and more while rules are tuned

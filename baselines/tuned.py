@@ -30,13 +30,13 @@ from llmsched_env.baselines.mixed import mixed_threshold
 from llmsched_env.baselines.rule import Rule
 from llmsched_env.config import ORDER_CODES, Scenario
 from llmsched_env.engine import rule as engine
-from llmsched_env.errors import ConfigError, LLMSchedError, PathError
+from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.evaluation import CoverageWarning, evaluate, mean_estimate
 from llmsched_env.evaluation.rollout import case_numbers
 from llmsched_env.flags import flags_of, in_flags, path_option
 from llmsched_env.policy import EpisodeContext, Policy
 from llmsched_env.progress import Progress
-from llmsched_env.storage import output_folder, write_whole
+from llmsched_env.storage import output_file, write_whole
 
 __all__ = ["AGENT", "LOADS", "RULE", "TUNABLE", "Tuned", "best_rule", "best_tuned", "paired", "tunable", "tuned_value"]
 
@@ -330,9 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tune_all(cases: int, out: Path, keep: bool) -> None:
     case_numbers(cases)  # complains before the long work, as the next lines do
-    output_folder(out.resolve().parent)
-    if out.is_dir():
-        raise PathError(f"cannot write {out}: it is a folder. Give the path of a file.")
+    output_file(out)
     old = json.loads(out.read_text(encoding="utf-8")) if keep else {"entries": []}
     kept = {entry["key"]: entry for entry in old["entries"]}
     jobs = [(name, scenario) for scenario in default_scenarios() for name in tunable(scenario)]

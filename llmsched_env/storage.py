@@ -17,7 +17,7 @@ import platformdirs
 
 from llmsched_env.errors import PathError
 
-__all__ = ["cache_dir", "output_folder", "user_path", "write_whole"]
+__all__ = ["cache_dir", "output_file", "output_folder", "user_path", "write_whole"]
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +148,19 @@ def write_whole(path: Path | str) -> Iterator[Path]:
         raise PathError(f"cannot write {path}: {error.strerror or error}. Choose a writable folder.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def output_file(path: Path | str) -> Path:
+    """Make sure now, before the long work, that a file for results can be written; its folder is created.
+
+    Raises:
+        PathError: it is a folder, or its folder cannot be created or written.
+    """
+    path = user_path(path)
+    output_folder(path.resolve().parent)
+    if path.is_dir():
+        raise PathError(f"cannot write {path}: it is a folder. Give the path of a file.")
+    return path
 
 
 def output_folder(path: Path | str) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 from llmsched_env import __version__
 from llmsched_env.baselines.__main__ import scenario_of, scenario_options
 from llmsched_env.baselines.registry import Entry, entry
-from llmsched_env.errors import ConfigError, PathError
+from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import Trace, request_table, trace_episode, write_table, write_trace
 from llmsched_env.evaluation.decisions import MOST_DECISIONS
 from llmsched_env.evaluation.rollout import case_numbers, episode_seed
@@ -28,7 +28,7 @@ from llmsched_env.evaluation.write_table import check_table_path
 from llmsched_env.flags import flags_of, path_option, run_command, warnings_in_flags
 from llmsched_env.metrics import final_metrics
 from llmsched_env.progress import Progress
-from llmsched_env.storage import output_folder
+from llmsched_env.storage import output_file
 
 COMMAND = "llmsched trace"
 
@@ -129,9 +129,7 @@ def _outputs(options: argparse.Namespace) -> list[Path]:
     if options.against is not None and options.trace_out is None and options.decisions_out is None:
         raise ConfigError(f"--against {options.against}: its answers go to --decisions-out and --trace-out. Give one.")
     for path in paths:
-        output_folder(path.resolve().parent)
-        if path.is_dir():
-            raise PathError(f"cannot write {path}: it is a folder. Give the path of a file.")
+        output_file(path)
     return paths
 
 

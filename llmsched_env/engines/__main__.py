@@ -25,7 +25,7 @@ from llmsched_env.engines.trial import TrialEngine, drawn_load
 from llmsched_env.errors import ConfigError, MissingExtraError, PathError
 from llmsched_env.evaluation import CoverageWarning
 from llmsched_env.flags import flags_of, path_option, run_command, warnings_in_flags
-from llmsched_env.storage import write_whole
+from llmsched_env.storage import output_file, write_whole
 from llmsched_env.units import UnitWarning
 
 COMMAND = "python -m llmsched_env.engines"
@@ -140,9 +140,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     recordings = [read_recording(folder) for folder in options.recordings]
     recording = pooled(recordings) if len(recordings) > 1 else recordings[0]
     fit = fit_recording(recording, name=options.name)
-    out = options.out or options.recordings[0] / FIT_FILE
-    if out.is_dir():
-        raise PathError(f"cannot write {out}: it is a folder. Give --out the path of a file.")
+    out = output_file(options.out or options.recordings[0] / FIT_FILE)
     with write_whole(out) as path:
         path.write_text(json.dumps(fit.as_json(), indent=1) + "\n", encoding="utf-8")
     print(fit.report())

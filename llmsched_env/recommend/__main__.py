@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llmsched_env.cost import FIT, MIXED_COSTS, PRESETS, cost_model
-from llmsched_env.errors import ConfigError, PathError
+from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import CoverageWarning
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.flags import flags_of, path_option, run_command, warnings_in_flags
@@ -23,7 +23,7 @@ from llmsched_env.recommend.answer import Recommendation, recommend
 from llmsched_env.recommend.page import page
 from llmsched_env.recommend.pictures import draw
 from llmsched_env.recommend.setting import Machine
-from llmsched_env.storage import output_folder, write_whole
+from llmsched_env.storage import output_file, output_folder, write_whole
 from llmsched_env.units import ApproximationWarning, UnitWarning
 from llmsched_env.workload import PoissonArrivals, workload
 from llmsched_env.workload.requests import Requests
@@ -210,9 +210,7 @@ def _check_files(options: argparse.Namespace) -> None:
         check_drawing()
         output_folder(options.out)
     if options.json is not None:
-        output_folder(options.json.resolve().parent)
-        if options.json.is_dir():
-            raise PathError(f"cannot write {options.json}: it is a folder. Give the path of a file.")
+        output_file(options.json)
 
 
 def _requests(named: str, rate_per_s: float | None) -> tuple[Requests, str]:

@@ -113,7 +113,7 @@ def test_another_policy_and_other_arguments(folder, capsys):
         (["replay", "RUN", "--cost", "llama"], "unknown cost preset 'llama'"),
         (["replay", "RUN", "--arguments", "seats=3"], "unknown scenario argument 'seats'"),
         (["compare", "RUN", "--within", "0"], "--within 0: give percents"),
-        (["calibrate", "RUN", "--out", "RUN"], "it is a folder. Give --out the path of a file"),
+        (["calibrate", "RUN", "--out", "RUN"], "it is a folder. Give the path of a file"),
         (["record", "RUN"], "is not empty: give a new folder"),
         (["record", "new", "--budget", "2", "--seats", "4"], "vLLM needs a token for each seat"),
         (["record", "new", "--requests", "0"], "--requests 0: give a whole number of at least 1"),
