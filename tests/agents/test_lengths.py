@@ -137,7 +137,7 @@ def test_the_comparison_says_where_the_network_was_trained(tmp_path, capsys, mon
     AgentFile(AGENT.trained, "x").write(tmp_path / "two.npz")
     words = "its network was trained on workload 'gsm8k-smooth', the nearest to 'mine' in queues and output lengths"
     assert entry(str(tmp_path / "two.npz"), mine).text == words
-    monkeypatch.setattr("llmsched_env.baselines.__main__._ends", lambda scenario, entries: [])
+    monkeypatch.setattr("llmsched_env.baselines.__main__.ends_of", lambda *_: (None, None, None))
     asked = ["--cases", "1", "--clients", "8", "--requests", "40", "--policies", f"lagrangian,{tmp_path / 'two.npz'}"]
     assert main([*asked, "--workload", str(mine.workload), "--json", str(tmp_path / "x.json")]) == 0
     assert f"two: {words}." in capsys.readouterr().out
