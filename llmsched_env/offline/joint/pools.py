@@ -1,7 +1,7 @@
 """``python -m llmsched_env.offline.joint.pools``: make and verify the joint plans that ship with the package.
 
-Each case goes through the disk cache, so a run that was killed goes on where it was. A case takes about a minute of one
-core; ``--cases`` makes the first ones only.
+What is shipped already is kept, and each new case goes through the disk cache, so a run that was killed goes on where it
+was. A case takes about a minute of one core; ``--cases`` makes the first ones only. To make all anew, delete the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmsched_env.errors import ConfigError, LLMSchedError
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.joint.plan import JointPlan
 from llmsched_env.offline.joint.search import Effort
-from llmsched_env.offline.joint.store import cached_plan, plan_digest, plan_of, pool_path, shipped_plans
+from llmsched_env.offline.joint.store import plan_digest, plan_of, pool_path, shipped_plans, stored_plan
 from llmsched_env.offline.pools import CLIENTS, SPLITS, WORKLOADS, pool_size, solved
 from llmsched_env.progress import Progress
 from llmsched_env.storage import write_whole
@@ -33,7 +33,7 @@ EFFORT = Effort(tries=8, goal=0.0024)
 
 def _case(job: tuple[str, str, int]) -> JointPlan:
     name, split, number = job
-    return cached_plan(workload(name).requests(split, number), CLIENTS, COST, effort=EFFORT)
+    return stored_plan(workload(name).requests(split, number), CLIENTS, COST, effort=EFFORT)
 
 
 def build(name: str, split: str, cases: int, *, processes: int = 1) -> None:
