@@ -175,11 +175,17 @@ def assign(
         budget: how much work to do; None: :class:`Budget`'s defaults.
 
     Raises:
-        ConfigError: ``clients`` below 1; loads that are not one whole number for each request; a fractional seed.
+        ConfigError: ``clients`` below 1; loads that are not one whole number for each request; a fractional seed;
+            ``method="joint"``, which is no assignment alone.
         UnknownNameError: no such method or solver.
         SolverError: a MIP was needed and no solver runs here.
     """
     count = check_clients(clients)
+    if method == "joint":
+        raise ConfigError(
+            "method = 'joint': a joint plan also says when to prefill, and its queues are worth little without that. "
+            "Call llmsched_env.offline.joint.joint_plan(requests, clients, cost), or set queue='shared', order='joint'."
+        )
     if method not in METHODS:
         raise UnknownNameError("assignment method", method, METHODS)
     work, random = check_loads(requests, loads), check_seed(seed)

@@ -222,6 +222,8 @@ def test_seeds():
 
 
 def test_bad_method_and_solver():
+    with pytest.raises(ConfigError, match="a joint plan also says when to prefill"):
+        assign(with_decodes([1, 2]), 2, "joint")
     with pytest.raises(UnknownNameError, match="Did you mean 'lpt'"):
         assign(with_decodes([1, 2]), 2, "ltp")
     with pytest.raises(UnknownNameError, match=r"unknown solver 'hihgs'.*Did you mean 'highs'"):
