@@ -1,7 +1,8 @@
 """``python -m llmsched_env.offline.joint.pools``: make and verify the joint plans that ship with the package.
 
-What is shipped already is kept, and each new case goes through the disk cache, so a run that was killed goes on where it
-was. A case takes about a minute of one core; ``--cases`` makes the first ones only. To make all anew, delete the file.
+What is shipped already is kept, and each new case goes through the disk cache, so a run that was killed goes on where
+it was. A case takes about a minute of one core; ``--cases`` makes the first ones only. To make all anew, delete the
+file.
 """
 
 from __future__ import annotations
