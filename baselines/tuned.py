@@ -199,7 +199,7 @@ def tune_agent(scenario: Scenario, cases: int) -> Choice:
 def tuned_value(name: str, scenario: Scenario) -> Choice:
     """The tuned numbers of rule ``name`` for a scenario: the stored ones, or tuned now.
 
-    Of `AGENT` it is what :func:`tune_agent` finds.
+    Of `AGENT` it is what `tune_agent` finds.
     """
     networks = shipped_digest() if name == AGENT else ""
     return _tuned_value(name, scenario, getattr(scenario.source, "version", None), networks)

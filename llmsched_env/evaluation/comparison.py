@@ -87,7 +87,7 @@ class Row:
         decision_ns: (decisions,) how long single decisions took, from Python.
         score: (rule - policy) / (rule - planner) of the means of the scenario's objective, on its own queues.
         fixed_order_score: the same with a planner that picks iterations only; NaN where no other scores 1.
-        parameters: of a rule: what it decides by, as :func:`llmsched_env.evaluation.parameters.parameters_of` has it.
+        parameters: of a rule: what it decides by, as `llmsched_env.evaluation.parameters.parameters_of` has it.
     """
 
     name: str

@@ -280,7 +280,7 @@ def make_fleet(
         forecast: as `Fleet` takes it.
 
     Raises:
-        ConfigError: as :func:`check_fleet`; no such case; a seed or a rate that is none.
+        ConfigError: as `check_fleet`; no such case; a seed or a rate that is none.
         WorkloadError: a rate where all requests come at one time.
     """
     count = check_fleet(scenario, policy, replicas)
