@@ -220,7 +220,7 @@ def _observations(evaluation: BatchEvaluation, encoding: Encoding) -> Floats:
                 rows.append(features(simulator.view).astype(np.float64))
                 simulator.step(policy.act(simulator.view))
             else:
-                simulator.step(int(simulator.can_prefill))
+                simulator.step(simulator.forced_action)
     if not rows:
         raise ConfigError(
             "this scenario never offers a choice between a prefill and a decode: give it more requests than clients."

@@ -333,6 +333,8 @@ def entry(name: str, scenario: Scenario) -> Entry:
         scenario = scenario.replace(lengths="known", predictor=None, sd_weight=0.0)
     if scenario.choose_order and name in BASELINES and policy.kind == "rule":
         scenario = scenario.replace(choose_order=False)
+    if scenario.choose_length and name != "rollout":
+        scenario = scenario.replace(choose_length=False)
     for methods in (SYSTEMS, MEMORY_METHODS):
         if name in methods:
             scenario = scenario.replace(**methods[name])

@@ -134,7 +134,9 @@ class Choice(NamedTuple):
         return -self.mean if scenario.serving else self.mean
 
 
-IRRELEVANT = ("split", "reward", "skip_forced", "max_iterations", "prefill_token_cap", "choose_order")
+IRRELEVANT = (
+    "split", "reward", "skip_forced", "max_iterations", "prefill_token_cap", "choose_order", "choose_length",
+)  # fmt: skip
 
 
 def _key(scenario: Scenario, name: str) -> str:
@@ -160,7 +162,7 @@ def _stored() -> dict[str, dict[str, Any]]:
 
 def tune(name: str, scenario: Scenario, cases: int) -> Choice:
     """The best numbers of the grid by the mean objective on the first training cases; the first ones on ties."""
-    rule, where = tunable(scenario)[name], scenario.replace(choose_order=False)
+    rule, where = tunable(scenario)[name], scenario.replace(choose_order=False, choose_length=False)
     choices = [
         Choice(values, float(_trained_on(rule.make(*values), where, cases).mean()), cases)
         for values in Progress(rule.grid(scenario), desc=f"tuning {name}", unit="value")

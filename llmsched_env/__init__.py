@@ -47,6 +47,12 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "lengths": "predicted",
         "predictor": "noisy",
     },
+    "LLMSched/GSM8KOrder-v0": {
+        "workload": "gsm8k",
+        "queue": "shared",
+        "choose_length": True,
+        "skip_forced": True,
+    },
     "LLMSched/Serving-v0": _SERVING,
     "LLMSched/ServingOrder-v0": {**_SERVING, **_ORDER},
     "LLMSched/ServingOrder-v1": {**_SERVING, **_ORDER, "load": 0.95, "ttft_s": 1.0, "tpot_s": 0.08},

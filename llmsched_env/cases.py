@@ -160,6 +160,7 @@ def _build(scenario: Scenario, case: int, client_of: NDArray[Any] | None = None)
         mechanisms=scenario.mechanisms(case, len(requests)),
         plan=plan,
         aging_tokens_per_s=scenario.aging_tokens_per_s or 0.0,
+        choose_length=scenario.choose_length,
     )
     if slo is not None:
         _warn_of(slo, scenario, case, requests)

@@ -49,9 +49,12 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     prefill that takes waiting requests by one of six orders. With `choose_cap` it is `Discrete(9)`: 0 runs a decode, 1
     a prefill, 2 to 8 a prefill that stops where 7/8, ..., 1/8 of the clients are active (it takes at least one
     request). With `mixed_tokens` it is `Discrete(3)`: 0 runs a decode, 1 a prefill, 2 a mixed iteration, a decode
-    beside which prompts are prefilled (with nobody active it counts as a prefill). An infeasible action is replaced by
-    a feasible one (a prefill by the first of these) and counted in `info["invalid_actions"]`; `info["action_mask"]` and
-    `action_masks()` tell in advance.
+    beside which prompts are prefilled (with nobody active it counts as a prefill). With `choose_length` it is
+    `Discrete(30)`: 0 runs a decode, 1 a prefill of the longest requests, 2 to 17 prefills of requests that stand
+    further along in the line of lengths, 17 those of the shortest; 18 to 29 decode until a share of the clients is
+    idle. An
+    infeasible action is replaced by a feasible one (a prefill by the first of these) and counted in
+    `info["invalid_actions"]`; `info["action_mask"]` and `action_masks()` tell in advance.
 
     ## Observation Space
 

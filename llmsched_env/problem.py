@@ -126,6 +126,8 @@ class Problem:
             sorted(self.options.items()),
         )  # fmt: skip
         h.update(repr(world).encode())
+        if p.waits:
+            h.update(np.ascontiguousarray(p.idle_until).tobytes())
         return h.hexdigest()
 
     @classmethod
@@ -147,6 +149,7 @@ class Problem:
         mechanisms: Iterable[Mechanism] = (),
         plan: JointPlan | None = None,
         aging_tokens_per_s: float = 0.0,
+        choose_length: bool = False,
     ) -> Problem:
         """Lay a case out.
 
@@ -168,6 +171,7 @@ class Problem:
                 queue, `Migration` queues of clients.
             plan: whose order the queue has, and whose prefills policies may be told.
             aging_tokens_per_s: of the order "aged_shortest_first".
+            choose_length: whether windows and waits are actions (one shared queue, "longest_first", no SLO).
 
         Raises:
             WorkloadError: too many tokens for the clock, or a request that the KV cache does not hold.
@@ -212,9 +216,10 @@ class Problem:
             bool(slo and slo.choose_order),
             kv_cache.cap_levels if kv_cache else 0,
             mixed is not None,
+            choose_length,
         )
         table = action_table(variants, num_clients)
-        ranked = any(action.order > 1 for action in table)
+        ranked = any(1 < action.order < codes.WINDOW for action in table)
         scale_ns = bound_ns if lb1_ns is None else lb1_ns
         scale = float(scale_ns) * {"makespan": 1, "latency": n}.get(reward, num_clients)
         if slo is not None and reward == "goodput":

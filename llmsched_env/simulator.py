@@ -213,6 +213,11 @@ class Simulator:
         """Whether more than one action is feasible and makes a difference."""
         return self.episode.offers_choice()
 
+    @property
+    def forced_action(self) -> int:
+        """The action where there is no choice: a decode, a prefill, or a wait that goes on."""
+        return self.episode.forced_now()
+
     def step(self, action: int) -> None:
         """Run one iteration; an infeasible action is replaced by a feasible one and counted.
 

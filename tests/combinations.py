@@ -106,6 +106,9 @@ def _combined(pick: Pick) -> Case:
         case = replace(case, order=order, aging_tokens_per_s=pick((0.0, 1e7, 5e7)))
     if case.mixed is not None and case.ttft_ns and not case.mixed.whole_prompts and pick((False, True, True)):
         case = replace(case, mixed=replace(case.mixed, within_slack=True))
+    free = shared and not case.ttft_ns and (case.kv_cache is None or not case.kv_cache.cap_levels)
+    if free and case.order != "sorted_f" and pick((False, True, True)):
+        case = replace(case, order="longest_first", aging_tokens_per_s=0.0, choose_length=True)
     return case
 
 
@@ -194,6 +197,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "aged_shortest_first": lambda case: case.order == "aged_shortest_first" and case.aging_tokens_per_s > 0,
     "sorted_f": lambda case: case.order == "sorted_f",
     "choose_order": lambda case: case.choose_order,
+    "choose_length": lambda case: case.choose_length,
     "client queues": lambda case: case.queues is not None,
     "stealing": lambda case: case.stealing,
     "cached prompts": lambda case: case.migration is not None and case.migration.cached_millionths > 0,
@@ -215,6 +219,7 @@ _APART = (
     (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap", "least_estimate")),
     (("reserve",), ("predicted",)),
     (("choose_order",), ("caps", "orders", *KEYED_ORDERS)),
+    (("choose_length",), ("caps", "SLOs", "within slack", "choose_order", *KEYED_ORDERS)),
     (("smallest_volume_first",), ("aged_shortest_first",)),
     (
         ("sorted_f",),
@@ -225,7 +230,7 @@ _APART = (
     (
         ("client queues", "stealing", "cached prompts", "migration"),
         ("keep_growth", "vllm_v0", "vllm_v1", "reserve", "predicted", "swap", "least_estimate", "caps", "mixed",
-         "whole prompts", "overlap", "within slack", "choose_order"),
+         "whole prompts", "overlap", "within slack", "choose_order", "choose_length"),
     ),
 )  # fmt: skip
 

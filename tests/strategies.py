@@ -62,6 +62,7 @@ class Case:
     tpot_ns: int = 0
     uncounted: int = 0
     choose_order: bool = False
+    choose_length: bool = False
     kv_cache: KVCache | None = None
     mixed: Mixed | None = None
     migration: Migration | None = None
@@ -113,14 +114,16 @@ class Case:
         """Orders and most active clients among which the actions of one kind choose."""
         if self.choose_order:
             return tuple((order, self.num_clients) for order in CHOICES)
+        if self.choose_length:
+            return tuple((f"window {part}", self.num_clients) for part in range(17))
         levels = self.kv_cache.cap_levels if self.kv_cache else 0
         caps = tuple(-(-level * self.num_clients // levels) for level in range(levels, 0, -1))
         return tuple((self.order, cap) for cap in caps or (self.num_clients,))
 
     @cached_property
     def num_actions(self) -> int:
-        """A decode, a prefill in each variant and, where there are any, a mixed iteration in each variant."""
-        return 1 + len(self.variants) * (2 if self.mixed else 1)
+        """A decode, a prefill in each variant, where there are any a mixed iteration in each variant, and waits."""
+        return len(self.actions)
 
     @cached_property
     def first_mixed(self) -> int:
@@ -141,7 +144,15 @@ class Case:
         One request may start in any case.
         """
         kinds = (PREFILL, MIXED) if self.mixed else (PREFILL,)
-        return ((DECODE, *self.variants[0]), *((kind, *variant) for kind in kinds for variant in self.variants))
+        decode = (DECODE, *self.variants[0])
+        waits = (decode,) * len(self.waits)
+        return (decode, *((kind, *variant) for kind in kinds for variant in self.variants), *waits)
+
+    @cached_property
+    def waits(self) -> tuple[int, ...]:
+        """Idle clients until which the last actions decode."""
+        percents = (4, 6, 8, *range(9, 17), 18) if self.choose_length else ()
+        return tuple(max(1, self.num_clients * percent // 100) for percent in percents)
 
     def action(self, number: int) -> tuple[int, str, int]:
         """That of this number."""
@@ -180,6 +191,7 @@ class Case:
             lb1_ns=lb1,
             mechanisms=self.mechanisms,
             aging_tokens_per_s=self.aging_tokens_per_s,
+            choose_length=self.choose_length,
             **options,
         )
 

@@ -51,6 +51,7 @@ def summary(scenario: Scenario) -> str:
         text
         for on, text in (
             (scenario.choose_order, "the action chooses the order"),
+            (scenario.choose_length, "the action chooses lengths and waits"),
             (scenario.kv_limited, f"a KV cache of {scenario.kv_budget_tokens or 0:,} tokens"),
             (scenario.choose_cap, "the action caps the active clients"),
             (scenario.mixes, "chunked prefill"),

@@ -83,7 +83,7 @@ def _play(name: str, wanted: set[int] | None) -> Any:
     begin(policy, env)
     steps, over, frames = 0, False, []
     while not over:
-        action = policy.act(simulator.view) if simulator.has_choice else int(simulator.can_prefill)
+        action = policy.act(simulator.view) if simulator.has_choice else simulator.forced_action
         _, _, terminated, truncated, _ = env.step(action)
         steps, over = steps + 1, terminated or truncated
         if wanted is not None and steps in wanted:

@@ -24,6 +24,8 @@ from llmsched_env.config.queues import (
     ORDER_CODES,
     ORDERS,
     QUEUES,
+    WAIT_PERCENTS,
+    WINDOWS,
     order_code,
 )
 from llmsched_env.config.scenario import Scenario, read_arguments
@@ -51,6 +53,8 @@ __all__ = [
     "REWARDS",
     "SLO",
     "STEALS",
+    "WAIT_PERCENTS",
+    "WINDOWS",
     "KVCache",
     "Mechanism",
     "Migration",

@@ -17,6 +17,8 @@ __all__ = [
     "ORDERS",
     "ORDER_CODES",
     "QUEUES",
+    "WAIT_PERCENTS",
+    "WINDOWS",
     "QueueOptions",
     "check",
     "order_code",
@@ -57,6 +59,13 @@ ORDER_CODES = MappingProxyType(
 """Orders that an action may choose: twice the ranking (release, shortest, longest), plus 1 where late ones go last."""
 
 
+WINDOWS = 17
+"""Windows of a queue, longest first, that an action may choose: the longest, one sixteenth along, ..., the shortest."""
+
+WAIT_PERCENTS = (4, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18)
+"""Shares of idle clients, in percent, until which an action may decode."""
+
+
 def order_code(order: str) -> int:
     """What the engine is told of an order, where one holds for a whole episode.
 
@@ -79,6 +88,10 @@ class QueueOptions:
             "aged_shortest_first": by estimated output less ``aging_tokens_per_s`` for each second waited. "joint" is
             the order of a joint plan of the batch (one shared queue).
         aging_tokens_per_s: of the order "aged_shortest_first", and of no other: 0 is "shortest_first".
+        choose_length: an action also says who is next, and until when to decode (one shared queue, "longest_first").
+            With W waiting and room for r of them, 1 prefills the r longest, 2 to 17 the r that stand 1/16, ..., 16/16
+            of the way along, from the longest of them on; the last twelve decode until 4, 6, 8, 9, ..., 16 or 18 % of
+            the clients are idle, with ``skip_forced`` in one step.
         stealing: idle clients with an empty queue take waiting requests of others (client queues only).
     """
 
@@ -86,6 +99,7 @@ class QueueOptions:
     assignment: Assignment = "mip"
     order: PlainOrder | KeyedOrder | DeadlineOrder | PlannedOrder = "longest_first"
     aging_tokens_per_s: float | None = None
+    choose_length: bool = False
     stealing: bool = True
 
 
@@ -97,7 +111,7 @@ def check(options: QueueOptions) -> None:
         UnknownNameError: a name that does not exist.
     """
     check_names(options, queue=QUEUES, assignment=ASSIGNMENTS, order=(*ORDERS, *KEYED_ORDERS, *DEADLINE_ORDERS, JOINT))
-    check_flags(options, "stealing")
+    check_flags(options, "choose_length", "stealing")
     aged, rate = options.order == "aged_shortest_first", options.aging_tokens_per_s
     if aged != (rate is not None):
         raise ConfigError(

@@ -18,7 +18,7 @@ from llmsched_env.config.machine import MachineOptions
 from llmsched_env.config.mechanism import Mechanism
 from llmsched_env.config.migration import Migration, MigrationOptions
 from llmsched_env.config.noise import Noise, NoiseOptions
-from llmsched_env.config.queues import DEADLINE_ORDERS, JOINT, ORDER_CODES, QueueOptions
+from llmsched_env.config.queues import DEADLINE_ORDERS, JOINT, ORDER_CODES, WAIT_PERCENTS, WINDOWS, QueueOptions
 from llmsched_env.config.slo import SLOOptions
 from llmsched_env.cost import CostModel, MixedCost, cost_model, mixed_cost
 from llmsched_env.errors import ConfigError, LLMSchedError, UnknownArgumentError, UnknownNameError
@@ -50,7 +50,7 @@ class Scenario(
 
     - `CaseOptions`: workload, split, num_requests, load, requests_per_s, lengths, predictor, sd_weight
     - `MachineOptions`: num_clients, cost, prefill_token_cap
-    - `QueueOptions`: queue, assignment, order, aging_tokens_per_s, stealing
+    - `QueueOptions`: queue, assignment, order, aging_tokens_per_s, choose_length, stealing
     - `SLOOptions`: ttft_s, tpot_s, uncounted_share, choose_order
     - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_victim, kv_admission, kv_watermark,
       kv_reserve_tokens, kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
@@ -70,6 +70,7 @@ class Scenario(
         self._check_requests()
         self._check_joint()
         self._check_sorted_f()
+        self._check_choose_length()
         self._check_slo()
         self._check_kv()
         self._check_mixed()
@@ -115,6 +116,20 @@ class Scenario(
         ):
             if wrong:
                 raise ConfigError(f"order = 'sorted_f' with {given}: {why}.")
+
+    def _check_choose_length(self) -> None:
+        """Windows are those of one line, longest first, by lengths that are known or predicted."""
+        if not self.choose_length:
+            return
+        for wrong, given, why in (
+            (self.queue != "shared", f"queue = {self.queue!r}", "windows are those of one line; set queue='shared'"),
+            (self.serving, "SLOs", "its queue is sorted by length alone; take choose_order, or leave ttft_s out"),
+            (self.order != "longest_first", f"order = {self.order!r}", "the order is the action's; leave order out"),
+            (self.lengths == "hidden", "lengths = 'hidden'", "it sorts by lengths; set 'known', or 'predicted'"),
+            (self.choose_cap, "choose_cap = True", "an action says the one or the other"),
+        ):
+            if wrong:
+                raise ConfigError(f"choose_length = True with {given}: {why}.")
 
     def _check_slo(self) -> None:
         if self.queue != "shared" and (self.order in DEADLINE_ORDERS or self.choose_order):
@@ -255,9 +270,10 @@ class Scenario(
 
     @property
     def num_actions(self) -> int:
-        """A decode; a prefill for each order or cap to choose from; and as many mixed ones, where there are any."""
+        """A decode; a prefill for each order or cap to choose from; as many mixed ones, where there are any; waits."""
         variants = len(ORDER_CODES) if self.choose_order else CAP_LEVELS if self.choose_cap else 1
-        return 1 + variants * (2 if self.mixes else 1)
+        waits = len(WAIT_PERCENTS) if self.choose_length else 0
+        return 1 + (WINDOWS if self.choose_length else variants) * (2 if self.mixes else 1) + waits
 
     @property
     def mixed_cost_model(self) -> MixedCost | None:
@@ -297,7 +313,7 @@ class Scenario(
         plain["cost"] = _told_cost(self.cost_model)
         mixed = self.mixed_cost_model
         plain["mixed_cost"] = None if mixed is None else dataclasses.asdict(mixed)
-        for name, usual in (("kv_victim", "last"), ("aging_tokens_per_s", None)):
+        for name, usual in (("kv_victim", "last"), ("aging_tokens_per_s", None), ("choose_length", False)):
             if plain[name] == usual:  # it came later: stored descriptions still fit
                 del plain[name]
         if self.believed_cost is not None:

@@ -100,6 +100,39 @@ def find_from(words: cython.ulonglong[::1], start: cython.int, size: cython.int,
     return -1
 
 
+def ones(word: cython.ulonglong) -> cython.int:
+    """How many bits are set."""
+    one: cython.ulonglong = 1
+    low: cython.ulonglong = word & ((one << 32) - 1)
+    return ones_of_half(low) + ones_of_half(word >> 32)
+
+
+def ones_of_half(word: cython.ulonglong) -> cython.int:
+    """The same below 2**32: counted in pairs, fours and eights of bits."""
+    word -= (word >> 1) & 0x55555555
+    word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
+    word = (word + (word >> 4)) & 0x0F0F0F0F
+    word += word >> 8
+    return cython.cast(cython.int, (word + (word >> 16)) & 63)
+
+
+def nth(words: cython.ulonglong[::1], start: cython.int, size: cython.int, rank: cython.longlong) -> cython.int:
+    """The member that ``rank`` members are smaller than, or -1; in O(size / 64)."""
+    at: cython.int
+    word: cython.ulonglong
+    count: cython.int
+    for at in range((size + 63) >> 6):
+        word = words[start + at]
+        count = ones(word)
+        if rank < count:
+            while rank > 0:
+                word &= word - 1
+                rank -= 1
+            return (at << 6) + lowest_bit(word)
+        rank -= count
+    return -1
+
+
 def descend(
     words: cython.ulonglong[::1], start: cython.int, size: cython.int, member: cython.int, level: cython.int
 ) -> cython.int:

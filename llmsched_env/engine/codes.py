@@ -39,6 +39,10 @@ RING_COLUMNS = 2
 # Rankings of requests, each with an order in which late ones go last: order = 2 * ranking + late last.
 RANKINGS = 2  # that have sets of their own: shortest first, longest first; by release needs none
 
+# Orders from here on are windows of a queue that is laid out longest first: order - WINDOW sixteenths along.
+WINDOW = 6
+LAST_WINDOW = 16
+
 # Rules of the KV cache.
 KEEP_GROWTH = 0
 VLLM_V0 = 1

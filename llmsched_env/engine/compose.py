@@ -162,6 +162,8 @@ class Composer(Slots):
         swapped: cython.bint = False
         full: cython.bint = False
         first: cython.bint = True
+        if order >= codes.WINDOW:
+            self.line.open_window(order, v.waiting, v.idle - (1 if self.chunked.position >= 0 else 0))
         while it.ready < limit:
             position = self.line.next_in_line(order, position)
             if position < 0:

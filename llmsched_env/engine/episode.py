@@ -64,13 +64,22 @@ class Episode(Transition):
         return bits
 
     def has_choice(self) -> cython.bint:
-        """Whether more than one action is feasible and makes a difference."""
+        """Whether more than one action is feasible and makes a difference, and none is pledged."""
+        if self.pledge > 0 and self.is_pledged():
+            return False
         if self.view.ready == 0 and not (self.has_mixed and self.view.reading_tokens > 0):
             return False
         return self.view.active > 0 or (self.problem.num_actions > 2 and (self.view.waiting > 1 or self.has_mixed))
 
+    def is_pledged(self) -> cython.bint:
+        """Whether the last action goes on: fewer clients are idle than it said, and fewer than requests wait."""
+        idle: cython.longlong = min(self.view.waiting, self.problem.idle_until[self.pledge])
+        return self.view.active > 0 and self.view.idle < idle
+
     def forced(self) -> cython.int:
         """The action where there is no choice."""
+        if self.pledge > 0 and (self.view.ready == 0 or self.is_pledged()):
+            return self.pledge
         return 0 if self.view.ready == 0 else 1
 
     def charge(self) -> int:
@@ -120,7 +129,7 @@ class Episode(Transition):
             if action == codes.STOP:
                 return codes.STOP
             action = 0
-        return 1 if action == 0 and self.view.active == 0 else action
+        return 1 if self.problem.kinds[action] == codes.DECODE and self.view.active == 0 else action
 
     def play(self, rule: Rule) -> cython.longlong:
         """Run to the end, or the horizon; returns the iterations run. Stops early where the log is full, or on STOP."""
@@ -139,7 +148,7 @@ class Episode(Transition):
             if recording and self.recorder.full():
                 break
             if v.ready == 0 and v.reading_tokens == 0:
-                self.run_iteration(v, t, 0, codes.DECODE)
+                self.run_iteration(v, t, self.pledge, codes.DECODE)
                 continue
             action = self.choose(rule)
             if action == codes.STOP:
@@ -175,6 +184,10 @@ class Episode(Transition):
     def offers_choice(self) -> bool:
         """:meth:`has_choice` for Python."""
         return bool(self.has_choice())
+
+    def forced_now(self) -> int:
+        """:meth:`forced` for Python."""
+        return int(self.forced())
 
     def set_forecast(self, on: bool) -> None:
         """Keep what is expected of the active clients up to date, or leave it until somebody looks."""

@@ -4,7 +4,8 @@ An order is a ranking, by position or by estimated output length, and whether th
 all others. On one shared queue positions are numbers of release where an order may be chosen, and late ones are those
 before ``late_until``, since whoever came earlier is late earlier; so by release no more is needed than the set of those
 that wait. For each other ranking there are two sets, of ranks: of the waiting requests that are not late, and of those
-that are. Preempted requests go before all others, in queue order.
+that are. Preempted requests go before all others, in queue order. Where the queue is
+laid out longest first, an order may also be a window of it (`codes.WINDOW`): the waiting requests from some place on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Line:
         late_until: requests released before this number are late.
         next_release: number of the next request to be released.
         oldest: all numbers before it have started.
+        window: where the window of the iteration that is composed begins, -1 without one.
     """
 
     problem: ProblemData
@@ -40,6 +42,7 @@ class Line:
     late_until: cython.int
     next_release: cython.int
     oldest: cython.int
+    window: cython.int
     words: cython.int
     waiting: cython.ulonglong[::1]
     preempted: cython.ulonglong[::1]
@@ -58,6 +61,7 @@ class Line:
         self.late_until = 0
         self.next_release = 0
         self.oldest = 0
+        self.window = -1
 
     def assign(self, other: Line) -> cython.void:
         """Take over another one's state, of the same problem."""
@@ -155,7 +159,9 @@ class Line:
         rank: cython.int
         ranking: cython.int
         late: cython.int
-        if order == 0:
+        if order >= codes.WINDOW and position < 0:
+            return self.window
+        if order == 0 or order >= codes.WINDOW:
             return bitset.find_from(self.waiting, 0, n, position + 1)
         if order == 1:
             late = 1 if 0 <= position < self.late_until else 0
@@ -181,6 +187,12 @@ class Line:
             if found < 0 or 0 <= other < found:
                 found = other
         return self.problem.ranking[found, codes.RANKINGS + ranking] if found >= 0 else -1
+
+    def open_window(self, order: cython.int, waiting: cython.longlong, most: cython.longlong) -> cython.void:
+        """Let a window of at most ``most`` of the ``waiting`` begin (order - WINDOW) / LAST_WINDOW of the way along."""
+        left: cython.longlong = waiting - min(most, waiting)
+        rank: cython.longlong = left * (order - codes.WINDOW) // codes.LAST_WINDOW
+        self.window = bitset.nth(self.waiting, 0, self.num_requests, rank)
 
     def next_in_line(self, order: cython.int, position: cython.int) -> cython.int:
         """Who comes after ``position``, or -1; the first one after -1: preempted requests, then waiting ones."""

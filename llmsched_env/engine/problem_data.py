@@ -33,10 +33,12 @@ class ProblemData:
         ranked: whether some order goes by length.
         shared: whether there is one queue for all.
         stealing: whether idle clients take from others' queues.
-        num_actions: entries of the following three.
+        num_actions: entries of the following four.
         kinds: (num_actions,) int32: codes.DECODE, PREFILL or MIXED.
-        orders: (num_actions,) int32: order in which it takes requests (2 * ranking + late last).
+        orders: (num_actions,) int32: order in which it takes requests (2 * ranking + late last, or a window).
         caps: (num_actions,) int32: most active clients after it.
+        idle_until: (num_actions,) int32: idle clients until which a decode is repeated; 0 for one decode.
+        waits: whether some of these is not 0.
         mixes: whether some action is a mixed iteration.
         believed: durations of iterations, as schedulers believe.
         actual: what they do.
@@ -61,6 +63,7 @@ class ProblemData:
     shared: cython.bint
     stealing: cython.bint
     mixes: cython.bint
+    waits: cython.bint
     ranked: cython.bint
     arrivals: cython.bint
     skip_forced: cython.bint
@@ -82,6 +85,7 @@ class ProblemData:
     kinds: cython.int[::1]
     orders: cython.int[::1]
     caps: cython.int[::1]
+    idle_until: cython.int[::1]
     made_of: tuple  # type: ignore[type-arg]  # Cython knows no other
 
     def __init__(
@@ -131,7 +135,8 @@ class ProblemData:
         self.shared = shared
         self.stealing = stealing and not shared
         self.num_actions = len(actions)
-        self.kinds, self.orders, self.caps = _columns(tuple(map(tuple, actions)))
+        self.kinds, self.orders, self.caps, self.idle_until = _columns(tuple(map(tuple, actions)))
+        self.waits = any(action[3] > 0 for action in actions)
         self.mixes = any(action[0] == codes.MIXED for action in actions)
         self.believed = believed
         self.actual = actual
@@ -167,7 +172,7 @@ class ProblemData:
 
 @functools.lru_cache(64)
 def _columns(actions: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
-    """Kinds, orders and caps: of all cases of a scenario the same memory, which then stays in the nearest cache."""
+    """Kinds, orders, caps and waits: all cases of a scenario share them, so that they stay in the nearest cache."""
     return tuple(view_of(np.array(column, np.int32)) for column in zip(*actions, strict=True))
 
 

@@ -22,13 +22,16 @@ class Transition(Composer):
     """What happens from one decision to the next.
 
     Attributes:
+        pledge: the action that repeats decodes until so many clients are idle, while it does; else 0.
         noise: factors of durations.
     """
 
+    pledge: cython.int
     noise: Noise
 
     def __init__(self, problem: ProblemData, options: dict[str, Any], record: bool) -> None:
         Composer.__init__(self, problem, options, record)
+        self.pledge = 0
         self.noise = Noise(**options.get("noise", {}))
         self.has_noise = self.noise.enabled
         self.settles = (
@@ -38,6 +41,7 @@ class Transition(Composer):
 
     def assign_transition(self, other: Transition) -> cython.void:
         """Take over all state but rings and recordings."""
+        self.pledge = other.pledge
         self.assign_slots(other)
         self.assign_previews(other)
 
@@ -65,6 +69,8 @@ class Transition(Composer):
             t.invalid_actions += 1
             action = 0
             kind = codes.DECODE
+        if self.problem.waits:
+            self.pledge = action if self.problem.idle_until[action] > 0 else 0
         if kind == codes.DECODE and not self.plans_memory:
             changed = self.decode(
                 v,

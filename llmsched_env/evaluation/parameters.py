@@ -8,6 +8,7 @@ from typing import Any
 from llmsched_env.cases import build_problem
 from llmsched_env.config import Scenario
 from llmsched_env.engine import rules
+from llmsched_env.engine.patience import Patience
 from llmsched_env.evaluation.rollout import start
 from llmsched_env.policy import Policy
 from llmsched_env.simulator import Simulator
@@ -27,6 +28,7 @@ SYMBOLS: Mapping[type, Mapping[str, str]] = {
     rules.Coin: {"probability": "p"},
     rules.Lagrangian: {"multiplier": "λ"},
     rules.UpToTheCap: {"most": "cap"},
+    Patience: {"worth": "worth", "batch": "batch"},
 }
 """Class of the engine's rule -> its field -> how tables write it. What a rule keeps between decisions is none."""
 
@@ -41,6 +43,8 @@ MEANINGS: Mapping[str, str] = {
     "factor": "prefill when the oldest request has waited so many times the last prefill",
     "cap": "most active clients",
     "p": "probability of a prefill",
+    "worth": "decodes of a client that one more in a prefill is worth",
+    "batch": "clients that a prefill takes, beyond which none is waited for",
 }
 
 

@@ -244,7 +244,7 @@ def choice_awaits(simulator: Simulator) -> bool:
     while not simulator.done and not (horizon and simulator.view.prefills + simulator.view.decodes >= horizon):
         if simulator.has_choice:
             return True
-        simulator.step(int(simulator.can_prefill))
+        simulator.step(simulator.forced_action)
     return False
 
 

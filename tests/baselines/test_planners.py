@@ -210,7 +210,7 @@ def first_choice(scenario, case):
 def gains_of(policy, scenario, simulator, known=False, seed=3):
     """What the policy finds at this moment, future by future: more than its action tells."""
     policy.reset(start_of(scenario, futures=Futures(simulator, known=known), seed=seed))
-    return [policy._gains(future)[1] for future in policy._futures()]
+    return [policy._gains(future, policy._actions)[1] for future in policy._futures()]
 
 
 @pytest.mark.parametrize("name", BLIND)

@@ -57,7 +57,7 @@ def served_case(seed):
     if case.queues is not None:
         return None
     if not case.ttft_ns:
-        case = replace(case, ttft_ns=300, tpot_ns=60, order="fcfs")
+        case = replace(case, ttft_ns=300, tpot_ns=60, order="fcfs", choose_length=False)
     if case.releases_ns[-1] == 0:
         releases = [40 * i // 2 for i in range(len(case.prompts))]
         order = "fcfs" if case.order == "sorted_f" else case.order  # which is made for a batch

@@ -76,6 +76,8 @@ def test_two_environments_in_lock_step(env):
             result = env.step(action)
             assert_same(result, twin.step(action))
             info = result[-1]
+            if result[2]:
+                break  # one with ``skip_forced`` takes few steps
 
 
 def test_a_seed_repeats_the_episode(env):
@@ -90,7 +92,7 @@ def test_pickled_in_the_middle_of_an_episode(short):
     env = short
     rng = np.random.default_rng(1)
     _, info = env.reset(seed=5)
-    for _ in range(200):
+    for _ in range(40 if env.unwrapped.scenario.skip_forced else 200):
         info = env.step(random_feasible(info, rng))[-1]
     twin = pickle.loads(pickle.dumps(env))
     terminated = False
@@ -116,7 +118,8 @@ def test_every_info_has_the_same_keys_and_an_episode_ends_with_its_metrics(short
             kind = int if key in {"invalid_actions", "case", *COUNTS} else float
             assert type(info[key]) is kind, key
             assert not np.isnan(info[key]), key
-        assert info["prefills"] + info["decodes"] == steps
+        iterations = info["prefills"] + info["decodes"]
+        assert iterations >= steps if scenario.skip_forced else iterations == steps
         if terminated:
             break
         assert (info["makespan_s"], info["gap_to_bound"]) == (np.inf, np.inf)

@@ -71,10 +71,11 @@ class TestInfo:
             return {key: (np.asarray(value).dtype, np.shape(value)) for key, value in info.items()}
 
         _, info = env.reset(seed=0)
-        first, truncated = structure(info), False
-        while not truncated:
-            *_, truncated, info = env.step(int(info["action_mask"][1]))
+        first, over = structure(info), False
+        while not over:
+            *_, terminated, truncated, info = env.step(int(info["action_mask"][1]))
             assert structure(info) == first
+            over = truncated or terminated
 
     @pytest.mark.parametrize(
         "changes",

@@ -121,6 +121,11 @@ class State:
     def own(self, client: int, waiting: Iterable[int], order: str = "") -> list[int]:
         """What waits in a client's queue, in the order in which it is to be taken; by default that of action 1."""
         case, order = self.case, order or self.first_order
+        if order.startswith("window"):
+            line = sorted(waiting, key=lambda i: (-case.estimates[i], i))
+            clients = len(self.idle) - (self.reading is not None)
+            left = len(line) - min(clients, len(line))
+            return line[left * int(order.removeprefix("window ")) // 16 :]
         mine = sorted(i for i in waiting if case.queues is None or case.queues[i] == client)
         mine.sort(key=lambda i: self.key(order, i))  # those before the same stay in their order
         if "late_last" in order:
