@@ -240,14 +240,17 @@ def test_gaps_are_those_of_the_tuned_rules_of_today_and_fall_from_row_to_row() -
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
     tuned = [best_tuned(make_scenario(name)) for name in ("LLMSched/GSM8K-v0", "LLMSched/GSM8K-Smooth-v0")]
     names = [re.findall(r"`(\w+)`", row[0]) for row in rows]
-    assert names == [["random"], ["lagrangian"], list(dict.fromkeys(tuned)), ["beam"], ["agent"]], "run make tables"
+    assert names == [["random"], ["lagrangian"], list(dict.fromkeys(tuned)), ["beam"], ["agent"], ["joint"]], (
+        "run make tables"
+    )
     for column in (-2, -1):
         gaps = [float(re.fullmatch(r"(\d+\.\d+) ± \d+\.\d+", row[column])[1]) for row in rows]  # type: ignore[index]
-        *others, agent = gaps
+        *others, agent, joint = gaps
         assert others == sorted(others, reverse=True), (
             "the text says that each is nearer to the bound than the one above"
         )
         assert agent < others[2], "the text says that the agent beats the tuned rules"
+        assert joint < min(*others, agent) / 3, "a plan of order and prefills is far nearer"
 
 
 def test_what_is_public_is_what_completion_shows() -> None:
