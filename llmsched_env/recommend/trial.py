@@ -96,11 +96,12 @@ class Outcome:
     def value(self, target: float) -> float:
         """What a search maximises: goodput up to the target; from there on 2 - the share of the limits that is used.
 
-        The used share is that of the request at the target: with a target of 0.99, 99 % of requests use at most so much
-        of their limits. So settings that all meet the target are told apart by their margin.
+        The used share is that of the request at the target: with a target of 0.99, the least share that 99 % of the
+        requests do not exceed. So settings that all meet the target are told apart by their margin, and a setting that
+        meets it is worth at least 1: more than any that does not.
         """
         reached = float(self.met.mean())
-        return reached if reached < target else 2.0 - float(np.quantile(self.used, target, method="higher"))
+        return reached if reached < target else 2.0 - float(np.quantile(self.used, target, method="inverted_cdf"))
 
     def quantile(self, name: str, share: float) -> Estimate:
         """A quantile of ``ttft_s`` or ``tpot_s`` with its interval: blocks are drawn again."""

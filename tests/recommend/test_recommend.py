@@ -17,7 +17,7 @@ from llmsched_env.recommend.__main__ import main, seconds
 from llmsched_env.recommend.answer import attainable, halves
 from llmsched_env.recommend.search import search
 from llmsched_env.recommend.setting import RULES
-from llmsched_env.recommend.trial import BLOCKS, Load
+from llmsched_env.recommend.trial import BLOCKS, Load, Outcome
 from llmsched_env.workload.requests import Requests
 
 # A prefill of p tokens takes 10 + p ms, a decode of any number of clients 5 ms, a mixed iteration 10 + c ms.
@@ -55,7 +55,16 @@ def test_a_miss_on_paper():
     assert outcome.ttft_s == pytest.approx([0.030 + 0.015 * i for i in range(1, 9)])
     assert outcome.met.tolist() == [True] * 4 + [False] * 4  # 90 ms for number 4, 105 ms for number 5
     assert outcome.value(0.99) == 0.5
-    assert outcome.value(0.5) == pytest.approx(2 - 0.105 / 0.1, abs=0.16)
+    assert outcome.value(0.5) == pytest.approx(2 - 0.090 / 0.1)  # half of the eight use at most 90 of 100 ms
+    assert outcome.value(0.25) == pytest.approx(2 - 0.060 / 0.1)  # and two of them at most 60 ms
+
+
+@pytest.mark.parametrize("met", [99, 98])
+def test_a_setting_that_just_meets_the_target_is_worth_more_than_one_that_does_not(met):
+    """Of 100 requests 99 or 98 use half of their limit, the others ten times as much as it."""
+    ttft_s = np.where(np.arange(100) < met, 0.05, 1.0)
+    outcome = Outcome(ttft_s, np.zeros(100), 0.1, 0.02, 1.0, 0)
+    assert outcome.value(0.99) == (1.5 if met == 99 else 0.98)
 
 
 def test_what_can_be_attained_on_paper():
