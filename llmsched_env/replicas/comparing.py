@@ -14,16 +14,14 @@ from llmsched_env.config import Scenario
 from llmsched_env.cost import capacity_requests_per_s
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
-from llmsched_env.evaluation import Estimate, mean_estimate
-from llmsched_env.evaluation.rollout import episode_seed
+from llmsched_env.evaluation import Estimate, mean_estimate, share_estimate
+from llmsched_env.evaluation.rollout import SHARES, episode_seed
+from llmsched_env.metrics import NS_PER_S
 from llmsched_env.policy import Policy
 from llmsched_env.replicas.fleet import MAX_REPLICAS, simulate_replicas
 from llmsched_env.replicas.routers import Router, make_router
 
 __all__ = ["Needed", "RouterRow", "compare_routers", "replicas_needed"]
-
-NS_PER_S = 10**9
-SHARE = ("goodput", "ttft_met", "tpot_met")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +46,7 @@ class RouterRow:
 
     def estimate(self, metric: str) -> Estimate:
         """Mean over the cases with its 95 % confidence interval, which for a share stays within 0 and 1."""
-        found = mean_estimate(self.columns[metric])
-        if metric not in SHARE:
-            return found
-        return Estimate(found.mean, *np.clip([found.low, found.high], 0.0, 1.0).tolist())
+        return (share_estimate if metric in SHARES else mean_estimate)(self.columns[metric])
 
     def above(self, other: RouterRow, metric: str = "goodput") -> Estimate:
         """Of the difference to another router, case by case."""

@@ -12,6 +12,7 @@ import pytest
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.engines.options import EngineFacts, EngineOptions
 from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.evaluation import CoverageWarning, evaluate
 from llmsched_env.recommend import VLLM_DEFAULT, Machine, Setting, recommend, try_setting
 from llmsched_env.recommend.__main__ import main, seconds
 from llmsched_env.recommend.answer import attainable, halves
@@ -36,6 +37,11 @@ def trace(count: int = 1_200, rate: float = 6.0, seed: int = 0) -> Requests:
     gaps = rng.exponential(1e9 / rate, count).astype(np.int64)
     prompts, outputs = rng.integers(50, 1_500, count), rng.integers(5, 300, count)
     return Requests.of(prompts, outputs, release_ns=np.cumsum(gaps) - gaps[0])
+
+
+def _outcome(ttft_s) -> Outcome:
+    """Requests of one token each, with a limit of 0.1 s on TTFT."""
+    return Outcome(ttft_s, np.zeros(len(ttft_s)), ttft_s <= 0.1, np.ones(len(ttft_s), bool), 0.1, 0.02, 1.0, 0)
 
 
 def test_an_outcome_on_paper():
@@ -63,8 +69,7 @@ def test_a_miss_on_paper():
 def test_a_setting_that_just_meets_the_target_is_worth_more_than_one_that_does_not(met):
     """Of 100 requests 99 or 98 use half of their limit, the others ten times as much as it."""
     ttft_s = np.where(np.arange(100) < met, 0.05, 1.0)
-    outcome = Outcome(ttft_s, np.zeros(100), 0.1, 0.02, 1.0, 0)
-    assert outcome.value(0.99) == (1.5 if met == 99 else 0.98)
+    assert _outcome(ttft_s).value(0.99) == (1.5 if met == 99 else 0.98)
 
 
 def test_what_can_be_attained_on_paper():
@@ -83,17 +88,31 @@ def test_halves_share_no_request():
     assert first.release_ns[0] == second.release_ns[0] == 0
 
 
-def test_intervals_cover_and_pair():
-    load = Load("busy", trace(rate=9.0))
+def test_intervals_on_paper():
+    """Of 40 requests in 20 blocks of two, every second block has one miss: goodput 0.75, the blocks' sd 0.2565."""
+    ttft_s = np.where(np.arange(40) % 4 == 0, 0.2, 0.05)
+    half = _outcome(ttft_s)
+    assert BLOCKS == 20
+    assert half.blocks().tolist() == [0.5, 1.0] * 10
+    # Student's t(0.975, 19) = 2.093024; sd 0.25 * sqrt(20 / 19) = 0.256495: half width 2.093024 * sd / sqrt(20).
+    assert half.goodput == pytest.approx((0.75, 0.75 - 0.120043, 0.75 + 0.120043), abs=1e-6)
+    assert _outcome(np.full(40, 0.05)).better_than(half) == pytest.approx((0.25, 0.129957, 0.370043), abs=1e-6)
+    assert half.quantile("ttft_s", 0.5) == (0.05, 0.05, 0.05)
+    assert half.quantile("ttft_s", 0.99).mean == pytest.approx(0.2)
+
+
+def test_an_outcome_is_what_evaluate_measures():
+    """The same run, measured by another part of the package: goodput, its parts and the mean TTFT."""
     machine = Machine(cost_model("qwen3-8b-h200"), 0.4, 0.02, cost_name="qwen3-8b-h200")
-    one, other = (try_setting(Setting(256, tokens), machine, load) for tokens in (512, 4_096))
-    assert one.goodput.low <= one.goodput.mean <= one.goodput.high
-    difference = one.better_than(other)
-    assert difference.mean == pytest.approx(one.blocks().mean() - other.blocks().mean())
-    assert one.better_than(one) == (0.0, 0.0, 0.0)
-    assert len(one.blocks()) == BLOCKS
-    p99 = one.quantile("ttft_s", 0.99)
-    assert p99.low <= p99.mean <= p99.high
+    setting, load = Setting(256, 512), Load("busy", trace(rate=9.0))
+    outcome = try_setting(setting, machine, load)
+    with pytest.warns(CoverageWarning):
+        columns = evaluate(setting.policy(), machine.scenario(setting, load), 1).columns
+    assert 0 < outcome.goodput.mean < 1, "the SLOs do not bind: nothing was tested"
+    assert outcome.goodput.mean == pytest.approx(columns["goodput"][0])
+    assert outcome.ttft_met.mean() == pytest.approx(columns["ttft_met"][0])
+    assert outcome.tpot_met.mean() == pytest.approx(columns["tpot_met"][0])
+    assert outcome.ttft_s.mean() == pytest.approx(columns["ttft_s"][0])
 
 
 @pytest.mark.parametrize("rule", RULES)
