@@ -10,12 +10,14 @@ import pytest
 
 from llmsched_env import make_scenario
 from llmsched_env.baselines import make_policy
+from llmsched_env.cases import build_problem
 from llmsched_env.cli import main
-from llmsched_env.cost import CostModel
+from llmsched_env.cost import CostModel, capacity_requests_per_s
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.replicas import ROUTERS
-from llmsched_env.replicas.comparing import compare_routers, replicas_needed
+from llmsched_env.replicas.comparing import _kept_up_with, compare_routers, replicas_needed
 from llmsched_env.workload import Requests
 
 SERVING = make_scenario("LLMSched/Serving-v0", split="test", num_requests=400, num_clients=20)
@@ -88,6 +90,15 @@ def test_the_number_that_is_found_is_the_least_of_those_that_were_tried():
     assert goodput[found.replicas] >= 0.95
     assert all((value >= 0.95) == (count >= found.replicas) for count, value in goodput.items())
     assert found.replicas - 1 in goodput
+
+
+def test_the_search_begins_below_the_capacity_of_the_replicas():
+    """At 10.5 times the capacity of one, nine: a tenth less than 10.5, rounded down. At a small rate one."""
+    rows = build_problem(SERVING, 0).requests
+    mean = rows[:, [codes.PROMPT, codes.OUTPUT]].mean(axis=0).tolist()
+    capacity = capacity_requests_per_s(SERVING.cost_model, SERVING.num_clients, *mean)
+    assert _kept_up_with(SERVING, 0, 10.5 * capacity) == 9
+    assert _kept_up_with(SERVING, 0, 0.1 * capacity) == 1
 
 
 def test_bad_input():
