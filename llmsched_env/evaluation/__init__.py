@@ -20,6 +20,7 @@ from llmsched_env.evaluation.statistics import (
     mean_estimate,
     runs_estimate,
     score_estimate,
+    share_estimate,
 )
 from llmsched_env.evaluation.trace_events import trace_events, write_trace
 from llmsched_env.evaluation.write_table import write_table
@@ -49,6 +50,7 @@ __all__ = [
     "runs_estimate",
     "score_estimate",
     "serving_metrics",
+    "share_estimate",
     "trace_episode",
     "trace_events",
     "write_table",

@@ -17,7 +17,7 @@ from llmsched_env.cases import build_problem
 from llmsched_env.config import MAX_SEED, Scenario, whole
 from llmsched_env.errors import ConfigError, InvalidActionError, UnknownFieldError, UnknownNameError
 from llmsched_env.evaluation.parallel import Rows, Sharing, measure_in_chunks
-from llmsched_env.evaluation.statistics import Estimate, mean_estimate
+from llmsched_env.evaluation.statistics import Estimate, mean_estimate, share_estimate
 from llmsched_env.metrics import EPISODE_METRICS, SERVING_METRICS, final_metrics, serving_metrics
 from llmsched_env.policy import EpisodeContext, Policy, check_policy
 from llmsched_env.simulator import Futures, Simulator
@@ -91,10 +91,7 @@ class Evaluation:
         """
         if metric not in self.columns:
             raise UnknownNameError("metric", metric, self.columns)
-        interval = mean_estimate(self.columns[metric])
-        if metric not in SHARES:
-            return interval
-        return Estimate(interval.mean, *np.clip([interval.low, interval.high], 0.0, 1.0).tolist())
+        return (share_estimate if metric in SHARES else mean_estimate)(self.columns[metric])
 
 
 def case_numbers(cases: int | Iterable[int]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from llmsched_env.errors import ConfigError
 
-__all__ = ["Estimate", "aggregate_estimate", "mean_estimate", "runs_estimate", "score_estimate"]
+__all__ = ["Estimate", "aggregate_estimate", "mean_estimate", "runs_estimate", "score_estimate", "share_estimate"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -39,6 +39,12 @@ def mean_estimate(values: ArrayLike) -> Estimate:
         return Estimate(mean, float("nan"), float("nan"))
     half = float(stdtrit(len(x) - 1, 0.5 + CONFIDENCE / 2) * x.std(ddof=1) / np.sqrt(len(x)))
     return Estimate(mean, mean - half, mean + half)
+
+
+def share_estimate(values: ArrayLike) -> Estimate:
+    """As `mean_estimate`, of shares: the interval stays within 0 and 1."""
+    found = mean_estimate(values)
+    return Estimate(found.mean, *np.clip([found.low, found.high], 0.0, 1.0).tolist())
 
 
 def runs_estimate(runs: ArrayLike) -> Estimate:

@@ -22,6 +22,7 @@ from llmsched_env.progress import Progress
 from llmsched_env.recommend.answer import Recommendation, recommend
 from llmsched_env.recommend.page import page
 from llmsched_env.recommend.pictures import draw
+from llmsched_env.recommend.search import MAX_SIMULATIONS
 from llmsched_env.recommend.setting import Machine
 from llmsched_env.storage import output_file, output_folder, write_whole
 from llmsched_env.units import ApproximationWarning, UnitWarning
@@ -34,7 +35,6 @@ COMMAND = "python -m llmsched_env.recommend"
 UNITS_S = {"ms": 1e-3, "s": 1.0, "min": 60.0}
 TIME = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>[a-z]*)", re.IGNORECASE)
 
-SIMULATIONS = 300
 CONFIRMING = 100
 """Simulations of the second half, about: for the bar."""
 
@@ -107,11 +107,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
         help="also search admission to the KV cache and swapping, where vLLM has its own",
     )
     option(
-        "--trials",
+        "--max-simulations",
         type=int,
-        default=SIMULATIONS,
+        default=MAX_SIMULATIONS,
         metavar="N",
-        help="most simulations of the search (default: %(default)s)",
+        help="the search makes no more (default: %(default)s)",
     )
     option("--json", type=path_option, metavar="PATH", help="write all figures there")
     option(
@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if not 30 <= options.trials <= 100_000:
-        raise ConfigError(f"--trials {options.trials}: give 30 to 100000 simulations.")
+    if not 30 <= options.max_simulations <= 100_000:
+        raise ConfigError(f"--max-simulations {options.max_simulations}: give 30 to 100000 simulations.")
     kv_tokens = _kv_tokens(options)
     _check_files(options)
     model = cost_model(options.cost)
@@ -147,15 +147,15 @@ def _run(options: argparse.Namespace) -> int:
         longest_prompt_tokens=int(given.prompt_tokens.max()), cost_name=options.cost,
     )  # fmt: skip
     machine = machine.mixing(options.mixed_cost)
-    with Progress(total=options.trials + CONFIRMING, desc="settings", unit="simulation") as bar:
+    with Progress(total=options.max_simulations + CONFIRMING, desc="settings", unit="simulation") as bar:
 
-        def told(stage: str, done: int) -> None:
+        def progress(stage: str, done: int) -> None:
             bar.set_description(f"{stage}: ", refresh=False)
             bar.update(done)
 
         answer = recommend(
-            given, machine, rate_per_s=options.rate, target=options.target, most=options.trials,
-            own_engine=options.own_engine, told=told,
+            given, machine, rate_per_s=options.rate, target=options.target, max_simulations=options.max_simulations,
+            own_engine=options.own_engine, progress=progress,
         )  # fmt: skip
     text = page(answer, about)
     print(text)
@@ -245,14 +245,14 @@ def _requests(named: str, rate_per_s: float | None) -> tuple[Requests, str]:
 
 
 def _write(answer: Recommendation, text: str, options: argparse.Namespace) -> None:
-    told = json.dumps(answer.as_json(), indent=1) + "\n"
+    figures = json.dumps(answer.as_json(), indent=1) + "\n"
     written = []
     if options.json is not None:
         with write_whole(options.json) as path:
-            path.write_text(told, encoding="utf-8")
+            path.write_text(figures, encoding="utf-8")
         written.append(options.json)
     if options.out is not None:
-        for name, content in (("recommendation.json", told), ("recommendation.md", text + "\n")):
+        for name, content in (("recommendation.json", figures), ("recommendation.md", text + "\n")):
             with write_whole(options.out / name) as path:
                 path.write_text(content, encoding="utf-8")
             written.append(options.out / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from llmsched_env.cost import mixed_cost
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.evaluation import Estimate
-from llmsched_env.recommend.search import Found, search
+from llmsched_env.recommend.search import MAX_SIMULATIONS, Found, search
 from llmsched_env.recommend.setting import VLLM_DEFAULT, Machine, Setting
 from llmsched_env.recommend.trial import Load, Outcome, try_setting
 from llmsched_env.workload.requests import Requests
@@ -103,7 +104,7 @@ class Recommendation:
 
     @property
     def stock(self) -> Candidate:
-        """VLLM as it is."""
+        """The setting of a vLLM as it is."""
         return next(one for one in (self.chosen, *self.others) if one.setting == VLLM_DEFAULT)
 
     def machines(self) -> int:
@@ -113,7 +114,7 @@ class Recommendation:
     def as_json(self) -> dict[str, Any]:
         """Plain values: everything but single requests."""
 
-        def told(one: Candidate) -> dict[str, Any]:
+        def plain(one: Candidate) -> dict[str, Any]:
             return {
                 "role": one.role,
                 **one.setting.as_json(self.machine),
@@ -133,9 +134,9 @@ class Recommendation:
             "requests_searched": self.searched,
             "requests_confirmed": self.confirmed,
             "search_rate_requests_per_s": self.searched_at_per_s,
-            "recommended": told(self.chosen),
+            "recommended": plain(self.chosen),
             "others": [
-                {**told(one), "recommended_less_this": self.chosen.outcome.better_than(one.outcome).as_json()}
+                {**plain(one), "recommended_less_this": self.chosen.outcome.better_than(one.outcome).as_json()}
                 for one in self.others
             ],
             "machines": None if self.holds else self.machines(),
@@ -151,9 +152,9 @@ def recommend(
     *,
     rate_per_s: float | None = None,
     target: float = 0.99,
-    most: int = 300,
+    max_simulations: int = MAX_SIMULATIONS,
     own_engine: bool = False,
-    told: Callable[[str, int], object] = lambda stage, done: None,
+    progress: Callable[[str, int], object] = lambda stage, done: None,
 ) -> Recommendation:
     """The setting of a machine for a trace and its SLOs.
 
@@ -168,9 +169,9 @@ def recommend(
         machine: what it is for, with the SLOs.
         rate_per_s: requests a second; ``None``: as recorded.
         target: share of requests that are to meet both SLOs.
-        most: simulations of the search.
+        max_simulations: the search makes no more.
         own_engine: whether admission to the KV cache and swapping may be chosen, too.
-        told: called with the stage ("search", "confirm") and simulations done since the last call.
+        progress: called with the stage ("search", "confirm") and simulations done since the last call.
 
     Raises:
         ConfigError: a target that is no share, SLOs that no setting can keep, or a setting that is refused.
@@ -198,23 +199,25 @@ def recommend(
     searching, confirming = (load.at_rate(load.given.rate_per_s * stretch) for load in (searching, confirming))
 
     def count(best: float) -> None:
-        told("search", 1)
+        progress("search", 1)
 
-    found = search(machine, searching, target=target, most=most, own_engine=own_engine, told=count)
+    searched = partial(
+        search, machine, target=target, max_simulations=max_simulations, own_engine=own_engine, progress=count
+    )
+    found = searched(searching)
     searched_at = rate
     if max(found.values.values()) < target:
-        # Too much for the machine. What is best in overload need not hold most: search where it begins.
+        # What is best in overload need not hold the highest rate: search again where overload begins.
         best = found.best()
         assert best is not None
         holds = _capacity(best, machine, searching, target, rate, ends=("mean",))[0].mean
         if holds > 0:
             searched_at = holds
-            slower = searching.at_rate(searching.given.rate_per_s * holds / rate)
-            found = search(machine, slower, target=target, most=most, own_engine=own_engine, told=count)
+            found = searched(searching.at_rate(searching.given.rate_per_s * holds / rate))
     candidates = []
     for role, setting in _candidates(found).items():
         outcome = try_setting(setting, machine, confirming)
-        capacity, tried = _capacity(setting, machine, confirming, target, rate, lambda: told("confirm", 1))
+        capacity, tried = _capacity(setting, machine, confirming, target, rate, lambda: progress("confirm", 1))
         candidates.append(Candidate(role, setting, outcome, capacity, tried))
     chosen, others = _choose(candidates, target, rate)
     return Recommendation(
@@ -315,7 +318,7 @@ def _capacity(
     load: Load,
     target: float,
     rate: float,
-    told: Callable[[], object] = lambda: None,
+    progress: Callable[[], object] = lambda: None,
     ends: tuple[str, ...] = ("mean", "low", "high"),
 ) -> tuple[Capacity, tuple[tuple[float, Estimate], ...]]:
     """Up to which rate a setting holds the SLOs, by bisection over the rate."""
@@ -326,7 +329,7 @@ def _capacity(
         there = rate * step
         if there not in tried:
             tried[there] = try_setting(setting, machine, load.at_rate(own * step)).goodput
-            told()
+            progress()
         return tried[there]
 
     found = {end: rate * _last_that_holds(lambda step: getattr(at(step), end) >= target) for end in ends}  # noqa: B023

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmsched_env.errors import LLMSchedError
-from llmsched_env.recommend.setting import CHUNKED, RULES, Machine, Setting
+from llmsched_env.recommend.setting import CHUNKED, RULES, VLLM_DEFAULT, Machine, Setting
 from llmsched_env.recommend.trial import Load, try_setting
 
-__all__ = ["SEQS", "TOKENS", "Found", "search"]
+__all__ = ["MAX_SIMULATIONS", "SEQS", "TOKENS", "Found", "search"]
+
+MAX_SIMULATIONS = 300
 
 SEQS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 TOKENS = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
@@ -69,9 +71,16 @@ class _Searcher:
     """One search; see :func:`search`."""
 
     def __init__(
-        self, machine: Machine, load: Load, target: float, most: int, own_engine: bool, told: Callable[[float], object]
+        self,
+        machine: Machine,
+        load: Load,
+        target: float,
+        max_simulations: int,
+        own_engine: bool,
+        progress: Callable[[float], object],
     ) -> None:
-        self.machine, self.load, self.target, self.most, self.told = machine, load, target, most, told
+        self.machine, self.load, self.target = machine, load, target
+        self.max_simulations, self.progress = max_simulations, progress
         self.found = Found()
         self.error: LLMSchedError | None = None
         self.admissions: tuple[tuple[str, bool], ...] = ()
@@ -84,7 +93,7 @@ class _Searcher:
         known = self.found.values.get(setting)
         if known is not None:
             return known
-        if len(self.found.values) >= self.most:
+        if len(self.found.values) >= self.max_simulations:
             return float("-inf")
         try:
             value = try_setting(setting, self.machine, self.load).value(self.target)
@@ -92,7 +101,7 @@ class _Searcher:
             self.error = self.error or error
             return float("-inf")
         self.found.values[setting] = value
-        self.told(max(self.found.values.values()))
+        self.progress(max(self.found.values.values()))
         return value
 
     def axes(self, rule: str) -> list[Axis]:
@@ -129,12 +138,12 @@ class _Searcher:
         """Every family once, then the best ones until nothing is better."""
         for order in ("fcfs", "late_last"):
             for tokens in TOKENS[1::2]:
-                self.value(Setting(256, tokens, order=order))
+                self.value(replace(VLLM_DEFAULT, tokens=tokens, order=order))
         reached = []
         for rule in RULES:
             middle = tuple(values[len(values) // 2 - 1] for values in NUMBERS.get(rule, ()))
             known = self.found.best(lambda setting, rule=rule: setting.rule == rule)  # type: ignore[misc]
-            start = known or self.scan(Setting(256, 2_048, rule, middle, "late_last"))
+            start = known or self.scan(replace(VLLM_DEFAULT, rule=rule, numbers=middle, order="late_last"))
             reached.append(self.sweep(start, STRIDES if rule == CHUNKED else STRIDES[:1]))
         leaders = sorted(reached, key=self.value, reverse=True)[:REFINED]
         for setting in leaders:
@@ -161,9 +170,9 @@ def search(
     load: Load,
     *,
     target: float,
-    most: int = 300,
+    max_simulations: int = MAX_SIMULATIONS,
     own_engine: bool = False,
-    told: Callable[[float], object] = lambda best: None,
+    progress: Callable[[float], object] = lambda best: None,
 ) -> Found:
     """Settings for a machine under a load, by simulation.
 
@@ -171,14 +180,14 @@ def search(
         machine: what they are tried on.
         load: the requests.
         target: share of requests that are to meet the SLOs.
-        most: simulations.
+        max_simulations: no more are made.
         own_engine: whether the KV cache's admission and swapping are searched, too; vLLM has its own.
-        told: called with the best value so far after every simulation.
+        progress: called with the best value so far after every simulation.
 
     Raises:
         LLMSchedError: the simulator refuses every setting; its reason.
     """
-    searcher = _Searcher(machine, load, target, most, own_engine, told)
+    searcher = _Searcher(machine, load, target, max_simulations, own_engine, progress)
     found = searcher.run()
     if not found.values and searcher.error is not None:
         raise searcher.error
@@ -200,6 +209,5 @@ def _with(setting: Setting, axis: Axis, value: Any) -> Setting:
         return replace(setting, numbers=numbers)
     changed: Setting = replace(setting, **{axis.name: value})
     if changed.chunked and changed.tokens < changed.max_num_seqs:
-        most = max(seqs for seqs in SEQS if seqs <= changed.tokens)
-        return replace(changed, max_num_seqs=most)
+        return replace(changed, max_num_seqs=max(seqs for seqs in SEQS if seqs <= changed.tokens))
     return changed

@@ -55,7 +55,7 @@ class Setting:
         rule: one of `RULES`.
         numbers: of the rule.
         order: of the queue: "fcfs", or "late_last" (requests that have missed their TTFT go behind all others).
-        admission: one of `ADMISSIONS`; nobody asks where memory is no limit.
+        admission: one of `ADMISSIONS`; without effect where memory is no limit.
         swaps: whether a preempted request's cache is copied out and back; else it is computed again.
     """
 
@@ -86,20 +86,23 @@ class Setting:
         """The rule, with its numbers."""
         return RULES[self.rule](*self.numbers)
 
+    @property
+    def _rule_words(self) -> str:
+        numbers = f"({', '.join(f'{number:g}' for number in self.numbers)})" if self.numbers else ""
+        return f"{self.rule}{numbers}"
+
     def words(self) -> str:
         """The setting on one line."""
         kind = f"chunked prefill, {self.tokens:,} tokens an iteration"
         if not self.chunked:
-            numbers = f"({', '.join(f'{number:g}' for number in self.numbers)})" if self.numbers else ""
-            kind = f"exclusive prefills of up to {self.tokens:,} tokens by {self.rule}{numbers}"
+            kind = f"exclusive prefills of up to {self.tokens:,} tokens by {self._rule_words}"
         order = "first come, first served" if self.order == "fcfs" else "requests that missed their TTFT last"
         memory = "" if self.runs_in_vllm else f", KV admission '{self.admission}'{' with swapping' * self.swaps}"
         return f"{self.max_num_seqs:,} sequences, {kind}, {order}{memory}"
 
     def short(self) -> str:
         """The same for a table: sequences x tokens, the rule, the order."""
-        numbers = f"({', '.join(f'{number:g}' for number in self.numbers)})" if self.numbers else ""
-        rule = "chunked" if self.chunked else f"{self.rule}{numbers}"
+        rule = "chunked" if self.chunked else self._rule_words
         memory = "" if self.runs_in_vllm else f", {self.admission}{', swapping' * self.swaps}"
         return f"{self.max_num_seqs:,} x {self.tokens:,} {rule}, {self.order}{memory}"
 
@@ -115,23 +118,23 @@ class Setting:
             f"--max-num-batched-tokens {max(self.tokens, longest, self.max_num_seqs)}",
         ]
         if self.needs_scheduler:
-            told = json.dumps({"llmsched": self.scheduler_options(machine)})
+            config = json.dumps({"llmsched": self.scheduler_options(machine)})
             flags += [
                 f"--scheduler-cls {SCHEDULER}",
                 "--no-async-scheduling",
-                f"--additional-config {shlex.quote(told)}",
+                f"--additional-config {shlex.quote(config)}",
             ]
         return " \\\n  ".join([" ".join(flags[:3]), *flags[3:]])
 
     def scheduler_options(self, machine: Machine) -> dict[str, Any]:
         """What `llmsched_env.engines.options.EngineOptions` reads."""
-        told: dict[str, Any] = {"policy": self.rule}
+        options: dict[str, Any] = {"policy": self.rule}
         if self.numbers:
-            told["parameters"] = [int(number) if number == int(number) else number for number in self.numbers]
-        told |= {"ttft_s": machine.ttft_s, "tpot_s": machine.tpot_s, "order": self.order, "cost": machine.cost_name}
+            options["parameters"] = [int(number) if number == int(number) else number for number in self.numbers]
+        options |= {"ttft_s": machine.ttft_s, "tpot_s": machine.tpot_s, "order": self.order, "cost": machine.cost_name}
         if self.chunked:
-            return {**told, "mixed_tokens": self.tokens, "mixed_counts_active": True}
-        return {**told, "prefill_token_cap": self.tokens}
+            return {**options, "mixed_tokens": self.tokens, "mixed_counts_active": True}
+        return {**options, "prefill_token_cap": self.tokens}
 
     def as_json(self, machine: Machine) -> dict[str, Any]:
         """Plain values, and the command line."""

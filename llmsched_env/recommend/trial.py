@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.engine import codes
-from llmsched_env.evaluation import Estimate, mean_estimate, play
+from llmsched_env.evaluation import Estimate, mean_estimate, play, share_estimate
 from llmsched_env.evaluation.rollout import left_range
+from llmsched_env.metrics import NS_PER_S, request_metrics, slos_met
 from llmsched_env.recommend.setting import Machine, Setting
 from llmsched_env.workload.requests import Requests
 
@@ -21,8 +21,6 @@ BLOCKS = 20
 """Stretches of consecutive requests that intervals are made of (the method of batch means)."""
 
 RESAMPLES = 400
-
-NS_PER_S = 10**9
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +55,10 @@ class Outcome:
     Attributes:
         ttft_s: (m,) time to first token.
         tpot_s: (m,) time per output token after the first; 0 for a request of one token.
-        ttft_limit_s: the SLOs.
-        tpot_limit_s: ...
+        ttft_met: (m,) whether a request met its SLO on the time to first token.
+        tpot_met: (m,) whether it met that on the time per output token.
+        ttft_limit_s: SLO on the time to first token.
+        tpot_limit_s: SLO on the time per output token.
         served_per_s: requests completed a second, over the whole run.
         preemptions: of requests, over the whole run.
         outside: how the run left the range that the cost model was measured in; ``None`` where it did not.
@@ -66,6 +66,8 @@ class Outcome:
 
     ttft_s: NDArray[np.float64]
     tpot_s: NDArray[np.float64]
+    ttft_met: NDArray[np.bool_]
+    tpot_met: NDArray[np.bool_]
     ttft_limit_s: float
     tpot_limit_s: float
     served_per_s: float
@@ -80,14 +82,12 @@ class Outcome:
     @cached_property
     def met(self) -> NDArray[np.bool_]:
         """(m,) whether a request met both SLOs."""
-        return self.used <= 1.0
+        return self.ttft_met & self.tpot_met
 
     @cached_property
     def goodput(self) -> Estimate:
         """Share of requests that met both, with its interval over blocks, within 0 and 1."""
-        found = mean_estimate(self.blocks())
-        low, high = np.clip([found.low, found.high], 0.0, 1.0).tolist()
-        return Estimate(float(self.met.mean()), low, high)
+        return share_estimate(self.blocks())._replace(mean=float(self.met.mean()))
 
     def blocks(self) -> NDArray[np.float64]:
         """(BLOCKS,) goodput of stretches of consecutive requests."""
@@ -96,11 +96,12 @@ class Outcome:
     def value(self, target: float) -> float:
         """What a search maximises: goodput up to the target; from there on 2 - the share of the limits that is used.
 
-        The used share is that of the request at the target: with a target of 0.99, 99 % of requests use at most so much
-        of their limits. So settings that all meet the target are told apart by their margin.
+        The used share is that of the request at the target: with a target of 0.99, the least share that 99 % of the
+        requests do not exceed. So settings that all meet the target are told apart by their margin, and a setting that
+        meets it is worth at least 1: more than any that does not.
         """
         reached = float(self.met.mean())
-        return reached if reached < target else 2.0 - float(np.quantile(self.used, target, method="higher"))
+        return reached if reached < target else 2.0 - float(np.quantile(self.used, target, method="inverted_cdf"))
 
     def quantile(self, name: str, share: float) -> Estimate:
         """A quantile of ``ttft_s`` or ``tpot_s`` with its interval: blocks are drawn again."""
@@ -123,8 +124,8 @@ class Outcome:
         }
         return {
             "goodput": self.goodput.as_json(),
-            "ttft_met": float((self.ttft_s <= self.ttft_limit_s).mean()),
-            "tpot_met": float((self.tpot_s <= self.tpot_limit_s).mean()),
+            "ttft_met": float(self.ttft_met.mean()),
+            "tpot_met": float(self.tpot_met.mean()),
             **quantiles,
             "served_requests_per_s": self.served_per_s,
             "preemptions": self.preemptions,
@@ -139,19 +140,19 @@ def try_setting(setting: Setting, machine: Machine, load: Load) -> Outcome:
     """
     scenario = machine.scenario(setting, load)
     episode = play(setting.policy(), scenario, 0, record=True)
-    problem, served = episode.problem, episode.served
-    slo = scenario.slo(problem.num_requests)
+    slo = scenario.slo(episode.problem.num_requests)
     assert slo is not None
     counted = slice(slo.first, slo.last)
-    output = np.empty(problem.num_requests, np.int64)
-    output[problem.request_of] = problem.requests[:, codes.OUTPUT]
-    first, end = served["first_token_ns"][counted], served["completion_ns"][counted]
+    times_s = request_metrics(episode)
+    ttft_met, tpot_met = slos_met(episode, slo.ttft_ns, slo.tpot_ns)
     return Outcome(
-        (first - problem.release_ns[counted]) / NS_PER_S,
-        (end - first) / np.maximum(1, output[counted] - 1) / NS_PER_S,
+        times_s["ttft_s"][counted],
+        np.nan_to_num(times_s["tpot_s"][counted]),
+        ttft_met[counted],
+        tpot_met[counted],
         machine.ttft_s,
         machine.tpot_s,
-        problem.num_requests / (episode.view.clock_ns / NS_PER_S),
+        episode.problem.num_requests / (episode.view.clock_ns / NS_PER_S),
         int(episode.totals.preemptions),
         left_range(scenario, episode),
     )

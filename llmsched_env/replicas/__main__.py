@@ -26,7 +26,7 @@ from llmsched_env.flags import flags_of, path_option, run_command, warnings_in_f
 from llmsched_env.progress import Progress
 from llmsched_env.replicas.comparing import Needed, RouterRow, compare_routers, replicas_needed
 from llmsched_env.replicas.routers import ROUTERS
-from llmsched_env.storage import write_whole
+from llmsched_env.storage import output_file, write_whole
 from llmsched_env.workload import SPLITS
 
 __all__ = ["main"]
@@ -63,7 +63,13 @@ def _parser(command: str = COMMAND) -> argparse.ArgumentParser:
     add(
         "--goodput", type=float, default=0.99, metavar="G", help="that is to be kept with --rate (default: %(default)s)"
     )
-    add("--most", type=int, default=64, metavar="N", help="replicas to try at most with --rate (default: %(default)s)")
+    add(
+        "--max-replicas",
+        type=int,
+        default=64,
+        metavar="N",
+        help="with --rate no more are tried (default: %(default)s)",
+    )
     add("--split", default="test", help=f"pool of cases: {', '.join(SPLITS)} (default: %(default)s)")
     add("--cases", default="20", metavar="N|A-B", help="the first N cases, or cases A to B (default: %(default)s)")
     add("--seed", type=int, default=0, help="of routers and policies that draw (default: %(default)s)")
@@ -93,27 +99,29 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
 
 
 def _run(options: argparse.Namespace, command: str) -> int:
+    if options.json is not None:
+        output_file(options.json)
     cases = parse_cases(options.cases)
     item = entry(options.policy, scenario_of(options))
     routers = list(ROUTERS) if options.router is None else [name.strip() for name in options.router.split(",")]
-    told: dict[str, Any] = {"command": command, "scenario": item.scenario.describe(), "policy": item.name}
+    answer: dict[str, Any] = {"command": command, "scenario": item.scenario.describe(), "policy": item.name}
     if options.rate is None:
         rows = _compared(options, item, routers, cases)
-        told["rows"] = [row.as_json() for row in rows]
+        answer["rows"] = [row.as_json() for row in rows]
         text, status = f"{_table(rows)}\n\n{GLOSSARY}{_too_short(rows[0], item.scenario)}", 0
     else:
         found = _needed(options, item, routers, cases)
-        told["needed"] = [
+        answer["needed"] = [
             {"router": one.router, "replicas": one.replicas, "tried": [row.as_json() for row in one.tried.values()]}
             for one in found
         ]
-        text = _answer(found, options.goodput, options.most)
+        text = _answer(found, options.goodput, options.max_replicas)
         last = found[0].tried[found[0].replicas or max(found[0].tried)]
         text += _too_short(last, item.scenario)
         status = 0 if any(one.replicas is not None for one in found) else 1
     if options.json is not None:
         with write_whole(options.json) as path:
-            path.write_text(json.dumps(told, indent=1, default=str) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(answer, indent=1, default=str) + "\n", encoding="utf-8")
     print(text)
     return status
 
@@ -154,7 +162,14 @@ def _needed(options: argparse.Namespace, item: Entry, routers: list[str], cases:
     for router in Progress(routers, total=len(routers), desc="routers", unit="router"):
         found.append(
             replicas_needed(
-                item.scenario, item.policy, router, rate, options.goodput, cases, seed=options.seed, most=options.most
+                item.scenario,
+                item.policy,
+                router,
+                rate,
+                options.goodput,
+                cases,
+                seed=options.seed,
+                max_replicas=options.max_replicas,
             )
         )
     return found
@@ -192,13 +207,13 @@ def _table(rows: list[RouterRow]) -> str:
     return grid(header, body)
 
 
-def _answer(found: list[Needed], goodput: float, most: int) -> str:
+def _answer(found: list[Needed], goodput: float, max_replicas: int) -> str:
     header = ["router", "replicas", "goodput %", "with one less", "TTFT p99 s", "TPOT p99 ms", "utilization %"]
     body = []
     for one in found:
         if one.replicas is None:
             last = one.tried[max(one.tried)]
-            body.append([one.router, f"> {most}", interval(last.estimate("goodput"), 100), "", "", "", ""])
+            body.append([one.router, f"> {max_replicas}", interval(last.estimate("goodput"), 100), "", "", "", ""])
             continue
         row, before = one.tried[one.replicas], one.tried.get(one.replicas - 1)
         body.append(
@@ -216,7 +231,7 @@ def _answer(found: list[Needed], goodput: float, most: int) -> str:
     row = next(iter(found[0].tried.values()))
     rate = f"{row.estimate('offered_requests_per_s').mean:.2f} requests/s"
     if not enough:
-        text = f"No number of replicas up to {most} keeps the SLOs for {goodput * 100:g} % of {rate}."
+        text = f"No number of replicas up to {max_replicas} keeps the SLOs for {goodput * 100:g} % of {rate}."
         return f"{grid(header, body)}\n\n{text}"
     best = min(enough, key=_rank)
     keep = "1 replica keeps" if best.replicas == 1 else f"{best.replicas} replicas keep"

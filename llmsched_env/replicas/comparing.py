@@ -14,16 +14,14 @@ from llmsched_env.config import Scenario
 from llmsched_env.cost import capacity_requests_per_s
 from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
-from llmsched_env.evaluation import Estimate, mean_estimate
-from llmsched_env.evaluation.rollout import episode_seed
+from llmsched_env.evaluation import Estimate, mean_estimate, share_estimate
+from llmsched_env.evaluation.rollout import SHARES, episode_seed
+from llmsched_env.metrics import NS_PER_S
 from llmsched_env.policy import Policy
 from llmsched_env.replicas.fleet import MAX_REPLICAS, simulate_replicas
 from llmsched_env.replicas.routers import Router, make_router
 
 __all__ = ["Needed", "RouterRow", "compare_routers", "replicas_needed"]
-
-NS_PER_S = 10**9
-SHARE = ("goodput", "ttft_met", "tpot_met")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +46,7 @@ class RouterRow:
 
     def estimate(self, metric: str) -> Estimate:
         """Mean over the cases with its 95 % confidence interval, which for a share stays within 0 and 1."""
-        found = mean_estimate(self.columns[metric])
-        if metric not in SHARE:
-            return found
-        return Estimate(found.mean, *np.clip([found.low, found.high], 0.0, 1.0).tolist())
+        return (share_estimate if metric in SHARES else mean_estimate)(self.columns[metric])
 
     def above(self, other: RouterRow, metric: str = "goodput") -> Estimate:
         """Of the difference to another router, case by case."""
@@ -139,7 +134,7 @@ def replicas_needed(
     cases: NDArray[np.int64],
     *,
     seed: int = 0,
-    most: int = 64,
+    max_replicas: int = 64,
     progress: Callable[[int], Any] | None = None,
 ) -> Needed:
     """The least number of replicas whose mean goodput over the cases is at least so much, by bisection.
@@ -155,7 +150,7 @@ def replicas_needed(
         goodput: what is to be reached, in (0, 1].
         cases: (cases,) their numbers.
         seed: of routers and policies that draw random numbers.
-        most: more are not tried.
+        max_replicas: more are not tried.
         progress: called with 1 after each run.
 
     Raises:
@@ -163,8 +158,8 @@ def replicas_needed(
     """
     if not 0 < goodput <= 1:
         raise ConfigError(f"goodput = {goodput!r} is out of range: it is a share above 0 and at most 1, as 0.99.")
-    if not 1 <= most <= MAX_REPLICAS:
-        raise ConfigError(f"most = {most!r} is out of range: give a number from 1 to {MAX_REPLICAS}.")
+    if not 1 <= max_replicas <= MAX_REPLICAS:
+        raise ConfigError(f"max_replicas = {max_replicas!r} is out of range: give a number from 1 to {MAX_REPLICAS}.")
     place = scenario if rate_per_s is not None else scenario.replace(load=None)
     chosen, tried = make_router(router), dict[int, RouterRow]()
 
@@ -175,13 +170,13 @@ def replicas_needed(
             )
         return bool(tried[replicas].columns["goodput"].mean() >= goodput)
 
-    low = 0 if rate_per_s is None else min(most, _kept_up_with(scenario, int(cases[0]), rate_per_s)) - 1
+    low = 0 if rate_per_s is None else min(max_replicas, _kept_up_with(scenario, int(cases[0]), rate_per_s)) - 1
     step, high = 1, low + 1
     while not holds(high):
         low = high
-        if high == most:
+        if high == max_replicas:
             return Needed(chosen.name, tried, None)
-        high, step = min(most, high + step), 2 * step
+        high, step = min(max_replicas, high + step), 2 * step
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)

@@ -81,9 +81,10 @@ class RouterEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: ignore
     which are 0 at the end. They show what a router can know at the arrival: an iteration that is under way has given
     no tokens yet. A active and W waiting requests, J clients, m the mean output length, U tokens in the KV cache of M,
     P prompt tokens that wait, R output tokens to come by estimates, w the time that the oldest waiting request waits, L
-    requests past their TTFT deadline, T_d what a decode lasts, l what the iteration under way is still to last; S1 and
-    S2 the limits on TTFT and TPOT; p prompt tokens and e estimated output tokens of the request. Durations and lengths
-    are what schedulers believe, as the scenario lets them be known.
+    waiting requests that had missed their TTFT as the iteration under way began (even the shortest prefill would have
+    been too late), T_d what a decode lasts, l what the iteration under way is still to last; S1 and S2 the limits on
+    TTFT and TPOT; p prompt tokens and e estimated output tokens of the request. Durations and lengths are what
+    schedulers believe, as the scenario lets them be known.
 
     {observation_table}
 

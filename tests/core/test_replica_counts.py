@@ -10,12 +10,14 @@ import pytest
 
 from llmsched_env import make_scenario
 from llmsched_env.baselines import make_policy
+from llmsched_env.cases import build_problem
 from llmsched_env.cli import main
-from llmsched_env.cost import CostModel
+from llmsched_env.cost import CostModel, capacity_requests_per_s
+from llmsched_env.engine import codes
 from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.replicas import ROUTERS
-from llmsched_env.replicas.comparing import compare_routers, replicas_needed
+from llmsched_env.replicas.comparing import _kept_up_with, compare_routers, replicas_needed
 from llmsched_env.workload import Requests
 
 SERVING = make_scenario("LLMSched/Serving-v0", split="test", num_requests=400, num_clients=20)
@@ -77,7 +79,7 @@ def test_the_number_of_replicas_on_paper():
     found = replicas_needed(scenario, policy, "least_outstanding", None, 0.99, cases)
     assert (found.replicas, sorted(found.tried)) == (2, [1, 2])
     assert found.tried[2].estimate("goodput").mean == 1.0
-    assert replicas_needed(scenario, policy, "least_outstanding", None, 0.99, cases, most=1).replicas is None
+    assert replicas_needed(scenario, policy, "least_outstanding", None, 0.99, cases, max_replicas=1).replicas is None
 
 
 def test_the_number_that_is_found_is_the_least_of_those_that_were_tried():
@@ -90,12 +92,21 @@ def test_the_number_that_is_found_is_the_least_of_those_that_were_tried():
     assert found.replicas - 1 in goodput
 
 
+def test_the_search_begins_below_the_capacity_of_the_replicas():
+    """At 10.5 times the capacity of one, nine: a tenth less than 10.5, rounded down. At a small rate one."""
+    rows = build_problem(SERVING, 0).requests
+    mean = rows[:, [codes.PROMPT, codes.OUTPUT]].mean(axis=0).tolist()
+    capacity = capacity_requests_per_s(SERVING.cost_model, SERVING.num_clients, *mean)
+    assert _kept_up_with(SERVING, 0, 10.5 * capacity) == 9
+    assert _kept_up_with(SERVING, 0, 0.1 * capacity) == 1
+
+
 def test_bad_input():
     policy, cases = make_policy("deadline"), np.arange(2)
     with pytest.raises(ConfigError, match="goodput = 99 is out of range: it is a share"):
         replicas_needed(SERVING, policy, "random", 8.0, 99, cases)
-    with pytest.raises(ConfigError, match="most = 0 is out of range"):
-        replicas_needed(SERVING, policy, "random", 8.0, 0.9, cases, most=0)
+    with pytest.raises(ConfigError, match="max_replicas = 0 is out of range"):
+        replicas_needed(SERVING, policy, "random", 8.0, 0.9, cases, max_replicas=0)
     with pytest.raises(ConfigError, match="requests_per_s = -1"):
         replicas_needed(SERVING, policy, "random", -1.0, 0.9, cases)
 
@@ -119,7 +130,7 @@ def test_the_command_finds_the_number(capsys):
     out = capsys.readouterr().out
     assert " replicas keep the SLOs for 99 % of 6.00 requests/s" in out
     assert "with one less" in out
-    assert main([*options, "--most", "1"]) == 1
+    assert main([*options, "--max-replicas", "1"]) == 1
     assert "No number of replicas up to 1 keeps the SLOs for 99 % of 6.00 requests/s." in capsys.readouterr().out
 
 
@@ -152,6 +163,7 @@ def test_the_command_says_where_a_case_is_too_short(capsys):
         (["--loads", "high"], "--loads 'high': give numbers above 0"),
         (["--scenario", "LLMSched/GSM8K-v0"], "replicas of a scenario without SLOs"),
         (["--policy", "lookahead"], "looks at the future"),
+        (["--json", "/", "--replicas", "0"], "cannot write /: it is a folder"),  # said before any work
     ],
 )
 def test_the_command_says_what_is_wrong(options, words, capsys):

@@ -180,7 +180,9 @@ def test_what_it_shows_is_counted_anew():
     rows, served = problem.requests, run.served
     cap, mean, ttft_ns = problem.data.token_cap, problem.data.mean_output_tokens, 2 * 10**9
     names = [feature.name for feature in REPLICA_FEATURES]
-    checked = dict.fromkeys(("active", "waiting", "oldest_wait", "waiting_prompts"), 0)
+    alone_ns, longest_ns = PAPER.cost_model.alpha_prefill_ns, PAPER.cost_model.prefill_ns(cap)
+    names_checked = ("active", "waiting", "oldest_wait", "waiting_prompts", "late", "decode_time", "iteration_left")
+    checked = dict.fromkeys(names_checked, 0)
     for number, now_ns in enumerate(times.tolist()):
         for replica in (0, 1):
             entries = dict(zip(names, seen[number][9 * replica : 9 * replica + 9].tolist(), strict=True))
@@ -195,6 +197,22 @@ def test_what_it_shows_is_counted_anew():
                 "waiting_prompts": prompts / (prompts + cap),
                 "oldest_wait": oldest_ns / (oldest_ns + ttft_ns),
             }
+            # As the iteration under way began, so up to its duration ago; no prefill is shorter than alone_ns.
+            since, until = (
+                sum(at_ns - times[i] > ttft_ns for i in waiting) for at_ns in (now_ns - longest_ns, now_ns + alone_ns)
+            )
+            if since == until:
+                expected["late"] = since / max(1, len(waiting))
+            if active:
+                decode_ns = PAPER.cost_model.decode_ns(len(active))
+                expected["decode_time"] = decode_ns / (decode_ns + 10**8)
+            work = entries["work"] / (1 - entries["work"]) * 4 * mean  # some tokens of active requests are emitted
+            queued, running = int(rows[waiting, 1].sum()), int(rows[active, 1].sum())
+            assert queued * 0.999 + bool(active) <= work <= (queued + running) * 1.001
+            read = [i for i in waiting if served["prefill_start_ns"][i] < now_ns]
+            if read:  # a prefill is under way, and ends with the first token of each
+                left_ns = int(served["first_token_ns"][read[0]]) - now_ns
+                expected["iteration_left"] = left_ns / (left_ns + ttft_ns)
             for name, value in expected.items():
                 assert entries[name] == pytest.approx(value, abs=1e-6), (number, replica, name)
                 checked[name] += value > 0

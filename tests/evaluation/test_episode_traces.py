@@ -17,6 +17,7 @@ from trace_format import assert_well_formed, by_phase, counter, slices
 
 from llmsched_env.baselines import make_policy
 from llmsched_env.config import KVCache, Scenario
+from llmsched_env.engine.codes import READ
 from llmsched_env.errors import ConfigError, MissingExtraError, PathError
 from llmsched_env.evaluation import (
     final_metrics,
@@ -192,6 +193,25 @@ def test_counters_equal_the_view_and_the_log(episodes):
         for start_ns in gave_way["start_ns"]:
             assert preempted(start_ns) > 0
     assert min(queued, full) > 500
+
+
+def test_a_request_is_prefilled_once_and_resumed_after_each_preemption(episodes):
+    """A request that has given way does not wait in the queue again, and its next prefill is a resume."""
+    resumed_in_parts = 0
+    for _, simulator, _ in episodes:
+        if not simulator.problem.data.shared:
+            continue  # moves
+        found = phases(simulator)
+        for request in range(simulator.problem.num_requests):
+            course = [PHASES[phase] for phase in found["phase"][found["request"] == request]]
+            if "preempted" not in course:
+                continue
+            before, after = course[: course.index("preempted")], course[course.index("preempted") :]
+            assert course.count("prefill") == before.count("prefill") == 1
+            assert set(after) <= {"preempted", "resume", "lost prefill", "decode"}
+        read = simulator.events[simulator.events["event"] == READ]["request"]
+        resumed_in_parts += np.isin(np.flatnonzero(np.bincount(read, minlength=1) > 1), found["request"]).sum()
+    assert resumed_in_parts > 3, "no request came back in a chunked prefill"
 
 
 SERVING = Scenario(

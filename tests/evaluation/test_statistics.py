@@ -13,7 +13,14 @@ from scipy import stats
 from strategies import REPEATABLE
 
 from llmsched_env.errors import ConfigError
-from llmsched_env.evaluation import Estimate, aggregate_estimate, mean_estimate, runs_estimate, score_estimate
+from llmsched_env.evaluation import (
+    Estimate,
+    aggregate_estimate,
+    mean_estimate,
+    runs_estimate,
+    score_estimate,
+    share_estimate,
+)
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
 
@@ -38,6 +45,12 @@ def test_the_interval_is_students(x):
 def test_an_interval_on_paper():
     # 1, 2, 3: mean 2, sd 1, t(0.975, 2) = 4.302653: half width 4.302653 / sqrt(3) = 2.484138.
     assert mean_estimate([1, 2, 3]) == pytest.approx((2.0, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
+
+
+def test_the_interval_of_a_share_stays_within_0_and_1():
+    # 0.8, 1, 0.9: mean 0.9, sd 0.1: half width 4.302653 * 0.1 / sqrt(3) = 0.248414.
+    assert share_estimate([0.8, 1.0, 0.9]) == pytest.approx((0.9, 0.651586, 1.0), abs=1e-6)
+    assert share_estimate([0.2, 0.0, 0.1]) == pytest.approx((0.1, 0.0, 0.348414), abs=1e-6)
 
 
 def test_an_interval_holds_the_truth_95_times_in_100():

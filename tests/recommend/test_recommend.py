@@ -12,12 +12,22 @@ import pytest
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.engines.options import EngineFacts, EngineOptions
 from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.evaluation import CoverageWarning, evaluate
 from llmsched_env.recommend import VLLM_DEFAULT, Machine, Setting, recommend, try_setting
 from llmsched_env.recommend.__main__ import main, seconds
-from llmsched_env.recommend.answer import attainable, halves
+from llmsched_env.recommend.answer import (
+    RESOLUTION,
+    WIDEST,
+    Candidate,
+    Capacity,
+    _choose,
+    _last_that_holds,
+    attainable,
+    halves,
+)
 from llmsched_env.recommend.search import search
 from llmsched_env.recommend.setting import RULES
-from llmsched_env.recommend.trial import BLOCKS, Load
+from llmsched_env.recommend.trial import BLOCKS, Load, Outcome
 from llmsched_env.workload.requests import Requests
 
 # A prefill of p tokens takes 10 + p ms, a decode of any number of clients 5 ms, a mixed iteration 10 + c ms.
@@ -38,6 +48,11 @@ def trace(count: int = 1_200, rate: float = 6.0, seed: int = 0) -> Requests:
     return Requests.of(prompts, outputs, release_ns=np.cumsum(gaps) - gaps[0])
 
 
+def _outcome(ttft_s) -> Outcome:
+    """Requests of one token each, with a limit of 0.1 s on TTFT."""
+    return Outcome(ttft_s, np.zeros(len(ttft_s)), ttft_s <= 0.1, np.ones(len(ttft_s), bool), 0.1, 0.02, 1.0, 0)
+
+
 def test_an_outcome_on_paper():
     """Alone a request of 20 + 3 tokens has its first token after 10 + 20 ms, and two decodes of 5 ms follow."""
     outcome = try_setting(Setting(4, 64, "prefill_first"), MACHINE, Load("paper", regular(40, 100)))
@@ -55,7 +70,15 @@ def test_a_miss_on_paper():
     assert outcome.ttft_s == pytest.approx([0.030 + 0.015 * i for i in range(1, 9)])
     assert outcome.met.tolist() == [True] * 4 + [False] * 4  # 90 ms for number 4, 105 ms for number 5
     assert outcome.value(0.99) == 0.5
-    assert outcome.value(0.5) == pytest.approx(2 - 0.105 / 0.1, abs=0.16)
+    assert outcome.value(0.5) == pytest.approx(2 - 0.090 / 0.1)  # half of the eight use at most 90 of 100 ms
+    assert outcome.value(0.25) == pytest.approx(2 - 0.060 / 0.1)  # and two of them at most 60 ms
+
+
+@pytest.mark.parametrize("met", [99, 98])
+def test_a_setting_that_just_meets_the_target_is_worth_more_than_one_that_does_not(met):
+    """Of 100 requests 99 or 98 use half of their limit, the others ten times as much as it."""
+    ttft_s = np.where(np.arange(100) < met, 0.05, 1.0)
+    assert _outcome(ttft_s).value(0.99) == (1.5 if met == 99 else 0.98)
 
 
 def test_what_can_be_attained_on_paper():
@@ -74,17 +97,31 @@ def test_halves_share_no_request():
     assert first.release_ns[0] == second.release_ns[0] == 0
 
 
-def test_intervals_cover_and_pair():
-    load = Load("busy", trace(rate=9.0))
+def test_intervals_on_paper():
+    """Of 40 requests in 20 blocks of two, every second block has one miss: goodput 0.75, the blocks' sd 0.2565."""
+    ttft_s = np.where(np.arange(40) % 4 == 0, 0.2, 0.05)
+    half = _outcome(ttft_s)
+    assert BLOCKS == 20
+    assert half.blocks().tolist() == [0.5, 1.0] * 10
+    # Student's t(0.975, 19) = 2.093024; sd 0.25 * sqrt(20 / 19) = 0.256495: half width 2.093024 * sd / sqrt(20).
+    assert half.goodput == pytest.approx((0.75, 0.75 - 0.120043, 0.75 + 0.120043), abs=1e-6)
+    assert _outcome(np.full(40, 0.05)).better_than(half) == pytest.approx((0.25, 0.129957, 0.370043), abs=1e-6)
+    assert half.quantile("ttft_s", 0.5) == (0.05, 0.05, 0.05)
+    assert half.quantile("ttft_s", 0.99).mean == pytest.approx(0.2)
+
+
+def test_an_outcome_is_what_evaluate_measures():
+    """The same run, measured by another part of the package: goodput, its parts and the mean TTFT."""
     machine = Machine(cost_model("qwen3-8b-h200"), 0.4, 0.02, cost_name="qwen3-8b-h200")
-    one, other = (try_setting(Setting(256, tokens), machine, load) for tokens in (512, 4_096))
-    assert one.goodput.low <= one.goodput.mean <= one.goodput.high
-    difference = one.better_than(other)
-    assert difference.mean == pytest.approx(one.blocks().mean() - other.blocks().mean())
-    assert one.better_than(one) == (0.0, 0.0, 0.0)
-    assert len(one.blocks()) == BLOCKS
-    p99 = one.quantile("ttft_s", 0.99)
-    assert p99.low <= p99.mean <= p99.high
+    setting, load = Setting(256, 512), Load("busy", trace(rate=9.0))
+    outcome = try_setting(setting, machine, load)
+    with pytest.warns(CoverageWarning):
+        columns = evaluate(setting.policy(), machine.scenario(setting, load), 1).columns
+    assert 0 < outcome.goodput.mean < 1, "the SLOs do not bind: nothing was tested"
+    assert outcome.goodput.mean == pytest.approx(columns["goodput"][0])
+    assert outcome.ttft_met.mean() == pytest.approx(columns["ttft_met"][0])
+    assert outcome.tpot_met.mean() == pytest.approx(columns["tpot_met"][0])
+    assert outcome.ttft_s.mean() == pytest.approx(columns["ttft_s"][0])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -114,8 +151,8 @@ def test_the_search_repeats_and_keeps_within_its_simulations():
     load = Load("busy", trace(600, 12.0))
     machine = Machine(cost_model("qwen3-8b-h200"), 0.5, 0.03, cost_name="qwen3-8b-h200")
     counted: list[float] = []
-    once = search(machine, load, target=0.99, most=60, told=counted.append)
-    assert once.values == search(machine, load, target=0.99, most=60).values
+    once = search(machine, load, target=0.99, max_simulations=60, progress=counted.append)
+    assert once.values == search(machine, load, target=0.99, max_simulations=60).values
     assert len(once.values) == len(counted) == 60
     assert counted == sorted(counted)
     best = once.best()
@@ -125,32 +162,72 @@ def test_the_search_repeats_and_keeps_within_its_simulations():
 
 def test_a_recommendation_holds_together():
     machine = Machine(cost_model("qwen3-8b-h200"), 0.5, 0.03, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200")
-    answer = recommend(trace(1_200, 6.0), machine, most=120)
+    answer = recommend(trace(1_200, 6.0), machine, max_simulations=120)
     assert answer.holds
     assert answer.searched + answer.confirmed == 1_200
     assert answer.stock.setting == VLLM_DEFAULT
     for one in (answer.chosen, *answer.others):
         capacity = one.capacity
         assert capacity.low <= capacity.mean <= capacity.high
-        for rate, goodput in one.tried:  # what bisection found is between what was simulated
-            if rate == capacity.mean:
-                assert goodput.mean >= answer.target
+        goodput = dict(one.tried)
+        assert goodput[capacity.mean].mean >= answer.target  # bisection ends between two simulated rates
+        above = min(rate for rate in goodput if rate > capacity.mean)
+        assert goodput[above].mean < answer.target
+        assert above <= capacity.mean * RESOLUTION * (1 + 1e-9)
     assert answer.chosen.outcome.goodput.mean >= answer.target
     plain = json.loads(json.dumps(answer.as_json()))
     assert plain["recommended"]["command"].startswith("vllm serve")
     assert len(plain["tried"]) == len(answer.found.values)
 
 
+def test_a_rate_that_holds_is_found_within_its_resolution():
+    """Up to 7.3 times the rate, or down to a fifth of it; nothing above 0, or whatever is asked."""
+    for limit in (7.3, 1.0, 0.2):
+        found = _last_that_holds(lambda step, limit=limit: step <= limit)
+        assert limit / RESOLUTION <= found <= limit
+    assert _last_that_holds(lambda step: False) == 0.0
+    assert WIDEST / RESOLUTION <= _last_that_holds(lambda step: True) <= WIDEST
+
+
+FLAGS, CLASS = Setting(64, 1_024), Setting(64, 1_024, "max_wait", (2,))
+
+
+def _candidate(setting: Setting, met: int, holds_per_s: float, surely_per_s: float) -> Candidate:
+    """So many of 1,000 requests meet the SLOs at the rate of 10 requests/s that was asked for."""
+    outcome = _outcome(np.where(np.arange(1_000) < met, 0.05, 0.2))
+    return Candidate("", setting, outcome, Capacity(holds_per_s, surely_per_s, 100.0), ())
+
+
+@pytest.mark.parametrize(
+    ("stock", "flags", "scheduler", "chosen"),
+    [
+        ((995, 12.0, 11.0), (999, 12.1, 11.0), (999, 30.0, 29.0), VLLM_DEFAULT),  # all hold: neither 2 % more rate...
+        ((995, 12.0, 11.0), (995, 12.3, 11.0), (999, 30.0, 29.0), FLAGS),  # ... but 2.5 %, and flags surely hold
+        ((995, 12.0, 9.0), (995, 12.1, 9.0), (999, 30.0, 29.0), CLASS),  # flags do not surely hold
+        ((950, 9.0, 8.0), (954, 9.1, 8.0), (954, 9.1, 8.0), VLLM_DEFAULT),  # 0.4 points and 1 % of the rate
+        ((950, 9.0, 8.0), (956, 8.0, 7.0), (950, 9.0, 8.0), FLAGS),  # 0.6 points
+        ((950, 9.0, 8.0), (940, 12.0, 8.0), (940, 12.0, 8.0), VLLM_DEFAULT),  # less goodput at the rate asked for
+    ],
+)
+def test_what_is_recommended_on_paper(stock, flags, scheduler, chosen):
+    """Target 99 %: goodput above it counts for nothing; a change is worth half a point, or 2 % of the rate."""
+    settings = (VLLM_DEFAULT, FLAGS, CLASS)
+    candidates = [_candidate(one, *values) for one, values in zip(settings, (stock, flags, scheduler), strict=True)]
+    best, others = _choose(candidates, 0.99, 10.0)
+    assert best.setting == chosen
+    assert {one.setting for one in others} == {*settings} - {chosen}
+
+
 def test_no_scheduler_class_where_flags_hold():
     """Far below its capacity a server is left as it is."""
     machine = Machine(cost_model("qwen3-8b-h200"), 2.0, 0.1, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200")
-    answer = recommend(trace(800, 1.0), machine, most=60)
-    assert not answer.chosen.setting.needs_scheduler
+    answer = recommend(trace(800, 1.0), machine, max_simulations=60)
+    assert answer.chosen.setting == VLLM_DEFAULT
 
 
 def test_a_machine_that_is_too_small():
     machine = Machine(cost_model("qwen3-8b-h200"), 0.5, 0.03, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200")
-    answer = recommend(trace(1_200, 6.0), machine, rate_per_s=200.0, most=60)
+    answer = recommend(trace(1_200, 6.0), machine, rate_per_s=200.0, max_simulations=60)
     assert not answer.holds
     assert answer.searched_at_per_s < 200.0
     assert answer.machines() > 1
@@ -161,9 +238,11 @@ def test_own_engines_choose_admission():
     machine = Machine(
         cost_model("qwen3-8b-h200"), 0.5, 0.03, kv_tokens=8_000, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200"
     )
-    found = search(machine, Load("busy", trace(400, 9.0)), target=0.99, most=150, own_engine=True)
+    found = search(machine, Load("busy", trace(400, 9.0)), target=0.99, max_simulations=150, own_engine=True)
     assert {one.admission for one in found.values} == {"vllm", "fits", "watermark"}
-    assert {one.admission for one in search(machine, Load("x", trace(400)), target=0.99, most=60).values} == {"vllm"}
+    assert {
+        one.admission for one in search(machine, Load("x", trace(400)), target=0.99, max_simulations=60).values
+    } == {"vllm"}
 
 
 @pytest.mark.parametrize(("text", "expected"), [("50ms", 0.05), ("1s", 1.0), ("1.5 s", 1.5), ("2min", 120.0)])
@@ -192,7 +271,7 @@ def file(tmp_path):
     return path
 
 
-COMMON = ["--cost", "qwen3-8b-h200", "--ttft", "500ms", "--tpot", "30ms", "--trials", "60"]
+COMMON = ["--cost", "qwen3-8b-h200", "--ttft", "500ms", "--tpot", "30ms", "--max-simulations", "60"]
 
 
 def test_the_command_writes_page_figures_and_pictures(file, tmp_path, capsys):
@@ -216,7 +295,7 @@ def test_the_command_writes_page_figures_and_pictures(file, tmp_path, capsys):
         (["--own-engine"], "--own-engine without a KV budget"),
         (["--kv-tokens", "9000", "--swap-gb-per-s", "5"], "without --own-engine"),
         (["--kv-tokens", "100"], "100"),
-        (["--trials", "3"], "--trials 3"),
+        (["--max-simulations", "3"], "--max-simulations 3"),
         (["--tpot", "1ms"], "even alone on this machine only"),
         (["--cost", "no-such"], "no-such"),
         (["--trace", "nowhere.csv"], "nowhere.csv"),
