@@ -330,6 +330,9 @@ def bounds_ns(
     Both hold for every policy, order, assignment and stealing, so that methods with queues of their own are compared
     with one bound. Rewards are scaled by the first, gaps are to the second.
     """
+    hits = None
+    if cache is not None and cache.prefix_caching:
+        hits = most_cached(requests, cache.block_tokens)
     if mixed is not None:
         recomputes = cache is not None and not cache.swap_token_ns
         first, best = (
@@ -341,23 +344,34 @@ def bounds_ns(
                 longest=longest,
                 changes_clients=cache is not None,
                 recomputes=recomputes,
+                cached_tokens=hits,
             )
             for longest in (False, True)
         )
         return first, best
-    cached, changes, most = None, cache is not None, 0
+    cached, changes, most = hits, cache is not None, 0
     if cache is not None and not cache.swap_token_ns:
         most = int(requests.decodes.sum(dtype=np.int64))
     if moved is not None:
         cached = requests.prompt_tokens.astype(np.int64) * moved.cached_millionths // 10**6
         changes = moved.steal != "waiting"
         most = len(requests) - 1 if changes and moved.token_ns == 0 else 0
-    first = lb1_ns(requests, clients, cost, cached_tokens=cached, most_recomputed=most)
+    again = None if hits is None else 1  # a preempted request may find all but its last token
+    first = lb1_ns(requests, clients, cost, cached_tokens=cached, most_recomputed=most, least_again=again)
     if most > 0:
         return first, first
     if changes:
         return first, lb2_ns(requests, clients, cost, cached_tokens=cached, changes_clients=True)
     return first, lb4_ns(requests, clients, cost, cached_tokens=cached)
+
+
+def most_cached(requests: Requests, block_tokens: int) -> NDArray[np.int64]:
+    """(n,) tokens of each prompt that another request may have computed: whole blocks, and never its last token."""
+    blocks, prompts = requests.prefix_blocks, requests.prompt_tokens.astype(np.int64)
+    if blocks is None or blocks.tokens is None:
+        return np.zeros_like(prompts)  # refused where the case is laid out
+    alike = np.minimum(blocks.shared * blocks.tokens, prompts - 1)
+    return alike // block_tokens * block_tokens
 
 
 def estimates(scenario: Scenario, case: int, requests: Requests) -> NDArray[np.int32]:

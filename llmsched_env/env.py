@@ -110,8 +110,8 @@ class LLMSchedEnv(WithSpec, gymnasium.Env[Observation, np.int64]):  # type: igno
     Every info, of a reset as of a step, has the same keys: `action_mask`, an int8 for each action; `invalid_actions`,
     the count so far; `case`, the number of the case; and what the episode has achieved so far, as plain numbers
     (docs/metrics.md has the formulas): {metric_names}. With SLOs also `goodput`, `ttft_s` and `tpot_s`,
-    where the KV cache is a budget `kv_peak`. (The native vector class tells these of episodes that end; of running
-    ones its `metrics()` does.)
+    where the KV cache is a budget `kv_peak`, with prefix caching `cached_tokens`. (The native vector class tells these
+    of episodes that end; of running ones its `metrics()` does.)
 
     No value is NaN. Before the last request is complete, the makespan, the gap, TTFT and TPOT are infinite (strict JSON
     has no word for that), `bound_s` is 0, and the goodput is what can still be reached: 1 less the share of SLO

@@ -60,6 +60,8 @@ def info_metrics(scenario: Scenario) -> tuple[str, ...]:
         missing |= {"goodput", "ttft_s", "tpot_s"}
     if not scenario.kv_limited:
         missing |= {"kv_peak"}
+    if not scenario.kv_prefix_caching:
+        missing |= {"cached_tokens"}
     return tuple(name for name in MEASURED if name not in missing)
 
 

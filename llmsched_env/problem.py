@@ -30,6 +30,9 @@ __all__ = ["Problem"]
 
 Options = dict[str, dict[str, Any]]
 
+MAX_UNITS = 2**28
+"""Most different blocks that prompts of a case begin with: an episode keeps four bytes of each."""
+
 _M = TypeVar("_M", bound=Mechanism)
 
 
@@ -98,7 +101,12 @@ class Problem:
     def episode_nbytes(self) -> int:
         """About what each of its episodes takes beside, in bytes: what depends on its size."""
         per_request = 8 + 12 * ("kv" in self.options) + 8 * ("slo" in self.options) + 20 * bool(self.data.ranked)
-        return 64 * self.num_clients + 8 * int(self.data.ring_mask) + per_request * self.num_requests
+        kept = 0
+        if self.options.get("kv", {}).get("prefix_caching"):
+            kv = self.options["kv"]
+            kept = 4 * self.data.num_nodes * (self.data.node_units + 3) + 20 * (kv["budget"] // kv["block"])
+            per_request += 12
+        return 64 * self.num_clients + 8 * int(self.data.ring_mask) + per_request * self.num_requests + int(kept)
 
     @property
     def noisy(self) -> bool:
@@ -128,6 +136,9 @@ class Problem:
         h.update(repr(world).encode())
         if p.waits:
             h.update(np.ascontiguousarray(p.idle_until).tobytes())
+        if p.num_nodes:
+            h.update(np.asarray(p.path).tobytes() + np.asarray(p.path_start).tobytes())
+            h.update(repr(p.node_units).encode())
         return h.hexdigest()
 
     @classmethod
@@ -247,6 +258,7 @@ class Problem:
             bound_ns=bound_ns,
             max_iterations=max_iterations,
             skip_forced=skip_forced,
+            prefixes=_prefixes(requests, kv_cache.block_tokens) if kv_cache and kv_cache.prefix_caching else None,
         )
         names = tuple(action.name for action in table)
         planned = None if plan is None else tuple(plan.instants.tolist())
@@ -385,6 +397,33 @@ def _check_recompute(kv: dict[str, Any], rows: NDArray[np.int32], cost: CostMode
             f"a preempted request may have {again} tokens to compute again, which exceeds the largest prefill level, "
             f"{cost.prefill_levels[-1][0]} tokens: add a level that holds them, or swap (kv_swap_gb_per_s)."
         )
+
+
+def _prefixes(requests: Requests, block_tokens: int) -> tuple[NDArray[np.int32], NDArray[np.int32], int, int]:
+    """What prompts are made of, as `ProblemData` takes it.
+
+    Raises:
+        WorkloadError: nobody says, or not in a way that fits the blocks of the cache.
+    """
+    blocks = requests.prefix_blocks
+    if blocks is None:
+        raise WorkloadError(
+            "kv_prefix_caching = True, and the workload does not say what prompts are made of: take a trace with "
+            "hash_ids (Mooncake, Qwen-Bailian), or Requests with prefix_blocks; or leave it out."
+        )
+    if blocks.tokens is None or blocks.tokens % block_tokens:
+        what = "of an unknown number of" if blocks.tokens is None else f"of {blocks.tokens}"
+        raise WorkloadError(
+            f"kv_prefix_caching = True with prefix blocks {what} tokens and kv_block_tokens = {block_tokens}: a prefix "
+            "block is one or several blocks of the cache. Set kv_block_tokens to a divisor of it."
+        )
+    units = blocks.num_nodes * (blocks.tokens // block_tokens)
+    if units > MAX_UNITS:
+        raise WorkloadError(
+            f"{units} different blocks of {block_tokens} tokens begin the prompts of this case, and {MAX_UNITS} are "
+            "the most: split the case, or take larger kv_block_tokens."
+        )
+    return blocks.nodes, blocks.starts.astype(np.int32), blocks.num_nodes, blocks.tokens // block_tokens
 
 
 def _check_levels(requests: Requests, cost: CostModel) -> None:

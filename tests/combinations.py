@@ -86,6 +86,8 @@ def _combined(pick: Pick) -> Case:
         if rule != "vllm_v0" and pick((False, True, True, True)):
             counts_active, whole, cost = pick((False, True)), pick((False, False, False, True)), pick(MIXED_COSTS)
             case = replace(case, mixed=Mixed(pick((3, 1, 2, 4, 6, 8, 40)), counts_active, whole, cost))
+        if rule == "vllm_v1" and pick((False, True)):
+            case = _alike(case, pick)
         if rule:
             case = replace(case, kv_cache=_cache(case, rule, pick))
     else:
@@ -135,16 +137,27 @@ def _plain_case(pick: Pick) -> Case:
     )
 
 
+def _alike(case: Case, pick: Pick) -> Case:
+    """The case with prompts that begin alike, of blocks with few different ids; some say less than their length."""
+    tokens = pick((1, 2, 4, 6))
+    full = [-(-prompt // tokens) for prompt in case.prompts]
+    prefixes = tuple(tuple(pick((0, 0, 0, 1)) for _ in range(pick((most, most, most // 2)))) for most in full)
+    return replace(case, prefixes=prefixes, prefix_tokens=tokens) if any(prefixes) else case
+
+
 def _cache(case: Case, rule: str, pick: Pick) -> KVCache:
     """One that holds the largest request alone, and little more."""
     block, uncached = pick((1, 3, 4, 16)), int(rule != "keep_growth")
+    if case.prefixes:
+        block = pick([size for size in (1, 2, 3, 4, 6) if case.prefix_tokens % size == 0])
     longest = max(p + n - uncached for p, n in zip(case.prompts, case.outputs, strict=True))
     headroom = pick((0, 0, 1)) * (5 if rule == "keep_growth" else block)
     budget = -(-longest // block) * block + (headroom if rule == "vllm_v0" else 0)
     budget += pick((0, 1, 2, 5)) * block + pick((0, 1, 4, 10, 20))
     caps = 0 if case.choose_order else pick((0, 4))
     if uncached:
-        return KVCache(budget, block, headroom, cap_levels=caps, rule=rule)
+        shares = rule == "vllm_v1" and bool(case.prefixes)
+        return KVCache(budget, block, headroom, cap_levels=caps, rule=rule, prefix_caching=shares)
     return KVCache(budget, block, headroom, pick(ADMISSIONS), pick((0, 2, 6, 30)), pick((0, 0, 3)), caps)
 
 
@@ -182,6 +195,7 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
     "keep_growth": _rule("keep_growth"),
     "vllm_v0": _rule("vllm_v0"),
     "vllm_v1": _rule("vllm_v1"),
+    "prefix caching": lambda case: case.kv_cache is not None and case.kv_cache.prefix_caching,
     "reserve": lambda case: case.kv_cache is not None and case.kv_cache.admission == "reserve",
     "predicted": lambda case: case.kv_cache is not None and case.kv_cache.admission == "predicted",
     "swap": lambda case: case.kv_cache is not None and case.kv_cache.swap_token_ns > 0,
@@ -213,7 +227,8 @@ MECHANISMS: dict[str, Callable[[Case], bool]] = {
 """What a case may have, for tests that count what they have met."""
 
 _APART = (
-    (("keep_growth",), ("vllm_v0", "vllm_v1")),
+    (("keep_growth",), ("vllm_v0", "vllm_v1", "prefix caching")),
+    (("prefix caching",), ("vllm_v0", "reserve", "predicted", "swap", "least_estimate")),
     (("vllm_v0",), ("vllm_v1", "mixed", "whole prompts", "overlap", "within slack")),
     (("within slack",), ("whole prompts",)),
     (("vllm_v0", "vllm_v1"), ("reserve", "predicted", "swap", "least_estimate")),
@@ -229,8 +244,8 @@ _APART = (
     (("levels",), ("mixed", "whole prompts", "overlap", "within slack")),
     (
         ("client queues", "stealing", "cached prompts", "migration"),
-        ("keep_growth", "vllm_v0", "vllm_v1", "reserve", "predicted", "swap", "least_estimate", "caps", "mixed",
-         "whole prompts", "overlap", "within slack", "choose_order", "choose_length"),
+        ("keep_growth", "vllm_v0", "vllm_v1", "prefix caching", "reserve", "predicted", "swap", "least_estimate",
+         "caps", "mixed", "whole prompts", "overlap", "within slack", "choose_order", "choose_length"),
     ),
 )  # fmt: skip
 

@@ -28,6 +28,7 @@ from llmsched_env.config import (
 from llmsched_env.cost import CostModel, MixedCost
 from llmsched_env.problem import Problem
 from llmsched_env.workload import Requests
+from llmsched_env.workload.prefix_blocks import PrefixBlocks
 
 DECODE, PREFILL, MIXED = 0, 1, 2
 """Kinds of iterations, and, where no action says more than the kind, actions."""
@@ -69,6 +70,8 @@ class Case:
     noise: Noise | None = None
     first_decode_ns: int = 0
     aging_tokens_per_s: float = 0.0
+    prefixes: tuple[tuple[int, ...], ...] = ()  # ids of what prompts are made of; none without prefix caching
+    prefix_tokens: int = 0  # that each id stands for
     believed_mixed: MixedCost | None = None  # beside a believed cost model; None: what `mixed` says
 
     def __post_init__(self) -> None:
@@ -174,7 +177,13 @@ class Case:
 
     @property
     def requests(self) -> Requests:
-        return Requests.of(list(self.prompts), list(self.outputs), release_ns=list(self.releases_ns))
+        blocks = None
+        if self.prefixes:
+            ids = np.array([one for prompt in self.prefixes for one in prompt], np.int64)
+            starts = np.cumsum([0, *map(len, self.prefixes)], dtype=np.int64)
+            blocks = PrefixBlocks(ids, starts, self.prefix_tokens)
+        columns = list(self.prompts), list(self.outputs)
+        return Requests.of(*columns, release_ns=list(self.releases_ns), prefix_blocks=blocks)
 
     def problem(self, **options: Any) -> Problem:
         """The case as the engine reads it; ``options`` as those of `Problem.build` (reward, skip_forced, ...)."""

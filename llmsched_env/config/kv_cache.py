@@ -47,6 +47,9 @@ KV_VICTIMS: tuple[KVVictim, ...] = get_args(KVVictim)
 CAP_LEVELS = 8
 """Caps on active clients that are actions: this many eighths of them, ..., one."""
 
+MAX_PREFIX_BLOCKS = 2**22
+"""Most blocks of a cache whose blocks are shared: 67 million tokens in blocks of 16."""
+
 LLAMA_65B_BYTES_PER_TOKEN = 2 * 80 * 8192 * 2
 """Keys and values, layers, width, bytes of a number in half precision."""
 
@@ -72,6 +75,8 @@ class KVOptions:
         kv_swap_gb_per_s: bandwidth at which the cache of a preempted request is copied out and back, in 10^9 bytes a
             second; ``None``: its tokens are computed again.
         kv_bytes_per_token: of the model's KV cache (where it is swapped, or copied to a thief).
+        kv_prefix_caching: blocks that several prompts begin with are computed and held once, and stay until their room
+            is needed (docs/memory.md). Needs "vllm_v1" and requests that say what their prompts are made of.
         choose_cap: caps on active clients are actions of their own: 1 is a prefill as ever, 2 to 8 are prefills up to
             7/8, ..., 1/8 of the clients. Needs ``kv_budget_tokens``.
     """
@@ -86,6 +91,7 @@ class KVOptions:
     kv_swap_gb_per_s: float | None = None
     kv_bytes_per_token: int = LLAMA_65B_BYTES_PER_TOKEN
     choose_cap: bool = False
+    kv_prefix_caching: bool = False
 
     @property
     def kv_limited(self) -> bool:
@@ -113,6 +119,7 @@ class KVOptions:
             CAP_LEVELS if self.choose_cap else 0,
             self.kv_rule,
             self.kv_victim,
+            self.kv_prefix_caching,
         )
 
 
@@ -130,6 +137,7 @@ class KVCache:
         cap_levels: caps on active clients that are actions; 0 for none.
         rule: one of `KV_RULES`.
         victim: one of `KV_VICTIMS`.
+        prefix_caching: whether blocks are shared and kept.
     """
 
     name: ClassVar[str] = "kv"
@@ -142,10 +150,11 @@ class KVCache:
     cap_levels: int = 0
     rule: str = "keep_growth"
     victim: str = "last"
+    prefix_caching: bool = False
 
     def engine_options(self, world: World) -> dict[str, Any]:
         """Arguments of `llmsched_env.engine.kv_cache.KVCache`."""
-        return {
+        options = {
             "budget": self.budget_tokens,
             "block": self.block_tokens,
             "headroom": self.headroom_tokens,
@@ -155,6 +164,7 @@ class KVCache:
             "swap_token_ns": self.swap_token_ns,
             "by_estimate": self.victim == "least_estimate",
         }
+        return {**options, "prefix_caching": True} if self.prefix_caching else options  # digests from before it stay
 
     @property
     def uncached_tokens(self) -> int:
@@ -177,7 +187,7 @@ def check(options: KVOptions) -> None:
         UnknownNameError: a name that does not exist.
     """
     check_names(options, kv_rule=KV_RULES, kv_victim=KV_VICTIMS, kv_admission=ADMISSIONS)
-    check_flags(options, "choose_cap")
+    check_flags(options, "choose_cap", "kv_prefix_caching")
     for name, most in (
         ("kv_budget_tokens", MAX_KV_TOKENS),
         ("kv_block_tokens", 2**16),
@@ -215,6 +225,8 @@ def _check_together(options: KVOptions, budget_tokens: int) -> None:
             f"kv_reserve_tokens = {options.kv_reserve_tokens} exceeds kv_budget_tokens = {budget_tokens}: "
             "no two requests would ever run side by side."
         )
+    if options.kv_prefix_caching:
+        _check_prefix_caching(options, budget_tokens)
     if options.kv_rule != "keep_growth":
         for name, usual, remedy in (
             ("kv_victim", "last", "whoever started last gives way"),
@@ -226,3 +238,18 @@ def _check_together(options: KVOptions, budget_tokens: int) -> None:
                     f"{name} = {getattr(options, name)!r} with kv_rule = {options.kv_rule!r}: {remedy}. Leave out "
                     f"{name}, or set kv_rule='keep_growth'."
                 )
+
+
+def _check_prefix_caching(options: KVOptions, budget_tokens: int) -> None:
+    if options.kv_rule != "vllm_v1":
+        raise ConfigError(
+            f"kv_prefix_caching = True with kv_rule = {options.kv_rule!r}: blocks are shared as by vLLM's V1 "
+            "scheduler. Set kv_rule='vllm_v1', or leave kv_prefix_caching out."
+        )
+    blocks = budget_tokens // options.kv_block_tokens
+    if blocks > MAX_PREFIX_BLOCKS:
+        raise ConfigError(
+            f"kv_prefix_caching = True with {blocks} blocks (kv_budget_tokens = {budget_tokens} in blocks of "
+            f"{options.kv_block_tokens}): each is kept track of, and {MAX_PREFIX_BLOCKS} are the most. Lower the "
+            "budget, or take blocks of 16."
+        )

@@ -27,6 +27,9 @@ from llmsched_env.workload.draws import Stream, raw_words
 
 __all__ = ["Scenario", "read_arguments"]
 
+LATER = {"kv_victim": "last", "aging_tokens_per_s": None, "choose_length": False, "kv_prefix_caching": False}
+"""Arguments that a description leaves out where they are as usual: they came later, and stored ones are to fit."""
+
 GROUPS = (machine, queues, cases, slo, kv_cache, chunked, migration, noise, episodes)
 
 
@@ -53,7 +56,7 @@ class Scenario(
     - `QueueOptions`: queue, assignment, order, aging_tokens_per_s, choose_length, stealing
     - `SLOOptions`: ttft_s, tpot_s, uncounted_share, choose_order
     - `KVOptions`: kv_budget_tokens, kv_block_tokens, kv_rule, kv_victim, kv_admission, kv_watermark,
-      kv_reserve_tokens, kv_swap_gb_per_s, kv_bytes_per_token, choose_cap
+      kv_reserve_tokens, kv_swap_gb_per_s, kv_bytes_per_token, choose_cap, kv_prefix_caching
     - `MixedOptions`: mixed_tokens, mixed_counts_active, mixed_whole_prompts, mixed_within_slack, mixed_cost
     - `MigrationOptions`: cached_share, steal, move_gb_per_s
     - `NoiseOptions`: noise_sd, straggler_probability, straggler_factor, believed_cost
@@ -313,7 +316,7 @@ class Scenario(
         plain["cost"] = _told_cost(self.cost_model)
         mixed = self.mixed_cost_model
         plain["mixed_cost"] = None if mixed is None else dataclasses.asdict(mixed)
-        for name, usual in (("kv_victim", "last"), ("aging_tokens_per_s", None), ("choose_length", False)):
+        for name, usual in LATER.items():
             if plain[name] == usual:  # it came later: stored descriptions still fit
                 del plain[name]
         if self.believed_cost is not None:

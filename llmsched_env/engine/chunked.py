@@ -21,6 +21,7 @@ class Chunked:
         position: of the request whose prefill is chunked; -1 without one.
         client: that it holds.
         computed: tokens that have been read; what is left is in the view.
+        cached: those of them that were in the cache when it began.
         start_ns: when its reading began.
         late: whether it was past its TTFT deadline then.
     """
@@ -32,6 +33,7 @@ class Chunked:
     position: cython.int
     client: cython.int
     computed: cython.longlong
+    cached: cython.longlong
     start_ns: cython.longlong
     late: cython.bint
 
@@ -45,6 +47,7 @@ class Chunked:
         self.position = -1
         self.client = 0
         self.computed = 0
+        self.cached = 0
         self.start_ns = 0
         self.late = False
 
@@ -53,6 +56,7 @@ class Chunked:
         self.position = other.position
         self.client = other.client
         self.computed = other.computed
+        self.cached = other.cached
         self.start_ns = other.start_ns
         self.late = other.late
 

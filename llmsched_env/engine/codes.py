@@ -53,6 +53,9 @@ FITS = 0
 RESERVE = 1
 PREDICTED = 2
 
+# The label of a free block of the KV cache whose contents nobody asks for.
+BLANK = -1
+
 # What a thief takes.
 STEAL_WAITING = 0
 STEAL_RUNNING = 1

@@ -110,10 +110,8 @@ class Composer(Slots):
             return
         if self.kv.rule == codes.KEEP_GROWTH:
             it.growth = self.kv.growth_at(v.decodes)
-        elif self.chunked.position >= 0:
-            self.kv.plan_decode(v, it, self.kv.reads(self.chunked.position, self.chunked.computed))
         else:
-            self.kv.plan_decode(v, it, -1)
+            self.kv.plan_decode(v, it, self.chunked.position, self.chunked.computed)
 
     def read_on(
         self, v: View, it: Iteration, kind: cython.int, room: cython.longlong, whole: cython.bint
@@ -159,6 +157,7 @@ class Composer(Slots):
         part: cython.longlong
         take: cython.longlong
         emitted: cython.longlong = 0
+        cached: cython.longlong = 0
         swapped: cython.bint = False
         full: cython.bint = False
         first: cython.bint = True
@@ -172,6 +171,9 @@ class Composer(Slots):
                 emitted = self.kv.emitted[position]
                 swapped = emitted > 0 and self.kv.swap_token_ns > 0
             tokens = self.problem.requests[position, codes.PROMPT] + emitted
+            if self.has_kv and self.kv.shares:
+                cached = self.kv.prefix.look_up(position, tokens)
+                tokens -= cached
             take = 0 if swapped else tokens
             if not full and not swapped:
                 take = self.chunked.part(tokens, it.computed, room, whole)
@@ -186,6 +188,7 @@ class Composer(Slots):
             it.ready += 1
             if full:
                 continue
+            it.cached[it.rows] = cached
             it.add(position, take, self.work_left(position))
             it.taken = self.kv.batch
             if swapped:

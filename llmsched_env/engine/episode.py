@@ -220,6 +220,7 @@ class Episode(Transition):
             and mine.shared == theirs.shared
             and mine.stealing == theirs.stealing
             and mine.mixes == theirs.mixes
+            and mine.num_nodes == theirs.num_nodes
             and self.records == other.records
         )
 

@@ -18,7 +18,8 @@ class Iteration:
         position: (J + 1,) int32: of each row.
         client: (J + 1,) int32: that takes it; known when it is run.
         tokens: (J + 1,) int64: tokens that it computes; 0 where it is copied.
-        computed: their sum.
+        cached: (J + 1,) int64: tokens of each row that joins which are in the cache already, with prefix caching.
+        computed: tokens computed, in sum.
         copied: tokens copied in.
         work: estimated output tokens of the rows that are left to emit.
         left: tokens that the last row has left to compute after this iteration; 0 at the end of its prompt.
@@ -38,6 +39,7 @@ class Iteration:
     position: cython.int[::1]
     client: cython.int[::1]
     tokens: cython.longlong[::1]
+    cached: cython.longlong[::1]
     computed: cython.longlong
     copied: cython.longlong
     work: cython.longlong
@@ -57,6 +59,7 @@ class Iteration:
         self.position = int32s(num_clients + 1)
         self.client = int32s(num_clients + 1)
         self.tokens = int64s(num_clients + 1)
+        self.cached = int64s(num_clients + 1)
         self.rows = 0
         self.computed = 0
         self.copied = 0
@@ -100,6 +103,7 @@ class Iteration:
         for i in range(other.rows):
             self.position[i] = other.position[i]
             self.tokens[i] = other.tokens[i]
+            self.cached[i] = other.cached[i]
         self.rows = other.rows
         self.computed = other.computed
         self.copied = other.copied

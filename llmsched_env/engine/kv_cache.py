@@ -22,6 +22,7 @@ import cython
 from llmsched_env.engine import codes
 from llmsched_env.engine.arrays import int32s, int64s
 from llmsched_env.engine.iteration import Iteration
+from llmsched_env.engine.prefix_cache import PrefixCache
 from llmsched_env.engine.problem_data import ProblemData
 from llmsched_env.engine.view import View
 
@@ -59,6 +60,8 @@ class KVCache:
         later: 1 where who joins beside a decode starts a decode later than now, else 0.
         ending: (mask + 1,) int32: scratch: clients expected to finish, by decode.
         ending_context: (mask + 1,) int64: scratch: sum of their tokens held - decodes.
+        shares: whether blocks are shared and kept (prefix_cache.py).
+        prefix: which ones.
     """
 
     problem: ProblemData
@@ -89,6 +92,8 @@ class KVCache:
     later: cython.longlong
     ending: cython.int[::1]
     ending_context: cython.longlong[::1]
+    shares: cython.bint
+    prefix: PrefixCache
 
     def __init__(
         self,
@@ -102,6 +107,7 @@ class KVCache:
         reserve_tokens: int = 0,
         swap_token_ns: int = 0,
         by_estimate: bool = False,
+        prefix_caching: bool = False,
     ) -> None:
         self.problem = problem
         self.enabled = budget > 0
@@ -133,6 +139,8 @@ class KVCache:
         ring = problem.ring_mask + 1 if admission == codes.PREDICTED else 1
         self.ending = int32s(ring)
         self.ending_context = int64s(ring)
+        self.shares = prefix_caching
+        self.prefix = PrefixCache(problem, prefix_caching, budget // block, block)
 
     def assign(self, other: KVCache) -> cython.void:
         """Take over another one's state, of the same problem; what is scratch does not count."""
@@ -142,6 +150,7 @@ class KVCache:
         self.assign_clients(other)
         for i in range(self.emitted.shape[0]):
             self.emitted[i] = other.emitted[i]
+        self.prefix.assign(other.prefix)
 
     def assign_clients(self, other: KVCache) -> cython.void:
         """Take over what clients hold, of a cache of the same sizes."""
@@ -183,7 +192,8 @@ class KVCache:
             self.above[self.last] = client
         self.last = client
         self.phases[self.phase(tokens, v.decodes)] += 1
-        v.kv_used += self.allocated(tokens)
+        if not self.shares:  # else all rows of the iteration together
+            v.kv_used += self.allocated(tokens)
         self.reserved += self.aside(self.clients[client, codes.RUNNING])
 
     def leave(self, v: View, client: cython.int, context: cython.longlong) -> cython.void:
@@ -198,8 +208,12 @@ class KVCache:
         else:
             self.last = below
         self.phases[self.phase(tokens, v.decodes)] -= 1
-        v.kv_used -= self.allocated(tokens)
+        v.kv_used -= self.given_back(self.clients[client, codes.RUNNING], tokens)
         self.reserved -= self.aside(self.clients[client, codes.RUNNING])
+
+    def given_back(self, position: cython.int, tokens: cython.longlong) -> cython.longlong:
+        """What gets free where a request gives up the so many tokens that it holds."""
+        return self.prefix.release(position, tokens) if self.shares else self.allocated(tokens)
 
     def aside(self, position: cython.int) -> cython.longlong:
         """What is set aside for a request where admission is by reserve."""
@@ -240,14 +254,16 @@ class KVCache:
             return growth > free or (growth == free and last_held % self.block != 0)
         return growth > free
 
-    def plan_decode(self, v: View, it: Iteration, reading: cython.longlong) -> cython.void:
+    def plan_decode(self, v: View, it: Iteration, reading: cython.int, computed: cython.longlong) -> cython.void:
         """vLLM's rules: who gives way for a decode now, whom it then serves, and what it takes.
 
         Args:
             v: the view.
             it: takes the answer.
-            reading: tokens that the request holds whose prefill is chunked; -1 without one.
+            reading: position of the request whose prefill is chunked; -1 without one.
+            computed: tokens of it so far.
         """
+        i: cython.int
         used: cython.longlong = v.kv_used
         held: cython.longlong
         client: cython.int = self.last
@@ -258,18 +274,29 @@ class KVCache:
         it.drops_reading = False
         if reading >= 0 and it.growth > self.budget - used:
             it.drops_reading = True
-            used -= reading
+            used -= self.would_give_back(reading, computed)
         while client >= 0:
             held = self.holds(v, client)
             if not self.short(used, it.growth, held):
-                return
-            used -= self.allocated(held)
+                break
+            used -= self.would_give_back(self.clients[client, codes.RUNNING], held)
             if held % self.block == 0:
                 it.growth -= self.block
             it.victims += 1
             it.served -= 1
             it.context -= held + self.uncached
             client = self.below[client]
+        if self.shares:
+            if it.drops_reading:
+                self.prefix.keep(reading)
+            client = self.last
+            for i in range(it.victims):  # noqa: B007  # a C variable
+                self.prefix.keep(self.clients[client, codes.RUNNING])
+                client = self.below[client]
+
+    def would_give_back(self, position: cython.int, tokens: cython.longlong) -> cython.longlong:
+        """What would get free if the request gave way, after those of whom this has been asked in this plan."""
+        return self.prefix.give_up(position, tokens) if self.shares else self.allocated(tokens)
 
     # Who is let in.
 
@@ -298,6 +325,10 @@ class KVCache:
             self.next_growth = self.growth_at(v.decodes + 1 if decoding else v.decodes)
             if it.rows > 0 and it.left == 0 and context % self.block == 0:
                 self.batch_growth = self.block  # for the request whose prompt ends
+        if self.shares:
+            self.prefix.begin()
+            if it.rows > 0:
+                self.prefix.mark_on(reading, context - 1 - it.left - it.tokens[0], context - 1 - it.left)
         self.company = v.active > 0 or reading >= 0
         self.later = 1 if decoding else 0
         if self.admission != codes.PREDICTED:
@@ -363,7 +394,7 @@ class KVCache:
 
         Args:
             v: the view.
-            position: of the request.
+            position: of the request, the last one looked up in the prefix cache.
             part: tokens of its chunk; -1 where it is computed whole, or copied.
         """
         emitted: cython.longlong = self.emitted[position]
@@ -375,6 +406,8 @@ class KVCache:
         if emitted > 0 and self.swap_token_ns > 0:
             context -= 1
         held = self.allocated(context - self.uncached)
+        if self.shares:  # what others hold, too, takes no room
+            held -= self.prefix.in_use * self.block
         if self.rule == codes.KEEP_GROWTH and part < 0 and context % self.block == 0:
             grows = self.block
         if not alone and (
@@ -392,6 +425,10 @@ class KVCache:
                 return False
         if part >= 0 and self.rule != codes.KEEP_GROWTH:
             held = self.allocated(part)
+            if self.shares:
+                held += (self.prefix.hit - self.prefix.in_use) * self.block
+        if self.shares:
+            self.prefix.mark(position, self.prefix.hit * self.block + part if part >= 0 else context - 1)
         self.batch += held
         self.batch_growth += grows
         self.batch_reserved += aside

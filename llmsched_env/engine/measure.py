@@ -30,6 +30,7 @@ EPISODE_METRICS = (
     "recomputed_tokens",
     "transfer_s",
     "mixed_iterations",
+    "cached_tokens",
 )
 """What an episode achieved."""
 
@@ -45,6 +46,7 @@ COUNTS = (
     "moved_tokens",
     "recomputed_tokens",
     "mixed_iterations",
+    "cached_tokens",
 )
 """Those that are whole numbers."""
 
@@ -121,7 +123,8 @@ def measure(
     out[19] = t.recomputed_tokens
     out[20] = t.move_ns / 1e9
     out[21] = v.mixed
-    out[22] = bound_ns / 1e9
+    out[22] = t.cached_tokens
+    out[23] = bound_ns / 1e9
 
 
 def share_of(part: cython.double, whole: cython.double) -> cython.double:
@@ -147,7 +150,7 @@ def measure_so_far(
     """
     measure(v, t, problem, counted, rereading, infinity, out)
     if v.completed < problem.num_requests:
-        out[22] = 0.0
+        out[23] = 0.0
     if counted > 0:
         out[12] = 1.0 - share_of(t.violations, counted)
         if v.completed == problem.num_requests and t.counted_decoded == 0:

@@ -52,6 +52,11 @@ class ProblemData:
         affine: whether the makespan is a policy-free constant plus fixed times per iteration.
         bound_ns: best lower bound on the makespan.
         arrivals: whether a request is released later than another.
+        path: (total,) int32: the blocks that prompts are made of, request after request by number, as nodes of the tree
+            of all prompts; one 0 where nobody says.
+        path_start: (n + 1,) int32: where in ``path`` each request begins.
+        num_nodes: different nodes; 0 where nobody says.
+        node_units: blocks of the KV cache that a node stands for.
         made_of: the arguments that it was made of.
     """
 
@@ -86,6 +91,10 @@ class ProblemData:
     orders: cython.int[::1]
     caps: cython.int[::1]
     idle_until: cython.int[::1]
+    path: cython.int[::1]
+    path_start: cython.int[::1]
+    num_nodes: cython.int
+    node_units: cython.longlong
     made_of: tuple  # type: ignore[type-arg]  # Cython knows no other
 
     def __init__(
@@ -109,6 +118,7 @@ class ProblemData:
         bound_ns: int,
         max_iterations: int = 0,
         skip_forced: bool = False,
+        prefixes: tuple[NDArray[np.int32], NDArray[np.int32], int, int] | None = None,
     ) -> None:
         self.made_of = (
             (rows, release_ns, number_of, num_clients),
@@ -116,7 +126,7 @@ class ProblemData:
                 "shared": shared, "stealing": stealing, "ranking": ranking, "actions": actions, "believed": believed,
                 "actual": actual, "token_cap": token_cap, "mean_output_tokens": mean_output_tokens, "reward": reward,
                 "reward_scale": reward_scale, "affine": affine, "bound_ns": bound_ns, "max_iterations": max_iterations,
-                "skip_forced": skip_forced,
+                "skip_forced": skip_forced, "prefixes": prefixes,
             },
         )  # fmt: skip
         n = len(rows)
@@ -152,6 +162,10 @@ class ProblemData:
         self.affine = affine
         self.bound_ns = bound_ns
         self.arrivals = bool(release_ns.max() > release_ns.min())
+        none = np.zeros(1, np.int32)
+        path, path_start, self.num_nodes, self.node_units = prefixes or (none, none, 0, 0)
+        self.path = view_of(np.array(path, np.int32))  # what is given may be read-only
+        self.path_start = view_of(np.array(path_start, np.int32))
 
     def changed(
         self, rows: NDArray[np.int32] | None = None, number_of: NDArray[np.int32] | None = None, **changes: Any

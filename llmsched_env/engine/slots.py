@@ -103,6 +103,7 @@ class Slots(Forecast):
         self.line.problem = problem
         self.queues.problem = problem
         self.kv.problem = problem
+        self.kv.prefix.problem = problem
         self.slo.problem = problem
 
     def assign_slots(self, other: Slots) -> cython.void:
@@ -268,10 +269,13 @@ class Slots(Forecast):
     def stop_reading(self, v: View, t: Totals) -> cython.void:
         """The partly prefilled request gives way: what was computed is lost, and it waits again."""
         position: cython.int = self.chunked.position
-        v.kv_used -= self.kv.reads(position, self.chunked.computed)
+        if self.kv.shares:
+            v.kv_used -= self.kv.prefix.release(position, self.chunked.computed)
+        else:
+            v.kv_used -= self.kv.reads(position, self.chunked.computed)
         self.kv.reserved -= self.kv.aside(position)
         t.preemptions += 1
-        t.recomputed_tokens += self.chunked.computed
+        t.recomputed_tokens += self.chunked.computed - self.chunked.cached
         if self.records:
             self.recorder.happen(v, codes.DROPPED, self.chunked.client, position)
         if self.kv.emitted[position] > 0:
@@ -287,6 +291,7 @@ class Slots(Forecast):
         bitset.insert(self.idle, 0, self.problem.num_clients, self.chunked.client)
         self.chunked.position = -1
         self.chunked.computed = 0
+        self.chunked.cached = 0
         v.reading_tokens = 0
 
     def give_way(self, v: View, t: Totals) -> cython.void:

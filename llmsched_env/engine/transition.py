@@ -164,6 +164,8 @@ class Transition(Composer):
             return busy
         self.compose_action(v, action, kind)
         self.make_way(v, t, self.chosen)
+        if self.has_kv and self.kv.shares:
+            self.kv.prefix.take(self.chosen, self.chunked.position, self.chunked.computed)
         self.take_rows(v, self.chosen)
         busy = self.finish(v, t, self.chosen, kind, in_system)
         if not self.recomposes:
@@ -232,6 +234,7 @@ class Transition(Composer):
         elif self.reads() and it.rows > 0:
             self.chunked.position = -1
             self.chunked.computed = 0
+            self.chunked.cached = 0
             v.reading_tokens = 0
         if finished > 0:
             self.leave(v, finished, held)
@@ -278,14 +281,18 @@ class Transition(Composer):
         i: cython.int
         position: cython.int
         context: cython.longlong
+        if self.kv.shares:
+            v.kv_used += it.taken
         if self.chunked.position >= 0 and it.rows > 0:
-            v.kv_used -= self.kv.reads(self.chunked.position, self.chunked.computed)
+            if not self.kv.shares:
+                v.kv_used -= self.kv.reads(self.chunked.position, self.chunked.computed)
             self.kv.reserved -= self.kv.aside(self.chunked.position)
         for i in range(it.rows):
             position = it.position[i]
             context = self.problem.requests[position, codes.PROMPT] + self.kv.emitted[position]
             if partly and i == it.rows - 1:
-                v.kv_used += self.kv.reads(position, context - it.left)
+                if not self.kv.shares:
+                    v.kv_used += self.kv.reads(position, context - it.left)
                 self.kv.reserved += self.kv.aside(position)
             else:
                 self.clients[it.client[i], codes.RUNNING] = position
@@ -295,15 +302,21 @@ class Transition(Composer):
         """A row's request has been read, or copied; returns whether it is complete."""
         position: cython.int = it.position[row]
         emitted: cython.longlong = 0
+        cached: cython.longlong = 0
         late: cython.bint = self.has_slo and self.problem.number_of[position] < self.line.late_until
         if self.has_mixed and self.chunked.position == position:
             start_ns = self.chunked.start_ns
             late = self.chunked.late
+            cached = self.chunked.cached
+        elif self.has_kv and self.kv.shares:
+            cached = it.cached[row]
         if self.has_kv:
             emitted = self.kv.emitted[position]
             if emitted > 0 and it.tokens[row] > 0:
                 t.resumed_by_prefill += 1
-                t.recomputed_tokens += self.problem.requests[position, codes.PROMPT] + emitted
+                t.recomputed_tokens += self.problem.requests[position, codes.PROMPT] + emitted - cached
+            else:
+                t.cached_tokens += cached
         self.clients[it.client[row], codes.RUNNING] = position
         return self.start(v, it.client[row], emitted + (1 if it.tokens[row] > 0 else 0), start_ns, late, emitted > 0)
 
@@ -319,7 +332,7 @@ class Transition(Composer):
         if self.chunked.position != position:
             self.chunked.position = position
             self.chunked.client = it.client[it.rows - 1]
-            self.chunked.computed = 0
+            self.chunked.computed = self.chunked.cached = it.cached[it.rows - 1] if self.kv.shares else 0
             self.chunked.start_ns = start_ns
             if self.records:
                 self.recorder.happen(v, codes.READ, self.chunked.client, position)

@@ -288,6 +288,7 @@ class Totals:
         preemptions: of running requests, and of one whose prefill was chunked.
         resumed_by_prefill: ... of which resumed by another prefill; and migrations that were.
         recomputed_tokens: tokens that such prefills, and thieves, computed again.
+        cached_tokens: tokens of prompts that were in the prefix cache when their requests first started.
         swapped_tokens: tokens copied out or back.
         swap_ns: time of that copying.
         migrations: running requests that moved to another client.
@@ -318,6 +319,7 @@ class Totals:
     preemptions: cython.longlong
     resumed_by_prefill: cython.longlong
     recomputed_tokens: cython.longlong
+    cached_tokens: cython.longlong
     swapped_tokens: cython.longlong
     swap_ns: cython.longlong
     migrations: cython.longlong
@@ -348,6 +350,7 @@ class Totals:
         self.preemptions = 0
         self.resumed_by_prefill = 0
         self.recomputed_tokens = 0
+        self.cached_tokens = 0
         self.swapped_tokens = 0
         self.swap_ns = 0
         self.migrations = 0
@@ -379,6 +382,7 @@ class Totals:
         self.preemptions = other.preemptions
         self.resumed_by_prefill = other.resumed_by_prefill
         self.recomputed_tokens = other.recomputed_tokens
+        self.cached_tokens = other.cached_tokens
         self.swapped_tokens = other.swapped_tokens
         self.swap_ns = other.swap_ns
         self.migrations = other.migrations

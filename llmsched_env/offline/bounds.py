@@ -72,7 +72,7 @@ Queues = Assignment | ArrayLike | None
 
 @dataclass(frozen=True)
 class LowerBounds:
-    """The bounds of one problem, each in nanoseconds and at least as large as the one before."""
+    """The bounds of one problem, each in ns and at least as large as the one before."""
 
     lb1_ns: int
     lb2_ns: int
@@ -105,13 +105,12 @@ def lb1_ns(
     *,
     cached_tokens: CachedTokens = None,
     most_recomputed: int = 0,
+    least_again: int | None = None,
 ) -> int:
-    """LB1 = constants + (prefill time of N_min prefills) + alpha_d * ceil(S / J).
+    """LB1 = constants + (prefill time of N_min prefills) + alpha_d * ceil(S / J); what the default reward divides by.
 
     Proof. The module's docstring gives everything but D >= ceil(S / J): a decode emits at most J tokens, and the
     decodes emit S in all. Holds for every cost model of this package, with and without release times.
-
-    Some tens of microseconds at 1319 requests: what the default reward divides by.
 
     Args:
         requests: the requests, with their true lengths.
@@ -120,6 +119,7 @@ def lb1_ns(
         cached_tokens: (n,) tokens of each prompt that need not be computed; ``None`` for none.
         most_recomputed: how many times at most a request that has started is computed again by a prefill, which gives
             it a token (it has moved, or was preempted).
+        least_again: tokens that such a prefill computes at least; ``None``: a whole prompt and a token.
 
     Raises:
         ConfigError: ``clients`` below 1; a prompt that no prefill level holds.
@@ -130,7 +130,8 @@ def lb1_ns(
     if most_recomputed > 0:
         context = requests.prompt_tokens.astype(np.int64) + case.decodes
         # Levels say nothing of contexts above the cap, so there what is computed again counts for nothing.
-        least = 0 if model.prefill_levels else 1 + int(requests.prompt_tokens.min())
+        least = 1 + int(requests.prompt_tokens.min()) if least_again is None else least_again
+        least = 0 if model.prefill_levels else least
         return case.least_with_recompute_ns(most_recomputed, least, int(context.max()))
     return case.makespan_ns(case.least_prefills, case.least_decodes)
 
@@ -227,6 +228,7 @@ def mixed_bound_ns(
     longest: bool = True,
     changes_clients: bool = False,
     recomputes: bool = False,
+    cached_tokens: CachedTokens = None,
 ) -> int:
     """A bound on the makespan where iterations may be mixed (and prefills be chunked); affine prefills only.
 
@@ -249,6 +251,7 @@ def mixed_bound_ns(
         longest: count decodes as LB2 does; else as LB1 does, which is what rewards are scaled by.
         changes_clients: whether a request may go on at another client, by being copied.
         recomputes: whether preempted requests are computed again.
+        cached_tokens: as :func:`lb1_ns`, where blocks are shared; then it may be a token that is computed again.
 
     Raises:
         ConfigError: ``clients`` below 1.
@@ -261,7 +264,7 @@ def mixed_bound_ns(
         decodes = max(decodes, int(case.decodes.max()))
     elif longest:
         decodes = case.least_counts(None)[1]
-    prompts = int(requests.prompt_tokens.sum(dtype=np.int64))
+    prompts = int(requests.prompt_tokens.sum(dtype=np.int64)) - int(0 if cached_tokens is None else cached_tokens.sum())
     if recomputes and mixed.overlaps:
         return cost.alpha_prefill_ns + cost.beta_prefill_ns * prompts
     if recomputes:
@@ -269,7 +272,8 @@ def mixed_bound_ns(
         prompt_ns = min(cost.beta_prefill_ns, mixed.beta_prompt_ns)
         decoding_ns = fixed_ns * case.total_decodes // case.clients
         decoding_ns += min(cost.beta_decode_ns, mixed.beta_active_ns) * case.total_decodes
-        again_ns = (1 + int(requests.prompt_tokens.min())) * prompt_ns * case.total_decodes
+        least = 1 + int(requests.prompt_tokens.min()) if cached_tokens is None else 1
+        again_ns = least * prompt_ns * case.total_decodes
         return min(cost.alpha_prefill_ns, mixed.alpha_ns) + prompt_ns * prompts + min(decoding_ns, again_ns)
     if mixed.overlaps:
         first_ns = cost.alpha_prefill_ns + cost.beta_prefill_ns
@@ -288,11 +292,7 @@ def mixed_bound_ns(
 def lower_bounds(
     requests: Requests, clients: SupportsIndex, cost: CostModel | str, *, queues: Queues = None
 ) -> LowerBounds:
-    """All of them at once. LB1 ignores ``queues``, as in :func:`lb1_ns`.
-
-    Raises:
-        ConfigError: as :func:`lb2_ns`.
-    """
+    """All of them at once, with the errors of :func:`lb2_ns`. LB1 ignores ``queues``."""
     case = Case.of(requests, clients, cost_model(cost))
     counts = case.least_counts(queues)
     return LowerBounds(

@@ -100,6 +100,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     option("--kv-tokens", type=int, metavar="N", help="what the KV cache holds, as vLLM's log says at its start")
     option("--kv-gb", type=float, metavar="GB", help="the same in 10^9 bytes, with --kv-bytes-per-token")
     option("--kv-bytes-per-token", type=int, metavar="B", help="2 * layers * KV heads * head size * bytes of a number")
+    option(
+        "--prefix-caching", action="store_true", help="vLLM's automatic prefix caching, where the trace has hash_ids"
+    )
     option("--swap-gb-per-s", type=float, metavar="X", help="bandwidth of swapping, in 10^9 bytes a second")
     option(
         "--own-engine",
@@ -141,9 +144,15 @@ def _run(options: argparse.Namespace) -> int:
     _check_files(options)
     model = cost_model(options.cost)
     given, about = _requests(options.trace, options.rate)
+    if options.prefix_caching and given.prefix_blocks is None:
+        raise ConfigError(
+            f"--prefix-caching: {options.trace} does not say which prompts begin alike. Give a trace with hash_ids "
+            "(Mooncake, Qwen-Bailian), or leave it out."
+        )
     machine = Machine(
         model, options.ttft, options.tpot,
         kv_tokens=kv_tokens, swap_gb_per_s=options.swap_gb_per_s, kv_bytes_per_token=options.kv_bytes_per_token,
+        prefix_caching=options.prefix_caching,
         longest_prompt_tokens=int(given.prompt_tokens.max()), cost_name=options.cost,
     )  # fmt: skip
     machine = machine.mixing(options.mixed_cost)
@@ -183,7 +192,7 @@ def _kv_tokens(options: argparse.Namespace) -> int | None:
             "--kv-tokens."
         )
     limited = options.kv_tokens is not None or options.kv_gb is not None
-    for name in ("own_engine", "swap_gb_per_s"):
+    for name in ("own_engine", "swap_gb_per_s", "prefix_caching"):
         if getattr(options, name) and not limited:
             raise ConfigError(f"--{name.replace('_', '-')} without a KV budget: give --kv-tokens or --kv-gb.")
     if options.swap_gb_per_s is not None and not options.own_engine:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from llmsched_env.cases import most_cached
 from llmsched_env.cost import mixed_cost
 from llmsched_env.errors import ConfigError, WorkloadError
 from llmsched_env.evaluation import Estimate
 from llmsched_env.recommend.search import MAX_SIMULATIONS, Found, search
-from llmsched_env.recommend.setting import VLLM_DEFAULT, Machine, Setting
+from llmsched_env.recommend.setting import BLOCK_TOKENS, VLLM_DEFAULT, Machine, Setting
 from llmsched_env.recommend.trial import Load, Outcome, try_setting
 from llmsched_env.workload.requests import Requests
 
@@ -26,8 +27,8 @@ FEWEST_REQUESTS = 400
 RESOLUTION = 1.01
 """Neighbouring rates of the capacity search differ by less than this factor."""
 
-WIDEST = 2.0**30
-"""How far from the rate that was asked for capacity is looked for, as a factor."""
+WIDEST = 2.0**14
+"""How far from the rate that was asked for capacity is looked for, as a factor: it may be that any rate holds."""
 
 STOCK, FLAGS = "vLLM as it is", "the best with flags alone"
 
@@ -131,6 +132,7 @@ class Recommendation:
             "tpot_s": self.machine.tpot_s,
             "cost": self.machine.cost_name,
             "kv_tokens": self.machine.kv_tokens,
+            "prefix_caching": self.machine.prefix_caching,
             "requests_searched": self.searched,
             "requests_confirmed": self.confirmed,
             "search_rate_requests_per_s": self.searched_at_per_s,
@@ -234,6 +236,7 @@ def halves(requests: Requests) -> tuple[Requests, Requests]:
     """
     cut = len(requests) // 2
     parts = []
+    blocks = requests.prefix_blocks
     for rows in (slice(0, cut), slice(cut, None)):
         release = requests.release_ns[rows]
         if release[0] == release[-1]:
@@ -244,6 +247,7 @@ def halves(requests: Requests) -> tuple[Requests, Requests]:
             Requests.of(
                 requests.prompt_tokens[rows], requests.output_tokens[rows], release_ns=release - release[0],
                 mean_output_tokens=requests.mean_output_tokens,
+                prefix_blocks=None if blocks is None else blocks.take(np.arange(len(requests))[rows]),
             )
         )  # fmt: skip
     return parts[0], parts[1]
@@ -253,10 +257,12 @@ def attainable(requests: Requests, machine: Machine) -> float:
     """An upper bound on goodput: the share of requests that would meet both SLOs alone on an idle machine.
 
     Alone a prompt takes at least its prefill or its part of a mixed iteration, whichever is cheaper, and a token a
-    decode of one client.
+    decode of one client. With prefix caching what another prompt begins with, too, may be there already.
     """
     cost = machine.cost
     prompts = requests.prompt_tokens.astype(np.int64)
+    if machine.prefix_caching:
+        prompts = prompts - most_cached(requests, BLOCK_TOKENS)
     if cost.prefill_levels:
         read_ns = np.full(len(prompts), cost.prefill_levels[0][1], np.int64)
     else:

@@ -117,6 +117,8 @@ class Setting:
             f"--max-num-seqs {self.max_num_seqs}",
             f"--max-num-batched-tokens {max(self.tokens, longest, self.max_num_seqs)}",
         ]
+        if machine.prefix_caching:
+            flags.append("--enable-prefix-caching")
         if self.needs_scheduler:
             config = json.dumps({"llmsched": self.scheduler_options(machine)})
             flags += [
@@ -168,6 +170,7 @@ class Machine:
         kv_tokens: tokens that the KV cache holds; ``None`` where memory is no limit.
         swap_gb_per_s: bandwidth of swapping, in 10^9 bytes a second; ``None`` where nothing is swapped.
         kv_bytes_per_token: of the model's KV cache; ``None`` where nobody needs it.
+        prefix_caching: whether blocks that prompts begin with are kept and shared, by vLLM's admission; needs a budget.
         longest_prompt_tokens: of the trace.
         cost_name: what the cost model was asked for by.
     """
@@ -179,6 +182,7 @@ class Machine:
     kv_tokens: int | None = None
     swap_gb_per_s: float | None = None
     kv_bytes_per_token: int | None = None
+    prefix_caching: bool = False
     longest_prompt_tokens: int = 0
     cost_name: str = ""
 
@@ -193,6 +197,7 @@ class Machine:
             arguments = {"mixed_tokens": setting.tokens, "mixed_counts_active": True, "mixed_cost": self.mixed_cost}
         if self.kv_tokens is not None:
             arguments |= {"kv_budget_tokens": self.kv_tokens, **ADMISSIONS[setting.admission]}
+            arguments["kv_prefix_caching"] = self.prefix_caching and setting.runs_in_vllm
             if setting.swaps:
                 arguments |= {
                     "kv_swap_gb_per_s": self.swap_gb_per_s,

@@ -54,12 +54,13 @@ def check_fleet(scenario: Scenario, policy: Policy, replicas: int) -> int:
     """The number of replicas, where they can be simulated.
 
     Raises:
-        ConfigError: a scenario without SLOs, with queues of clients or with a horizon; a policy that plans, or is told
-            the truth; a number out of range.
+        ConfigError: a scenario without SLOs, with queues of clients, prefix caching or a horizon; a policy that plans,
+            or is told the truth; a number out of range.
     """
     for wrong, given, remedy in (
         (not scenario.serving, "without SLOs", "Give ttft_s and tpot_s: requests are sent as they arrive"),
         (scenario.queue != "shared", f"with queue = {scenario.queue!r}", "Set queue='shared': a replica has one line"),
+        (scenario.kv_prefix_caching, "with prefix caching", "Leave kv_prefix_caching out: no router knows of it"),
         (scenario.max_iterations is not None, f"with max_iterations = {scenario.max_iterations}", "Leave it out"),
     ):
         if wrong:

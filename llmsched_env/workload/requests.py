@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_env.errors import ConfigError, WorkloadError
+from llmsched_env.workload.prefix_blocks import PrefixBlocks
 from llmsched_env.workload.rescale import rescaled
 
 __all__ = ["MAX_TOKENS", "Requests"]
@@ -38,6 +39,7 @@ class Requests:
             ``None`` where it brought none.
         mean_output_tokens: what is known of output lengths without looking at any request of this case: the mean of
             the population that they were drawn from (of the sample itself for a user's file).
+        prefix_blocks: what prompts are made of, so that one sees which begin alike; ``None`` where nobody says.
     """
 
     prompt_tokens: NDArray[np.int32]
@@ -45,6 +47,7 @@ class Requests:
     release_ns: NDArray[np.int64]
     predicted_tokens: NDArray[np.int32] | None
     mean_output_tokens: float
+    prefix_blocks: PrefixBlocks | None = None
 
     @classmethod
     def of(
@@ -55,12 +58,13 @@ class Requests:
         release_ns: ArrayLike | None = None,
         predicted_tokens: ArrayLike | None = None,
         mean_output_tokens: float | None = None,
+        prefix_blocks: PrefixBlocks | None = None,
     ) -> Requests:
         """Validate and copy.
 
         Raises:
             WorkloadError: empty, ragged, non-finite, fractional, non-positive or too long (over :data:`MAX_TOKENS`)
-                token counts; release times that are negative or go back.
+                token counts; release times that are negative or go back; blocks of other requests, or too few of them.
         """
         prompt = _tokens("prompt_tokens", prompt_tokens)
         output = _tokens("output_tokens", output_tokens)
@@ -84,10 +88,12 @@ class Requests:
         mean = float(output.mean()) if mean_output_tokens is None else float(mean_output_tokens)
         if not (np.isfinite(mean) and mean >= 1.0):
             raise WorkloadError(f"mean_output_tokens = {mean} is not a length: give a finite number of at least 1.")
+        if prefix_blocks is not None:
+            _check_blocks(prefix_blocks, prompt)
         for column in (prompt, output, release, predicted):
             if column is not None:
                 column.setflags(write=False)
-        return cls(prompt, output, release, predicted, mean)
+        return cls(prompt, output, release, predicted, mean, prefix_blocks)
 
     @classmethod
     def checked(cls, given: object, source: str) -> Requests:
@@ -111,6 +117,7 @@ class Requests:
             release_ns=given.release_ns,
             predicted_tokens=given.predicted_tokens,
             mean_output_tokens=given.mean_output_tokens,
+            prefix_blocks=given.prefix_blocks,
         )
 
     def __len__(self) -> int:
@@ -191,7 +198,34 @@ class Requests:
             data = b"" if column is None else np.ascontiguousarray(column.astype("<i8")).tobytes()
             h.update(len(data).to_bytes(8, "little") + data)
         h.update(repr(self.mean_output_tokens).encode())
+        if self.prefix_blocks is not None:
+            blocks = self.prefix_blocks
+            h.update(blocks.nodes.astype("<i4").tobytes() + blocks.starts.astype("<i8").tobytes())
+            h.update(repr(blocks.tokens).encode())
         return h.hexdigest()
+
+
+def _check_blocks(blocks: PrefixBlocks, prompts: NDArray[np.int32]) -> None:
+    """Raise where blocks are not those of these prompts; a trace may have fewer, not more.
+
+    Raises:
+        WorkloadError: they are not.
+    """
+    if len(blocks) != len(prompts):
+        raise WorkloadError(
+            f"prefix_blocks are of {len(blocks)} requests, but there are {len(prompts)}: give one each."
+        )
+    if blocks.tokens is None:
+        return
+    if blocks.tokens < 1:
+        raise WorkloadError(f"prefix_blocks of {blocks.tokens} tokens: a block has at least one.")
+    many = np.flatnonzero(np.diff(blocks.starts) > -(-prompts.astype(np.int64) // blocks.tokens))
+    if many.size:
+        i = int(many[0])
+        raise WorkloadError(
+            f"request {i} has {len(blocks.of(i))} prefix blocks of {blocks.tokens} tokens and a prompt of {prompts[i]} "
+            "tokens: they are more than the prompt."
+        )
 
 
 def _positive(name: str, value: object) -> float:

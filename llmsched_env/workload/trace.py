@@ -7,37 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_env.workload.prefix_blocks import PrefixBlocks
 from llmsched_env.workload.requests import Requests
 
 __all__ = ["PrefixBlocks", "Trace"]
 
 Column = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class PrefixBlocks:
-    """The blocks of tokens that prompts are made of: two prompts that begin with the same ids share a prefix.
-
-    Attributes:
-        ids: (total,) of all blocks, request after request.
-        starts: (n + 1,) where in ``ids`` each request begins; the last entry is ``total``.
-        tokens: tokens that a block stands for (512 in Mooncake's traces, 16 in Qwen-Bailian's), or ``None`` where the
-            file does not show it. The last block of a prompt may be shorter.
-    """
-
-    ids: Column
-    starts: Column
-    tokens: int | None
-
-    def of(self, request: int) -> Column:
-        """(blocks,) ids of one request, in the order of its prompt."""
-        return self.ids[self.starts[request] : self.starts[request + 1]]
-
-    def take(self, rows: Column) -> PrefixBlocks:
-        """The blocks of some requests, in the order of ``rows``."""
-        parts = [self.of(row) for row in rows.tolist()]
-        starts = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        return PrefixBlocks(np.concatenate([self.ids[:0], *parts]), starts, self.tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,4 +87,5 @@ class Trace:
             release_ns=release - release[:1],
             predicted_tokens=None if self.predicted_tokens is None else self.predicted_tokens[rows],
             mean_output_tokens=mean_output_tokens,
+            prefix_blocks=self.prefix_blocks and self.prefix_blocks.take(np.arange(len(self))[rows]),
         )

@@ -38,6 +38,11 @@ def assert_same(episode, reference, where):
     }
     for name, value in expected.items():
         assert getattr(totals, name) == value, (*where, name)
+    if reference.pool is not None:
+        pool, prefix = reference.pool, episode.kv.prefix
+        assert episode.view.kv_used == prefix.used * prefix.block, where
+        assert totals.cached_tokens == reference.hit_tokens, where
+        assert (prefix.fresh, len(prefix.free_labels())) == (pool.fresh, len(pool.free)), where
     if episode.slo.enabled:
         violating = reference.ttft_violations(), reference.tpot_violations()
         assert (totals.ttft_violations, totals.tpot_violations, totals.violations) == (

@@ -54,7 +54,7 @@ class ByHand:
 def served_case(seed):
     """A combined case on one shared queue with SLOs, over time."""
     case = combined_case(seed)
-    if case.queues is not None:
+    if case.queues is not None or (case.kv_cache is not None and case.kv_cache.prefix_caching):
         return None
     if not case.ttft_ns:
         case = replace(case, ttft_ns=300, tpot_ns=60, order="fcfs", choose_length=False)
@@ -323,6 +323,10 @@ def test_what_a_policy_raises_is_raised():
     [
         ({"scenario": make_scenario("LLMSched/GSM8K-v0")}, "replicas of a scenario without SLOs: Give ttft_s and tpot"),
         ({"scenario": SERVING.replace(queue="client")}, "with queue = 'client': Set queue='shared'"),
+        (
+            {"scenario": SERVING.replace(kv_budget_tokens=10**6, kv_rule="vllm_v1", kv_prefix_caching=True)},
+            "with prefix caching: Leave kv_prefix_caching out",
+        ),
         ({"scenario": SERVING.replace(max_iterations=5)}, "with max_iterations = 5: Leave it out"),
         ({"replicas": 0}, "replicas = 0 is out of range"),
         ({"replicas": 2.5}, r"replicas = 2\.5 is not a whole number"),

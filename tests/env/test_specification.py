@@ -128,8 +128,9 @@ def test_version_table(sections):
 
 def test_rewards_and_information_name_what_there_is(sections):
     assert tuple(re.findall(r"^- `(\w+)`", sections["Rewards"], re.MULTILINE)) == REWARDS
-    always, slo, memory = (
-        set(re.findall(r"`(\w+)`", part)) for part in re.split("With SLOs|where the KV", sections["Information"])
+    always, slo, memory, prefix = (
+        {*re.findall(r"`(\w+)`", part)}
+        for part in re.split("With SLOs|where the KV|with prefix", sections["Information"])
     )
     assert always == {"action_mask", "invalid_actions", "case", *info_metrics(Scenario())}
     for identity, arguments in ENVIRONMENTS.items():
@@ -137,7 +138,7 @@ def test_rewards_and_information_name_what_there_is(sections):
         assert info.keys() == (
             always | (slo if "ttft_s" in arguments else set()) | (memory if "kv_budget_tokens" in arguments else set())
         )
-    assert always | slo | memory == {"action_mask", "invalid_actions", "case", "bound_s", *EPISODE_METRICS}
+    assert always | slo | memory | prefix == {"action_mask", "invalid_actions", "case", "bound_s", *EPISODE_METRICS}
 
 
 def test_render_modes(sections):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .durations import Durations
+from .prefixes import Key
 from .state import Running
 
 
@@ -14,10 +15,11 @@ class Row(NamedTuple):
     client: int
     request: int
     emitted: int  # output tokens before
-    before: int  # tokens computed before
+    before: int  # tokens computed before, or cached
     tokens: int  # that it computes
     copied: int  # tokens that it copies in
     left: int  # tokens to compute after it
+    cached: int = 0  # tokens that were in the prefix cache when its reading began
 
     @property
     def finishes(self) -> bool:
@@ -51,6 +53,8 @@ class Memory(Durations):
 
     @property
     def kv_used(self) -> int:
+        if self.pool is not None:
+            return self.pool.used * self.case.kv_cache.block_tokens
         holders = [client for client, held in enumerate(self.running) if held is not None]
         if self.reading is not None:
             holders.append(self.reading.client)
@@ -71,6 +75,7 @@ class Memory(Durations):
         free = (cache.budget_tokens - self.kv_used) // cache.block_tokens
         queue = [*self.starts, *([self.reading.client] if self.reading is not None else [])]
         served, gone = [], []
+        trial = self.pool.copy() if self.pool is not None else None
         while queue:
             client = queue.pop(0)
             held = self.running[client]
@@ -80,7 +85,11 @@ class Memory(Durations):
             while free < (1 if cache.rule == "vllm_v0" else needs):
                 victim = queue.pop() if queue else client
                 gone.append(victim)
-                free += self.blocks(self.holds(victim)) // cache.block_tokens
+                held_by = self.running[victim] or self.reading
+                if trial is None:
+                    free += self.blocks(self.holds(victim)) // cache.block_tokens
+                else:
+                    free += trial.release(held_by.request, self.holds(victim))
                 if victim == client:
                     break
             else:
@@ -103,6 +112,8 @@ class Memory(Durations):
         together = [*rows, row]
         most = cache.budget_tokens - cache.headroom_tokens
         if self.vllm:
+            if self.pool is not None:
+                return self.shares_room(row, rows, served) <= most
             held = [self.holds(self.running.index(one)) + (one in served) for one in self.active]
             held += [one.before + one.tokens for one in rows] + [row.tokens + row.left]
             return sum(self.blocks(tokens) for tokens in held) <= most
@@ -113,6 +124,42 @@ class Memory(Durations):
         if cache.admission == "reserve":
             return self.reserved(together) <= cache.budget_tokens
         return cache.admission == "fits" or self.expected_to_fit(together, bool(served))
+
+    def shares_room(self, row: Row, rows: list[Row], served: list[Running]) -> int:
+        """Tokens in use once the whole row has been computed, in blocks that rows before it may share."""
+        used = self.kv_used + self.growth(served)
+        joined: dict[Key, int] = {}
+        for one in [*rows, row]:
+            whole = one.before + one.tokens + (one.left if one is row else 0)
+            chunked = self.reading is not None and self.reading.request == one.request
+            _, busy = self.pool.hits(one.request, whole, joined) if not chunked else (0, 0)
+            start = one.before if chunked else busy * self.pool.block
+            used += self.blocks(whole) - self.blocks(start)
+            joined.update(self.joined_by(one, joined))
+        return used
+
+    def joined_by(self, row: Row, joined: dict[Key, int]) -> dict[Key, int]:
+        """Blocks of its prompt that a row of an iteration refers to."""
+        chunked = self.reading is not None and self.reading.request == row.request
+        have = self.pool.held[row.request] if chunked else row.before // self.pool.block
+        if not chunked and self.pool.own(row.request):
+            have = self.pool.held[row.request]
+        there = {*self.pool.references, *self.pool.free, *joined}
+        new = self.pool.known_after(row.request, have, row.before, row.before + row.tokens, there)
+        return dict.fromkeys([*self.pool.keys(row.request)[:have], *new], 1)
+
+    def give_up_blocks(self, client: int) -> None:
+        held = self.running[client] or self.reading
+        if self.pool is not None:
+            self.pool.release(held.request, self.holds(client))
+
+    def take_blocks(self, rows: list[Row], served: list[Running]) -> None:
+        """An iteration begins, of which these are the rows and the served."""
+        if self.pool is None:
+            return
+        reading = None if self.reading is None else self.reading.request
+        taken = [(row.request, row.before, row.before + row.tokens, row.request != reading) for row in rows]
+        self.pool.take(taken, self.growth(served) // self.pool.block)
 
     def reserved(self, together: list[Row]) -> int:
         case, cache = self.case, self.case.kv_cache
@@ -142,9 +189,10 @@ class Memory(Durations):
     def preempt(self, client: int) -> None:
         """Its request goes back in line: with its output tokens, or, where it has none, as if it had never begun."""
         self.preemptions += 1
+        self.give_up_blocks(client)
         if self.reading is not None and self.reading.client == client:
             lost, self.reading = self.reading, None
-            self.recomputed += lost.computed
+            self.recomputed += lost.computed - lost.cached
             self.gave_way_reading += 1
             if lost.emitted:
                 self.preempted[lost.request] = lost.emitted

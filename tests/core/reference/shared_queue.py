@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from strategies import DECODE, MIXED, PREFILL, Case
 
 from .memory import Memory, Row
+from .prefixes import Key
 from .state import Reading, Running
 
 
@@ -52,7 +53,7 @@ class SharedQueue(Memory):
         """The next chunk of the prompt whose prefill is chunked."""
         held = self.reading
         part = self.part(held.left, [], room, whole)
-        return Row(held.client, held.request, held.emitted, held.computed, part, 0, held.left - part)
+        return Row(held.client, held.request, held.emitted, held.computed, part, 0, held.left - part, held.cached)
 
     def joins(self, client: int, request: int, rows: list[Row], room: int, whole: bool) -> Row:
         """What is computed, or copied, of one that is in line."""
@@ -60,8 +61,14 @@ class SharedQueue(Memory):
         context = self.context(request, emitted)
         if emitted and self.case.kv_cache.swap_token_ns:
             return Row(client, request, emitted, 0, 0, context, 0)
-        part = self.part(context, rows, room, whole)
-        return Row(client, request, emitted, 0, part, 0, context - part)
+        cached = 0
+        if self.pool is not None:
+            joined: dict[Key, int] = {}
+            for row in rows:
+                joined.update(self.joined_by(row, joined))
+            cached = self.pool.hits(request, context, joined)[0] * self.pool.block
+        part = self.part(context - cached, rows, room, whole)
+        return Row(client, request, emitted, cached, part, 0, context - cached - part, cached)
 
     # Composing.
 
@@ -156,6 +163,7 @@ class SharedQueue(Memory):
         self.count_choice(action, it)
         for client in it.gone:
             self.preempt(client)
+        self.take_blocks(it.rows, it.served)
         if it.served:
             self.idle_client_decodes += len(self.idle)
             self.active_at_decodes.append(len(it.served))
@@ -185,16 +193,20 @@ class SharedQueue(Memory):
             del self.preempted[request]
         else:
             self.waiting.remove(request)
+        began = self.reading is None and resumed is None
         self.computed += row.tokens
         self.swapped += row.copied
         if not row.finishes:
             whole = row.before + row.tokens + row.left
-            self.chunked_prefills += row.before == 0
-            self.reading = Reading(request, row.client, start_ns, whole, row.before + row.tokens, row.emitted, late)
+            self.chunked_prefills += began
+            computed = row.before + row.tokens
+            self.reading = Reading(request, row.client, start_ns, whole, computed, row.emitted, late, row.cached)
             self.read_at_ns.append(duration)
             return
         if row.emitted and not row.copied:
-            self.recomputed += row.before + row.tokens
+            self.recomputed += row.before + row.tokens - row.cached
+        elif not row.copied:
+            self.hit_tokens += row.cached
         self.running[row.client] = Running(request, row.joins_with)
         self.starts.append(row.client)
         self.client[request] = row.client
@@ -208,7 +220,7 @@ class SharedQueue(Memory):
         kind, order, _ = self.case.action(action)
         if not it.rows:
             return
-        began = [row.request for row in it.rows if row.before == 0]
+        began = [row.request for row in it.rows if self.reading is None or row.request != self.reading.request]
         self.fell_back += bool(began) and began[0] != self.line(order)[0]
         self.mixed += kind == MIXED
         self.read_beside += it.tokens if it.served else 0

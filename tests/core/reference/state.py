@@ -8,6 +8,8 @@ from functools import cached_property
 
 from strategies import DECODE, PREFILL, Case
 
+from .prefixes import Pool
+
 
 class Running:
     """A request on a client."""
@@ -21,12 +23,13 @@ class Reading:
     """A request of whose prompt, or of the context that it lost, a part has been computed."""
 
     def __init__(
-        self, request: int, client: int, start_ns: int, whole: int, computed: int, emitted: int, late: bool
+        self, request: int, client: int, start_ns: int, whole: int, computed: int, emitted: int, late: bool, cached: int
     ) -> None:
         self.request, self.client, self.start_ns = request, client, start_ns
         self.whole, self.computed = whole, computed  # tokens
         self.emitted = emitted  # before it lost its context
         self.late = late  # when its reading began
+        self.cached = cached  # tokens that were in the prefix cache then
 
     @property
     def left(self) -> int:
@@ -48,6 +51,8 @@ class State:
         self.preempted: dict[int, int] = {}  # output tokens by request
         self.unreleased = list(range(len(case.prompts)))
         self.starts: list[int] = []  # clients that run, by when they started
+        self.pool = Pool(case) if case.kv_cache is not None and case.kv_cache.prefix_caching else None
+        self.hit_tokens = 0  # of prompts that were in the prefix cache
         self.swap_out_ns = 0
 
         self.client: dict[int, int] = {}
@@ -183,12 +188,23 @@ class State:
     # Time.
 
     def retire(self) -> None:
-        for client, held in enumerate(self.running):
+        for client in sorted(
+            range(len(self.running)), key=self.started, reverse=True
+        ):  # the last to start leaves first
+            held = self.running[client]
             if held is not None and held.emitted == self.case.outputs[held.request]:
+                self.give_up_blocks(client)
                 self.completion_ns[held.request] = self.clock_ns
                 self.running[client] = None
                 if client in self.starts:
                     self.starts.remove(client)
+
+    def started(self, client: int) -> int:
+        """Where it stands among those that run, by when they started."""
+        return self.starts.index(client) if client in self.starts else -1
+
+    def give_up_blocks(self, client: int) -> None:
+        """Whoever leaves gives back what it refers to."""
 
     def release(self) -> None:
         while self.unreleased and self.case.releases_ns[self.unreleased[0]] <= self.clock_ns:
