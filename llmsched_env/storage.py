@@ -130,9 +130,10 @@ def write_whole(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside ``path`` and move it there when the block ends well; otherwise leave no trace.
 
     Raises:
-        PathError: the folder cannot be created or written.
+        PathError: the folder cannot be created or written, or the path is no file but a device or a pipe.
     """
     path = user_path(path)
+    _check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -154,13 +155,28 @@ def output_file(path: Path | str) -> Path:
     """Make sure now, before the long work, that a file for results can be written; its folder is created.
 
     Raises:
-        PathError: it is a folder, or its folder cannot be created or written.
+        PathError: it is a folder, a device or a pipe, or its folder cannot be created or written.
     """
     path = user_path(path)
+    _check_replaceable(path)
     output_folder(path.resolve().parent)
-    if path.is_dir():
-        raise PathError(f"cannot write {path}: it is a folder. Give the path of a file.")
     return path
+
+
+def _check_replaceable(path: Path) -> None:
+    """A file is written beside its path and then moved there, which puts it in the place of a device such as /dev/null.
+
+    Raises:
+        PathError: something other than a file is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # nothing is there, or the writing will complain
+    if stat.S_ISREG(mode):
+        return
+    kind = "folder" if stat.S_ISDIR(mode) else "device or a pipe, and would be replaced"
+    raise PathError(f"cannot write {path}: it is a {kind}. Give the path of a file.")
 
 
 def output_folder(path: Path | str) -> Path:

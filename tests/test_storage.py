@@ -195,3 +195,20 @@ def test_a_tilde_in_a_path_is_the_home_and_no_folder_is_made_of_it(tmp_path, mon
     assert not (tmp_path / "~").exists()
     with pytest.raises(PathError, match="~nobody-of-that-name/x begins with a home folder that is not known: write"):
         storage.user_path("~nobody-of-that-name/x")
+
+
+@posix
+@pytest.mark.parametrize("check", [storage.output_file, lambda path: storage.write_whole(path).__enter__()])
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path, check):
+    """Moving a file to /dev/null, as root may, would take it from every other program."""
+    pipe, link, folder = tmp_path / "pipe", tmp_path / "link", tmp_path / "folder"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    folder.mkdir()
+    for path in (pipe, link):
+        with pytest.raises(PathError, match=f"cannot write {path}: it is a device or a pipe, and would be replaced"):
+            check(path)
+    with pytest.raises(PathError, match=r"it is a folder\. Give the path of a file"):
+        check(folder)
+    assert pipe.is_fifo()
+    assert link.is_symlink()

@@ -27,8 +27,13 @@ FEWEST_REQUESTS = 400
 RESOLUTION = 1.01
 """Neighbouring rates of the capacity search differ by less than this factor."""
 
-WIDEST = 2.0**14
+WIDEST = 2.0**30
 """How far from the rate that was asked for capacity is looked for, as a factor: it may be that any rate holds."""
+
+FASTEST_PER_S = 1e6
+IDLE_CLIENT_S = 4e9
+"""Capacity is looked for up to this rate, and down to where the longest gap, times the sequences, is this long: the
+simulator counts 2^62 ns of client time."""
 
 STOCK, FLAGS = "vLLM as it is", "the best with flags alone"
 
@@ -229,12 +234,13 @@ def recommend(
 
 
 def halves(requests: Requests) -> tuple[Requests, Requests]:
-    """The first and the second half, each from time 0.
+    """The first and the second half, each from time 0; of output lengths the mean of the first is known in both.
 
     Raises:
         WorkloadError: a half whose requests come all at one time.
     """
     cut = len(requests) // 2
+    known = float(requests.output_tokens[:cut].mean())
     parts = []
     blocks = requests.prefix_blocks
     for rows in (slice(0, cut), slice(cut, None)):
@@ -246,7 +252,7 @@ def halves(requests: Requests) -> tuple[Requests, Requests]:
         parts.append(
             Requests.of(
                 requests.prompt_tokens[rows], requests.output_tokens[rows], release_ns=release - release[0],
-                mean_output_tokens=requests.mean_output_tokens,
+                mean_output_tokens=known,
                 prefix_blocks=None if blocks is None else blocks.take(np.arange(len(requests))[rows]),
             )
         )  # fmt: skip
@@ -338,22 +344,33 @@ def _capacity(
             progress()
         return tried[there]
 
-    found = {end: rate * _last_that_holds(lambda step: getattr(at(step), end) >= target) for end in ends}  # noqa: B023
+    longest_gap_s = float(np.diff(load.given.release_ns).max()) / 1e9
+    lowest = max(1 / WIDEST, longest_gap_s * setting.max_num_seqs / IDLE_CLIENT_S)
+    highest = min(WIDEST, FASTEST_PER_S / own)
+    found = {
+        end: rate * _last_that_holds(lambda step: getattr(at(step), end) >= target, lowest, highest)  # noqa: B023
+        for end in ends
+    }
     mean = found["mean"]
     return Capacity(mean, found.get("low", mean), found.get("high", mean)), tuple(sorted(tried.items()))
 
 
-def _last_that_holds(holds: Callable[[float], bool]) -> float:
-    """The largest factor of the rate at which something holds, within `RESOLUTION`; 0 for none."""
+def _last_that_holds(holds: Callable[[float], bool], lowest: float, highest: float) -> float:
+    """The largest factor of the rate at which something holds, within `RESOLUTION`; 0 for none.
+
+    No factor below ``lowest`` nor above ``highest`` is tried, but for 1.
+    """
     low = high = 1.0
     if holds(1.0):
-        while high < WIDEST and holds(high):
-            low, high = high, high * 2
+        while holds(high):
+            if high >= highest:
+                return high
+            low, high = high, min(highest, high * 2)
     else:
-        while low > 1 / WIDEST and not holds(low):
-            low, high = low / 2, low
-        if not holds(low):
-            return 0.0
+        while not holds(low):
+            if low <= lowest:
+                return 0.0
+            low, high = max(lowest, low / 2), low
     while high / low > RESOLUTION:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)

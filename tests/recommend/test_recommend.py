@@ -17,14 +17,15 @@ from llmsched_env.recommend import VLLM_DEFAULT, Machine, Setting, recommend, tr
 from llmsched_env.recommend.__main__ import main, seconds
 from llmsched_env.recommend.answer import (
     RESOLUTION,
-    WIDEST,
     Candidate,
     Capacity,
+    _capacity,
     _choose,
     _last_that_holds,
     attainable,
     halves,
 )
+from llmsched_env.recommend.page import finding
 from llmsched_env.recommend.search import search
 from llmsched_env.recommend.setting import RULES
 from llmsched_env.recommend.trial import BLOCKS, Load, Outcome
@@ -183,10 +184,10 @@ def test_a_recommendation_holds_together():
 def test_a_rate_that_holds_is_found_within_its_resolution():
     """Up to 7.3 times the rate, or down to a fifth of it; nothing above 0, or whatever is asked."""
     for limit in (7.3, 1.0, 0.2):
-        found = _last_that_holds(lambda step, limit=limit: step <= limit)
+        found = _last_that_holds(lambda step, limit=limit: step <= limit, 0.01, 100.0)
         assert limit / RESOLUTION <= found <= limit
-    assert _last_that_holds(lambda step: False) == 0.0
-    assert WIDEST / RESOLUTION <= _last_that_holds(lambda step: True) <= WIDEST
+    assert _last_that_holds(lambda step: False, 0.01, 100.0) == 0.0
+    assert 100.0 / RESOLUTION <= _last_that_holds(lambda step: True, 0.01, 100.0) <= 100.0
 
 
 FLAGS, CLASS = Setting(64, 1_024), Setting(64, 1_024, "max_wait", (2,))
@@ -232,6 +233,51 @@ def test_a_machine_that_is_too_small():
     assert answer.searched_at_per_s < 200.0
     assert answer.machines() > 1
     assert 0 < answer.chosen.capacity.mean < 200.0
+
+
+def test_slos_that_the_second_half_can_keep_at_no_rate():
+    """Every 60th prompt of it takes 160 of the 100 ms: goodput stays below 0.99 however far apart requests are."""
+    requests = trace(1_000, 5.0)
+    prompts = np.full(1_000, 50)
+    prompts[500::60] = 150
+    given = Requests.of(prompts, np.full(1_000, 3), release_ns=requests.release_ns)
+    machine = replace(MACHINE, longest_prompt_tokens=150)
+    assert 0.99 < attainable(given, machine) < 1
+    for rate in (None, 1e-3):
+        answer = recommend(given, machine, rate_per_s=rate, max_simulations=40)
+        assert not answer.holds
+        assert (answer.chosen.capacity.mean, answer.chosen.capacity.low, answer.machines()) == (0.0, 0.0, 0)
+        assert "no setting found holds the SLOs at any rate" in finding(answer)
+
+
+@pytest.mark.filterwarnings("ignore::llmsched_env.units.UnitWarning")  # half an hour is meant
+def test_slos_that_hold_at_every_rate():
+    """Half an hour for 400 requests of some 90 ms: they may as well come at once."""
+    machine = replace(MACHINE, ttft_s=1_800.0, tpot_s=1.0)
+    for target in (0.99, 1e-4):
+        answer = recommend(trace(800, 5.0), machine, target=target, max_simulations=40)
+        assert answer.holds
+        assert answer.chosen.capacity.low > 1e5
+
+
+def test_capacity_is_that_of_a_plain_sweep_over_the_rate():
+    """A fixed step in place of the bisection; one request after another, so the limit is sharp."""
+    setting, load = Setting(1, 4_096, "prefill_first"), Load("even", regular(400, 100))
+    machine = replace(MACHINE, ttft_s=0.05)
+    own = load.given.rate_per_s
+    capacity, tried = _capacity(setting, machine, load, 0.99, own)
+    rates = np.arange(10.0, 40.0, 0.1)
+    held = [rate for rate in rates if try_setting(setting, machine, load.at_rate(rate)).goodput.mean >= 0.99]
+    assert max(held) == pytest.approx(capacity.mean, rel=0.012)
+    assert capacity.mean == pytest.approx(25.0, rel=0.02)  # 40 ms a request; a few more, while the wait is within 20 ms
+    assert len(tried) < 40
+
+
+def test_what_is_known_of_lengths_is_the_first_halfs():
+    """Else the search would know of requests that are to confirm it."""
+    requests = Requests.of([10] * 6, [1, 2, 3, 90, 90, 90], release_ns=range(6))
+    first, second = halves(requests)
+    assert first.mean_output_tokens == second.mean_output_tokens == 2.0
 
 
 def test_own_engines_choose_admission():
