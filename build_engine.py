@@ -2,7 +2,8 @@
 
 - A class becomes an extension type and its annotated fields C fields. From Python, those of `View` are read-only, and a
   leading underscore hides one. Classes that are decorated, or derive from something else, stay Python's.
-- A method that no class of the folder redefines is final: a call of it in its own file is a plain one.
+- A method that no class of the folder redefines is final and inline: a call of it in its own file is a plain one.
+  Where it is only final, Cython looks it up in a table of the object's all the same, as calls from other files do.
 - A function or method whose return annotation is a ``cython`` type becomes a C function without the GIL. Any other
   stays what it is, and is not in the .pxd.
 - ``import math`` becomes C's.
@@ -169,9 +170,10 @@ class _File:
                 shown = "" if name.startswith("_") else "readonly " if node.name == "View" else "public "
                 yield f"    cdef {shown}{self.declaration(part.annotation)} {name}"
             elif isinstance(part, ast.FunctionDef) and self.is_c_function(part):
-                if not self.redefined(node, part.name):
+                final = not self.redefined(node, part.name)
+                if final:
                     yield "    @cython.final"
-                yield f"    cdef {self.signature(part)}"
+                yield f"    cdef {'inline ' if final else ''}{self.signature(part)}"
 
     def declarations(self) -> Iterator[str]:
         inline = self.kind() == "inline"
