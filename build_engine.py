@@ -151,11 +151,20 @@ class _File:
                 raise NotCompilableError(f"{self.path}: {name} = {value!r} is no integer of 32 bits.")
             yield f"    {name} = {int(value)}"
 
-    def redefined(self, node: ast.ClassDef, method: str) -> bool:
-        """Whether another class of the folder, which derives from this one or the other way round, defines it too."""
+    def definitions(self) -> dict[str, tuple[str, frozenset[str]]]:
+        """The base and the methods of each class of the folder."""
         files = sorted(self.path.parent.glob("*.py"))
-        lines = _definitions(tuple((file, file.stat().st_mtime_ns) for file in files))
-        return any(
+        return _definitions(tuple((file, file.stat().st_mtime_ns) for file in files))
+
+    def is_final(self, node: ast.ClassDef, method: str) -> bool:
+        """Whether no class defines it too that derives from this one or the other way round.
+
+        What a base in another folder defines is not known, so nothing is final of what derives from one.
+        """
+        lines = self.definitions()
+        if any(base not in lines for base in _line(lines, node.name)):
+            return False
+        return not any(
             method in methods and (node.name in _line(lines, name) or name in _line(lines, node.name))
             for name, (_, methods) in lines.items()
             if name != node.name
@@ -170,7 +179,7 @@ class _File:
                 shown = "" if name.startswith("_") else "readonly " if node.name == "View" else "public "
                 yield f"    cdef {shown}{self.declaration(part.annotation)} {name}"
             elif isinstance(part, ast.FunctionDef) and self.is_c_function(part):
-                final = not self.redefined(node, part.name)
+                final = self.is_final(node, part.name)
                 if final:
                     yield "    @cython.final"
                 yield f"    cdef {'inline ' if final else ''}{self.signature(part)}"

@@ -53,7 +53,7 @@ class Transition(Composer):
         """:meth:`advance` to a kind of iteration."""
         start_ns: cython.longlong = v.clock_ns
         decodes: cython.longlong = v.decodes
-        mixed: cython.longlong = v.mixed if self.records else 0
+        mixed: cython.longlong = v.mixed
         busy: cython.longlong = v.active
         changed: cython.bint = True
         if kind == codes.DECODE:
@@ -71,7 +71,7 @@ class Transition(Composer):
                 t,
                 self.noisy_decode_ns(v) if self.has_noise else v.decode_ns,
                 self.in_system(v),
-                v.kv_growth if self.has_kv else 0,  # else it stays in a far cache
+                v.kv_growth,
             )
         else:
             busy = self.commit(v, t, action, kind)

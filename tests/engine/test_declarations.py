@@ -127,6 +127,18 @@ def test_a_method_that_a_class_of_another_file_redefines_is_not_final(tmp_path):
         assert finals == (["keep(self)"] if name == "base" else [])
 
 
+def test_a_method_that_may_redefine_one_of_another_folder_is_not_final(tmp_path):
+    """Cython refuses to let a method that is declared inline redefine another."""
+    below = "import cython\nfrom engine.base import Base\nclass Below(Base):\n    def act(self) -> cython.int: ...\n"
+    package = written(tmp_path, base=BASE, below=below)
+    assert "@cython.final\n    cdef inline int act(" in pxd(package / "below.py", "engine")
+    (tmp_path / "another").mkdir()
+    (package / "below.py").rename(tmp_path / "another" / "below.py")
+    declared = pxd(tmp_path / "another" / "below.py", "engine")
+    assert "    cdef int act(" in declared
+    assert "final" not in declared
+
+
 def test_a_call_of_a_final_method_in_its_own_file_is_a_plain_one(tmp_path):
     pytest.importorskip("Cython")
     text = """
