@@ -2,7 +2,8 @@
 
 - A class becomes an extension type and its annotated fields C fields. From Python, those of `View` are read-only, and a
   leading underscore hides one. Classes that are decorated, or derive from something else, stay Python's.
-- A method that no class of the folder redefines is final: a call of it in its own file is a plain one.
+- A method that no class of the folder redefines is final and inline: a call of it in its own file is a plain one.
+  Where it is only final, Cython looks it up in a table of the object's all the same, as calls from other files do.
 - A function or method whose return annotation is a ``cython`` type becomes a C function without the GIL. Any other
   stays what it is, and is not in the .pxd.
 - ``import math`` becomes C's.
@@ -150,11 +151,20 @@ class _File:
                 raise NotCompilableError(f"{self.path}: {name} = {value!r} is no integer of 32 bits.")
             yield f"    {name} = {int(value)}"
 
-    def redefined(self, node: ast.ClassDef, method: str) -> bool:
-        """Whether another class of the folder, which derives from this one or the other way round, defines it too."""
+    def definitions(self) -> dict[str, tuple[str, frozenset[str]]]:
+        """The base and the methods of each class of the folder."""
         files = sorted(self.path.parent.glob("*.py"))
-        lines = _definitions(tuple((file, file.stat().st_mtime_ns) for file in files))
-        return any(
+        return _definitions(tuple((file, file.stat().st_mtime_ns) for file in files))
+
+    def is_final(self, node: ast.ClassDef, method: str) -> bool:
+        """Whether no class defines it too that derives from this one or the other way round.
+
+        What a base in another folder defines is not known, so nothing is final of what derives from one.
+        """
+        lines = self.definitions()
+        if any(base not in lines for base in _line(lines, node.name)):
+            return False
+        return not any(
             method in methods and (node.name in _line(lines, name) or name in _line(lines, node.name))
             for name, (_, methods) in lines.items()
             if name != node.name
@@ -169,9 +179,10 @@ class _File:
                 shown = "" if name.startswith("_") else "readonly " if node.name == "View" else "public "
                 yield f"    cdef {shown}{self.declaration(part.annotation)} {name}"
             elif isinstance(part, ast.FunctionDef) and self.is_c_function(part):
-                if not self.redefined(node, part.name):
+                final = self.is_final(node, part.name)
+                if final:
                     yield "    @cython.final"
-                yield f"    cdef {self.signature(part)}"
+                yield f"    cdef {'inline ' if final else ''}{self.signature(part)}"
 
     def declarations(self) -> Iterator[str]:
         inline = self.kind() == "inline"

@@ -64,8 +64,7 @@ def _declarations() -> str:
         from build_engine import pxd
     finally:
         sys.path.remove(str(ROOT))
-    # Its classes derive from the engine's, which are in another folder: no method of them is final.
-    return pxd(SOURCE, "llmsched_env.engine").replace("    @cython.final\n", "")
+    return pxd(SOURCE, "llmsched_env.engine")
 
 
 def _load(file: Path) -> ModuleType:

@@ -74,7 +74,7 @@ def test_it_can_be_compiled(tmp_path):
     done = subprocess.run([sys.executable, "-c", write], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     declared = (tmp_path / "llmsched_env" / "engine" / "pause.pxd").read_text(encoding="utf-8")
-    assert "cdef long long next_ns(self) noexcept nogil" in declared
+    assert "cdef inline long long next_ns(self) noexcept nogil" in declared
     for module in ("pause", "transition"):
         command = [
             sys.executable,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -107,7 +109,7 @@ def test_what_cython_is_told_of_a_module(tmp_path):
             cdef public object anything
             cdef bint _hidden
             @cython.final
-            cdef void add(self, long long by=*) noexcept nogil
+            cdef inline void add(self, long long by=*) noexcept nogil
         cdef class View:
             cdef readonly long long clock_ns
         cdef double total(Base base, double[::1] weights) noexcept nogil
@@ -120,9 +122,43 @@ def test_a_method_that_a_class_of_another_file_redefines_is_not_final(tmp_path):
     package = written(tmp_path, base=above, below=below)
     for name in ("base", "below"):
         lines = pxd(package / f"{name}.py", "engine").splitlines()
-        places = {line.split()[2]: number for number, line in enumerate(lines) if "noexcept" in line}
+        places = {line.split()[-3]: number for number, line in enumerate(lines) if "noexcept" in line}
         finals = [method for method, number in places.items() if lines[number - 1].strip() == "@cython.final"]
         assert finals == (["keep(self)"] if name == "base" else [])
+
+
+def test_a_method_that_may_redefine_one_of_another_folder_is_not_final(tmp_path):
+    """Cython refuses to let a method that is declared inline redefine another."""
+    below = "import cython\nfrom engine.base import Base\nclass Below(Base):\n    def act(self) -> cython.int: ...\n"
+    package = written(tmp_path, base=BASE, below=below)
+    assert "@cython.final\n    cdef inline int act(" in pxd(package / "below.py", "engine")
+    (tmp_path / "another").mkdir()
+    (package / "below.py").rename(tmp_path / "another" / "below.py")
+    declared = pxd(tmp_path / "another" / "below.py", "engine")
+    assert "    cdef int act(" in declared
+    assert "final" not in declared
+
+
+def test_a_call_of_a_final_method_in_its_own_file_is_a_plain_one(tmp_path):
+    pytest.importorskip("Cython")
+    text = """
+        import cython
+        class Counter:
+            count: cython.int
+            def add(self, by: cython.int) -> cython.void:
+                self.count += by
+            def add_twice(self) -> cython.void:
+                self.add(1)
+                self.add(1)
+        """
+    package = written(tmp_path, __init__="", counter=textwrap.dedent(text))
+    write([package / "counter.py"], tmp_path)
+    command = [sys.executable, "-m", "cython", "-3", "--module-name", "engine.counter", "engine/counter.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    compiled = (package / "counter.c").read_text(encoding="utf-8")
+    assert compiled.count("Counter_add(__pyx_v_self, 1)") == 2
+    assert "->add(" not in compiled, "it is looked up in a table of the object's"
 
 
 def test_constants_are_an_enum_and_small_functions_are_inline(tmp_path):
