@@ -169,7 +169,7 @@ class SharedQueue(Memory):
             self.active_at_decodes.append(len(it.served))
         late = [i for i in self.waiting if self.late(i)]
         self.clock_ns += duration
-        self.swap_out_ns = 0
+        self.swap_out_ns, self.just_read = 0, []
         for held in it.served:
             held.emitted += 1
             self.token_ns[held.request].append(self.clock_ns)
@@ -209,6 +209,7 @@ class SharedQueue(Memory):
             self.hit_tokens += row.cached
         self.running[row.client] = Running(request, row.joins_with)
         self.starts.append(row.client)
+        self.just_read.append(row.client)
         self.client[request] = row.client
         self.prefill_start_ns.setdefault(request, start_ns)
         self.first_token_ns.setdefault(request, self.clock_ns)

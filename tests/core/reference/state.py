@@ -51,6 +51,7 @@ class State:
         self.preempted: dict[int, int] = {}  # output tokens by request
         self.unreleased = list(range(len(case.prompts)))
         self.starts: list[int] = []  # clients that run, by when they started
+        self.just_read: list[int] = []  # those of them that the iteration which ends now has read
         self.pool = Pool(case) if case.kv_cache is not None and case.kv_cache.prefix_caching else None
         self.hit_tokens = 0  # of prompts that were in the prefix cache
         self.swap_out_ns = 0
@@ -188,9 +189,7 @@ class State:
     # Time.
 
     def retire(self) -> None:
-        for client in sorted(
-            range(len(self.running)), key=self.started, reverse=True
-        ):  # the last to start leaves first
+        for client in self.leaving:
             held = self.running[client]
             if held is not None and held.emitted == self.case.outputs[held.request]:
                 self.give_up_blocks(client)
@@ -199,9 +198,12 @@ class State:
                 if client in self.starts:
                     self.starts.remove(client)
 
-    def started(self, client: int) -> int:
-        """Where it stands among those that run, by when they started."""
-        return self.starts.index(client) if client in self.starts else -1
+    @property
+    def leaving(self) -> list[int]:
+        """Clients in the order in which they leave: the last to start first; then those read just now, as they were."""
+        starts = [*(client for client in range(len(self.running)) if client not in self.starts), *self.starts]
+        running = [client for client in reversed(starts) if client not in self.just_read]
+        return [*running, *self.just_read]
 
     def give_up_blocks(self, client: int) -> None:
         """Whoever leaves gives back what it refers to."""
