@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_env.actions import actions_of
+from llmsched_env.agents.agent import Agent
+from llmsched_env.agents.files import shipped_agent
 from llmsched_env.baselines.iteration import decode_first, interleave, prefill_first, threshold
 from llmsched_env.baselines.lagrangian import lagrangian
 from llmsched_env.baselines.plan_cache import cached_plan
@@ -65,6 +67,15 @@ def _patience(start: EpisodeContext) -> tuple[float, float]:
     return PATIENCE * cost.alpha_prefill_ns * clients / (max(1, cost.alpha_decode_ns) * batch), batch
 
 
+def _better_base(start: EpisodeContext) -> Rule | Agent:
+    """The shipped network, if one fits and is the better one in this very episode, else `Patience`."""
+    rule, agent, futures = Rule("patience", Patience, _patience), shipped_agent(), start.futures
+    if futures is None or not futures.known or not agent.fits(start.scenario):
+        return rule
+    ends = [_charge_at_end(futures.future(), policy.compiled(start)) for policy in (rule, agent)]
+    return rule if ends[0] <= ends[1] else agent
+
+
 class Rollout:
     """Try each action, finish with a base rule, keep the best: one step of policy improvement (Bertsekas).
 
@@ -84,7 +95,8 @@ class Rollout:
 
     Args:
         base: the rule that finishes; by default the Lagrangian rule with multiplier 1, where iterations may be mixed
-            the best tuned one, where lengths are actions `llmsched_env.engine.patience.Patience`.
+            the best tuned one. Where lengths are actions it is `llmsched_env.engine.patience.Patience`, or a shipped
+            network that fits, whichever ends sooner in this episode; with hidden or predicted lengths the former.
         futures: drawn at each choice where true lengths are not to be seen.
         caution: standard errors by which drawn futures must speak against the base rule (two futures or more).
     """
@@ -94,7 +106,7 @@ class Rollout:
     clairvoyant = False
     plans = True
 
-    def __init__(self, base: Rule | None = None, *, futures: int = 4, caution: float = 6.0) -> None:
+    def __init__(self, base: Rule | Agent | None = None, *, futures: int = 4, caution: float = 6.0) -> None:
         if futures < 1 or not caution >= 0:
             raise ConfigError(f"rollout in {futures} futures with caution {caution}: give at least 1, and at least 0.")
         self._given = base
@@ -105,9 +117,9 @@ class Rollout:
         if start.futures is None:
             raise ConfigError(f"policy {self.name!r} plans ahead: start it with EpisodeContext(..., futures=...).")
         self._outlook = start.futures
-        usual = Tuned(best_tuned(start.scenario)) if start.scenario.mixes else lagrangian()
+        usual: Rule | Agent = Tuned(best_tuned(start.scenario)) if start.scenario.mixes else lagrangian()
         if start.scenario.choose_length:
-            usual = Rule("patience", Patience, _patience)
+            usual = _better_base(start)
         self._base = self._given or usual
         self._base.reset(start)
         self._rule = self._base.compiled(start)

@@ -145,7 +145,7 @@ def _key(scenario: Scenario, name: str) -> str:
     irrelevant = {*IRRELEVANT}
     if name == AGENT:
         name = f"{name} {shipped_digest()}"
-        irrelevant -= {"choose_order"}
+        irrelevant -= {"choose_order", "choose_length"}  # which networks fit depends on them
     elif scenario.serving and scenario.order in ("fcfs", "late_last") and scenario.kv_admission == "fits":
         irrelevant |= {"lengths", "predictor", "sd_weight"}  # no rule that is tuned looks at them
     changed = {field: value for field, value in shown.items() if value != usual.get(field) and field not in irrelevant}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmsched_env import make_scenario
+from llmsched_env.agents import load_agent
 from llmsched_env.baselines import entry
 from llmsched_env.baselines.planners import FOLLOW, Rollout
 from llmsched_env.baselines.registry import default_names
@@ -29,6 +30,16 @@ def test_it_is_never_worse_than_its_base(scenario):
     alone = evaluate(base, scenario, 5).columns["makespan_s"]
     assert (found <= alone).all()
     assert (found < alone).sum() >= 4
+
+
+@pytest.mark.parametrize("workload", ["gsm8k", "gsm8k-smooth"])
+def test_it_begins_from_the_better_of_network_and_rule(workload):
+    where = make_scenario("LLMSched/GSM8KOrder-v0", workload=workload, split="validation")
+    found = evaluate(Rollout(), where, 3).columns["makespan_s"]
+    # A wait on GSM8K: 2,048 tokens are 30.55 prompts of 67.03, and a client is worth 8 of its shares of 23.24 ms.
+    patience = Rule("patience", Patience, (8 * 23.24 / 17.87 * 200 / 30.5547, 30.5547))
+    for base in (patience, load_agent("gsm8k_order")):
+        assert (found <= evaluate(base, where, 3).columns["makespan_s"]).all()
 
 
 def test_a_wait_pays_on_paper():
