@@ -300,7 +300,7 @@ def _candidates(found: Found) -> dict[str, Setting]:
 def _choose(candidates: list[Candidate], target: float, rate: float) -> tuple[Candidate, tuple[Candidate, ...]]:
     """What is recommended, and the others, best first.
 
-    A scheduler class is nobody's wish where vLLM's flags surely hold the SLOs.
+    A scheduler class is nobody's wish where vLLM's flags surely hold the SLOs, or where it is not surely better.
     """
 
     def rank(one: Candidate) -> tuple[float, float]:
@@ -310,7 +310,7 @@ def _choose(candidates: list[Candidate], target: float, rate: float) -> tuple[Ca
     for needs_scheduler in (False, True):
         kind = [one for one in candidates if one.setting.needs_scheduler is needs_scheduler]
         best = max(kind, key=rank, default=chosen)
-        if needs_scheduler and chosen.capacity.low >= rate:
+        if needs_scheduler and (chosen.capacity.low >= rate or not _surely_better(best, chosen)):
             break
         if _worth_it(best, chosen, target):
             chosen = best
@@ -322,6 +322,11 @@ def _worth_it(one: Candidate, other: Candidate, target: float) -> bool:
     goodput, capacity = PREMIUM
     ahead = min(one.outcome.goodput.mean, target) - min(other.outcome.goodput.mean, target)
     return ahead > goodput or (ahead >= 0 and one.capacity.mean > capacity * other.capacity.mean)
+
+
+def _surely_better(one: Candidate, other: Candidate) -> bool:
+    """Whether the interval of its goodput's lead, or that of the rate that it holds, says so."""
+    return one.outcome.better_than(other.outcome).low > 0 or one.capacity.low > other.capacity.mean
 
 
 def _capacity(

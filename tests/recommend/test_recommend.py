@@ -208,6 +208,8 @@ def _candidate(setting: Setting, met: int, holds_per_s: float, surely_per_s: flo
         ((950, 9.0, 8.0), (954, 9.1, 8.0), (954, 9.1, 8.0), VLLM_DEFAULT),  # 0.4 points and 1 % of the rate
         ((950, 9.0, 8.0), (956, 8.0, 7.0), (950, 9.0, 8.0), FLAGS),  # 0.6 points
         ((950, 9.0, 8.0), (940, 12.0, 8.0), (940, 12.0, 8.0), VLLM_DEFAULT),  # less goodput at the rate asked for
+        ((950, 9.0, 8.0), (950, 9.0, 8.0), (956, 9.0, 8.0), VLLM_DEFAULT),  # 0.6 points, but not surely: no class
+        ((500, 9.0, 8.0), (500, 9.0, 8.0), (956, 9.0, 8.0), CLASS),  # 46 points are sure
     ],
 )
 def test_what_is_recommended_on_paper(stock, flags, scheduler, chosen):
