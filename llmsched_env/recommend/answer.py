@@ -298,7 +298,7 @@ def _candidates(found: Found) -> dict[str, Setting]:
 
 
 def _choose(candidates: list[Candidate], target: float, rate: float) -> tuple[Candidate, tuple[Candidate, ...]]:
-    """What is recommended, and the others, best first.
+    """What is recommended, and the others, best first; of those within half a point of goodput the highest rate held.
 
     A scheduler class is nobody's wish where vLLM's flags surely hold the SLOs, or where it is not surely better.
     """
@@ -309,7 +309,9 @@ def _choose(candidates: list[Candidate], target: float, rate: float) -> tuple[Ca
     chosen = candidates[0]
     for needs_scheduler in (False, True):
         kind = [one for one in candidates if one.setting.needs_scheduler is needs_scheduler]
-        best = max(kind, key=rank, default=chosen)
+        first = max(kind, key=rank, default=chosen)
+        level = [one for one in kind if rank(one)[0] >= rank(first)[0] - PREMIUM[0]]
+        best = max(level, key=lambda one: one.capacity.mean, default=chosen)
         if needs_scheduler and (chosen.capacity.low >= rate or not _surely_better(best, chosen)):
             break
         if _worth_it(best, chosen, target):

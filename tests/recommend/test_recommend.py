@@ -221,6 +221,19 @@ def test_what_is_recommended_on_paper(stock, flags, scheduler, chosen):
     assert {one.setting for one in others} == {*settings} - {chosen}
 
 
+def test_of_two_that_are_level_the_one_that_holds_more():
+    """0.4 points apart, 10.0 and 13.0 requests/s: goodput at a rate that is too high is not all."""
+    other = Setting(64, 1_024, "tgi", (0.3,))
+    found = [
+        _candidate(VLLM_DEFAULT, 500, 5.0, 4.0),
+        _candidate(CLASS, 954, 10.0, 9.0),
+        _candidate(other, 950, 13.0, 12.0),
+    ]
+    assert _choose(found, 0.99, 10.0)[0].setting == other
+    found[2] = _candidate(other, 948, 13.0, 12.0)
+    assert _choose(found, 0.99, 10.0)[0].setting == CLASS
+
+
 def test_no_scheduler_class_where_flags_hold():
     """Far below its capacity a server is left as it is."""
     machine = Machine(cost_model("qwen3-8b-h200"), 2.0, 0.1, longest_prompt_tokens=1_500, cost_name="qwen3-8b-h200")
