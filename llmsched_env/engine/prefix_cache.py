@@ -49,8 +49,10 @@ class PrefixCache:
         found: (n,) int32: scratch: units of each prompt that were in the cache when it was looked up last,
         busy: (n,) int32: and those of them that were in use.
         serial: number of the iteration that is being composed.
-        marked: (nodes,) int64: the last such iteration that computes units of each node,
-        marks: (nodes,) int32: and how many.
+        marked: (nodes,) int64: the last such iteration of which a row holds units of each node that nobody used before,
+        marks: (nodes,) int32: and up to which of the node's, or -1 - the position of the one row that does so far:
+            what that one holds is marked on its further nodes as soon as another needs to know.
+        reached: (n,) int32: scratch: units that each row of the iteration will refer to.
         touched: (J + 1,) int32: scratch: units of each row that were in the cache when it began.
         hit: blocks found by the last :meth:`look_up`,
         in_use: and how many of these are in use already, or computed by a row before.
@@ -78,6 +80,7 @@ class PrefixCache:
     serial: cython.longlong
     marked: cython.longlong[::1]
     marks: cython.int[::1]
+    reached: cython.int[::1]
     touched: cython.int[::1]
     hit: cython.longlong
     in_use: cython.longlong
@@ -108,6 +111,7 @@ class PrefixCache:
         self.serial = 0
         self.marked = int64s(nodes)
         self.marks = int32s(nodes)
+        self.reached = int32s(requests)
         self.touched = int32s(problem.num_clients + 1 if enabled else 1)
         self.hit = 0
         self.in_use = 0
@@ -193,20 +197,34 @@ class PrefixCache:
         return low
 
     def joined(self, position: cython.int, most: cython.longlong) -> cython.longlong:
-        """Units at the beginning of a prompt, ``most`` at most, that rows of this iteration hold."""
+        """Units at the beginning of a prompt, ``most`` at most, that are in use or that rows of this iteration hold."""
         wide: cython.longlong = self.problem.node_units
-        low: cython.longlong = 0
+        busy: cython.longlong = self.busy[self.problem.number_of[position]]
+        low: cython.longlong = busy // wide
         high: cython.longlong = (most + wide - 1) // wide
         middle: cython.longlong
+        if busy >= most or not self.is_marked(position, busy):
+            return busy
+        low += 1
         while low < high:
             middle = (low + high) // 2
             if self.marked[self.node(position, middle * wide)] == self.serial:
                 low = middle + 1
             else:
                 high = middle
-        if low == 0:
-            return 0
         return min(most, (low - 1) * wide + self.marks[self.node(position, (low - 1) * wide)])
+
+    def is_marked(self, position: cython.int, busy: cython.longlong) -> cython.bint:
+        """Whether rows of this iteration hold units of the node at the end of what is in use; all is marked then."""
+        node: cython.int = self.node(position, busy)
+        other: cython.int
+        if self.marked[node] != self.serial:
+            return False
+        if self.marks[node] < 0:
+            other = -1 - self.marks[node]
+            self.marks[node] = 0
+            self.mark_nodes(other)
+        return True
 
     def look_up(self, position: cython.int, context: cython.longlong) -> cython.longlong:
         """Tokens that a request need not compute which joins with so many of context: all but the last at most."""
@@ -214,11 +232,10 @@ class PrefixCache:
         most: cython.longlong = min(self.path_units(position), (context - 1) // self.block)
         if self.own[number] > 0:
             most = self.held[number]
-        self.in_use = self.joined(position, most)
         self.found[number] = cython.cast(cython.int, self.present(position, most, False, self.found[number]))
         self.busy[number] = cython.cast(cython.int, self.present(position, most, True, self.busy[number]))
+        self.in_use = self.joined(position, most)
         self.hit = max(self.in_use, self.found[number])
-        self.in_use = max(self.in_use, self.busy[number])
         if self.own[number] > 0:  # all before what was computed after a prompt is there, too
             self.hit = most + self.own[number]
         return self.hit * self.block
@@ -242,12 +259,29 @@ class PrefixCache:
 
     def mark_on(self, position: cython.int, before: cython.longlong, after: cython.longlong) -> cython.void:
         """The same of the request whose prefill is chunked, of whose tokens ``before`` are computed."""
+        self.busy[self.problem.number_of[position]] = self.held[self.problem.number_of[position]]
         self.mark_to(position, self.reach(position, self.held[self.problem.number_of[position]], before, after))
 
     def mark_to(self, position: cython.int, most: cython.longlong) -> cython.void:
         """A row of this iteration holds so many units of its prompt."""
+        number: cython.int = self.problem.number_of[position]
+        node: cython.int
+        self.reached[number] = cython.cast(cython.int, most)
+        if most <= self.busy[number]:
+            return
+        if self.is_marked(position, self.busy[number]):
+            self.mark_nodes(position)
+            return
+        node = self.node(position, self.busy[number])
+        self.marked[node] = self.serial
+        self.marks[node] = -1 - position
+
+    def mark_nodes(self, position: cython.int) -> cython.void:
+        """Mark all that a row of this iteration holds and that nobody used before."""
+        number: cython.int = self.problem.number_of[position]
         wide: cython.longlong = self.problem.node_units
-        at: cython.longlong = self.joined(position, most) // wide * wide
+        most: cython.longlong = self.reached[number]
+        at: cython.longlong = self.busy[number] // wide * wide
         node: cython.int
         while at < most:
             node = self.node(position, at)
