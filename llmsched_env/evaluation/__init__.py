@@ -21,6 +21,7 @@ from llmsched_env.evaluation.statistics import (
     runs_estimate,
     score_estimate,
     share_estimate,
+    wilson_interval,
 )
 from llmsched_env.evaluation.trace_events import trace_events, write_trace
 from llmsched_env.evaluation.write_table import write_table
@@ -53,6 +54,7 @@ __all__ = [
     "share_estimate",
     "trace_episode",
     "trace_events",
+    "wilson_interval",
     "write_table",
     "write_trace",
 ]

@@ -8,11 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from llmsched_env.errors import ConfigError
 
-__all__ = ["Estimate", "aggregate_estimate", "mean_estimate", "runs_estimate", "score_estimate", "share_estimate"]
+__all__ = [
+    "Estimate",
+    "aggregate_estimate",
+    "mean_estimate",
+    "runs_estimate",
+    "score_estimate",
+    "share_estimate",
+    "wilson_interval",
+]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -45,6 +53,20 @@ def share_estimate(values: ArrayLike) -> Estimate:
     """As `mean_estimate`, of shares: the interval stays within 0 and 1."""
     found = mean_estimate(values)
     return Estimate(found.mean, *np.clip([found.low, found.high], 0.0, 1.0).tolist())
+
+
+def wilson_interval(met: ArrayLike) -> tuple[float, float]:
+    """Wilson's score interval of a share, as if its members were independent; it is never of width 0 (JASA 1927).
+
+    Args:
+        met: (m,) whether each did.
+    """
+    flags = np.asarray(met, np.bool_)
+    z2, m = float(ndtri(0.5 + CONFIDENCE / 2)) ** 2, len(flags)
+    share = float(flags.mean())
+    middle = (share + z2 / (2 * m)) / (1 + z2 / m)
+    half = math.sqrt(z2 * (share * (1 - share) / m + z2 / (4 * m * m))) / (1 + z2 / m)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def runs_estimate(runs: ArrayLike) -> Estimate:

@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from llmsched_env.cost import FIT, MIXED_COSTS, PRESETS, cost_model
 from llmsched_env.errors import ConfigError
-from llmsched_env.evaluation import CoverageWarning
 from llmsched_env.evaluation.drawing import check_drawing
 from llmsched_env.flags import flags_of, path_option, run_command, warnings_in_flags
 from llmsched_env.progress import Progress
@@ -132,7 +131,7 @@ def main(argv: Sequence[str] | None = None, command: str = COMMAND) -> int:
     options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
     flags = {**flags_of(parser), "ttft_s": "--ttft", "tpot_s": "--tpot", "kv_budget_tokens": "--kv-tokens"}
     with warnings_in_flags(flags):
-        for kind in (ApproximationWarning, UnitWarning, CoverageWarning):
+        for kind in (ApproximationWarning, UnitWarning):
             warnings.simplefilter("always", kind)
         return run_command(flags, lambda: _run(options))
 
@@ -168,8 +167,6 @@ def _run(options: argparse.Namespace) -> int:
         )  # fmt: skip
     text = page(answer, about)
     print(text)
-    if answer.chosen.outcome.outside is not None:
-        warnings.warn(answer.chosen.outcome.outside, CoverageWarning, stacklevel=1)
     _write(answer, text, options)
     if not answer.holds:
         print(

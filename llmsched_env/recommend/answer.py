@@ -48,7 +48,7 @@ class Capacity:
 
     Attributes:
         mean: up to which goodput is at the target.
-        low: up to which the lower end of its interval is.
+        low: up to which the lower end of its interval is; 0 where so few requests cannot prove the target at any rate.
         high: up to which the upper end is.
     """
 
@@ -341,13 +341,13 @@ def _capacity(
     ends: tuple[str, ...] = ("mean", "low", "high"),
 ) -> tuple[Capacity, tuple[tuple[float, Estimate], ...]]:
     """Up to which rate a setting holds the SLOs, by bisection over the rate."""
-    tried: dict[float, Estimate] = {}
+    tried: dict[float, Outcome] = {}
     own = load.given.rate_per_s
 
-    def at(step: float) -> Estimate:
+    def at(step: float) -> Outcome:
         there = rate * step
         if there not in tried:
-            tried[there] = try_setting(setting, machine, load.at_rate(own * step)).goodput
+            tried[there] = try_setting(setting, machine, load.at_rate(own * step))
             progress()
         return tried[there]
 
@@ -355,11 +355,14 @@ def _capacity(
     lowest = max(1 / WIDEST, longest_gap_s * setting.max_num_seqs / IDLE_CLIENT_S)
     highest = min(WIDEST, FASTEST_PER_S / own)
     found = {
-        end: rate * _last_that_holds(lambda step: getattr(at(step), end) >= target, lowest, highest)  # noqa: B023
+        end: rate * _last_that_holds(lambda step: getattr(at(step).goodput, end) >= target, lowest, highest)  # noqa: B023
         for end in ends
+        if end != "low" or at(1.0).provable >= target
     }
     mean = found["mean"]
-    return Capacity(mean, found.get("low", mean), found.get("high", mean)), tuple(sorted(tried.items()))
+    low = found.get("low", 0.0 if "low" in ends else mean)
+    goodput = sorted((there, outcome.goodput) for there, outcome in tried.items())
+    return Capacity(mean, low, found.get("high", mean)), tuple(goodput)
 
 
 def _last_that_holds(holds: Callable[[float], bool], lowest: float, highest: float) -> float:

@@ -66,6 +66,7 @@ def page(answer: Recommendation, about: str) -> str:
         f"figures are of the other {answer.confirmed:,}, which the search did not see.",
         "",
         *_how(answer),
+        *_notes(answer),
         grid(HEADER, [_row(one, recommended=one is answer.chosen) for one in (answer.chosen, *answer.others)]),
         "",
         *(_difference(answer, one) for one in answer.others),
@@ -85,6 +86,19 @@ def _how(answer: Recommendation) -> Sequence[str]:
     if chosen.needs_scheduler and any(not one.setting.needs_scheduler for one in answer.others):
         said += ["The scheduler class comes with this package, which the server then needs (docs/engines.md).", ""]
     return said
+
+
+def _notes(answer: Recommendation) -> Sequence[str]:
+    """What limits the answer."""
+    outcome, notes = answer.chosen.outcome, []
+    if outcome.provable < answer.target:
+        notes.append(
+            f"Few requests: if all {len(outcome.met):,} that count met the SLOs, only {outcome.provable:.1%} would be "
+            f"sure (95 %), not {_percent(answer.target)}. A longer trace says more."
+        )
+    if outcome.outside is not None:
+        notes.append(f"{outcome.outside[0].upper()}{outcome.outside[1:]}")
+    return [*notes, ""] if notes else []
 
 
 def _row(one: Candidate, *, recommended: bool) -> list[str]:

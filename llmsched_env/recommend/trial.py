@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_env.evaluation import Estimate, mean_estimate, play, share_estimate
+from llmsched_env.evaluation import Estimate, mean_estimate, play, share_estimate, wilson_interval
 from llmsched_env.evaluation.rollout import left_range
 from llmsched_env.metrics import NS_PER_S, request_metrics, slos_met
 from llmsched_env.recommend.setting import Machine, Setting
@@ -86,8 +86,18 @@ class Outcome:
 
     @cached_property
     def goodput(self) -> Estimate:
-        """Share of requests that met both, with its interval over blocks, within 0 and 1."""
-        return share_estimate(self.blocks())._replace(mean=float(self.met.mean()))
+        """Share of requests that met both, with its interval over blocks, within 0 and 1.
+
+        It is no narrower than if the requests were independent: blocks that are all at 100 % prove no certainty.
+        """
+        found = share_estimate(self.blocks())
+        low, high = wilson_interval(self.met)
+        return Estimate(float(self.met.mean()), min(found.low, low), max(found.high, high))
+
+    @property
+    def provable(self) -> float:
+        """The lower end of that interval if every request met both."""
+        return wilson_interval(np.ones(len(self.met)))[0]
 
     def blocks(self) -> NDArray[np.float64]:
         """(BLOCKS,) goodput of stretches of consecutive requests."""

@@ -25,7 +25,7 @@ from llmsched_env.recommend.answer import (
     attainable,
     halves,
 )
-from llmsched_env.recommend.page import finding
+from llmsched_env.recommend.page import finding, page
 from llmsched_env.recommend.search import search
 from llmsched_env.recommend.setting import RULES
 from llmsched_env.recommend.trial import BLOCKS, Load, Outcome
@@ -60,7 +60,7 @@ def test_an_outcome_on_paper():
     assert outcome.ttft_s == pytest.approx(np.full(32, 0.030))  # a tenth at each end is not counted
     assert outcome.tpot_s == pytest.approx(np.full(32, 0.005))
     assert outcome.used == pytest.approx(np.full(32, 0.3))  # 30 of 100 ms, 5 of 20
-    assert outcome.goodput == (1.0, 1.0, 1.0)
+    assert outcome.goodput.mean == outcome.goodput.high == 1.0
     assert outcome.value(0.99) == pytest.approx(1.7)
     assert outcome.served_per_s == pytest.approx(40 / 3.940)  # the last comes after 3.9 s
 
@@ -99,16 +99,23 @@ def test_halves_share_no_request():
 
 
 def test_intervals_on_paper():
-    """Of 40 requests in 20 blocks of two, every second block has one miss: goodput 0.75, the blocks' sd 0.2565."""
-    ttft_s = np.where(np.arange(40) % 4 == 0, 0.2, 0.05)
-    half = _outcome(ttft_s)
+    """Of 40 requests in 20 blocks of two, those of the first five miss: goodput 0.75, the blocks' sd 0.4443."""
+    burst = _outcome(np.where(np.arange(40) < 10, 0.2, 0.05))
     assert BLOCKS == 20
-    assert half.blocks().tolist() == [0.5, 1.0] * 10
-    # Student's t(0.975, 19) = 2.093024; sd 0.25 * sqrt(20 / 19) = 0.256495: half width 2.093024 * sd / sqrt(20).
-    assert half.goodput == pytest.approx((0.75, 0.75 - 0.120043, 0.75 + 0.120043), abs=1e-6)
-    assert _outcome(np.full(40, 0.05)).better_than(half) == pytest.approx((0.25, 0.129957, 0.370043), abs=1e-6)
-    assert half.quantile("ttft_s", 0.5) == (0.05, 0.05, 0.05)
-    assert half.quantile("ttft_s", 0.99).mean == pytest.approx(0.2)
+    assert burst.blocks().tolist() == [0.0] * 5 + [1.0] * 15
+    # Student's t(0.975, 19) = 2.093024; sd sqrt(0.1875 * 20 / 19) = 0.444262: half width 2.093024 * sd / sqrt(20).
+    assert burst.goodput == pytest.approx((0.75, 0.75 - 0.207921, 0.75 + 0.207921), abs=1e-6)
+    assert _outcome(np.full(40, 0.05)).better_than(burst) == pytest.approx((0.25, 0.042079, 0.457921), abs=1e-6)
+    assert burst.quantile("ttft_s", 0.5) == (0.05, 0.05, 0.05)
+    assert burst.quantile("ttft_s", 0.99).mean == pytest.approx(0.2)
+
+
+def test_blocks_without_a_miss_prove_no_certainty():
+    """All of 40: Wilson's interval begins at 1 / (1 + z^2 / 40) with z = 1.959964, so at 40 / 43.841459."""
+    assert _outcome(np.full(40, 0.05)).goodput == pytest.approx((1.0, 0.912378, 1.0), abs=1e-6)
+    # 30 of 40, one in every second block: the blocks say 0.75 +- 0.120043, Wilson's interval is wider at its lower end.
+    even = _outcome(np.where(np.arange(40) % 4 == 0, 0.2, 0.05)).goodput
+    assert even == pytest.approx((0.75, 0.598060, 0.870043), abs=1e-6)
 
 
 def test_an_outcome_is_what_evaluate_measures():
@@ -269,10 +276,19 @@ def test_slos_that_the_second_half_can_keep_at_no_rate():
 def test_slos_that_hold_at_every_rate():
     """Half an hour for 400 requests of some 90 ms: they may as well come at once."""
     machine = replace(MACHINE, ttft_s=1_800.0, tpot_s=1.0)
-    for target in (0.99, 1e-4):
+    for target in (0.97, 1e-4):
         answer = recommend(trace(800, 5.0), machine, target=target, max_simulations=40)
         assert answer.holds
         assert answer.chosen.capacity.low > 1e5
+
+
+def test_few_requests_prove_no_high_target():
+    """Of 160 that count, all met: Wilson's interval begins at 160 / (160 + 1.96^2) = 0.9766."""
+    answer = recommend(trace(400, 2.0), replace(MACHINE, ttft_s=1_800.0, tpot_s=1.0), max_simulations=40)
+    assert answer.holds
+    assert answer.chosen.outcome.provable == pytest.approx(0.97655, abs=1e-5)
+    assert answer.chosen.capacity.low == 0
+    assert "if all 160 that count met the SLOs, only 97.7%" in page(answer, "")
 
 
 def test_capacity_is_that_of_a_plain_sweep_over_the_rate():
