@@ -27,7 +27,7 @@ from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.evaluation import Estimate, evaluate, mean_estimate
 from llmsched_env.evaluation.drawing import INK, LINES, new_figure, plain, save
 from llmsched_env.policy import Policy
-from llmsched_env.studies.jitter_picture import dots, ranges
+from llmsched_env.studies.jitter_picture import dots, finding, ranges
 from llmsched_env.studies.rates import AtRateFor
 from llmsched_env.studies.study import Found, Job, Options, Study
 from llmsched_env.studies.tables import Rows, Table, stacked
@@ -438,8 +438,10 @@ def draw(found: Found, path: Path) -> Path:
     ranges(below[2], longer)
     below[2].set_title(f"wrong models, {place}", fontsize=9, color=INK)
     below[2].set_xlabel("makespan, %", fontsize=8)
-    handles, labels = above[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8, frameon=False)
+    little = [*SPREADS][1]
+    lost = {name: lost_in(found, load, little)[name].mean for name in PICTURED}
+    figure.suptitle(finding(f"Load {load}, {little}", lost, FORESIGHT), fontsize=11, color=INK)
+    figure.legend(*above[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     return save(figure, path)
 
 

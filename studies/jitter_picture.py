@@ -8,7 +8,14 @@ from typing import Any
 from llmsched_env.evaluation import Estimate
 from llmsched_env.evaluation.drawing import FAINT, LINES, RULE, plain
 
-__all__ = ["dots", "ranges"]
+__all__ = ["dots", "finding", "ranges"]
+
+
+def finding(place: str, lost: Mapping[str, float], planner: str) -> str:
+    """What noise costs the planner, and the rule that it costs most, in points of goodput: the picture's title."""
+    rule = min(points for name, points in lost.items() if name != planner)
+    most = f"{max(0.0, -rule):.1f}"
+    return f"{place}: {planner} loses {-lost[planner]:.1f} points of goodput, no rule drawn more than {most}"
 
 
 def dots(axes: Any, columns: Mapping[str, Mapping[str, Estimate]], names: Sequence[str]) -> None:

@@ -382,6 +382,16 @@ def draw(found: Found, path: Path) -> Path:
         axes.set_xlabel("bandwidth, GB/s; recompute takes as long as a copy at its line", fontsize=8)
     for axes in panels[len(kinds) :]:
         axes.set_axis_off()
+    pays = [
+        break_even_gb_per_s(said, "lagrangian", "waiting")
+        for name, said in _at(found, clients=clients).items()
+        if name.endswith(f"; {SHARES[-1]:g}")
+    ]
+    figure.suptitle(
+        f"With {SHARES[-1]:g} of prompts cached, stealing waiting requests pays from {_speed(min(pays))} to "
+        f"{_speed(max(pays))} GB/s on",
+        fontsize=10, color=INK,
+    )  # fmt: skip
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return save(figure, path)

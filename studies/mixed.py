@@ -360,6 +360,13 @@ def draw(found: Found, path: Path) -> Path:
     right.set_ylabel("goodput, %", fontsize=8)
     right.set_title("azure-synthetic (full: sum form; dotted: overlap)", fontsize=9, color=INK)
     right.set_ylim(0, 103)
+    reached = {name: 100 * float(np.mean(said["goodput"])) for name, said in served[[*served][-1]][FORMS[0]].items()}
+    mixing, apart = (max(names, key=reached.__getitem__) for names in (MIXED_SYSTEMS, SERVED_RULES))
+    figure.suptitle(
+        f"Long prompts, load {max(loads)}: {reached[mixing]:.0f} % goodput by {mixing}, {reached[apart]:.0f} % by the "
+        f"best rule with prefills of their own, {apart}",
+        fontsize=10, color=INK,
+    )  # fmt: skip
     right.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     for axes in (left, right):
         plain(axes)

@@ -246,7 +246,10 @@ def _draw(found: Found, path: Path) -> Path:
         axes.set_xlabel("requests", fontsize=9, color=INK)
     panels[0, 0].set_ylabel("CPU time, s", fontsize=9, color=INK)
     panels[1, 0].set_ylabel(f"memory, MiB ({LEAST_MIB:g} where less)", fontsize=9, color=INK)
+    size, stages = [*points.items()][-1]
     figure.suptitle(
+        f"{size.requests:,} requests on {size.clients:,} clients: {_time_s(stages['assign']):.1f} s to assign, "
+        f"{_time_s(stages['client']):.2f} s to play\n"
         f"filled: 6.6 requests a client; hollow: {MANY} a client; dotted: proportional to requests; "
         "grey line: NumPy sorts a million numbers",
         x=0.01, ha="left", fontsize=9, color=FAINT,

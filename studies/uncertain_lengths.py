@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -286,6 +287,19 @@ def draw(found: Found, path: Path) -> Path:
     )
     panels[0, 1].set_title("Known up to a relative error", loc="left", fontsize=10, color=INK)
     panels[-1, 1].set_xlabel("relative error of the estimates (%)", fontsize=9, color=INK)
+    taken = {
+        queues: [
+            float(np.mean(usual["fixed, lagrangian"] - usual[f"{queues}, lagrangian"]))
+            for usual in (_gaps(found, clients, *kind)[MEANS] for kind in product(WORKLOADS, CERTAINTIES))
+        ]
+        for queues in ("stealing", "shared")
+    }
+    said = [f"{min(points):.1f} to {max(points):.1f}" for points in taken.values()]
+    figure.suptitle(
+        f"Stealing takes {said[0]} points off the gap of fixed queues, one shared queue {said[1]}",
+        fontsize=11,
+        color=INK,
+    )
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8.5)
     return save(figure, path)

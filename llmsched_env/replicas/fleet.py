@@ -33,8 +33,8 @@ class FleetRun:
     """What replicas did together on one case.
 
     Attributes:
-        metrics: `llmsched_env.metrics.SERVING_METRICS` over all requests, and ``makespan_s``, when the last is
-            complete.
+        metrics: `llmsched_env.metrics.SERVING_METRICS` over all requests; ``makespan_s``, when the last is complete;
+            and ``prefills``, of all replicas.
         replica_of: (n,) int64: where each request was sent, by its number.
         release_ns: (n,) int64: when each arrived.
         served: (n,) `llmsched_env.simulator.SERVED`; clients are numbered in each replica by itself.
@@ -225,7 +225,7 @@ class Fleet:
         end_ns = self.clock_ns
         busy = np.array([float(totals.busy_client_ns) for totals in self.totals])
         return FleetRun(
-            {"makespan_s": end_ns / 1e9, **metrics},
+            {"makespan_s": end_ns / 1e9, **metrics, "prefills": sum(int(one.view.prefills) for one in self._replicas)},
             self.replica_of.copy(),
             self.release_ns.copy(),
             served,
