@@ -178,7 +178,8 @@ class Instants:
 
     def done_at(self, i: cython.int) -> cython.int:
         """The list of those that are done when this request is."""
-        return self.num_prefills + self.instants[self.start_of[i]] + self.decodes[i]
+        done: cython.int = self.instants[self.start_of[i]] + self.decodes[i]
+        return self.num_prefills + done
 
     def link(self, kind: cython.int, i: cython.int, place: cython.int) -> cython.void:
         """Put a request into a list."""
