@@ -350,7 +350,11 @@ class _Search:
     def _probed(self, asked: tuple[int, float], rng: np.random.Generator) -> float:
         """What is violated after a short annealing."""
         counts = self._counts(*asked)
-        return math.inf if counts is None else float(self._annealed(*counts, PROBE_MOVES, rng).least)
+        return (
+            math.inf
+            if counts is None
+            else float(self._annealed(*counts, min(PROBE_MOVES, self.effort.anneal_moves), rng).least)
+        )
 
     def _counts(self, more: int, share: float) -> tuple[int, int] | None:
         """Prefills and decodes of a schedule with so much of the best plan's gap; ``None`` for none."""
