@@ -20,7 +20,7 @@ from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.offline import stage_model
 from llmsched_env.offline.bounds import Case
-from llmsched_env.offline.joint import Effort, joint_plan, played, pools, search, store, stored_plan
+from llmsched_env.offline.joint import Effort, joint_plan, played, pools, search, starts, store, stored_plan
 from llmsched_env.offline.kernels.instants import Instants
 from llmsched_env.policy import EpisodeContext
 from llmsched_env.workload import Requests, workload
@@ -180,7 +180,7 @@ def test_a_plan_annealed_again_is_shorter(step):
     """With prefills more or less than the best plan has; what it says of itself is what it comes to when played."""
     case = Case.of(workload("gsm8k").requests("validation", 5, num_requests=120), 20, cost_model("llama-65b-paper"))
     order = np.arange(120)  # first come, first served: there is much to gain
-    best = played(case, order, search._when_idle(case, order, 1))
+    best = played(case, order, starts.when_idle(case, order, 1))
     tries = search._Search(case, Effort(anneal_moves=200, repair_moves=2_000), 0, [best])
     plan = tries._reheated((step, 1.0), np.random.default_rng(0))
     assert tries.best is best

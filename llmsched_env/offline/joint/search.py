@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import operator
 from collections.abc import Iterable
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, SolverError
-from llmsched_env.offline.assignment import Budget, assign, check_seed
+from llmsched_env.offline.assignment import check_seed
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.joint.plan import JointPlan, played
+from llmsched_env.offline.joint.starts import greedy_plans
 from llmsched_env.offline.kernels.instants import Instants
 from llmsched_env.offline.stage_model import stage_model
 from llmsched_env.progress import Progress
@@ -57,12 +57,6 @@ SHIFTS = 30
 
 STAGES = 64
 EXACT_REQUESTS = 10
-BALANCED_REQUESTS = 200
-"""Up to so many requests balanced queues are a start, too: with more they are never the better one."""
-
-BALANCING = Budget(polish_mips=0, exact_binaries=0)
-"""Of these queues: no solver is asked."""
-
 EXACT_NODES = 20_000
 
 MOST_DECODES = 2**24
@@ -151,7 +145,7 @@ def joint_plan(
     """
     model, work, random = cost_model(cost), effort or Effort(), check_seed(seed)
     case = check_batch(requests, clients, model)
-    starts = _starts(case)
+    starts = greedy_plans(case)
     best = min(starts, key=lambda plan: plan.makespan_ns)
     if best.makespan_ns == best.bound_ns:
         return best
@@ -189,79 +183,6 @@ def check_batch(requests: Requests, clients: SupportsIndex, model: CostModel) ->
             "order='longest_first'."
         )
     return case
-
-
-def _starts(case: Case) -> list[JointPlan]:
-    """Longest first, with a prefill once so many clients are idle, the best such number: of each kind of queues."""
-    order = np.argsort(-case.decodes, kind="stable")
-    few = min(case.clients, len(order))
-    numbers = sorted({max(1, round(few * share)) for share in np.geomspace(1 / few, 1.0, 24)})
-    kinds = [[(order, _when_idle(case, order, idle)) for idle in numbers]]
-    if case.clients < len(order) <= BALANCED_REQUESTS:
-        client_of = assign(case.requests, case.clients, budget=BALANCING).client_of
-        kinds.append([_from_own_queues(case, order, client_of, idle) for idle in numbers])
-    plans = []
-    for kind in kinds:
-        different = {(*sequence.tolist(), *instants): (sequence, instants) for sequence, instants in kind}
-        made = [played(case, sequence, instants, stage="greedy") for sequence, instants in different.values()]
-        plans.append(min(made, key=lambda plan: plan.makespan_ns))
-    return plans
-
-
-def _when_idle(case: Case, order: NDArray[np.int64], needed: int) -> list[int]:
-    """Instants at which ``needed`` clients are idle, or as many as there are requests for."""
-    prompts, decodes = case.requests.prompt_tokens.tolist(), case.decodes.tolist()
-    ends: list[int] = []
-    idle, now, first, n = case.clients, 0, 0, len(order)
-    instants = []
-    while first < n:
-        while ends and (idle < min(needed, n - first) or ends[0] <= now):
-            now = max(now, heapq.heappop(ends))
-            idle += 1
-        tokens, begun = 0, first
-        while idle and first < n and (first == begun or tokens + prompts[order[first]] <= case.cost.prefill_token_cap):
-            tokens += prompts[order[first]]
-            heapq.heappush(ends, now + decodes[order[first]])
-            idle -= 1
-            first += 1
-        instants.append(now)
-    return instants
-
-
-def _from_own_queues(
-    case: Case, order: NDArray[np.int64], client_of: NDArray[np.int32], needed: int
-) -> tuple[NDArray[np.int64], list[int]]:
-    """Who is read and when, each client from a queue of its own: once ``needed`` of those that have one are idle."""
-    prompts, decodes = case.requests.prompt_tokens.tolist(), case.decodes.tolist()
-    queues: dict[int, list[int]] = {}
-    for request in order[::-1].tolist():
-        queues.setdefault(int(client_of[request]), []).append(request)
-    ready, running = [*queues], list[tuple[int, int]]()
-    sequence: list[int] = []
-    instants: list[int] = []
-    now = 0
-    while ready or running:
-        served = sum(1 for queue in queues.values() if queue)
-        while running and (len(ready) < min(needed, served) or running[0][0] <= now):
-            end, client = heapq.heappop(running)
-            now = max(now, end)
-            if queues[client]:
-                ready.append(client)
-        if not ready:
-            break
-        ready.sort(key=lambda client: (-decodes[queues[client][-1]], client))
-        tokens, taken = 0, 0
-        for client in ready:
-            request = queues[client][-1]
-            if taken and tokens + prompts[request] > case.cost.prefill_token_cap:
-                break
-            tokens += prompts[request]
-            sequence.append(queues[client].pop())
-            heapq.heappush(running, (now + decodes[request], client))
-            taken += 1
-        del ready[:taken]
-        instants.append(now)
-    return np.array(sequence), instants
 
 
 def _exact(case: Case) -> JointPlan | None:
@@ -350,11 +271,8 @@ class _Search:
     def _probed(self, asked: tuple[int, float], rng: np.random.Generator) -> float:
         """What is violated after a short annealing."""
         counts = self._counts(*asked)
-        return (
-            math.inf
-            if counts is None
-            else float(self._annealed(*counts, min(PROBE_MOVES, self.effort.anneal_moves), rng).least)
-        )
+        moves = min(PROBE_MOVES, self.effort.anneal_moves)
+        return math.inf if counts is None else float(self._annealed(*counts, moves, rng).least)
 
     def _counts(self, more: int, share: float) -> tuple[int, int] | None:
         """Prefills and decodes of a schedule with so much of the best plan's gap; ``None`` for none."""
