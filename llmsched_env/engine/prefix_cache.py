@@ -14,35 +14,24 @@ block, where vLLM does that for one request after another.
 
 from __future__ import annotations
 
-from typing import Any
-
 import cython
 
 from llmsched_env.engine import codes
 from llmsched_env.engine.arrays import int32s, int64s
+from llmsched_env.engine.free_blocks import FreeBlocks
 from llmsched_env.engine.iteration import Iteration
 from llmsched_env.engine.problem_data import ProblemData
 
 
-class PrefixCache:
-    """The blocks of a KV cache.
+class PrefixCache(FreeBlocks):
+    """The blocks of a KV cache, and what they hold.
 
     Attributes:
         problem: the case.
         enabled: whether blocks are shared and kept.
         block: tokens of a block.
-        blocks: that there are.
-        used: blocks that some request refers to.
-        fresh: blocks that have never been used: they are given out before all others.
         units: (nodes * units of a node,) int32: how many requests refer to each; 0: it is not in the cache; below 0: it
             is free, in the block -1 - this.
-        label: (blocks,) int32: what a free block holds: a unit, codes.BLANK, or BLANK - 1 - number: of a request's own.
-        after: (blocks,) int32: the block that became free after it, -1 at the end.
-        before: (blocks,) int32: the one that became free before it, -1 for the oldest.
-        under: (blocks,) int32: where it is a request's own, that request's block before it, -1 for its first.
-        oldest: the free block that is given out next, -1 for none.
-        newest: the one that became free last.
-        spare: (blocks,) int32: blocks in use, in no order: they are all alike.
         held: (n,) int32: units that a request refers to, or did when it lost its blocks, by number.
         own: (n,) int32: free blocks that hold what the request computed beside those.
         top: (n,) int32: the last of these.
@@ -61,17 +50,7 @@ class PrefixCache:
     problem: ProblemData
     enabled: cython.bint
     block: cython.longlong
-    blocks: cython.int
-    used: cython.longlong
-    fresh: cython.int
     units: cython.int[::1]
-    label: cython.int[::1]
-    after: cython.int[::1]
-    before: cython.int[::1]
-    under: cython.int[::1]
-    oldest: cython.int
-    newest: cython.int
-    spare: cython.int[::1]
     held: cython.int[::1]
     own: cython.int[::1]
     top: cython.int[::1]
@@ -86,23 +65,13 @@ class PrefixCache:
     in_use: cython.longlong
 
     def __init__(self, problem: ProblemData, enabled: bool = False, blocks: int = 1, block: int = 1) -> None:
-        size = max(1, blocks) if enabled else 1
+        FreeBlocks.__init__(self, max(1, blocks) if enabled else 1)
         nodes = max(1, problem.num_nodes) if enabled else 1
         requests = problem.num_requests if enabled else 1
         self.problem = problem
         self.enabled = enabled
         self.block = block
-        self.blocks = size
-        self.used = 0
-        self.fresh = size
         self.units = int32s(nodes * max(1, problem.node_units))
-        self.label = int32s(size, codes.BLANK)
-        self.after = int32s(size, -1)
-        self.before = int32s(size, -1)
-        self.under = int32s(size, -1)
-        self.oldest = -1
-        self.newest = -1
-        self.spare = int32s(size, -1)
         self.held = int32s(requests)
         self.own = int32s(requests)
         self.top = int32s(requests, -1)
@@ -123,20 +92,11 @@ class PrefixCache:
             return
         for i in range(self.units.shape[0]):
             self.units[i] = other.units[i]
-        for i in range(self.blocks):
-            self.label[i] = other.label[i]
-            self.after[i] = other.after[i]
-            self.before[i] = other.before[i]
-            self.under[i] = other.under[i]
-            self.spare[i] = other.spare[i]
+        self.assign_blocks(other)
         for i in range(self.held.shape[0]):
             self.held[i] = other.held[i]
             self.own[i] = other.own[i]
             self.top[i] = other.top[i]
-        self.used = other.used
-        self.fresh = other.fresh
-        self.oldest = other.oldest
-        self.newest = other.newest
 
     # What prompts are made of.
 
@@ -291,36 +251,6 @@ class PrefixCache:
             self.marks[node] = cython.cast(cython.int, max(self.marks[node], min(wide, most - at)))
             at += wide
 
-    # Free blocks.
-
-    def enqueue(self, label: cython.int) -> cython.int:
-        """A block in use becomes free, after all others: which one."""
-        found: cython.int
-        self.used -= 1
-        found = self.spare[self.used]
-        self.label[found] = label
-        self.before[found] = self.newest
-        self.after[found] = -1
-        if self.newest >= 0:
-            self.after[self.newest] = found
-        else:
-            self.oldest = found
-        self.newest = found
-        return found
-
-    def unlink(self, found: cython.int) -> cython.void:
-        """A free block is in use again."""
-        if self.before[found] >= 0:
-            self.after[self.before[found]] = self.after[found]
-        else:
-            self.oldest = self.after[found]
-        if self.after[found] >= 0:
-            self.before[self.after[found]] = self.before[found]
-        else:
-            self.newest = self.before[found]
-        self.spare[self.used] = found
-        self.used += 1
-
     def take_blocks(self, count: cython.longlong) -> cython.void:
         """Give out so many blocks: those never used, then those free for longest, whatever they hold."""
         found: cython.int
@@ -464,12 +394,3 @@ class PrefixCache:
         for index in range(self.held[self.problem.number_of[position]]):
             unit = self.unit(position, index)
             self.units[unit] += 1
-
-    def free_labels(self) -> Any:
-        """(blocks,) labels of the free blocks that have been used, oldest first."""
-        found: cython.int = self.oldest
-        labels = []
-        while found >= 0:
-            labels.append(int(self.label[found]))
-            found = self.after[found]
-        return labels

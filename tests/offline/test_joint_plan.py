@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from llmsched_env.errors import ConfigError
 from llmsched_env.evaluation import evaluate
 from llmsched_env.offline import stage_model
 from llmsched_env.offline.bounds import Case
-from llmsched_env.offline.joint import Effort, joint_plan, played, pools, store, stored_plan
+from llmsched_env.offline.joint import Effort, joint_plan, played, pools, search, starts, store, stored_plan
 from llmsched_env.offline.kernels.instants import Instants
 from llmsched_env.policy import EpisodeContext
 from llmsched_env.workload import Requests, workload
@@ -104,25 +105,34 @@ def test_a_search_counts_what_it_moves(seed):
     instants[:2] = 0
     start_of = rng.integers(0, count, n).astype(np.int32)
     decodes, prompts = case.decodes.astype(np.int32), case.requests.prompt_tokens
-    search = Instants(decodes, prompts, instants, start_of, clients, horizon, 20, seed)
-    temperatures = np.array([2, 1]) * search.client_weight * search.unit
-    least = search.run(30_000, temperatures, shifts=200, growth=seed % 2)
-    at, start_of = np.asarray(search.instants), np.asarray(search.start_of)
+    tried = Instants(decodes, prompts, instants, start_of, clients, horizon, 20, seed)
+    temperatures = np.array([2, 1]) * tried.client_weight * tried.unit
+    least = tried.run(30_000, temperatures, shifts=200, growth=seed % 2)
+    at, start_of = np.asarray(tried.instants), np.asarray(tried.start_of)
     assert (np.diff(at) >= 0).all()
     assert (at[start_of] + case.decodes <= horizon).all()
     free = np.maximum(np.searchsorted(at, at[start_of] + case.decodes), start_of + 1)
-    assert np.asarray(search.end_of).tolist() == free.tolist()
+    assert np.asarray(tried.end_of).tolist() == free.tolist()
     gaps = np.arange(count)
     held = ((start_of[:, None] <= gaps) & (gaps < free[:, None])).sum(axis=0)
-    assert np.asarray(search.held).tolist() == held.tolist()
+    assert np.asarray(tried.held).tolist() == held.tolist()
     assert (
-        np.asarray(search.load).tolist() == np.bincount(start_of, case.requests.prompt_tokens, minlength=count).tolist()
+        np.asarray(tried.load).tolist() == np.bincount(start_of, case.requests.prompt_tokens, minlength=count).tolist()
     )
-    at, start_of = np.asarray(search.best_instants), np.asarray(search.best_start)
+    done = at[start_of] + case.decodes
+    lists = [*(start_of == k for k in gaps), *(done == x for x in range(horizon + 1))]
+    for place, members in enumerate(lists):
+        kind, met = int(place >= count), []
+        i = tried.first_of[place]
+        while i >= 0:
+            met.append(i)
+            i = tried.after[kind, i]
+        assert sorted(met) == np.flatnonzero(members).tolist()
+    at, start_of = np.asarray(tried.best_instants), np.asarray(tried.best_start)
     free = np.maximum(np.searchsorted(at, at[start_of] + case.decodes), start_of + 1)
     held = ((start_of[:, None] <= gaps) & (gaps < free[:, None])).sum(axis=0)
     load = np.bincount(start_of, case.requests.prompt_tokens, minlength=count)
-    assert least == np.maximum(held - clients, 0).sum() * search.client_weight + np.maximum(load - 20, 0).sum()
+    assert least == np.maximum(held - clients, 0).sum() * tried.client_weight + np.maximum(load - 20, 0).sum()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -154,6 +164,30 @@ def test_plans_repeat_and_are_no_worse_than_their_start():
     assert plan == again
     assert plan.bound_ns <= plan.makespan_ns < start.makespan_ns
     assert (start.stage, plan.stage) == ("greedy", "search")
+
+
+def test_a_plan_is_the_same_on_one_core(monkeypatch):
+    """Tries are made two at a time, however many threads make them."""
+    requests = workload("gsm8k").requests("validation", 4, num_requests=90)
+    more = Effort(tries=9, anneal_moves=200, repair_moves=2_000)
+    plan = joint_plan(requests, 15, effort=more)
+    monkeypatch.setattr(search, "ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    assert joint_plan(requests, 15, effort=more) == plan
+
+
+@pytest.mark.parametrize("step", [-2, -1, 0, 1, 2])
+def test_a_plan_annealed_again_is_shorter(step):
+    """With prefills more or less than the best plan has; what it says of itself is what it comes to when played."""
+    case = Case.of(workload("gsm8k").requests("validation", 5, num_requests=120), 20, cost_model("llama-65b-paper"))
+    order = np.arange(120)  # first come, first served: there is much to gain
+    best = played(case, order, starts.when_idle(case, order, 1))
+    tries = search._Search(case, Effort(anneal_moves=200, repair_moves=2_000), 0, [best])
+    plan = tries._reheated((step, 1.0), np.random.default_rng(0))
+    assert tries.best is best
+    assert plan is not None
+    assert plan.makespan_ns < best.makespan_ns
+    again = played(case, plan.sequence, plan.instants)
+    assert (again.makespan_ns, again.prefills) == (plan.makespan_ns, plan.prefills)
 
 
 @pytest.mark.parametrize(("clients", "requests"), [(4, 20), (6, 40)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import operator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from llmsched_env.cost import CostModel, cost_model
 from llmsched_env.errors import ConfigError, SolverError
-from llmsched_env.offline.assignment import Budget, assign, check_seed
+from llmsched_env.offline.assignment import check_seed
 from llmsched_env.offline.bounds import Case
 from llmsched_env.offline.joint.plan import JointPlan, played
+from llmsched_env.offline.joint.starts import greedy_plans
 from llmsched_env.offline.kernels.instants import Instants
 from llmsched_env.offline.stage_model import stage_model
 from llmsched_env.progress import Progress
@@ -28,32 +30,40 @@ NEXT_SHARE = 0.93
 SHARE_GROWTH = 1.25
 """Of the best plan's gap: what the first try aims at, what one aims at after a success, what a failure adds."""
 
-MORE_PREFILLS = (0.25, 0.15, 0.35, 0.5, 0.1, 0.75, 0.2, 0.3)
-"""Prefills beyond the least number, by try, as a share of those that the greedy plan has beyond it."""
+TOGETHER = 2
+"""Tries at a time, each in a thread of its own. They are the same on one core."""
 
-STEPS = (-1, 1, -2, 2, 0, -3, 3, -4)
-"""From the number of prefills of the best plan, once a try has found one."""
+PROBES, PROBE_MOVES = 8, 2_000
+"""Numbers of prefills beyond the least one, up to the greedy plan's, that short annealings compare, and their moves for
+each request."""
 
-ANNEALED, REPAIRED = (1.0, 0.05), (0.3, 0.03)
+NEXT_PROBE, LEAST_SHARE = 0.7, 0.02
+"""What they aim at where one of them has violated nothing, as a share of the last aim; and the least aim."""
+
+FROM_SCRATCH = 4
+"""Tries that begin with instants of their own; further ones begin with the best plan."""
+
+STEPS = (0, 1, 0, -1, 0, 2, 0, -2, 0, 3, 0, -3)
+"""Prefills that those have more than the best plan, in turn."""
+
+ANNEALED, REPAIRED = (0.5, 0.05), (0.3, 0.03)
 """First and last temperature, in clients held too many."""
+
+HOTTER = 2.0
+"""Every second pair of tries from the best plan begins at so many times that temperature."""
 
 SHIFTS = 30
 """Of a thousand moves, those of an instant."""
 
 STAGES = 64
 EXACT_REQUESTS = 10
-BALANCED_REQUESTS = 200
-"""Up to so many requests balanced queues are a start, too: with more they are never the better one."""
-
-BALANCING = Budget(polish_mips=0, exact_binaries=0)
-"""Of these queues: no solver is asked."""
-
 EXACT_NODES = 20_000
 
 MOST_DECODES = 2**24
 """Of a schedule that is searched for: there is a table of them, of four bytes each."""
 
-MOST_MOVES = 2**62
+MOST_MOVES = 2**26
+"""Of one annealing or repair: more than about 2,000 requests have fewer moves each."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +74,14 @@ class Effort:
         tries: numbers of prefills and decodes that are tried.
         anneal_moves: moves for each request under constant weights, once a try.
         repair_moves: most moves for each request under growing weights, once a try, and again for each decode less
-            that is tried, the start's too.
+            that is tried, the start's too. No more than `MOST_MOVES` at a time are made of either.
         goal: gap to the bound at which the search ends, at least 0.
 
     Raises:
         ConfigError: a count that is negative or not whole; a goal that is negative or no number.
     """
 
-    tries: int = 8
+    tries: int = 24
     anneal_moves: int = 4_000
     repair_moves: int = 30_000
     goal: float = 0.0
@@ -135,7 +145,7 @@ def joint_plan(
     """
     model, work, random = cost_model(cost), effort or Effort(), check_seed(seed)
     case = check_batch(requests, clients, model)
-    starts = _starts(case)
+    starts = greedy_plans(case)
     best = min(starts, key=lambda plan: plan.makespan_ns)
     if best.makespan_ns == best.bound_ns:
         return best
@@ -175,79 +185,6 @@ def check_batch(requests: Requests, clients: SupportsIndex, model: CostModel) ->
     return case
 
 
-def _starts(case: Case) -> list[JointPlan]:
-    """Longest first, with a prefill once so many clients are idle, the best such number: of each kind of queues."""
-    order = np.argsort(-case.decodes, kind="stable")
-    few = min(case.clients, len(order))
-    numbers = sorted({max(1, round(few * share)) for share in np.geomspace(1 / few, 1.0, 24)})
-    kinds = [[(order, _when_idle(case, order, idle)) for idle in numbers]]
-    if case.clients < len(order) <= BALANCED_REQUESTS:
-        client_of = assign(case.requests, case.clients, budget=BALANCING).client_of
-        kinds.append([_from_own_queues(case, order, client_of, idle) for idle in numbers])
-    plans = []
-    for kind in kinds:
-        different = {(*sequence.tolist(), *instants): (sequence, instants) for sequence, instants in kind}
-        made = [played(case, sequence, instants, stage="greedy") for sequence, instants in different.values()]
-        plans.append(min(made, key=lambda plan: plan.makespan_ns))
-    return plans
-
-
-def _when_idle(case: Case, order: NDArray[np.int64], needed: int) -> list[int]:
-    """Instants at which ``needed`` clients are idle, or as many as there are requests for."""
-    prompts, decodes = case.requests.prompt_tokens.tolist(), case.decodes.tolist()
-    ends: list[int] = []
-    idle, now, first, n = case.clients, 0, 0, len(order)
-    instants = []
-    while first < n:
-        while ends and (idle < min(needed, n - first) or ends[0] <= now):
-            now = max(now, heapq.heappop(ends))
-            idle += 1
-        tokens, begun = 0, first
-        while idle and first < n and (first == begun or tokens + prompts[order[first]] <= case.cost.prefill_token_cap):
-            tokens += prompts[order[first]]
-            heapq.heappush(ends, now + decodes[order[first]])
-            idle -= 1
-            first += 1
-        instants.append(now)
-    return instants
-
-
-def _from_own_queues(
-    case: Case, order: NDArray[np.int64], client_of: NDArray[np.int32], needed: int
-) -> tuple[NDArray[np.int64], list[int]]:
-    """Who is read and when, each client from a queue of its own: once ``needed`` of those that have one are idle."""
-    prompts, decodes = case.requests.prompt_tokens.tolist(), case.decodes.tolist()
-    queues: dict[int, list[int]] = {}
-    for request in order[::-1].tolist():
-        queues.setdefault(int(client_of[request]), []).append(request)
-    ready, running = [*queues], list[tuple[int, int]]()
-    sequence: list[int] = []
-    instants: list[int] = []
-    now = 0
-    while ready or running:
-        served = sum(1 for queue in queues.values() if queue)
-        while running and (len(ready) < min(needed, served) or running[0][0] <= now):
-            end, client = heapq.heappop(running)
-            now = max(now, end)
-            if queues[client]:
-                ready.append(client)
-        if not ready:
-            break
-        ready.sort(key=lambda client: (-decodes[queues[client][-1]], client))
-        tokens, taken = 0, 0
-        for client in ready:
-            request = queues[client][-1]
-            if taken and tokens + prompts[request] > case.cost.prefill_token_cap:
-                break
-            tokens += prompts[request]
-            sequence.append(queues[client].pop())
-            heapq.heappush(running, (now + decodes[request], client))
-            taken += 1
-        del ready[:taken]
-        instants.append(now)
-    return np.array(sequence), instants
-
-
 def _exact(case: Case) -> JointPlan | None:
     """The stage model's plan, where it is proved."""
     try:
@@ -265,70 +202,137 @@ class _Search:
     """Tries for one batch."""
 
     def __init__(self, case: Case, effort: Effort, seed: int, starts: list[JointPlan]) -> None:
-        self.case, self.effort, self.starts = case, effort, starts
-        self.best = min(starts, key=lambda plan: plan.makespan_ns)
-        self.rng = np.random.default_rng(seed % 2**128)
+        self.case, self.effort, self.starts, self.seed = case, effort, starts, seed % 2**128
+        self.best = _shortest(starts)
         self.decodes, self.prompts = case.decodes.astype(np.int32), case.requests.prompt_tokens
         self.least_prefills, self.least_decodes = case.least_counts(None)
         # Each decode emits a token, so none has more than all tokens; more than the table holds are not looked for.
         self.most_decodes = min(MOST_DECODES, max(self.least_decodes, int(case.decodes.sum())))
         self.greedy_more = self.best.prefills - self.least_prefills
-        self.met = False  # whether a try has found a plan
+        self.stopped = False
 
     def run(self, progress: bool) -> JointPlan:
-        """All tries: each aims at a share of the best plan's gap, a smaller one where the last one met its aim."""
-        aim = FIRST_SHARE * self.best.gap
-        with Progress(total=self.effort.tries, desc="joint plan", unit="attempt", hidden=not progress) as line:
-            if self.effort.tries:
-                self._shorten()
-            share = min(NEXT_SHARE, aim / self.best.gap) if self.best.gap else 0.0
-            for number in range(self.effort.tries):
-                if self.best.gap <= self.effort.goal:
-                    break
-                met = self._try(number, min(share, 1.0))
-                share = NEXT_SHARE if met else min(1.0, SHARE_GROWTH * share)
-                line.set_postfix_str(f"gap {self.best.gap:.3%}")
-                line.update()
+        """All tries: each aims at a share of the best plan's gap, a smaller one where the last ones met their aim."""
+        tries = self.effort.tries
+        with (
+            Progress(total=tries, desc="joint plan", unit="attempt", hidden=not progress) as line,
+            ThreadPoolExecutor(TOGETHER) as pool,
+        ):
+            try:
+                self._run(tries, pool, line)
+            except BaseException:
+                self.stopped = True  # threads that are at work end with the moves that they are at
+                raise
         return self.best
 
-    def _try(self, number: int, share: float) -> bool:
-        """A schedule with so much of the best plan's gap, then with fewer decodes; whether there is one."""
+    def _run(self, tries: int, pool: ThreadPoolExecutor, line: Progress) -> None:
+        if not tries:
+            return
+        aim = FIRST_SHARE * self.best.gap
+        self.best = _shortest(pool.map(self._squeezed, self.starts, self._generators(0, len(self.starts))))
+        share = min(NEXT_SHARE, aim / self.best.gap) if self.best.gap else 0.0
+        promising = self._promising(pool) if self.best.gap > self.effort.goal else [0]
+        for first in range(0, tries, TOGETHER):
+            if self.best.gap <= self.effort.goal:
+                return
+            numbers = range(first, min(first + TOGETHER, tries))
+            random = self._generators(1 + first, len(numbers))
+            if first < FROM_SCRATCH:
+                asked = [(promising[number % len(promising)], share) for number in numbers]
+                plans = [*pool.map(self._try, asked, random)]
+            else:
+                steps = [(STEPS[number % len(STEPS)], HOTTER ** (first // TOGETHER % 2)) for number in numbers]
+                plans = [*pool.map(self._reheated, steps, random)]
+            met = [plan for plan in plans if plan is not None]
+            self.best = _shortest([self.best, *met])
+            share = NEXT_SHARE if met else min(1.0, SHARE_GROWTH * share)
+            line.set_postfix_str(f"gap {self.best.gap:.3%}")
+            line.update(len(numbers))
+
+    def _generators(self, first: int, count: int) -> list[np.random.Generator]:
+        """Random numbers of the tries from ``first`` on, whoever is done first."""
+        return [np.random.default_rng([first, number, self.seed]) for number in range(count)]
+
+    def _promising(self, pool: ThreadPoolExecutor) -> list[int]:
+        """Prefills beyond the least number, those first with which a short annealing violates least.
+
+        All for the same makespan, which is lowered until each of them violates something.
+        """
+        most = max(1, self.greedy_more)
+        numbers = sorted({round(more) for more in np.geomspace(1, most, PROBES)})
+        share = FIRST_SHARE
+        while True:
+            asked = [(more, share) for more in numbers]
+            violated = [*pool.map(self._probed, asked, self._generators(2**32, len(asked)))]
+            if min(violated) > 0 or share < LEAST_SHARE:
+                return [numbers[i] for i in np.argsort(violated, kind="stable")]
+            share *= NEXT_PROBE
+
+    def _probed(self, asked: tuple[int, float], rng: np.random.Generator) -> float:
+        """What is violated after a short annealing."""
+        counts = self._counts(*asked)
+        moves = min(PROBE_MOVES, self.effort.anneal_moves)
+        return math.inf if counts is None else float(self._annealed(*counts, moves, rng).least)
+
+    def _counts(self, more: int, share: float) -> tuple[int, int] | None:
+        """Prefills and decodes of a schedule with so much of the best plan's gap; ``None`` for none."""
         gap_ns = int(share * (self.best.makespan_ns - self.best.bound_ns)) - 1
         if gap_ns < 0:
-            return False
+            return None
         cost = self.case.cost
-        most = gap_ns // max(1, cost.alpha_prefill_ns)
-        if self.met:  # near what worked
-            more = max(0, self.best.prefills - self.least_prefills + STEPS[number % len(STEPS)])
-        else:
-            more = round(MORE_PREFILLS[number % len(MORE_PREFILLS)] * (self.greedy_more or most))
-        prefills = self.least_prefills + min(more, most)
-        gap_ns -= (prefills - self.least_prefills) * cost.alpha_prefill_ns
+        more = min(more, gap_ns // max(1, cost.alpha_prefill_ns))
+        gap_ns -= more * cost.alpha_prefill_ns
         horizon = min(self.least_decodes + gap_ns // max(1, cost.alpha_decode_ns), self.most_decodes)
-        if not self._met(self._annealed(prefills, horizon)):
-            return False
-        self.met = True
-        self._squeeze()
-        return True
+        return self.least_prefills + more, horizon
 
-    def _shorten(self) -> None:
-        """Squeeze each start; the shortest that comes of it is the best plan."""
-        squeezed = []
-        for start in self.starts:
-            self.best = start
-            self._squeeze()
-            squeezed.append(self.best)
-        self.best = min(squeezed, key=lambda plan: plan.makespan_ns)
+    def _try(self, asked: tuple[int, float], rng: np.random.Generator) -> JointPlan | None:
+        """A plan with so many prefills and so much of the best one's gap, then with fewer decodes, if there is one."""
+        counts = self._counts(*asked)
+        if counts is None:
+            return None
+        search = self._annealed(*counts, self.effort.anneal_moves, rng)
+        search = self._search(np.asarray(search.best_instants), np.asarray(search.best_start), counts[1], rng)
+        plan = self._met(search, self.best)
+        return None if plan is None else self._squeezed(plan, rng)
 
-    def _squeeze(self) -> None:
-        """The best plan with one decode less, as long as that goes."""
-        while self.least_decodes < self.best.decodes <= self.most_decodes:
-            horizon = self.best.decodes - 1
-            instants = np.minimum(self.best.instants, horizon).astype(np.int32)
-            if not self._met(self._search(instants, self.best.prefill_of, horizon)):
-                return
+    def _reheated(self, asked: tuple[int, float], rng: np.random.Generator) -> JointPlan | None:
+        """A plan like the best one, with so many prefills more, annealed again for a shorter makespan."""
+        case, best = self.case, self.best
+        step, hotter = asked
+        prefills = best.prefills + step
+        room_ns = best.makespan_ns - 1 - case.makespan_ns(max(1, prefills), self.least_decodes)
+        horizon = min(self.least_decodes + room_ns // max(1, case.cost.alpha_decode_ns), self.most_decodes)
+        if prefills < self.least_prefills or room_ns < 0:
+            return None
+        instants, start_of = best.instants.copy(), best.prefill_of.copy()
+        if step > 0:  # in the middle of a gap, the more likely the longer it is
+            gaps = np.diff(np.append(instants, best.decodes))
+            k = int(rng.choice(len(gaps), p=gaps / gaps.sum()))
+            instants = np.insert(instants, k + 1, instants[k] + gaps[k] // 2)
+            start_of[start_of > k] += 1
+        elif step < 0:
+            k = int(rng.integers(1, len(instants)))
+            instants = np.delete(instants, k)
+            start_of[start_of >= k] -= 1
+        search = self._search(np.minimum(instants, horizon).astype(np.int32), start_of, horizon, rng)
+        moves = min(MOST_MOVES, self.effort.anneal_moves * len(self.decodes))
+        search.run(moves, temperatures(search, hotter * ANNEALED[0], ANNEALED[1]), shifts=SHIFTS, growth=0)
+        search = self._search(np.asarray(search.best_instants), np.asarray(search.best_start), horizon, rng)
+        plan = self._met(search, best)
+        return None if plan is None else self._squeezed(plan, rng)
 
-    def _annealed(self, prefills: int, horizon: int) -> Instants:
+    def _squeezed(self, plan: JointPlan, rng: np.random.Generator) -> JointPlan:
+        """The plan with one decode less, as long as that goes."""
+        while self.least_decodes < plan.decodes <= self.most_decodes and not self.stopped:
+            horizon = plan.decodes - 1
+            instants = np.minimum(plan.instants, horizon).astype(np.int32)
+            shorter = self._met(self._search(instants, plan.prefill_of, horizon, rng), plan)
+            if shorter is None:
+                break
+            plan = shorter
+        return plan
+
+    def _annealed(self, prefills: int, horizon: int, moves: int, rng: np.random.Generator) -> Instants:
         """Instants for so many prefills in so many decodes, and starts that violate little."""
         case = self.case
         at_once = int(self.prompts.mean() * min(case.clients, len(self.prompts)))
@@ -338,28 +342,31 @@ class _Search:
         instants = np.clip(np.append(np.zeros(first), rest), 0, horizon).astype(np.int32)
         start_of = played(case, np.argsort(-case.decodes, kind="stable"), instants).prefill_of.copy()
         left = start_of >= prefills
-        start_of[left] = self.rng.integers(0, prefills, int(left.sum()))
-        search = self._search(instants, start_of, horizon)
-        moves = min(MOST_MOVES, self.effort.anneal_moves * len(self.decodes))
+        start_of[left] = rng.integers(0, prefills, int(left.sum()))
+        search = self._search(instants, start_of, horizon, rng)
+        moves = min(MOST_MOVES, moves * len(self.decodes))
         search.run(moves, temperatures(search, *ANNEALED), shifts=SHIFTS, growth=0)
-        return self._search(np.asarray(search.best_instants), np.asarray(search.best_start), horizon)
+        return search
 
-    def _met(self, search: Instants) -> bool:
-        """Whether nothing is violated any more under growing weights; the best plan is then a better one."""
+    def _met(self, search: Instants, than: JointPlan) -> JointPlan | None:
+        """A plan shorter than another one, where nothing is violated any more under growing weights."""
         moves = min(MOST_MOVES, self.effort.repair_moves * len(self.decodes))
-        if search.run(moves, temperatures(search, *REPAIRED), shifts=SHIFTS, growth=1):
-            return False
+        if self.stopped or search.run(moves, temperatures(search, *REPAIRED), shifts=SHIFTS, growth=1):
+            return None
         place = np.asarray(search.best_start)
         sequence = np.lexsort((np.arange(len(place)), -self.case.decodes, place))
         plan = played(self.case, sequence, np.asarray(search.best_instants))
-        if plan.makespan_ns >= self.best.makespan_ns:
-            return False
-        self.best = plan
-        return True
+        return plan if plan.makespan_ns < than.makespan_ns else None
 
-    def _search(self, instants: NDArray[np.int32], start_of: NDArray[np.int32], horizon: int) -> Instants:
-        cap, seed = self.case.cost.prefill_token_cap, int(self.rng.integers(2**31))
+    def _search(
+        self, instants: NDArray[np.int32], start_of: NDArray[np.int32], horizon: int, rng: np.random.Generator
+    ) -> Instants:
+        cap, seed = self.case.cost.prefill_token_cap, int(rng.integers(2**31))
         return Instants(self.decodes, self.prompts, instants, start_of, self.case.clients, horizon, cap, seed)
+
+
+def _shortest(plans: Iterable[JointPlan]) -> JointPlan:
+    return min(plans, key=lambda plan: plan.makespan_ns)
 
 
 def temperatures(search: Instants, first: float, last: float) -> NDArray[np.int64]:

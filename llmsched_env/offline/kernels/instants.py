@@ -44,6 +44,10 @@ class Instants:
         held_weights: (K,) of a client too many.
         load_weights: (K,) of a token too many.
         next_at: (D + 2,) the first prefill at or after each count of decodes.
+        first_of: (K + D + 2,) a request that starts at each prefill, then one that is done at each count of decodes,
+            -1 where none is: the heads of lists,
+        after: (2, n) whose next requests these are, -1 at the end,
+        before: (2, n) and those before, -1 at the head.
         changed: (n,) requests whose end changes in the move that is tried.
         new_end: (n,) their ends.
         best_start: (n,) ``start_of`` where least was violated.
@@ -74,6 +78,9 @@ class Instants:
     held_weights: cython.longlong[::1]
     load_weights: cython.longlong[::1]
     next_at: cython.int[::1]
+    first_of: cython.int[::1]
+    after: cython.int[:, ::1]
+    before: cython.int[:, ::1]
     changed: cython.int[::1]
     new_end: cython.int[::1]
     best_start: cython.int[::1]
@@ -119,6 +126,9 @@ class Instants:
         self.held_weights = memoryview(np.full(count, self.unit, np.int64))
         self.load_weights = memoryview(np.full(count, self.unit, np.int64))
         self.next_at = memoryview(np.zeros(horizon + 2, np.int32))
+        self.first_of = memoryview(np.full(count + horizon + 2, -1, np.int32))
+        self.after = memoryview(np.full((2, n), -1, np.int32))
+        self.before = memoryview(np.full((2, n), -1, np.int32))
         self.changed = memoryview(np.zeros(n, np.int32))
         self.new_end = memoryview(np.zeros(n, np.int32))
         self.best_start = memoryview(np.array(start_of, np.int32))
@@ -163,6 +173,40 @@ class Instants:
             self.end_of[i] = self.end(i, self.start_of[i])
             self.hold(self.start_of[i], self.end_of[i], 1)
             self.load[self.start_of[i]] += self.prompts[i]
+            self.link(0, i, self.start_of[i])
+            self.link(1, i, self.done_at(i))
+
+    def done_at(self, i: cython.int) -> cython.int:
+        """The list of those that are done when this request is."""
+        done: cython.int = self.instants[self.start_of[i]] + self.decodes[i]
+        return self.num_prefills + done
+
+    def link(self, kind: cython.int, i: cython.int, place: cython.int) -> cython.void:
+        """Put a request into a list."""
+        head: cython.int = self.first_of[place]
+        self.after[kind, i] = head
+        self.before[kind, i] = -1
+        if head >= 0:
+            self.before[kind, head] = i
+        self.first_of[place] = i
+
+    def unlink(self, kind: cython.int, i: cython.int, place: cython.int) -> cython.void:
+        """Take it out again."""
+        if self.before[kind, i] >= 0:
+            self.after[kind, self.before[kind, i]] = self.after[kind, i]
+        else:
+            self.first_of[place] = self.after[kind, i]
+        if self.after[kind, i] >= 0:
+            self.before[kind, self.after[kind, i]] = self.before[kind, i]
+
+    def start(self, i: cython.int, k: cython.int, end: cython.int) -> cython.void:
+        """Let a request start at a prefill and end at another; who is held and read is counted elsewhere."""
+        self.unlink(0, i, self.start_of[i])
+        self.unlink(1, i, self.done_at(i))
+        self.start_of[i] = k
+        self.end_of[i] = end
+        self.link(0, i, k)
+        self.link(1, i, self.done_at(i))
 
     def end(self, i: cython.int, start: cython.int) -> cython.int:
         """The prefill that may take the client of a request that starts at ``start``."""
@@ -274,8 +318,7 @@ class Instants:
             self.hold(new, then, 1)
             self.load[old] -= self.prompts[i]
             self.load[new] += self.prompts[i]
-            self.start_of[i] = new
-            self.end_of[i] = then
+            self.start(i, new, then)
 
     def try_swap(self, temperature: cython.longlong) -> cython.void:
         """Let two requests change places."""
@@ -302,10 +345,8 @@ class Instants:
             self.change(self.end_of[j], i_end)
             self.load[a] += more
             self.load[b] -= more
-            self.start_of[i] = b
-            self.start_of[j] = a
-            self.end_of[i] = i_end
-            self.end_of[j] = j_end
+            self.start(i, b, i_end)
+            self.start(j, a, j_end)
         else:
             self.change(j_end, self.end_of[i])
 
@@ -345,6 +386,11 @@ class Instants:
         if count >= 0 and self.taken(self.shift_cost(count), temperature):
             for i in range(count):
                 self.end_of[self.changed[i]] = self.new_end[i]
+            i = self.first_of[k]
+            while i >= 0:
+                self.unlink(1, i, self.done_at(i) + old - new)
+                self.link(1, i, self.done_at(i))
+                i = self.after[0, i]
             for i in range(self.num_prefills):
                 self.held[i] = self.held_then[i]
         else:
@@ -361,17 +407,24 @@ class Instants:
 
     def ends_after(self, k: cython.int, low: cython.int, high: cython.int) -> cython.int:
         """Who ends elsewhere now that instant k has moved between two counts; -1 where one would end too late."""
-        i: cython.int
-        done: cython.int
+        i: cython.int = self.first_of[k]
+        x: cython.int
         count: cython.int = 0
-        for i in range(self.num_requests):
-            done = self.instants[self.start_of[i]] + self.decodes[i]
-            if self.start_of[i] == k or low < done <= high:
-                if done > self.horizon:
-                    return -1
-                self.changed[count] = i
-                self.new_end[count] = self.end(i, self.start_of[i])
-                count += 1
+        while i >= 0:
+            if self.instants[k] + self.decodes[i] > self.horizon:
+                return -1
+            self.changed[count] = i
+            self.new_end[count] = self.end(i, k)
+            count += 1
+            i = self.after[0, i]
+        for x in range(low + 1, high + 1):
+            i = self.first_of[self.num_prefills + x]
+            while i >= 0:
+                if self.start_of[i] != k:
+                    self.changed[count] = i
+                    self.new_end[count] = self.end(i, self.start_of[i])
+                    count += 1
+                i = self.after[1, i]
         return count
 
     def shift_cost(self, count: cython.int) -> cython.longlong:
