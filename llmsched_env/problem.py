@@ -382,7 +382,7 @@ def _check_longest(kv: dict[str, Any], rows: NDArray[np.int32]) -> None:
         left_free = f", {cache.headroom_tokens} of which stay free" if most <= cache.budget_tokens else ""
         raise WorkloadError(
             f"a request of {tokens} prompt and output tokens takes {most} tokens in blocks of {cache.block_tokens}, "
-            f"and the KV cache holds {cache.budget_tokens}{left_free}: give it a larger kv_budget_tokens, or leave "
+            f"and the KV cache holds {cache.budget_tokens}{left_free}: raise kv_budget_tokens, or leave "
             "such requests out."
         )
 
