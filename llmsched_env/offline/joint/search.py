@@ -43,8 +43,22 @@ NEXT_PROBE, LEAST_SHARE = 0.7, 0.02
 FROM_SCRATCH = 4
 """Tries that begin with instants of their own; further ones begin with the best plan."""
 
-STEPS = (0, 1, 0, -1, 0, 2, 0, -2, 0, 3, 0, -3)
-"""Prefills that those have more than the best plan, in turn."""
+STEPS = (
+    (0, 0.0),
+    (1, 0.0),
+    (0, 0.0),
+    (-1, 0.0),
+    (0, 0.0),
+    (2, 0.1),
+    (0, 0.0),
+    (-2, 0.1),
+    (0, 0.0),
+    (3, 0.3),
+    (0, 0.0),
+    (-3, 0.3),
+)
+"""Prefills that those have more than the best plan, in turn: at least so many, and so large a share of what that has
+beyond the least number."""
 
 ANNEALED, REPAIRED = (0.5, 0.05), (0.3, 0.03)
 """First and last temperature, in clients held too many."""
@@ -241,7 +255,9 @@ class _Search:
                 asked = [(promising[number % len(promising)], share) for number in numbers]
                 plans = [*pool.map(self._try, asked, random)]
             else:
-                steps = [(STEPS[number % len(STEPS)], HOTTER ** (first // TOGETHER % 2)) for number in numbers]
+                steps = [
+                    (self._step(*STEPS[number % len(STEPS)]), HOTTER ** (first // TOGETHER % 2)) for number in numbers
+                ]
                 plans = [*pool.map(self._reheated, steps, random)]
             met = [plan for plan in plans if plan is not None]
             self.best = _shortest([self.best, *met])
@@ -295,6 +311,10 @@ class _Search:
         plan = self._met(search, self.best)
         return None if plan is None else self._squeezed(plan, rng)
 
+    def _step(self, least: int, share: float) -> int:
+        size = max(abs(least), round(share * (self.best.prefills - self.least_prefills)))
+        return size if least > 0 else -size
+
     def _reheated(self, asked: tuple[int, float], rng: np.random.Generator) -> JointPlan | None:
         """A plan like the best one, with so many prefills more, annealed again for a shorter makespan."""
         case, best = self.case, self.best
@@ -305,12 +325,12 @@ class _Search:
         if prefills < self.least_prefills or room_ns < 0:
             return None
         instants, start_of = best.instants.copy(), best.prefill_of.copy()
-        if step > 0:  # in the middle of a gap, the more likely the longer it is
+        for _ in range(step):  # in the middle of a gap, the more likely the longer it is
             gaps = np.diff(np.append(instants, best.decodes))
             k = int(rng.choice(len(gaps), p=gaps / gaps.sum()))
             instants = np.insert(instants, k + 1, instants[k] + gaps[k] // 2)
             start_of[start_of > k] += 1
-        elif step < 0:
+        for _ in range(-step):
             k = int(rng.integers(1, len(instants)))
             instants = np.delete(instants, k)
             start_of[start_of >= k] -= 1
