@@ -43,22 +43,9 @@ NEXT_PROBE, LEAST_SHARE = 0.7, 0.02
 FROM_SCRATCH = 4
 """Tries that begin with instants of their own; further ones begin with the best plan."""
 
-STEPS = (
-    (0, 0.0),
-    (1, 0.0),
-    (0, 0.0),
-    (-1, 0.0),
-    (0, 0.0),
-    (2, 0.1),
-    (0, 0.0),
-    (-2, 0.1),
-    (0, 0.0),
-    (3, 0.3),
-    (0, 0.0),
-    (-3, 0.3),
-)
-"""Prefills that those have more than the best plan, in turn: at least so many, and so large a share of what that has
-beyond the least number."""
+STEPS = ((1, 0.0), (-1, 0.0), (2, 0.1), (-2, 0.1), (3, 0.3), (-3, 0.3))
+"""Prefills that every second of those has more than the best plan, in turn: at least so many, and at least so large a
+share of what that has beyond the least number."""
 
 ANNEALED, REPAIRED = (0.5, 0.05), (0.3, 0.03)
 """First and last temperature, in clients held too many."""
@@ -255,10 +242,8 @@ class _Search:
                 asked = [(promising[number % len(promising)], share) for number in numbers]
                 plans = [*pool.map(self._try, asked, random)]
             else:
-                steps = [
-                    (self._step(*STEPS[number % len(STEPS)]), HOTTER ** (first // TOGETHER % 2)) for number in numbers
-                ]
-                plans = [*pool.map(self._reheated, steps, random)]
+                hotter = HOTTER ** (first // TOGETHER % 2)
+                plans = [*pool.map(self._reheated, [(self._step(number), hotter) for number in numbers], random)]
             met = [plan for plan in plans if plan is not None]
             self.best = _shortest([self.best, *met])
             share = NEXT_SHARE if met else min(1.0, SHARE_GROWTH * share)
@@ -311,7 +296,11 @@ class _Search:
         plan = self._met(search, self.best)
         return None if plan is None else self._squeezed(plan, rng)
 
-    def _step(self, least: int, share: float) -> int:
+    def _step(self, number: int) -> int:
+        """By how many prefills a try changes the best plan."""
+        if number % 2 == 0:
+            return 0
+        least, share = STEPS[number // 2 % len(STEPS)]
         size = max(abs(least), round(share * (self.best.prefills - self.least_prefills)))
         return size if least > 0 else -size
 
