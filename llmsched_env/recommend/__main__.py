@@ -247,7 +247,13 @@ def _requests(named: str, rate_per_s: float | None) -> tuple[Requests, str]:
             )
         given = replace(given, release_ns=PoissonArrivals().release_ns("test", 0, len(given)))
         about += f", which has no arrival times: they come at random (Poisson); {lengths}."
-    return given, " ".join([about, *trace.notes])
+    return given, " ".join([about, *(_sentence(note) for note in trace.notes)])
+
+
+def _sentence(note: str) -> str:
+    """A note on a trace between sentences; where it has no times, arrivals are drawn."""
+    note = note.replace(": all requests arrive at 0", "")
+    return note if "_" in note.split()[0] else note[0].upper() + note[1:]
 
 
 def _write(answer: Recommendation, text: str, options: argparse.Namespace) -> None:

@@ -116,7 +116,7 @@ def _row(one: Candidate, *, recommended: bool) -> list[str]:
         _interval(outcome.goodput, 100),
         pair("ttft_s", 1),
         pair("tpot_s", 1e3),
-        f"{one.capacity.mean:.3g} [{one.capacity.low:.3g}, {one.capacity.high:.3g}]",
+        _rate(one.capacity),
     ]
 
 
@@ -135,6 +135,9 @@ def _difference(answer: Recommendation, one: Candidate) -> str:
 
 
 def _rate(capacity: Capacity) -> str:
+    """With its interval; too few requests have no lower end."""
+    if capacity.low <= 0:
+        return f"{capacity.mean:.3g} (at most {capacity.high:.3g})"
     return f"{capacity.mean:.3g} ({capacity.low:.3g} to {capacity.high:.3g})"
 
 

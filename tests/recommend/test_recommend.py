@@ -401,3 +401,15 @@ def test_values_that_are_none(file, capsys, words):
         main(["--trace", str(file), *COMMON, *words])
     assert stopped.value.code == 2
     assert words[1] in capsys.readouterr().err
+
+
+def test_a_trace_without_times_says_that_arrivals_are_drawn(tmp_path, capsys):
+    """And not that all requests arrive at 0, as its reader does."""
+    given = {"input_lens": [200] * 400, "output_lens": [20] * 400}
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(given), encoding="utf-8")
+    assert main(["--trace", str(path), "--cost", "qwen3-8b-h200", "--ttft", "1s", "--tpot", "50ms", "--rate", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "they come at random (Poisson)" in out
+    assert "the file has no start_times (older benchmarks write none)." in out.replace("The file", "the file")
+    assert "arrive at 0" not in out
